@@ -1,0 +1,75 @@
+"""Every knob of Finetooth: environment variables with the prefix FINETOOTH_."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import platformdirs
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read once a process, by `get_settings`. Defaults suit a laptop; nothing here is a default secret."""
+
+    model_config = SettingsConfigDict(env_prefix="FINETOOTH_", extra="ignore")
+
+    data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("finetooth")))
+    """The laptop stack's databases, objects, keys and job folders."""
+    cache_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_cache_dir("finetooth")))
+    """Converted models; may be deleted at any time."""
+
+    database_url: SecretStr | None = None
+    """SQLAlchemy URL (postgresql+psycopg://...). None: the laptop stack brings its own Postgres."""
+    broker_url: SecretStr | None = None
+    """Redis URL (redis://, rediss:// or redis+socket://). None: the laptop stack brings its own Valkey."""
+    object_dir: Path | None = None
+    """Root folder of the object store. None: `data_dir`/objects."""
+    work_dir: Path | None = None
+    """Where supervisors keep the folders of running children. None: `data_dir`/work."""
+
+    database_pool_size: int = Field(default=16, ge=2, le=200)
+    """Connections a process. The API's thread limit is the same, so that no thread waits for a connection."""
+    statement_timeout_ms: int = Field(default=5_000, ge=100)
+    """Of the API's statements; workers use none."""
+
+    max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
+    """Of one dataset, compressed or not."""
+    max_decompression_ratio: int = Field(default=200, ge=2)
+    max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """Of one JSONL record."""
+    max_dataset_rows: int = Field(default=20_000_000, ge=1)
+    parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**28)
+    """Address space of the child that parses an upload."""
+
+    session_hours: int = Field(default=12, ge=1)
+    """How long a browser stays signed in."""
+    sign_in_link_minutes: int = Field(default=30, ge=1)
+
+    poll_seconds: float = Field(default=1.0, gt=0)
+    """How often a supervisor looks for a cancel."""
+    findings_top: int = Field(default=200, ge=0)
+    """Beside all flagged samples, the text of this many top-ranked ones is kept in the database."""
+
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]", "testserver")
+    """Host headers answered; anything else is refused (DNS rebinding)."""
+
+    @property
+    def objects(self) -> Path:
+        """Root folder of the object store."""
+        return self.object_dir or self.data_dir / "objects"
+
+    @property
+    def work(self) -> Path:
+        """Folder of running children's folders."""
+        return self.work_dir or self.data_dir / "work"
+
+    @property
+    def models(self) -> Path:
+        """Folder of converted models."""
+        return self.cache_dir / "models"
+
+
+@lru_cache
+def get_settings() -> Settings:
+    """The process's settings."""
+    return Settings()

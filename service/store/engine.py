@@ -1,0 +1,27 @@
+"""The database engine and sessions: synchronous SQLAlchemy on psycopg 3."""
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+
+def make_engine(
+    url: str, *, pool_size: int = 5, statement_timeout_ms: int | None = None, application_name: str
+) -> Engine:
+    """An engine of at most `pool_size` connections.
+
+    statement_timeout_ms bounds every statement (None: unbounded, for workers). application_name is what
+    pg_stat_activity shows.
+    """
+    options = "" if statement_timeout_ms is None else f"-c statement_timeout={statement_timeout_ms}"
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=True,
+        connect_args={"application_name": application_name, "options": options, "connect_timeout": 10},
+    )
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    """Sessions whose objects stay readable after commit; use `with sessions.begin() as session`."""
+    return sessionmaker(engine, expire_on_commit=False)

@@ -1,0 +1,323 @@
+"""All tables. Alembic migrations make them; a test holds both against each other.
+
+Every row has a `workspace_id`, directly or through the composite key of its parent. Times are `timestamptz`,
+set by the database's clock. Enumerations are text with a CHECK, so that a new value is a small migration.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Declarative base: text is `text`, times are `timestamptz`, dicts and lists are `jsonb`."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads a plain dict
+        str: Text,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[Any]: JSONB(none_as_null=True),
+        list[str]: ARRAY(Text),
+        float: Double,
+        bytes: LargeBinary,
+    }
+
+
+def _created_at() -> Mapped[datetime]:
+    return mapped_column(server_default=func.now())
+
+
+class Workspace(Base):
+    """A tenant. Nobody sees another workspace's rows."""
+
+    __tablename__ = "workspaces"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    created_at: Mapped[datetime] = _created_at()
+
+
+class ApiKey(Base):
+    """A bearer key. Only the SHA-256 of the whole key is stored (its 128 random bits need no slow hash)."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    """First characters of the key, to recognise it by."""
+    secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = _created_at()
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class SignInLink(Base):
+    """A one-time link that opens a browser session with the rights of a key."""
+
+    __tablename__ = "sign_in_links"
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = _created_at()
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class BrowserSession(Base):
+    """A signed-in browser: the cookie's SHA-256."""
+
+    __tablename__ = "browser_sessions"
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = _created_at()
+    expires_at: Mapped[datetime]
+
+
+class Dataset(Base):
+    """An uploaded dataset whose objects are complete in the object store. Immutable."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    format: Mapped[str]
+    """Record format: messages, alpaca, sharegpt or prompt_completion."""
+    encoding: Mapped[str]
+    """identity or gzip."""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the upload as it came."""
+    sha256: Mapped[str]
+    """Of the upload as it came."""
+    rows: Mapped[int] = mapped_column(BigInteger)
+    columns: Mapped[list[str]]
+    """Extra columns, in order of first appearance; any of them can serve as the group."""
+    statistics: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = _created_at()
+    __table_args__ = (
+        CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion')", name="format"),
+        CheckConstraint("encoding IN ('identity','gzip')", name="encoding"),
+        UniqueConstraint("workspace_id", "id"),
+    )
+
+
+class Probe(Base):
+    """A behaviour that a model must not learn: prompts with unwanted answers. Immutable."""
+
+    __tablename__ = "probes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    items: Mapped[list[Any]]
+    """[{prompt, unwanted, reference?}]"""
+    has_reference: Mapped[bool] = mapped_column(Boolean)
+    """Whether every item has a reference answer."""
+    created_at: Mapped[datetime] = _created_at()
+    __table_args__ = (UniqueConstraint("workspace_id", "id"),)
+
+
+class Model(Base):
+    """A base model that audits of the workspace may train."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    """Unique in the workspace; audits may name a model by it."""
+    source: Mapped[str]
+    location: Mapped[str]
+    revision: Mapped[str | None]
+    created_at: Mapped[datetime] = _created_at()
+    __table_args__ = (
+        CheckConstraint("source IN ('hub','local','bundled')", name="source"),
+        UniqueConstraint("workspace_id", "name"),
+        UniqueConstraint("workspace_id", "id"),
+    )
+
+
+class Job(Base):
+    """A background act. The row is the job; Celery only wakes a worker. Only service.lifecycle writes it."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    kind: Mapped[str]
+    subject_id: Mapped[str]
+    lane: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="queued")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    """The fence: raised by every claim; every write of a worker names it."""
+    owner: Mapped[str | None]
+    created_at: Mapped[datetime] = _created_at()
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    """Of the running or last attempt."""
+    cancel_requested_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    """A contract.Failure where state is failed."""
+    __table_args__ = (
+        CheckConstraint("kind IN ('audit')", name="kind"),
+        CheckConstraint("lane IN ('gpu','io')", name="lane"),
+        CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
+        CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        UniqueConstraint("workspace_id", "id"),
+        Index("ix_jobs_due", "lane", "next_attempt_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_subject", "subject_id"),
+    )
+
+
+class Audit(Base):
+    """One audit: what was asked, how far it is, which attempt's results are public."""
+
+    __tablename__ = "audits"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    job_id: Mapped[str] = mapped_column(unique=True)
+    dataset_id: Mapped[str]
+    probe_id: Mapped[str]
+    model_id: Mapped[str]
+    training: Mapped[dict[str, Any]]
+    """A contract.TrainingConfig."""
+    q: Mapped[float]
+    group_column: Mapped[str | None]
+    created_at: Mapped[datetime] = _created_at()
+    stage: Mapped[str | None]
+    """A contract.Stage, while running."""
+    progress_done: Mapped[int | None] = mapped_column(BigInteger)
+    progress_total: Mapped[int | None] = mapped_column(BigInteger)
+    progress_unit: Mapped[str | None]
+    eta_at: Mapped[datetime | None]
+    progressed_at: Mapped[datetime | None]
+    """When the audit last moved on."""
+    published_attempt: Mapped[int | None]
+    """Readers of scores, findings and summary see this attempt only."""
+    summary: Mapped[dict[str, Any] | None]
+    """A contract.Summary of the published attempt."""
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
+        ForeignKeyConstraint(["workspace_id", "dataset_id"], ["datasets.workspace_id", "datasets.id"]),
+        ForeignKeyConstraint(["workspace_id", "probe_id"], ["probes.workspace_id", "probes.id"]),
+        ForeignKeyConstraint(["workspace_id", "model_id"], ["models.workspace_id", "models.id"]),
+        UniqueConstraint("workspace_id", "id"),
+        CheckConstraint("q > 0 AND q < 1", name="q"),
+    )
+
+
+class AuditStep(Base):
+    """One child run of an audit; its spec is hashed so that a finished step can be recognised."""
+
+    __tablename__ = "audit_steps"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    step_key: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str]
+    spec_sha256: Mapped[str | None]
+    """Of the contract.StepSpec without attempt; set when the step starts."""
+    state: Mapped[str] = mapped_column(server_default="pending")
+    attempt: Mapped[int | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        CheckConstraint("state IN ('pending','running','succeeded','failed')", name="state"),
+    )
+
+
+class AuditEvent(Base):
+    """What happened to an audit, in order; never a sample's text."""
+
+    __tablename__ = "audit_events"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    """1, 2, 3, ... within the audit."""
+    workspace_id: Mapped[str]
+    attempt: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    level: Mapped[str]
+    type: Mapped[str]
+    """state, stage, metric or notice."""
+    message: Mapped[str]
+    data: Mapped[dict[str, Any] | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        CheckConstraint("level IN ('info','warning','error')", name="level"),
+    )
+
+
+class Score(Base):
+    """One sample's result in one attempt: a contract.ScoreRow. Narrow, immutable, loaded by COPY."""
+
+    __tablename__ = "scores"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    probe_no: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
+    """0; several probes an audit will count on."""
+    rank: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    row: Mapped[int] = mapped_column(BigInteger)
+    n: Mapped[int] = mapped_column(Integer)
+    mu: Mapped[float]
+    mu_low: Mapped[float | None]
+    mu_high: Mapped[float | None]
+    z: Mapped[float | None] = mapped_column(REAL)
+    z_reference: Mapped[float | None] = mapped_column(REAL)
+    p: Mapped[float | None]
+    q: Mapped[float | None]
+    flagged: Mapped[bool] = mapped_column(Boolean)
+    group: Mapped[str | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["audit_id"], ["audits.id"]),
+        Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
+        Index(
+            "ix_scores_flagged",
+            "audit_id",
+            "attempt",
+            "probe_no",
+            "rank",
+            postgresql_where=text("flagged"),
+        ),
+    )
+
+
+class Finding(Base):
+    """The text of one flagged or top-ranked sample of an attempt."""
+
+    __tablename__ = "findings"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True)
+    row: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    workspace_id: Mapped[str]
+    messages: Mapped[list[Any]]
+    extra: Mapped[dict[str, Any]]
+    __table_args__ = (ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),)
