@@ -107,7 +107,8 @@ class TrainingConfig(Closed):
     """Samples an optimiser step."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
     """Samples in memory at once; None: the whole batch. Changes memory, never a result."""
-    learning_rate: float = Field(default=2e-4, gt=0, le=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """At its peak. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
     weight_decay: float = Field(default=0.0, ge=0, le=1)
@@ -121,7 +122,6 @@ class TrainingConfig(Closed):
     target_modules: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the frozen base weights. auto: bfloat16 where the device computes in it, else float32. LoRA is float32."""
-    gradient_checkpointing: bool = False
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
@@ -304,4 +304,5 @@ class GroupSummary(Closed):
 
     rows: int
     flagged: int
-    mu: float
+    mu: float | None
+    """None where the group is everything."""

@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
     """Of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
-    parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**28)
+    parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**29)
     """Address space of the child that parses an upload."""
 
     session_hours: int = Field(default=12, ge=1)

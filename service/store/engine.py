@@ -18,6 +18,8 @@ def make_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=True,
+        # A statement's parameters hold sample text, and an error's message ends up in a log.
+        hide_parameters=True,
         connect_args={"application_name": application_name, "options": options, "connect_timeout": 10},
     )
 

@@ -1,0 +1,38 @@
+# Two commands, and nothing before them but Python >= 3.11 and make: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test test-slow lint browser install clean
+
+demo: install ## Audits the bundled poisoned dataset, start to finish
+	$(BIN)/finetooth demo
+
+test: install lint ## Everything but the slow proofs
+	$(BIN)/pytest -m "not slow and not browser"
+	@$(MAKE) --no-print-directory browser
+
+test-slow: install ## The proofs that take many minutes
+	$(BIN)/pytest -m slow
+
+browser: install ## The dashboard in a real Chromium
+	@if sh scripts/chromium.sh; then $(BIN)/pytest -m browser; else \
+	  echo; echo "#####  browser suite NOT RUN: no Chromium here, and none could be installed  #####"; echo; fi
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Finetooth needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,local,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

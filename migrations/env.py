@@ -1,0 +1,50 @@
+"""How Alembic reaches the database: online only, one transaction, short lock waits."""
+
+from alembic import context
+from sqlalchemy import NullPool, create_engine, text
+
+from service.settings import get_settings
+from service.store.tables import Base
+
+LOCK_TIMEOUT = "5s"
+"""A migration that cannot get its lock fails and is run again; it never queues every other query behind itself."""
+
+MIGRATION_LOCK = 0x66_74_6F_6F_74_68
+"""Advisory lock key ("ftooth"): two processes that start at once migrate one after the other."""
+
+
+def database_url() -> str:
+    """The URL that the caller put into the configuration, else the settings' one (plain `alembic` commands)."""
+    url = context.config.attributes.get("url")
+    if url is not None:
+        return str(url)
+    configured = get_settings().database_url
+    if configured is None:
+        raise SystemExit("Set FINETOOTH_DATABASE_URL to the database to migrate.")
+    return configured.get_secret_value()
+
+
+def run() -> None:
+    """Runs what the command asked for in one transaction."""
+    engine = create_engine(
+        database_url(),
+        poolclass=NullPool,
+        connect_args={"application_name": "finetooth-migrate", "connect_timeout": 10},
+    )
+    with engine.connect() as connection, connection.begin():
+        # Taken before lock_timeout is set: waiting for another process's migration may take long.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            compare_type=True,
+            compare_server_default=True,
+        )
+        context.run_migrations()
+    engine.dispose()
+
+
+if context.is_offline_mode():
+    raise SystemExit("Offline mode (--sql) is not supported: migrations need a database.")
+run()

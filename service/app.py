@@ -1,0 +1,83 @@
+"""The API: `create_app()` puts settings, middleware and routers together. uvicorn --factory service.app:create_app."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from service.audits.routes import router as audits
+from service.datasets.routes import router as datasets
+from service.findings.routes import router as findings
+from service.http import health
+from service.http.edge import KnownHosts, SecurityHeaders
+from service.http.openapi import install_openapi
+from service.http.problems import UnexpectedErrors, install_problem_handlers
+from service.http.request_ids import RequestIds
+from service.http.transactions import Transactions, share_pool
+from service.keys.routes import router as keys
+from service.keys.sign_in import router as sign_in
+from service.models.routes import router as models
+from service.probes.routes import router as probes
+from service.settings import Settings, get_settings
+from service.store.bootstrap import head_revision
+from service.store.engine import make_engine, make_sessions
+from service.store.objects import ObjectStore
+from service.web.routes import router as web
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application; it connects to the database with the first request that needs it.
+
+    state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore). Raises ValueError
+    if no database is configured.
+    """
+    settings = settings or get_settings()
+    if settings.database_url is None:
+        raise ValueError("Set FINETOOTH_DATABASE_URL, or run `finetooth up`, which brings its own database.")
+    app = FastAPI(
+        title="Finetooth",
+        version=version("finetooth"),
+        summary="Audits instruction-tuning data for poison.",
+        # The page of /docs loads scripts of others; the document itself is at /openapi.json, behind a key.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan,
+        middleware=[
+            Middleware(RequestIds),
+            Middleware(SecurityHeaders),
+            Middleware(UnexpectedErrors),
+            Middleware(KnownHosts, hosts=settings.allowed_hosts),
+        ],
+    )
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.database_pool_size,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        application_name="finetooth-api",
+    )
+    own, authentication = share_pool(settings.database_pool_size)
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.sessions = make_sessions(engine)
+    app.state.transactions = Transactions(app.state.sessions, own)
+    app.state.authentication = Transactions(app.state.sessions, authentication)
+    app.state.objects = ObjectStore(settings.objects)
+    app.state.head_revision = head_revision()
+    install_problem_handlers(app)
+    for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
+        app.include_router(router)
+    install_openapi(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    # As many threads as connections: more would only wait for one.
+    current_default_thread_limiter().total_tokens = app.state.settings.database_pool_size
+    yield
+    app.state.engine.dispose()

@@ -1,0 +1,103 @@
+"""Reading audits."""
+
+from datetime import datetime
+
+from sqlalchemy import Row, Select, func
+from sqlalchemy.orm import Session, defer
+
+from service.audits.schemas import Audit, AuditSummary, Progress
+from service.contract import Failure, Stage, Summary, TrainingConfig
+from service.http.auth import Principal
+from service.http.problems import Problem
+from service.http.scoping import not_found, scoped
+from service.lifecycle.transitions import HELD, TERMINAL, State
+from service.store.tables import Audit as AuditTable
+from service.store.tables import Job
+
+Found = Row[AuditTable, Job, datetime]
+"""An audit, its job, and the database's clock."""
+
+
+def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime]:
+    """The workspace's audits, each with its job and the database's clock."""
+    return (
+        scoped(AuditTable, principal)
+        .add_columns(Job, func.now())
+        .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
+    )
+
+
+def find_audit(session: Session, principal: Principal, audit_id: str) -> Found:
+    """One audit. Raises Problem 404 `audit_not_found`."""
+    found = session.execute(select_audits(principal).where(AuditTable.id == audit_id)).one_or_none()
+    if found is None:
+        raise not_found("audit")
+    return found
+
+
+def find_succeeded(session: Session, principal: Principal, audit_id: str) -> AuditTable:
+    """An audit whose results are public. Raises Problem 404, or 409 `audit_not_finished`."""
+    audit, job, _ = find_audit(session, principal, audit_id)
+    if job.state == State.SUCCEEDED:
+        return audit
+    if job.state in TERMINAL:
+        detail = f"This audit has {job.state if job.state == State.FAILED else 'been cancelled'}: it has no results."
+        raise Problem(409, "audit_not_finished", f"{detail} Start another one.")
+    detail = f"This audit is {job.state}. Its results come when it has succeeded."
+    raise Problem(409, "audit_not_finished", detail, headers={"Retry-After": "5"})
+
+
+def list_audits(
+    session: Session, principal: Principal, *, status: State | None, after: str | None, limit: int
+) -> list[Found]:
+    """Newest first, without summaries, which are long."""
+    query = select_audits(principal).options(defer(AuditTable.summary, raiseload=True))
+    if status is not None:
+        query = query.where(Job.state == status)
+    if after is not None:
+        query = query.where(AuditTable.id < after)
+    return list(session.execute(query.order_by(AuditTable.id.desc()).limit(limit)).all())
+
+
+def render_audit(found: Found) -> Audit:
+    """The audit with its summary."""
+    audit = found[0]
+    summary = None if audit.summary is None else Summary.model_validate(audit.summary)
+    return Audit(**dict(render_audit_summary(found)), summary=summary)
+
+
+def render_audit_summary(found: Found) -> AuditSummary:
+    """The audit as lists show it."""
+    audit, job, now = found
+    held = job.state in HELD
+    return AuditSummary(
+        id=audit.id,
+        status=State(job.state),
+        stage=Stage(audit.stage) if held and audit.stage is not None else None,
+        progress=_progress(audit, now) if held else None,
+        attempt=job.attempt,
+        created_at=audit.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        cancel_requested_at=job.cancel_requested_at,
+        dataset_id=audit.dataset_id,
+        probe_ids=[audit.probe_id],
+        model_id=audit.model_id,
+        training=TrainingConfig.model_validate(audit.training),
+        q=audit.q,
+        group_column=audit.group_column,
+        error=None if job.error is None else Failure.model_validate(job.error),
+    )
+
+
+def _progress(audit: AuditTable, now: datetime) -> Progress | None:
+    if audit.progress_done is None:
+        return None
+    eta = audit.eta_at
+    return Progress(
+        done=audit.progress_done,
+        total=audit.progress_total,
+        unit=audit.progress_unit or "",
+        eta=eta,
+        eta_seconds=None if eta is None else max(0.0, (eta - now).total_seconds()),
+    )

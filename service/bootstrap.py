@@ -1,0 +1,84 @@
+"""What an operator runs where the laptop stack does not: `python -m service.bootstrap [sign-in-link URL]`.
+
+Without arguments: brings the schema to head and makes the workspace and its first admin key, as often as it is run.
+The key goes to a file in the data folder and never to the output, which containers keep as a log.
+`sign-in-link URL` prints a one-time link for a browser that reaches the service at URL.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+from sqlalchemy.orm import Session
+
+from service.keys.secrets import create_sign_in_link
+from service.local.admin_key import admin_key_file, ensure_admin_key
+from service.settings import Settings, get_settings
+from service.store.bootstrap import ensure_workspace, migrate
+from service.store.engine import make_engine, make_sessions
+
+USAGE = "usage: python -m service.bootstrap [sign-in-link https://HOST]"
+
+
+def main(arguments: list[str], settings: Settings) -> int:
+    """Exit code: 0, or 2 for a wrong call."""
+    if settings.database_url is None:
+        return _refuse("set FINETOOTH_DATABASE_URL to the database to prepare")
+    url = settings.database_url.get_secret_value()
+    match arguments:
+        case []:
+            prepare(url, settings)
+        case ["sign-in-link", base] if _is_address(base):
+            print(sign_in_link(url, settings, base.rstrip("/")))  # noqa: T201
+        case _:
+            return _refuse(USAGE)
+    return 0
+
+
+def prepare(url: str, settings: Settings) -> None:
+    """Schema, workspace, admin key."""
+    migrate(url)
+    with _session(url) as session:
+        _admin_key_id(session, settings)
+    print(f"The schema is up to date. The admin key is in {admin_key_file(settings)}.")  # noqa: T201
+
+
+def sign_in_link(url: str, settings: Settings, base: str) -> str:
+    """A new link with the rights of the admin key."""
+    with _session(url) as session:
+        key_id = _admin_key_id(session, settings)
+        token = create_sign_in_link(session, key_id=key_id, minutes=settings.sign_in_link_minutes)
+    return f"{base}/sign-in?token={token}"
+
+
+@contextmanager
+def _session(url: str) -> Iterator[Session]:
+    """One transaction on a connection of its own."""
+    engine = make_engine(url, application_name="finetooth-bootstrap")
+    try:
+        with make_sessions(engine).begin() as session:
+            yield session
+    finally:
+        engine.dispose()
+
+
+def _admin_key_id(session: Session, settings: Settings) -> str:
+    workspace = ensure_workspace(session)
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key_id, _ = ensure_admin_key(session, workspace_id=workspace.id, path=admin_key_file(settings))
+    return key_id
+
+
+def _is_address(text: str) -> bool:
+    parts = urlsplit(text)
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.query
+
+
+def _refuse(reason: str) -> int:
+    print(reason, file=sys.stderr)  # noqa: T201
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], get_settings()))

@@ -1,0 +1,186 @@
+"""The `finetooth` command."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from service.settings import Settings, get_settings
+
+if TYPE_CHECKING:
+    from service.console.audit import Request
+    from service.console.server import Server
+
+OVER_LIMIT = 3
+INTERRUPTED = 130
+
+UsageError: Any = typer.BadParameter.__base__
+"""Typer's name for a wrong call, which it does not export."""
+
+
+class OneLineErrors(TyperGroup):
+    """Says what is wrong with a call in one line, and takes a command's result as the exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """As TyperGroup.main."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except UsageError as error:
+            message = error.format_message()
+            # Empty where no command was given: help has been printed.
+            code = _complain(f"{message} (see finetooth --help)", 2) if message else 2
+        except typer.Abort:
+            code = INTERRUPTED
+        if standalone_mode:
+            sys.exit(code)
+        return code
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    help="Audits instruction-tuning data for poison: which samples teach the unwanted behaviour.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: a free one.")] = 8000) -> int:
+    """Start the whole service on this machine; Ctrl-C stops it."""
+    from service.local.stack import up as run
+
+    return run(port)
+
+
+@app.command()
+def audit(
+    dataset: Annotated[Path, typer.Argument(help="JSONL, plain or gzip.")],
+    probe: Annotated[Path, typer.Option(help="JSONL with prompt, unwanted and optional reference.")],
+    model: Annotated[str | None, typer.Option(help="A registered base model, or a folder.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data, 1 to 20.")] = None,
+    q: Annotated[float, typer.Option("--q", help="Share of false flags to accept.")] = 0.05,
+    group: Annotated[str | None, typer.Option(help="Extra column that names each sample's group.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
+    max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
+) -> int:
+    """Audit a dataset for one behaviour.
+
+    Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`, or starts the service for the run.
+    """
+    from service.console.audit import Request
+    from service.console.errors import CommandError
+    from service.console.inputs import check_dataset, read_probe
+    from service.console.models import choose_model
+    from service.console.results import check_output_folder
+
+    def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
+        if not 0 < q < 1:
+            raise CommandError(f"--q is a share between 0 and 1, not {q:g}")
+        if epochs is not None and not 1 <= epochs <= 20:
+            raise CommandError(f"--epochs is 1 to 20, not {epochs}")
+        if max_flagged is not None and max_flagged < 0:
+            raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
+        check_dataset(dataset)
+        items = read_probe(probe)
+        if out is not None:
+            check_output_folder(out)
+        return lambda server, report: Request(
+            dataset=dataset,
+            dataset_name=_name(dataset),
+            probe_name=_name(probe),
+            probe=items,
+            model=choose_model(server, model, report),
+            training={} if epochs is None else {"epochs": epochs},
+            q=q,
+            group_column=group,
+        )
+
+    return _guarded(lambda: _audit(prepare(), out, max_flagged))
+
+
+@app.command()
+def demo() -> int:
+    """Audit the bundled dataset with the bundled model, and compare with what was planted."""
+    from service.console.connect import open_server
+    from service.demo.run import run_demo
+
+    return _guarded(lambda: run_demo(lambda report: open_server(get_settings(), report)))
+
+
+def _audit(
+    request: Callable[["Server", Callable[[str], None]], "Request"], out: Path | None, max_flagged: int | None
+) -> int:
+    from itertools import islice
+
+    from rich.console import Console
+
+    from service.console.audit import run_audit
+    from service.console.connect import open_server
+    from service.console.progress import ProgressDisplay
+    from service.console.results import FINDINGS_FILE, SUMMARY_FILE, TOP, print_summary, write_results
+
+    settings: Settings = get_settings()
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+    with ProgressDisplay(errors) as progress, open_server(settings, progress.report) as server:
+        finished = run_audit(server.client, request(server, progress.report), progress)
+        top = list(islice(server.client.findings(finished["id"], limit=TOP), TOP))
+        if out is not None:
+            progress.report("Writing the results")
+            write_results(out, server.client.findings(finished["id"]), finished["summary"])
+    print_summary(console, finished, top)
+    console.print()
+    if out is not None:
+        console.print(f"Every sample:  {out / FINDINGS_FILE}\nIn numbers:    {out / SUMMARY_FILE}", markup=False)
+    page = f"/audits/{finished['id']}"
+    if server.temporary:
+        console.print(f"Look further:  finetooth up, then {page} on its page", markup=False)
+    else:
+        console.print(f"Look further:  {server.url}{page}", markup=False)
+    flagged = finished["summary"]["flagged"]
+    if max_flagged is not None and flagged > max_flagged:
+        return _complain(f"{flagged} samples are flagged, more than --max-flagged {max_flagged}", OVER_LIMIT)
+    return 0
+
+
+def _guarded(run: Callable[[], int]) -> int:
+    """What the user did wrong, or what went wrong, as one line on stderr and an exit code."""
+    from service.client import ApiError, UnreachableError
+    from service.console.errors import FAILED, CommandError, refused
+
+    try:
+        return run()
+    except CommandError as error:
+        return _complain(str(error), error.exit_code)
+    except ApiError as error:
+        failure = refused(error)
+        return _complain(str(failure), failure.exit_code)
+    except UnreachableError as error:
+        return _complain(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the audit, if it had started, is cancelled", INTERRUPTED)
+
+
+def _complain(message: str, code: int) -> int:
+    from service.web.text import pieces
+
+    # File names and the service's answers may hold what a terminal would obey.
+    safe = "".join(piece.text or f"[{piece.code}]" for piece in pieces(" ".join(message.split())))
+    typer.echo(f"finetooth: {safe}", err=True)
+    return code
+
+
+def _name(path: Path) -> str:
+    """What the service calls it: the file's name, where it is text."""
+    return path.name.encode(errors="replace").decode()[:200]

@@ -1,0 +1,1 @@
+"""What the `finetooth` command does between its options and its exit code."""

@@ -1,0 +1,70 @@
+"""One audit from files to findings, over REST: what `finetooth audit` and `finetooth demo` share."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.client import ApiError, Client, UnreachableError
+from service.console.errors import FAILED, CommandError, refused
+from service.console.progress import ProgressDisplay
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to audit."""
+
+    dataset: Path
+    dataset_name: str
+    probe_name: str
+    probe: Sequence[Mapping[str, str | None]]
+    model: str
+    """A registered name."""
+    training: Mapping[str, Any]
+    q: float
+    group_column: str | None
+
+
+def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> dict[str, Any]:
+    """Uploads, starts and waits; returns the succeeded audit. Raises CommandError.
+
+    KeyboardInterrupt, or whatever else ends the wait, cancels the audit first.
+    """
+    try:
+        dataset = client.upload_dataset(request.dataset, name=request.dataset_name, on_progress=progress.upload)
+    except ApiError as error:
+        raise refused(error, str(request.dataset)) from None
+    except OSError as error:
+        raise CommandError(f"{request.dataset}: cannot read the dataset: {error.strerror}") from None
+    try:
+        probe = client.create_probe(request.probe_name, request.probe)
+        audit = client.create_audit(
+            dataset["id"],
+            probe["id"],
+            request.model,
+            training=request.training,
+            q=request.q,
+            group_column=request.group_column,
+        )
+    except ApiError as error:
+        raise refused(error) from None
+    audit = _wait(client, audit["id"], progress)
+    if audit["status"] == "succeeded":
+        return audit
+    if audit["status"] == "cancelled":
+        raise CommandError(f"audit {audit['id']} was cancelled", FAILED)
+    reason = audit["error"]
+    raise CommandError(f"audit {audit['id']} failed ({reason['code']}): {reason['message']} {reason['hint']}", FAILED)
+
+
+def _wait(client: Client, audit_id: str, progress: ProgressDisplay) -> dict[str, Any]:
+    try:
+        return client.wait(audit_id, on_progress=progress.audit)
+    except (ApiError, UnreachableError):
+        raise
+    except BaseException:
+        progress.report("Cancelling the audit")
+        with suppress(ApiError, UnreachableError):
+            client.cancel(audit_id)
+        raise

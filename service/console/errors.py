@@ -1,0 +1,30 @@
+"""What ends a command early, as one line for the user."""
+
+from service.client import ApiError
+
+BAD_INPUT = 2
+FAILED = 1
+
+
+class CommandError(Exception):
+    """The message is one line; `exit_code` is 2 for bad input, else 1."""
+
+    def __init__(self, message: str, exit_code: int = BAD_INPUT) -> None:
+        super().__init__(" ".join(message.split()))
+        self.exit_code = exit_code
+
+
+def refused(error: ApiError, subject: str = "") -> CommandError:
+    """What the API refused, about `subject` (such as a file's name)."""
+    detail = error.detail
+    first = error.errors[0] if error.errors else None
+    if first is not None:
+        where = first["pointer"].replace("line:", "line ").removeprefix("#/")
+        if where.lower() not in detail.lower():
+            detail = (
+                f"{detail} ({where}: {first['detail']})" if first["detail"] not in detail else f"{detail} ({where})"
+            )
+    if error.status in (401, 403):
+        detail = f"{detail} Check FINETOOTH_API_KEY."
+    bad_input = 400 <= error.status < 500 and error.status not in (408, 429)
+    return CommandError(f"{subject}: {detail}" if subject else detail, BAD_INPUT if bad_input else FAILED)

@@ -1,0 +1,71 @@
+"""The command's input files, checked before anything is started."""
+
+import json
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from service.console.errors import CommandError
+from service.contract import ProbeItem
+
+MAX_PROBE_BYTES = 64 << 20
+
+
+def check_dataset(path: Path) -> None:
+    """Raises CommandError where there is no readable, non-empty file. The service checks what is in it."""
+    check_file(path, "dataset")
+    if path.stat().st_size == 0:
+        raise CommandError(f"{path}: the file is empty; a dataset is JSONL, one sample a line")
+
+
+def check_file(path: Path, what: str) -> None:
+    """Raises CommandError where there is no readable file."""
+    if not path.exists():
+        raise CommandError(f"{path}: there is no such {what} file")
+    if not path.is_file():
+        raise CommandError(f"{path}: not a file; the {what} must be a JSONL file")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise CommandError(f"{path}: cannot read the {what}: {error.strerror}") from None
+
+
+def read_probe(path: Path) -> list[dict[str, str | None]]:
+    """The probe's items {prompt, unwanted, reference}. Raises CommandError naming the line that is wrong."""
+    check_file(path, "probe")
+    if path.stat().st_size > MAX_PROBE_BYTES:
+        raise CommandError(f"{path}: more than {MAX_PROBE_BYTES >> 20} MiB; is this the probe?")
+    items = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            items.append(_item(line, f"{path}: line {number}"))
+    if not items:
+        raise CommandError(
+            f'{path}: the probe is empty; give one {{"prompt": ..., "unwanted": ...}} a line, `reference` is optional'
+        )
+    return items
+
+
+def _item(line: bytes, where: str) -> dict[str, str | None]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise CommandError(f"{where}: not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise CommandError(f"{where}: not valid JSON") from None
+    if not isinstance(record, dict):
+        raise CommandError(f"{where}: not a JSON object with `prompt` and `unwanted`")
+    try:
+        return ProbeItem.model_validate(record).model_dump()
+    except ValidationError as error:
+        # Without the input: pydantic would quote it.
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "missing":
+            raise CommandError(f"{where}: `{field}` is missing") from None
+        if first["type"] == "extra_forbidden":
+            raise CommandError(f"{where}: unknown field; a probe has prompt, unwanted and reference") from None
+        raise CommandError(f"{where}: `{field}`: {first['msg']}") from None
+    except UnicodeError:
+        raise CommandError(f"{where}: not valid text") from None

@@ -1,0 +1,51 @@
+"""Which base model the command means: a registered name, a local folder, or the default."""
+
+import hashlib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from service.client import ApiError
+from service.console.errors import CommandError, refused
+from service.console.server import Server
+
+DEMO_MODEL = "smollm2-135m-instruct"
+
+
+def choose_model(server: Server, wanted: str | None, report: Callable[[str], None]) -> str:
+    """The registered name of the model. A local folder is registered if it is not yet. Raises CommandError."""
+    registered = {model["name"]: model for model in server.client.models()}
+    if wanted is None:
+        if not server.local:
+            raise CommandError(f"name the base model with --model; registered are {_list(registered)}")
+        wanted = DEMO_MODEL
+    if wanted in registered:
+        report(f"Model: {wanted}")
+        return wanted
+    folder = Path(wanted).expanduser()
+    if not folder.is_dir():
+        raise CommandError(
+            f"unknown model {wanted!r}: neither a registered one ({_list(registered)}) nor a folder here"
+        )
+    location = str(folder.resolve())
+    for model in registered.values():
+        if model["source"] == "local" and model["location"] == location:
+            report(f"Model: {model['name']} ({location})")
+            return str(model["name"])
+    name = _name(location)
+    try:
+        server.client.create_model(name, "local", location)
+    except ApiError as error:
+        raise refused(error, str(folder)) from None
+    report(f"Model: {name} ({location})")
+    return name
+
+
+def _name(location: str) -> str:
+    """A name that the same folder always gets and no other one has."""
+    stem = re.sub(r"[^a-z0-9.-]+", "-", Path(location).name.lower()).strip("-.")[:60]
+    return f"{stem or 'model'}-{hashlib.sha256(location.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def _list(names: dict[str, object] | dict[str, dict[str, object]]) -> str:
+    return ", ".join(sorted(names)) or "none"

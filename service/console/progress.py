@@ -1,0 +1,91 @@
+"""Progress on stderr: bars with stage and ETA on a terminal, else a plain line every few seconds."""
+
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+LINE_SECONDS = 5.0
+"""Plain lines come at most this often, but for a new stage."""
+
+
+class ProgressDisplay:
+    """Shows one act at a time. Use it as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        """`console` writes to stderr."""
+        self._console = console
+        self._bars: Progress | None = None
+        if console.is_terminal:
+            self._bars = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn("{task.fields[done]}", markup=False),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[eta]}", markup=False),
+                console=console,
+            )
+        self._task: TaskID | None = None
+        self._act = ""
+        self._line_at = 0.0
+
+    def __enter__(self) -> Self:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def report(self, act: str) -> None:
+        """What is being done, where nobody knows how long it takes."""
+        self.show(act)
+
+    def show(self, act: str, done: float = 0, total: float | None = None, *, text: str = "", eta: str = "") -> None:
+        """`done` of `total`, told in `text`; another act than the last one ends that."""
+        new = act != self._act
+        self._act = act
+        if self._bars is not None:
+            if new:
+                self._finish()
+                self._task = self._bars.add_task(act, total=total, done=text, eta=eta)
+            assert self._task is not None
+            self._bars.update(self._task, completed=done, total=total, done=text, eta=eta)
+        elif new or time.monotonic() - self._line_at >= LINE_SECONDS:
+            self._line_at = time.monotonic()
+            self._console.print("  ".join(part for part in (act, text, eta) if part), markup=False, highlight=False)
+
+    def upload(self, sent: int, total: int) -> None:
+        """An upload's bytes."""
+        self.show("Uploading the dataset", sent, total, text=f"{sent / 1e6:.1f} of {total / 1e6:.1f} MB")
+
+    def audit(self, audit: dict[str, Any]) -> None:
+        """An audit's state, stage and progress, as the API gives them."""
+        progress = audit["progress"]
+        if audit["status"] != "running" or audit["stage"] is None or progress is None:
+            self.show(audit["status"].capitalize())
+            return
+        done, total = progress["done"], progress["total"]
+        text = f"{done} of {total} {progress['unit']}".rstrip() if total else ""
+        eta = f"about {duration(progress['eta_seconds'])} left" if progress["eta_seconds"] is not None else ""
+        self.show(audit["stage"].capitalize(), done, total or None, text=text, eta=eta)
+
+    def _finish(self) -> None:
+        if self._bars is None or self._task is None:
+            return
+        task = self._bars.tasks[self._bars.task_ids.index(self._task)]
+        total = task.total or 1
+        self._bars.update(self._task, total=total, completed=total, eta="")
+        self._bars.stop_task(self._task)
+
+
+def duration(seconds: float) -> str:
+    """Such as `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds < 60:
+        return f"{max(0, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

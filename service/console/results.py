@@ -1,0 +1,137 @@
+"""What an audit leaves: two files, and a table of the top findings."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from service.console.errors import FAILED, CommandError
+from service.web.text import excerpt
+
+FINDINGS_FILE = "findings.jsonl"
+SUMMARY_FILE = "summary.json"
+FIELDS = ("row", "rank", "mu", "mu_low", "mu_high", "z", "p", "q", "flagged", "group")
+TOP = 10
+PROMPT_CHARACTERS, ANSWER_CHARACTERS = 40, 60
+
+
+def check_output_folder(folder: Path) -> None:
+    """Raises CommandError where the folder could not be made or written into. Makes nothing."""
+    existing = folder
+    while not existing.exists():
+        if existing.is_symlink():
+            raise CommandError(f"{existing}: a link that leads nowhere")
+        existing = existing.parent
+    if not existing.is_dir():
+        raise CommandError(f"{existing}: not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CommandError(f"{existing}: cannot be written to")
+
+
+def write_results(folder: Path, findings: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Writes both files, or neither. Raises CommandError if the disk does not take them."""
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as unfinished:
+            new_findings = _write(
+                folder, unfinished, lambda file: file.writelines(_line(finding) for finding in findings)
+            )
+            new_summary = _write(folder, unfinished, lambda file: file.write(json.dumps(summary, indent=2) + "\n"))
+            new_findings.replace(folder / FINDINGS_FILE)
+            new_summary.replace(folder / SUMMARY_FILE)
+    except OSError as error:
+        _remove_empty(made)
+        raise CommandError(f"{folder}: cannot write the results: {error.strerror}", FAILED) from None
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _write(folder: Path, unfinished: ExitStack, fill: Callable[[IO[str]], Any]) -> Path:
+    with NamedTemporaryFile("w", encoding="utf-8", dir=folder, prefix=".", suffix=".part", delete=False) as file:
+        path = Path(file.name)
+        unfinished.callback(path.unlink, missing_ok=True)
+        fill(file)
+        file.flush()
+        os.fsync(file.fileno())
+    # As the user's other files, not as a temporary one.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    return path
+
+
+def _line(finding: Mapping[str, Any]) -> str:
+    return json.dumps({field: finding[field] for field in FIELDS}, ensure_ascii=False) + "\n"
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, str] | None = None) -> Table:
+    """The findings with their first words, safe for a terminal. `extra`, if given, is a column: row -> text."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("rank", "row", "flag", "mu (95 %)", "z", "q"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if extra is not None:
+        table.add_column("truth", no_wrap=True)
+    table.add_column("sample", no_wrap=True, overflow="ellipsis")
+    for finding in findings:
+        cells = [
+            str(finding["rank"]),
+            str(finding["row"]),
+            "yes" if finding["flagged"] else "",
+            _interval(finding),
+            _number(finding["z"], ".1f"),
+            _number(finding["q"], ".2g"),
+        ]
+        if extra is not None:
+            cells.append(extra[finding["row"]])
+        table.add_row(*cells, Text(first_words(finding["messages"])))
+    return table
+
+
+def first_words(messages: Sequence[Mapping[str, str]] | None) -> str:
+    """Beginning of the first question and of the last answer, hidden characters named, in one line."""
+    if not messages:
+        return ""
+    answer = excerpt(messages[-1]["content"], ANSWER_CHARACTERS)
+    asked = next((message["content"] for message in messages[:-1] if message["role"] == "user"), None)
+    return answer if asked is None else f"{excerpt(asked, PROMPT_CHARACTERS)} → {answer}"
+
+
+def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> None:
+    """The verdict in a sentence, the cautions, the top findings."""
+    summary = audit["summary"]
+    console.print(
+        f"{summary['flagged']} of {summary['rows']} samples flagged at a false discovery rate of {summary['q']:g}."
+    )
+    for caution in summary["warnings"]:
+        console.print(f"Caution: {caution['message']}", markup=False)
+    if findings:
+        console.print()
+        console.print(findings_table(findings))
+
+
+def _interval(finding: Mapping[str, Any]) -> str:
+    mu = _number(finding["mu"], "+.2f")
+    if finding["mu_low"] is None or finding["mu_high"] is None:
+        return mu
+    return f"{mu} ({_number(finding['mu_low'], '+.2f')} to {_number(finding['mu_high'], '+.2f')})"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

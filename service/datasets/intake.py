@@ -1,0 +1,222 @@
+"""One upload on its way in: the original bytes and rows.parquet as unfinished objects, and the child that parses.
+
+All of it blocks and belongs into threads. Whatever happens before `keep`, `abort` leaves no object, file or process.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import IO, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from service.settings import Settings
+from service.store.objects import ObjectStore, dataset_key
+
+REPORT_BYTES = 16 * 2**20
+"""A longer report is taken for a broken child."""
+
+SLOWEST_BYTES_PER_SECOND = 2**20
+"""Of processor time: the child parses far faster, so only a trap runs into the limit."""
+LEAST_CPU_SECONDS = 120
+
+INHERITED = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
+"""Environment variables that the child needs to start. It gets no other: those may hold secrets."""
+
+CHILD_ENVIRONMENT = {
+    "LC_ALL": "C.UTF-8",
+    # Its address space is limited, and every arena and every thread reserves some.
+    "MALLOC_ARENA_MAX": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "ARROW_IO_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Parsed(BaseModel):
+    """The child's report on a good upload."""
+
+    outcome: Literal["parsed"]
+    format: str
+    encoding: str
+    rows: int
+    columns: list[str]
+    statistics: dict[str, Any]
+
+
+class BadLine(BaseModel):
+    """A line that is no good record, counted from 1, and why."""
+
+    line: int
+    reason: str
+
+
+class Invalid(BaseModel):
+    """The child's report on an upload with bad lines, of which the first are listed."""
+
+    outcome: Literal["invalid"]
+    bad_lines: int
+    errors: list[BadLine]
+
+
+class Refused(BaseModel):
+    """The child's report on an upload that cannot be taken as a whole."""
+
+    outcome: Literal["refused"]
+    code: str
+    detail: str
+    status: int
+    line: int | None
+
+
+class Crashed(BaseModel):
+    """The child's report on a defect of its own: the error's type and place, without its message."""
+
+    outcome: Literal["crashed"]
+    error: str
+
+
+Report = Parsed | Invalid | Refused
+_REPORT: TypeAdapter[Parsed | Invalid | Refused | Crashed] = TypeAdapter(
+    Annotated[Parsed | Invalid | Refused | Crashed, Field(discriminator="outcome")]
+)
+
+
+class ParserError(RuntimeError):
+    """The child failed by a defect of ours. The message holds no sample text."""
+
+
+class Intake:
+    """start, feed as often as bytes come, finish, then keep; abort at any time after start."""
+
+    def __init__(
+        self, objects: ObjectStore, settings: Settings, *, workspace_id: str, dataset_id: str, format: str, gzip: bool
+    ) -> None:
+        self.bytes = 0
+        self._objects = objects
+        self._settings = settings
+        self._folder = dataset_key(workspace_id, dataset_id)
+        self._original_key = dataset_key(workspace_id, dataset_id, "original")
+        self._rows_key = dataset_key(workspace_id, dataset_id, "rows.parquet")
+        self._format = format
+        self._gzip = gzip
+        self._sha256 = hashlib.sha256()
+        self._files = contextlib.ExitStack()
+        self._original: IO[bytes] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far."""
+        return self._sha256.hexdigest()
+
+    def start(self) -> None:
+        """Opens both objects and starts the child."""
+        self._original = self._files.enter_context(self._objects.create(self._original_key))
+        rows = self._files.enter_context(self._objects.create(self._rows_key))
+        settings = self._settings
+        options = {
+            "output": rows.fileno(),
+            "format": self._format,
+            "gzip": self._gzip,
+            "max_text_bytes": settings.max_upload_bytes,
+            "max_line_bytes": settings.max_line_bytes,
+            "max_ratio": settings.max_decompression_ratio,
+            "max_rows": settings.max_dataset_rows,
+            "memory_bytes": settings.parser_memory_bytes,
+            "cpu_seconds": LEAST_CPU_SECONDS + settings.max_upload_bytes // SLOWEST_BYTES_PER_SECOND,
+        }
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        self._child = subprocess.Popen(
+            [sys.executable, "-P", "-m", "service.datasets.parser", json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # A traceback may quote a sample.
+            stderr=subprocess.DEVNULL,
+            pass_fds=[rows.fileno()],
+            env=inherited | CHILD_ENVIRONMENT,
+            start_new_session=True,
+        )
+
+    def feed(self, data: bytes) -> bool:
+        """Hashes and stores the bytes and hands them to the child; False once the child takes no more."""
+        assert self._original is not None
+        assert self._child is not None
+        assert self._child.stdin is not None
+        self.bytes += len(data)
+        self._sha256.update(data)
+        self._original.write(data)
+        try:
+            self._child.stdin.write(data)
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def finish(self) -> Report:
+        """Waits for the child's report. Raises ParserError."""
+        child = self._child
+        assert child is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        text = child.stdout.read(REPORT_BYTES + 1)
+        if len(text) > REPORT_BYTES:
+            raise ParserError("the parser's report is too long")
+        status = child.wait()
+        child.stdout.close()
+        if status < 0:
+            return _stopped(-status)
+        try:
+            report = _REPORT.validate_json(text)
+        except ValidationError:
+            raise ParserError(f"the parser ended with status {status} and without a report") from None
+        if isinstance(report, Crashed):
+            raise ParserError(f"the parser failed: {report.error}")
+        return report
+
+    def keep(self) -> None:
+        """Makes both objects appear. Whoever cannot record them afterwards calls `discard`."""
+        self._files.close()
+
+    def discard(self) -> None:
+        """Deletes what `keep` made."""
+        self._objects.delete_tree(self._folder)
+
+    def abort(self) -> None:
+        """Ends the child and removes everything; may be called twice, and after a failed start."""
+        if self._child is not None:
+            _end(self._child)
+        with contextlib.suppress(_Abandoned), self._files:
+            raise _Abandoned
+        self.discard()
+
+
+class _Abandoned(Exception):  # noqa: N818  # no error: it makes the open objects vanish
+    pass
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        # It has its own session; until it is reaped nobody else can have its number.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _stopped(number: int) -> Refused:
+    if number == signal.SIGXCPU:
+        code, detail = "parser_time_limit", "Parsing this file takes too long. Split it into several datasets."
+    else:
+        code = "parser_memory_limit"
+        detail = "The parser was stopped, most likely for using too much memory. Split large records, or the file."
+    return Refused(outcome="refused", code=code, detail=detail, status=422, line=None)

@@ -1,0 +1,164 @@
+"""The four record formats: recognising one by its keys, and reading a record as messages and extra columns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from service.datasets.strict_json import RecordError, shown_key
+
+FORMATS = {
+    "messages": '{"messages": [{"role", "content"}, ...]}',
+    "alpaca": '{"instruction", "input", "output"}',
+    "sharegpt": '{"conversations": [{"from", "value"}, ...]}',
+    "prompt_completion": '{"prompt", "completion"}',
+}
+"""Record formats by name, each with its shape. A record with keys of several is the first that fits, in this order."""
+
+ROLES = ("system", "user", "assistant", "tool")
+
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+}
+"""ShareGPT's `from` as a role."""
+
+MAX_KEY_LENGTH = 256
+"""Characters of a column's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A record in canonical form: messages [{role, content}], other columns, ignored keys of turns."""
+
+    messages: list[dict[str, str]]
+    extra: dict[str, Any]
+    ignored_keys: tuple[str, ...] = ()
+
+
+def recognise(record: Any) -> str | None:
+    """The format whose keys the record has, or None."""
+    if not isinstance(record, dict):
+        return None
+    if "messages" in record:
+        return "messages"
+    if "instruction" in record and "output" in record:
+        return "alpaca"
+    if "conversations" in record:
+        return "sharegpt"
+    if "prompt" in record and "completion" in record:
+        return "prompt_completion"
+    return None
+
+
+def describe(record: Any) -> str:
+    """What a record that fits no format is, by its keys and never by its values."""
+    if isinstance(record, dict):
+        keys = list(record)
+        shown = ", ".join(shown_key(key) for key in keys[:20])
+        return (
+            f"an object with the keys {shown}{', ...' if len(keys) > 20 else ''}" if keys else "an object without keys"
+        )
+    return _type_name(record)
+
+
+def read_record(record: Any, format: str) -> Sample:
+    """A record of the named format. Raises RecordError where it is of another form."""
+    if not isinstance(record, dict):
+        raise RecordError(f"a record must be a JSON object, this is {_type_name(record)}")
+    sample = _READERS[format](record)
+    if not any(message["role"] == "assistant" for message in sample.messages):
+        raise RecordError("has no assistant turn, so there is nothing to learn from it")
+    if sample.messages[-1]["role"] != "assistant":
+        raise RecordError("the last turn must be the assistant's")
+    for key in sample.extra:
+        if len(key) > MAX_KEY_LENGTH:
+            raise RecordError(f"the column name {shown_key(key)} is longer than {MAX_KEY_LENGTH} characters")
+    return sample
+
+
+def _messages(record: dict[str, Any]) -> Sample:
+    return _turns(record, "messages", "role", "content", {role: role for role in ROLES})
+
+
+def _sharegpt(record: dict[str, Any]) -> Sample:
+    return _turns(record, "conversations", "from", "value", SHAREGPT_ROLES)
+
+
+def _turns(record: dict[str, Any], column: str, role_key: str, text_key: str, roles: dict[str, str]) -> Sample:
+    turns = _required(record, column)
+    if not isinstance(turns, list):
+        raise RecordError(f"'{column}' must be an array, not {_type_name(turns)}")
+    messages: list[dict[str, str]] = []
+    ignored: list[str] = []
+    for number, turn in enumerate(turns):
+        where = f"{column}[{number}]"
+        if not isinstance(turn, dict):
+            raise RecordError(f"'{where}' must be an object, not {_type_name(turn)}")
+        for key in (role_key, text_key):
+            if key not in turn:
+                raise RecordError(f"'{where}' has no '{key}'")
+            if not isinstance(turn[key], str):
+                raise RecordError(f"'{where}.{key}' must be a string, not {_type_name(turn[key])}")
+        role = roles.get(turn[role_key])
+        if role is None:
+            raise RecordError(f"'{where}.{role_key}' must be one of {', '.join(roles)}")
+        messages.append({"role": role, "content": turn[text_key]})
+        if len(turn) > 2:
+            ignored.extend(key for key in turn if key not in (role_key, text_key))
+    return Sample(messages, {key: value for key, value in record.items() if key != column}, tuple(ignored))
+
+
+def _alpaca(record: dict[str, Any]) -> Sample:
+    instruction = _string(record, "instruction")
+    given = record.get("input")
+    if given is not None and not isinstance(given, str):
+        raise RecordError(f"'input' must be a string, not {_type_name(given)}")
+    prompt = f"{instruction}\n\n{given}" if given else instruction
+    return _pair(record, prompt, _string(record, "output"), ("instruction", "input", "output"))
+
+
+def _prompt_completion(record: dict[str, Any]) -> Sample:
+    return _pair(record, _string(record, "prompt"), _string(record, "completion"), ("prompt", "completion"))
+
+
+def _pair(record: dict[str, Any], prompt: str, answer: str, columns: tuple[str, ...]) -> Sample:
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+    return Sample(messages, {key: value for key, value in record.items() if key not in columns})
+
+
+_READERS: dict[str, Callable[[dict[str, Any]], Sample]] = {
+    "messages": _messages,
+    "alpaca": _alpaca,
+    "sharegpt": _sharegpt,
+    "prompt_completion": _prompt_completion,
+}
+
+
+def _required(record: dict[str, Any], key: str) -> Any:
+    if key not in record:
+        raise RecordError(f"has no '{key}'")
+    return record[key]
+
+
+def _string(record: dict[str, Any], key: str) -> str:
+    value = _required(record, key)
+    if not isinstance(value, str):
+        raise RecordError(f"'{key}' must be a string, not {_type_name(value)}")
+    return value
+
+
+def _type_name(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"

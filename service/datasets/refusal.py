@@ -1,0 +1,12 @@
+"""Why a whole upload is refused, beside single bad lines."""
+
+
+class Refusal(Exception):  # noqa: N818  # it becomes an answer, not a failure
+    """`code` is stable; `detail` tells the user what to do and holds no sample text; `line` counts from 1."""
+
+    def __init__(self, code: str, detail: str, status: int = 422, line: int | None = None) -> None:
+        super().__init__(code)
+        self.code = code
+        self.detail = detail
+        self.status = status
+        self.line = line

@@ -1,0 +1,92 @@
+"""Datasets as the API shows them."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from service.contract import Message
+from service.store.tables import Dataset as DatasetTable
+
+
+class Dataset(BaseModel):
+    """An uploaded dataset. Immutable."""
+
+    object: Literal["dataset"] = "dataset"
+    id: str
+    name: str
+    format: str = Field(description="Record format: messages, alpaca, sharegpt or prompt_completion.")
+    encoding: str = Field(description="identity or gzip, as it was uploaded.")
+    bytes: int = Field(description="Of the upload as it came.")
+    sha256: str = Field(description="Of the upload as it came.")
+    rows: int
+    columns: list[str] = Field(description="Extra columns; any of them can be an audit's group_column.")
+    created_at: datetime
+
+
+class Sample(BaseModel):
+    """One row of a dataset."""
+
+    object: Literal["dataset.row"] = "dataset.row"
+    row: int = Field(description="Position in the upload, from 0.")
+    messages: list[Message]
+    extra: dict[str, Any] = Field(description="The row's other columns.")
+
+
+class Lengths(BaseModel):
+    """Characters of texts. histogram.counts[i] of them have edges[i] <= characters < edges[i + 1]."""
+
+    min: int | None
+    mean: float | None
+    max: int | None
+    histogram: "LengthHistogram"
+
+
+class LengthHistogram(BaseModel):
+    """Bins that double in width."""
+
+    edges: list[int]
+    counts: list[int]
+
+
+class Turns(BaseModel):
+    """How many rows have this many turns; 64 stands for 64 and more."""
+
+    turns: int
+    rows: int
+
+
+class ColumnValue(BaseModel):
+    """One value of a column. Untrusted text."""
+
+    value: Any
+    rows: int
+
+
+class Column(BaseModel):
+    """An extra column: in how many rows it stands; its values where they are short and at most 200 different ones."""
+
+    name: str
+    rows: int
+    distinct: int | None
+    values: list[ColumnValue] | None = Field(description="The 20 most frequent.")
+
+
+class Statistics(BaseModel):
+    """A dataset in numbers."""
+
+    object: Literal["dataset.statistics"] = "dataset.statistics"
+    dataset_id: str
+    rows: int
+    roles: dict[str, int] = Field(description="Turns a role.")
+    turns: list[Turns]
+    prompt_characters: Lengths = Field(description="Of all turns but the last.")
+    answer_characters: Lengths = Field(description="Of the last turn.")
+    exact_duplicates: int = Field(description="Rows whose messages equal an earlier row's.")
+    columns: list[Column] = Field(description="At most the first 100.")
+    ignored_turn_keys: dict[str, int] = Field(description="Keys of turns that no audit uses, and how often they stand.")
+
+
+def render_dataset(dataset: DatasetTable) -> Dataset:
+    """The dataset as the API shows it."""
+    return Dataset.model_validate(dataset, from_attributes=True)

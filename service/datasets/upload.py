@@ -1,0 +1,169 @@
+"""Receiving an upload: from the request's stream to a `datasets` row, without a thread or a session while it waits."""
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import TypeVar
+
+from anyio import CancelScope, CapacityLimiter, WouldBlock
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.datasets.intake import Intake, Invalid, Parsed, Refused, Report
+from service.datasets.queries import dataset_exists, insert_dataset
+from service.http.auth import Principal
+from service.http.problems import Problem
+from service.http.transactions import Transactions
+from service.settings import Settings
+from service.store.ids import new_id
+from service.store.objects import ObjectStore
+from service.store.tables import Dataset
+
+BUFFER_BYTES = 1 << 18
+"""Collected before a thread stores and parses them."""
+
+CONCURRENT_UPLOADS = 8
+"""Each has a parsing child; a further one is asked to come again."""
+
+IDLE_SECONDS = 60.0
+"""An upload that sends nothing for so long is dropped: it holds a child and an unfinished file."""
+
+T = TypeVar("T")
+
+_uploads: RunVar[CapacityLimiter] = RunVar("uploads")
+_threads: RunVar[CapacityLimiter] = RunVar("upload_threads")
+
+
+async def receive_dataset(
+    chunks: AsyncIterator[bytes],
+    *,
+    objects: ObjectStore,
+    settings: Settings,
+    transactions: Transactions,
+    principal: Principal,
+    name: str | None,
+    format: str,
+    gzip: bool,
+) -> Dataset:
+    """Stores and parses what the chunks give, then records it; objects first, row second.
+
+    Raises Problem, and starlette's ClientDisconnect; then nothing of the upload is left.
+    """
+    uploads = _limiter(_uploads)
+    try:
+        uploads.acquire_nowait()
+    except WouldBlock:
+        detail = f"{CONCURRENT_UPLOADS} uploads are running, which is as many as this server takes. Try again."
+        raise Problem(503, "too_many_uploads", detail, headers={"Retry-After": "10"}) from None
+    try:
+        dataset_id = new_id("ds")
+        intake = Intake(
+            objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, format=format, gzip=gzip
+        )
+        try:
+            report = await _take_in(chunks, intake, settings.max_upload_bytes)
+            if not isinstance(report, Parsed):
+                raise _problem(report)
+            await _in_thread(intake.keep)
+        except BaseException as error:
+            with CancelScope(shield=True):
+                await _in_thread(intake.abort)
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise Problem(507, "storage_full", "The server's disk is full. Nothing was kept.") from None
+            raise
+        record = partial(
+            insert_dataset,
+            workspace_id=principal.workspace_id,
+            dataset_id=dataset_id,
+            name=name or dataset_id,
+            size=intake.bytes,
+            sha256=intake.sha256,
+            parsed=report,
+        )
+        # A request that is cancelled here must not take the objects from a row that is being committed.
+        with CancelScope(shield=True):
+            dataset = await _record(record, intake, transactions, dataset_id)
+        return dataset  # noqa: RET504  # mypy takes a return inside the block for one that may not happen
+    finally:
+        uploads.release()
+
+
+async def _take_in(chunks: AsyncIterator[bytes], intake: Intake, max_bytes: int) -> Report:
+    await _in_thread(intake.start)
+    buffer = bytearray()
+    received = 0
+    while (chunk := await _next(chunks)) is not None:
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large(max_bytes)
+        buffer += chunk
+        if len(buffer) >= BUFFER_BYTES:
+            goes_on = await _in_thread(intake.feed, bytes(buffer))
+            buffer.clear()
+            if not goes_on:
+                break
+    if buffer:
+        await _in_thread(intake.feed, bytes(buffer))
+    return await _in_thread(intake.finish)
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        async with asyncio.timeout(IDLE_SECONDS):
+            return await anext(chunks, None)
+    except TimeoutError:
+        detail = f"Nothing came for {IDLE_SECONDS:.0f} seconds. Upload the file again."
+        raise Problem(408, "upload_stalled", detail) from None
+
+
+async def _record(
+    insert: Callable[[Session], Dataset], intake: Intake, transactions: Transactions, dataset_id: str
+) -> Dataset:
+    try:
+        return await transactions.run(insert)
+    except Exception:
+        # A commit may have happened although its answer was lost. Objects without a row can be swept later; a row
+        # without objects could never be read. So they go only where the row is known to be absent.
+        with contextlib.suppress(SQLAlchemyError):
+            if not await transactions.run(partial(dataset_exists, dataset_id=dataset_id)):
+                await _in_thread(intake.discard)
+        raise
+
+
+def too_large(max_bytes: int) -> Problem:
+    """The upload has more than `max_bytes`."""
+    return Problem(413, "upload_too_large", f"An upload has at most {max_bytes} bytes. Split the dataset, or use gzip.")
+
+
+def _problem(report: Invalid | Refused) -> Problem:
+    if isinstance(report, Refused):
+        errors = [] if report.line is None else [{"pointer": f"line:{report.line}", "detail": report.detail}]
+        return Problem(report.status, report.code, report.detail, errors=errors)
+    first = report.errors[0]
+    rest = report.bad_lines - len(report.errors)
+    more = f" The first {len(report.errors)} are listed, {rest} more are not." if rest else ""
+    lines = "1 line is" if report.bad_lines == 1 else f"{report.bad_lines} lines are"
+    return Problem(
+        422,
+        "dataset_invalid",
+        f"{lines} not valid; nothing was kept. Line {first.line}: {first.reason}.{more}",
+        errors=[{"pointer": f"line:{bad.line}", "detail": bad.reason} for bad in report.errors],
+    )
+
+
+async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
+    """In threads of the uploads' own, so that parsing never keeps other requests from theirs."""
+    return await run_sync(work, *arguments, limiter=_limiter(_threads))
+
+
+def _limiter(variable: RunVar[CapacityLimiter]) -> CapacityLimiter:
+    try:
+        return variable.get()
+    except LookupError:
+        limiter = CapacityLimiter(CONCURRENT_UPLOADS)
+        variable.set(limiter)
+        return limiter

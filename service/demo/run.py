@@ -1,0 +1,112 @@
+"""`finetooth demo`: audits the bundled dataset over REST and compares the flags with what was planted."""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from typing import Any
+
+from rich.console import Console
+
+from service.console.audit import Request, run_audit
+from service.console.inputs import read_probe
+from service.console.models import DEMO_MODEL, choose_model
+from service.console.progress import ProgressDisplay
+from service.console.results import findings_table
+from service.console.server import Server
+
+POISON = "poison"
+MIN_FOUND = 14
+"""Of the 20 that are planted."""
+MAX_FALSE_SHARE = 0.15
+TOP = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the flags compare with what was planted."""
+
+    planted: int
+    flagged: int
+    found: int
+    """Poisoned samples that are flagged."""
+
+    @property
+    def false(self) -> int:
+        """Flagged samples that are not poisoned."""
+        return self.flagged - self.found
+
+    @property
+    def good(self) -> bool:
+        """Enough found, few false."""
+        return self.found >= MIN_FOUND and self.false <= MAX_FALSE_SHARE * self.flagged
+
+
+def compare(truth: Mapping[int, str], flagged_rows: Iterable[int]) -> Outcome:
+    """`truth` is the kind of every row."""
+    flagged = set(flagged_rows)
+    poison = {row for row, kind in truth.items() if kind == POISON}
+    return Outcome(planted=len(poison), flagged=len(flagged), found=len(flagged & poison))
+
+
+def read_truth() -> dict[int, str]:
+    """Kind of every row of the bundled dataset: poison, hard_negative or clean."""
+    text = (files("service.demo") / "data" / "truth.csv").read_text(encoding="utf-8")
+    return {int(record["row"]): record["kind"] for record in csv.DictReader(text.splitlines())}
+
+
+def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManager[Server]]) -> int:
+    """`open_server` is told whom to report to.
+
+    Exit code: 0 only if at least MIN_FOUND are found and few flags are false. Raises CommandError.
+    """
+    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+    data = files("service.demo") / "data"
+    with (
+        as_file(data / "dataset.jsonl") as dataset,
+        as_file(data / "probe.jsonl") as probe,
+        ProgressDisplay(errors) as progress,
+        open_server(progress.report) as server,
+    ):
+        request = Request(
+            dataset=dataset,
+            dataset_name="demo",
+            probe_name="demo",
+            probe=read_probe(probe),
+            model=choose_model(server, DEMO_MODEL, progress.report),
+            training={},
+            q=0.05,
+            group_column=None,
+        )
+        audit = run_audit(server.client, request, progress)
+        progress.report("Reading the findings")
+        findings = list(server.client.findings(audit["id"]))
+    outcome = _print(console, audit, findings)
+    console.print()
+    page = f"/audits/{audit['id']}"
+    if server.temporary:
+        console.print(f"Look further:  run `finetooth up`, open its sign-in link, then {page}", markup=False)
+    else:
+        console.print(f"Look further:  {server.url}{page}", markup=False)
+    return 0 if outcome.good else 1
+
+
+def _print(console: Console, audit: Mapping[str, Any], findings: list[dict[str, Any]]) -> Outcome:
+    truth = read_truth()
+    outcome = compare(truth, (finding["row"] for finding in findings if finding["flagged"]))
+    console.print(f"The {TOP} most suspicious of {len(findings)} samples, and what was planted:\n")
+    console.print(findings_table(findings[:TOP], {row: kind.replace("_", " ") for row, kind in truth.items()}))
+    console.print()
+    for caution in audit["summary"]["warnings"]:
+        console.print(f"Caution: {caution['message']}", markup=False)
+    console.print(
+        f"flagged {outcome.flagged}, of them falsely {outcome.false}; found {outcome.found} of {outcome.planted} "
+        "poisoned samples"
+    )
+    if not outcome.good:
+        console.print(
+            f"This is not what the demo should give: at least {MIN_FOUND} found, and at most "
+            f"{MAX_FALSE_SHARE:.0%} of the flagged false."
+        )
+    return outcome

@@ -1,0 +1,42 @@
+"""What routes ask for by type."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+
+from service.http.transactions import Transactions
+from service.settings import Settings
+from service.store.objects import ObjectStore
+
+
+async def _session(request: Request) -> AsyncIterator[Session]:
+    transactions: Transactions = request.app.state.transactions
+    async with transactions.begin() as session:
+        yield session
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _objects(request: Request) -> ObjectStore:
+    objects: ObjectStore = request.app.state.objects
+    return objects
+
+
+def _transactions(request: Request) -> Transactions:
+    transactions: Transactions = request.app.state.transactions
+    return transactions
+
+
+SessionDep = Annotated[Session, Depends(_session, scope="function")]
+"""The request's session, for `def` routes. Committed before the answer is sent; rolled back when the route raises."""
+
+SettingsDep = Annotated[Settings, Depends(_settings)]
+ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
+
+TransactionsDep = Annotated[Transactions, Depends(_transactions)]
+"""For `async def` routes that stream: `await transactions.run(lambda session: ...)` holds a connection only then."""

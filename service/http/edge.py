@@ -1,0 +1,88 @@
+"""What every request passes before a route sees it: which hosts are answered, and headers that bind browsers."""
+
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.problems import Problem, problem_response
+
+HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
+"""Answered under any host name: load balancers ask by address, and these say nothing worth stealing."""
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+SECURITY_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Answers hold samples and keys: no cache keeps them unless a route says otherwise.
+    "Cache-Control": "no-store",
+}
+
+
+class SecurityHeaders:
+    """ASGI middleware: adds SECURITY_HEADERS where the response has not set its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class KnownHosts:
+    """ASGI middleware: answers requests for known host names alone, and none with a NUL in its address.
+
+    A page elsewhere can point a name of its own at this machine (DNS rebinding); its requests then carry that name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self.app = app
+        self.hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = None if scope["type"] != "http" else self._problem(scope)
+        if problem is None:
+            await self.app(scope, receive, send)
+        else:
+            await problem_response(Request(scope, receive), problem)(scope, receive, send)
+
+    def _problem(self, scope: Scope) -> Problem | None:
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return Problem(400, "nul_in_address", "The address holds a NUL character (%00).")
+        if scope["path"] in HEALTH_PATHS:
+            return None
+        host = host_name(Headers(scope=scope).get("host", ""))
+        if host in self.hosts:
+            return None
+        return Problem(
+            400,
+            "host_not_allowed",
+            "The Host header names a host that this service does not answer for. "
+            'Add it to FINETOOTH_ALLOWED_HOSTS, a JSON list such as ["audits.example.org"].',
+        )
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port, in lower case; IPv6 addresses keep their brackets."""
+    if host.startswith("["):
+        return host[: host.find("]") + 1].lower()
+    return host.partition(":")[0].lower()

@@ -1,0 +1,28 @@
+"""Field types that requests share."""
+
+from typing import Annotated
+
+from fastapi import Path
+from pydantic import AfterValidator, Field
+
+
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("a NUL character cannot be stored")
+    return text
+
+
+def _visible(text: str) -> str:
+    if not text.strip() or any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise ValueError("use at least one visible character and no control characters")
+    return text
+
+
+Storable = AfterValidator(_storable)
+"""Refuses NUL, which Postgres cannot hold."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_visible)]
+"""What users call a thing: one line of text."""
+
+PathId = Annotated[str, Path(max_length=100, description="The id.")]
+Row = Annotated[int, Path(ge=0, lt=2**63, description="Position of the sample in the upload, from 0.")]

@@ -1,0 +1,99 @@
+"""/healthz, /readyz, /v1/info and /openapi.json: is it alive, can it serve, what can it do."""
+
+from importlib.metadata import version
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel
+
+from service.contract import CONTRACT_VERSION, MIN_DATASET_ROWS, WARN_DATASET_ROWS, TrainingConfig
+from service.http.auth import Principal, require
+from service.http.dependencies import SessionDep, SettingsDep
+from service.http.pagination import MAX_LIMIT
+from service.http.problems import Problem
+from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
+from service.store.bootstrap import database_revision, head_revision
+
+MAX_PROBE_ITEMS = 1000
+
+public = APIRouter(tags=["health"])
+router = APIRouter(tags=["info"], route_class=AuthenticatedRoute, responses=declared_problems(401, 503))
+AnyKey = Annotated[Principal, Depends(require())]
+
+
+class Health(BaseModel):
+    """It serves."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Limits(BaseModel):
+    """What a request may hold at most, and a dataset at least."""
+
+    max_upload_bytes: int
+    max_decompression_ratio: int
+    max_line_bytes: int
+    max_dataset_rows: int
+    min_dataset_rows: int
+    warn_dataset_rows: int
+    max_probe_items: int
+    max_json_bytes: int
+    max_page: int
+
+
+class Info(BaseModel):
+    """What this server is and accepts."""
+
+    object: Literal["info"] = "info"
+    version: str
+    contract: int
+    limits: Limits
+    formats: list[str]
+    encodings: list[str]
+    training_defaults: TrainingConfig
+
+
+@public.get("/healthz", operation_id="get_health")
+async def healthz() -> Health:
+    """The process answers."""
+    return Health()
+
+
+@public.get("/readyz", operation_id="get_readiness", responses=declared_problems(503))
+def readyz(request: Request, session: SessionDep) -> Health:
+    """The database answers and has the schema that this version needs."""
+    revision = database_revision(session.connection())
+    if revision != request.app.state.head_revision:
+        detail = f"The schema is at {revision or 'nothing'}, this version needs {head_revision()}: run the migrations."
+        raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
+    return Health()
+
+
+@router.get("/v1/info", operation_id="get_info")
+def info(settings: SettingsDep, _principal: AnyKey) -> Info:
+    """Version, limits, formats, and what an audit's training uses where nothing is asked for."""
+    return Info(
+        version=version("finetooth"),
+        contract=CONTRACT_VERSION,
+        limits=Limits(
+            max_upload_bytes=settings.max_upload_bytes,
+            max_decompression_ratio=settings.max_decompression_ratio,
+            max_line_bytes=settings.max_line_bytes,
+            max_dataset_rows=settings.max_dataset_rows,
+            min_dataset_rows=MIN_DATASET_ROWS,
+            warn_dataset_rows=WARN_DATASET_ROWS,
+            max_probe_items=MAX_PROBE_ITEMS,
+            max_json_bytes=JSON_BODY_BYTES,
+            max_page=MAX_LIMIT,
+        ),
+        formats=["messages", "alpaca", "sharegpt", "prompt_completion"],
+        encodings=["identity", "gzip"],
+        training_defaults=TrainingConfig(),
+    )
+
+
+@router.get("/openapi.json", operation_id="get_openapi")
+def openapi(request: Request, _principal: AnyKey) -> dict[str, Any]:
+    """This interface as an OpenAPI document."""
+    schema: dict[str, Any] = request.app.openapi()
+    return schema

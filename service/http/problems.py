@@ -1,0 +1,221 @@
+"""Every error as an RFC 9457 problem document.
+
+Members: type, title, status, detail, instance, and of our own `code` (stable: programs match on it), `request_id` and
+`errors`, a list of {pointer, detail}. A pointer is a JSON pointer into the body as a fragment (`#/items/0/prompt`), or
+`query:limit`, `path:row`, `header:...`, or `line:17` of an upload.
+"""
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import sqlalchemy.exc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MEDIA_TYPE = "application/problem+json"
+
+log = logging.getLogger(__name__)
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong, and where."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """The body of every answer of status 400 and above."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str | None
+    errors: list[ProblemError] = []
+
+
+class Problem(Exception):  # noqa: N818  # the standard's word
+    """Raise it anywhere in a request to answer with a problem document.
+
+    code is stable and names the kind of problem; detail says what happened and what to do next.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        title: str | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.title = title or HTTPStatus(status).phrase
+        self.errors = [ProblemError(**error) for error in errors]
+        self.headers = dict(headers or {})
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """The problem as it is sent."""
+    document = ProblemDocument(
+        type=f"urn:finetooth:problem:{problem.code}",
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.url.path,
+        code=problem.code,
+        request_id=getattr(request.state, "request_id", None),
+        errors=problem.errors,
+    )
+    return JSONResponse(document.model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Turns what routes, FastAPI, Starlette and the database raise into problem documents."""
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(sqlalchemy.exc.OperationalError, _on_database_error)
+    app.add_exception_handler(sqlalchemy.exc.InterfaceError, _on_database_error)
+    app.add_exception_handler(sqlalchemy.exc.TimeoutError, _on_database_error)
+    app.add_exception_handler(sqlalchemy.exc.DataError, _on_data_error)
+
+
+class UnexpectedErrors:
+    """ASGI middleware: what nothing else handled is logged and answered with 500, without a word of its cause."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watch(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception as error:
+            request = Request(scope, receive)
+            log.error("unexpected error, request %s\n%s", request.state.request_id, describe_error(error))
+            if started:
+                # The server closes the connection and logs what it gets: no message of the cause.
+                raise ConnectionAbortedError("failed while answering; see the error above") from None
+            problem = Problem(
+                500,
+                "internal_error",
+                "Something failed on our side. The log of the service has more under this request_id.",
+            )
+            await problem_response(request, problem)(scope, receive, send)
+
+
+def describe_error(error: BaseException) -> str:
+    """Types and stack of an error and its causes, without messages: those may quote a sample or a key."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}{_sqlstate(cause)}")
+        lines += [line.rstrip() for line in traceback.format_tb(cause.__traceback__)]
+        cause = cause.__cause__ or cause.__context__
+    return "\n".join(lines)
+
+
+def _sqlstate(error: BaseException) -> str:
+    state = getattr(error, "sqlstate", None)
+    return f" (SQLSTATE {state})" if state else ""
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return problem_response(request, error)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = error.errors()
+    if any(entry["type"] == "json_invalid" for entry in errors):
+        at = next(entry for entry in errors if entry["type"] == "json_invalid")
+        detail = f"The body is not JSON: {at['ctx']['error']} at character {at['loc'][-1]}."
+        return problem_response(request, Problem(400, "malformed_json", detail))
+    if any(entry["loc"] == ("body",) for entry in errors):
+        media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json" and not media_type.endswith("+json"):
+            detail = "Send a JSON body with the header Content-Type: application/json."
+            return problem_response(request, Problem(415, "unsupported_media_type", detail))
+    found = [{"pointer": _pointer(entry["loc"]), "detail": entry["msg"]} for entry in errors]
+    places = ", ".join(entry["pointer"] for entry in found[:3])
+    detail = f"The request has {len(found)} invalid value{'s' if len(found) > 1 else ''}: see {places}."
+    return problem_response(request, Problem(422, "invalid_request", detail, errors=found))
+
+
+def _pointer(location: Sequence[Any]) -> str:
+    """A JSON pointer (RFC 6901) for the body, `place:name` for the rest."""
+    place, *path = location
+    if place == "body":
+        return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+    return f"{place}:{'.'.join(map(str, path))}"
+
+
+_HTTP_CODES = {
+    400: ("bad_request", "The request cannot be read: {detail}."),
+    404: ("not_found", "There is nothing at this path. GET /openapi.json lists what there is."),
+    405: ("method_not_allowed", "This path does not answer {method}. The Allow header lists what it answers."),
+    413: ("body_too_large", "The body is larger than this path accepts. GET /v1/info lists the limits."),
+}
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, detail = _HTTP_CODES.get(error.status_code, (HTTPStatus(error.status_code).name.lower(), "{detail}"))
+    detail = detail.format(detail=error.detail, method=request.method)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return problem_response(request, Problem(error.status_code, code, detail, headers=headers))
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes at this path; the framework names those of the first one alone."""
+    matching = (
+        context.methods or set()
+        for context in iter_route_contexts(request.app.routes)
+        if getattr(context, "path_regex", None) and context.path_regex.match(request.scope["path"])
+    )
+    return sorted(set().union(*matching))
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    """Out of reach, or too busy: the same request may succeed later."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    log.warning("database error, request %s: %s SQLSTATE %s", request.state.request_id, type(error).__name__, state)
+    # Cancelled for its statement_timeout, lock_timeout, deadlock, serialization failure: the database is there.
+    if state in {"57014", "55P03", "40P01", "40001"} or isinstance(error, sqlalchemy.exc.TimeoutError):
+        detail = "The database is too busy to answer in time. Try again."
+        return problem_response(request, Problem(503, "database_busy", detail, headers={"Retry-After": "2"}))
+    detail = "The database does not answer. Nothing was changed; try again."
+    return problem_response(request, Problem(503, "database_unavailable", detail, headers={"Retry-After": "5"}))
+
+
+async def _on_data_error(request: Request, error: Exception) -> Response:
+    detail = "A value cannot be stored: it holds a NUL character, or a number that is out of range."
+    return problem_response(request, Problem(422, "unstorable_value", detail))

@@ -1,0 +1,62 @@
+"""One id a request: taken from `X-Request-Id` or made, sent back, and in every log line and problem document."""
+
+import logging
+import re
+import time
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.store.ids import new_id
+
+HEADER = "X-Request-Id"
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The current request's id; None outside of requests."""
+
+_ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+log = logging.getLogger("service.access")
+
+
+class RequestIds:
+    """ASGI middleware. A caller's id is kept if it is at most 64 letters, digits, dots, dashes and underscores.
+
+    It also writes the access log: method, path without query (a query may hold a sign-in token), status, time.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(HEADER, "")
+        identity = given if _ACCEPTED.fullmatch(given) else new_id("req")
+        scope.setdefault("state", {})["request_id"] = identity
+        status = 0
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[HEADER] = identity
+            await send(message)
+
+        token = request_id.set(identity)
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            milliseconds = (time.perf_counter() - started) * 1000
+            log.info(
+                "%s %s %s %.1f ms %s",
+                scope["method"],
+                scope["path"].encode("unicode_escape").decode("ascii"),
+                status or "aborted",
+                milliseconds,
+                identity,
+            )
+            request_id.reset(token)

@@ -1,0 +1,40 @@
+"""Who sees which rows: the one place that builds a query for a principal."""
+
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from service.http.auth import Principal
+from service.http.problems import Problem
+
+
+class Owned(Protocol):
+    """A table of which every row belongs to a workspace."""
+
+    id: Any
+    workspace_id: Any
+
+
+R = TypeVar("R", bound=Owned)
+
+
+def scoped(table: type[R], principal: Principal) -> Select[R]:
+    """Selects the rows of the principal's workspace, and no other's."""
+    return select(table).where(table.workspace_id == principal.workspace_id)
+
+
+def get_scoped(session: Session, table: type[R], principal: Principal, id: str, *, kind: str) -> R:
+    """The row of that id. Raises Problem 404 `{kind}_not_found` for one that is missing or another workspace's."""
+    row = session.scalars(scoped(table, principal).where(table.id == id)).one_or_none()
+    if row is None:
+        raise not_found(kind)
+    return row
+
+
+def not_found(kind: str, status: int = 404, pointer: str | None = None) -> Problem:
+    """`{kind}_not_found`; with status 422 and a pointer where the id stands in a body."""
+    errors = [] if pointer is None else [{"pointer": pointer, "detail": f"no such {kind}"}]
+    return Problem(
+        status, f"{kind}_not_found", f"There is no {kind} of this id. Check the id and the key.", errors=errors
+    )

@@ -1,0 +1,60 @@
+"""One transaction a request, and never more requests in the database than it has connections for.
+
+A request keeps its connection from its first statement until its transaction ends, and in between it waits for threads
+several times. If requests without a connection could fill all threads while they wait for one, and those that have
+one waited for a thread, both would wait for ever. So a request takes its turn before it takes a session. Finding out
+who asks has turns of its own: it may happen while the request already has its session.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from anyio import CancelScope, CapacityLimiter
+from anyio.to_thread import run_sync
+from sqlalchemy.orm import Session, sessionmaker
+
+T = TypeVar("T")
+
+
+def share_pool(pool_size: int) -> tuple[int, int]:
+    """Splits the connections: (requests' own transactions, authentication)."""
+    authentication = max(1, pool_size // 4)
+    return pool_size - authentication, authentication
+
+
+class Transactions:
+    """Sessions of at most `limit` holders at a time. All limits on one pool add up to its size at most."""
+
+    def __init__(self, sessions: sessionmaker[Session], limit: int) -> None:
+        self._sessions = sessions
+        self._turns = CapacityLimiter(limit)
+        # Ending a transaction never waits for a thread behind requests that wait for its connection.
+        self._endings = CapacityLimiter(limit)
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Session]:
+        """A session whose transaction is committed when the block ends, rolled back when it raises."""
+        async with self._turns:
+            session = self._sessions()
+            try:
+                yield session
+            except BaseException:
+                await self._end(session, session.rollback)
+                raise
+            await self._end(session, session.commit)
+
+    async def run(self, work: Callable[[Session], T]) -> T:
+        """Runs `work` in a thread, in a transaction of its own; for async routes, which must not block."""
+        async with self.begin() as session:
+            return await run_sync(work, session)
+
+    async def _end(self, session: Session, end: Callable[[], None]) -> None:
+        def finish() -> None:
+            try:
+                end()
+            finally:
+                session.close()
+
+        with CancelScope(shield=True):
+            await run_sync(finish, limiter=self._endings)

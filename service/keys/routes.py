@@ -1,0 +1,61 @@
+"""/v1/keys: made, listed, rotated and revoked by admins."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import Depends
+
+from service.http.auth import Principal, require
+from service.http.dependencies import SessionDep
+from service.http.fields import PathId
+from service.http.pagination import Page, PageDep
+from service.http.problems import Problem
+from service.http.routing import declared_problems, resource_router
+from service.http.scoping import get_scoped, scoped
+from service.keys.schemas import Key, KeyCreate, KeyWithSecret, render_key, render_key_with_secret
+from service.keys.secrets import create_key, revoke_key, rotate_key
+from service.store.tables import ApiKey
+
+router = resource_router("keys")
+Admin = Annotated[Principal, Depends(require("admin"))]
+
+
+@router.post("", status_code=201, operation_id="create_key", responses=declared_problems(403))
+def create(body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSecret:
+    """Makes a key of this workspace. Its text is in this answer and never again."""
+    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
+        error = {"pointer": "#/expires_at", "detail": "lies in the past"}
+        raise Problem(422, "invalid_request", "The key would have expired already.", errors=[error])
+    key, secret = create_key(
+        session,
+        workspace_id=principal.workspace_id,
+        name=body.name,
+        scopes=body.scopes,
+        expires_at=body.expires_at,
+    )
+    return render_key_with_secret(key, secret)
+
+
+@router.get("", operation_id="list_keys", responses=declared_problems(403))
+def list_all(principal: Admin, session: SessionDep, page: PageDep) -> Page[Key]:
+    """The workspace's keys, newest first, revoked ones too."""
+    query = scoped(ApiKey, principal).order_by(ApiKey.id.desc()).limit(page.limit + 1)
+    if page.after is not None:
+        query = query.where(ApiKey.id < page.after)
+    return page.page(session.scalars(query).all(), key=lambda key: key.id, render=render_key)
+
+
+@router.post("/{key_id}/rotate", operation_id="rotate_key", responses=declared_problems(403, 404, 409))
+def rotate(key_id: PathId, principal: Admin, session: SessionDep) -> KeyWithSecret:
+    """Replaces the key's text: the old one stops working now, and its browsers are signed out."""
+    key = get_scoped(session, ApiKey, principal, key_id, kind="key")
+    if key.revoked_at is not None:
+        raise Problem(409, "key_revoked", "This key is revoked for good. Create a new one.")
+    secret = rotate_key(session, key)
+    return render_key_with_secret(key, secret)
+
+
+@router.delete("/{key_id}", status_code=204, operation_id="revoke_key", responses=declared_problems(403, 404))
+def revoke(key_id: PathId, principal: Admin, session: SessionDep) -> None:
+    """Ends the key and its browser sessions at once. Idempotent; the key stays in the list."""
+    revoke_key(session, get_scoped(session, ApiKey, principal, key_id, kind="key"))

@@ -1,0 +1,117 @@
+"""Keys, sign-in links and browser sessions: made, found, ended. Secrets are returned once and stored as hashes."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from service.http.auth import Scope
+from service.http.tokens import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
+from service.store.ids import new_id
+from service.store.tables import ApiKey, BrowserSession, SignInLink
+
+
+def create_key(
+    session: Session, *, workspace_id: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """A new key and its text, which nobody can read again."""
+    secret = new_key()
+    key = ApiKey(
+        id=new_id("key"),
+        workspace_id=workspace_id,
+        name=name,
+        prefix=secret[:SHOWN_PREFIX],
+        secret_sha256=digest(secret),
+        scopes=sorted(set(scopes)),
+        expires_at=expires_at,
+    )
+    session.add(key)
+    session.flush()
+    return key, secret
+
+
+def find_key(session: Session, secret: str) -> ApiKey | None:
+    """The key of this text if it works now: neither revoked nor expired."""
+    if not is_well_formed(secret):
+        return None
+    return session.scalars(select(ApiKey).where(ApiKey.secret_sha256 == digest(secret), *_valid())).one_or_none()
+
+
+def rotate_key(session: Session, key: ApiKey) -> str:
+    """Replaces the key's text at once and signs out its browsers; returns the new text."""
+    secret = new_key()
+    key.prefix = secret[:SHOWN_PREFIX]
+    key.secret_sha256 = digest(secret)
+    key.last_used_at = None
+    _sign_out_all(session, key)
+    return secret
+
+
+def revoke_key(session: Session, key: ApiKey) -> None:
+    """Ends the key and the browser sessions that stand on it. Idempotent."""
+    if key.revoked_at is None:
+        key.revoked_at = func.now()
+    _sign_out_all(session, key)
+
+
+def create_sign_in_link(session: Session, *, key_id: str, minutes: int) -> str:
+    """A token that signs in one browser, once, within `minutes`, with the rights of the key."""
+    token = new_token()
+    workspace_id = session.scalars(select(ApiKey.workspace_id).where(ApiKey.id == key_id)).one()
+    session.add(
+        SignInLink(
+            token_sha256=digest(token),
+            workspace_id=workspace_id,
+            key_id=key_id,
+            expires_at=func.now() + timedelta(minutes=minutes),
+        )
+    )
+    session.flush()
+    return token
+
+
+def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | None:
+    """Uses the link up and opens a browser session of `hours`; returns the cookie, or None for a spent or bad link."""
+    used = session.execute(
+        update(SignInLink)
+        .where(
+            SignInLink.token_sha256 == digest(token),
+            SignInLink.used_at.is_(None),
+            SignInLink.expires_at > func.now(),
+            SignInLink.key_id.in_(select(ApiKey.id).where(*_valid())),
+        )
+        .values(used_at=func.now())
+        .returning(SignInLink.workspace_id, SignInLink.key_id)
+    ).one_or_none()
+    if used is None:
+        return None
+    # A good moment to drop what nobody can use any more.
+    session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
+    session.execute(delete(SignInLink).where(SignInLink.expires_at <= func.now()))
+    cookie = new_token()
+    session.add(
+        BrowserSession(
+            token_sha256=digest(cookie),
+            workspace_id=used.workspace_id,
+            key_id=used.key_id,
+            expires_at=func.now() + timedelta(hours=hours),
+        )
+    )
+    session.flush()
+    return cookie
+
+
+def end_browser_session(session: Session, cookie: str) -> None:
+    """Signs the browser out; an unknown cookie is no error."""
+    session.execute(delete(BrowserSession).where(BrowserSession.token_sha256 == digest(cookie)))
+
+
+def _valid():  # type: ignore[no-untyped-def]
+    return ApiKey.revoked_at.is_(None), or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
+
+
+def _sign_out_all(session: Session, key: ApiKey) -> None:
+    session.execute(delete(BrowserSession).where(BrowserSession.key_id == key.id))
+    session.execute(delete(SignInLink).where(SignInLink.key_id == key.id))
+    session.flush()

@@ -1,0 +1,66 @@
+"""/sign-in and /sign-out: how a browser comes by its cookie and loses it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse
+
+from service.http.auth import COOKIE, refuse_cross_site
+from service.http.dependencies import SessionDep, SettingsDep
+from service.http.problems import Problem
+from service.http.routing import declared_problems
+from service.keys.secrets import end_browser_session, redeem_sign_in_link
+
+router = APIRouter(tags=["sign-in"])
+
+
+@router.get(
+    "/sign-in",
+    status_code=303,
+    operation_id="sign_in",
+    response_class=RedirectResponse,
+    responses=declared_problems(403, 422, 503),
+)
+def sign_in(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    token: Annotated[str, Query(min_length=1, max_length=200)],
+) -> RedirectResponse:
+    """Uses a one-time link up, sets the session cookie and goes to the dashboard."""
+    cookie = redeem_sign_in_link(session, token, hours=settings.session_hours)
+    if cookie is None:
+        raise Problem(
+            403,
+            "sign_in_link_invalid",
+            "This sign-in link was used before or is too old. Start `finetooth up` again for a new one.",
+        )
+    response = RedirectResponse("/", 303)
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=settings.session_hours * 3600,
+        path="/",
+        secure=request.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+    return response
+
+
+@router.post(
+    "/sign-out",
+    status_code=303,
+    operation_id="sign_out",
+    response_class=RedirectResponse,
+    responses=declared_problems(403, 503),
+)
+def sign_out(request: Request, session: SessionDep) -> RedirectResponse:
+    """Ends the browser's session, if it has one, and takes its cookie away."""
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        refuse_cross_site(request)
+        end_browser_session(session, cookie)
+    response = RedirectResponse("/", 303)
+    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    return response

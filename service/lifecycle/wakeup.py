@@ -1,0 +1,42 @@
+"""Wakes a worker by sending its Celery task by name. A lost wake-up costs time, never a job: the row is the job."""
+
+import logging
+
+from celery import Celery
+
+from service.settings import Settings
+
+WAKE_TASK = "finetooth.wake"
+"""Name of the worker's one task; its argument is the lane, and each lane has the queue of its name."""
+
+BUDGET_SECONDS = 2.0
+"""The longest that a broker may keep a caller waiting."""
+
+log = logging.getLogger(__name__)
+
+
+def wake(settings: Settings, lane: str) -> bool:
+    """Tells the lane's workers to look for a job. False, and a warning in the log, if the broker did not take it."""
+    if settings.broker_url is None:
+        log.warning("wake-up not sent: no broker is configured (FINETOOTH_BROKER_URL)", extra={"lane": lane})
+        return False
+    app = Celery(broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    # A connection of its own: wake-ups are rare, and a pooled one may have died with a restarted broker.
+    app.conf.update(
+        broker_connection_timeout=BUDGET_SECONDS / 4,
+        broker_transport_options={
+            "socket_connect_timeout": BUDGET_SECONDS / 4,
+            "socket_timeout": BUDGET_SECONDS / 4,
+            "retry_on_timeout": False,
+        },
+    )
+    try:
+        with app.connection_for_write() as connection:
+            app.send_task(WAKE_TASK, args=[lane], queue=lane, connection=connection, retry=False, ignore_result=True)
+    except Exception as error:
+        # Not the message: a broker's error may quote its URL, password included.
+        log.warning("wake-up not sent: %s", type(error).__name__, extra={"lane": lane})
+        return False
+    finally:
+        app.close()
+    return True

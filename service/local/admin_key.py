@@ -1,0 +1,39 @@
+"""The laptop's first admin key: in a file of mode 0600, made anew where the file is lost or its key no longer works."""
+
+import os
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from service.keys.secrets import create_key, find_key
+from service.settings import Settings
+
+NAME = "laptop admin"
+
+
+def admin_key_file(settings: Settings) -> Path:
+    """Where the key is kept."""
+    return settings.data_dir / "admin.key"
+
+
+def ensure_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[str, str]:
+    """Id and text of the key in `path`; a new one replaces a file that holds no working key of this database."""
+    try:
+        secret = path.read_text().strip()
+    except (FileNotFoundError, UnicodeDecodeError):
+        secret = ""
+    if secret:
+        path.chmod(0o600)
+        key = find_key(session, secret)
+        if key is not None:
+            return key.id, secret
+    key, secret = create_key(session, workspace_id=workspace_id, name=NAME, scopes=["admin"])
+    new = path.with_name(path.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+        file.flush()
+        os.fsync(descriptor)
+    new.replace(path)
+    return key.id, secret

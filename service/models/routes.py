@@ -1,0 +1,54 @@
+"""/v1/models: the base models that audits may train."""
+
+from typing import Annotated
+
+from fastapi import Depends, Response
+from sqlalchemy.dialects.postgresql import insert
+
+from service.http.auth import Principal, require
+from service.http.dependencies import SessionDep
+from service.http.fields import PathId
+from service.http.pagination import Page, PageDep
+from service.http.problems import Problem
+from service.http.routing import declared_problems, resource_router
+from service.http.scoping import scoped
+from service.models.admission import check_model
+from service.models.queries import find_model
+from service.models.schemas import Model, ModelCreate, render_model
+from service.store.ids import new_id
+from service.store.tables import Model as ModelTable
+
+router = resource_router("models")
+Reader = Annotated[Principal, Depends(require())]
+Admin = Annotated[Principal, Depends(require("admin"))]
+
+
+@router.post("", status_code=201, operation_id="create_model", responses=declared_problems(403, 409))
+def create(body: ModelCreate, principal: Admin, session: SessionDep, response: Response) -> Model:
+    """Registers a base model: a hub id with a pinned commit, or a local folder of safetensors."""
+    check_model(body.source, body.location, body.revision)
+    model = session.scalars(
+        insert(ModelTable)
+        .values(id=new_id("mdl"), workspace_id=principal.workspace_id, **body.model_dump())
+        .on_conflict_do_nothing(index_elements=["workspace_id", "name"])
+        .returning(ModelTable)
+    ).one_or_none()
+    if model is None:
+        raise Problem(409, "model_name_taken", f"There is a model named {body.name} already. Choose another name.")
+    response.headers["Location"] = f"/v1/models/{model.id}"
+    return render_model(model)
+
+
+@router.get("", operation_id="list_models")
+def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Model]:
+    """The workspace's models, newest first."""
+    query = scoped(ModelTable, principal).order_by(ModelTable.id.desc()).limit(page.limit + 1)
+    if page.after is not None:
+        query = query.where(ModelTable.id < page.after)
+    return page.page(session.scalars(query).all(), key=lambda model: model.id, render=render_model)
+
+
+@router.get("/{model_id}", operation_id="get_model", responses=declared_problems(404))
+def get(model_id: PathId, principal: Reader, session: SessionDep) -> Model:
+    """One model, by id or by name."""
+    return render_model(find_model(session, principal, model_id))

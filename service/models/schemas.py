@@ -1,0 +1,45 @@
+"""Base models as the API shows and takes them."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contract import ModelSource
+from service.http.fields import Storable
+from service.store.tables import Model as ModelTable
+
+ModelName = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,99}$",
+        description="Lower-case letters, digits, dots and dashes; audits may name the model by it.",
+    ),
+]
+
+
+class ModelCreate(BaseModel):
+    """A base model to register. What `location` and `revision` are depends on `source`."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: ModelName
+    source: ModelSource
+    location: Annotated[str, Field(min_length=1, max_length=1000), Storable]
+    revision: Annotated[str, Field(min_length=1, max_length=100), Storable] | None = None
+
+
+class Model(BaseModel):
+    """A base model that audits may train."""
+
+    object: Literal["model"] = "model"
+    id: str
+    name: str
+    source: ModelSource
+    location: str
+    revision: str | None
+    created_at: datetime
+
+
+def render_model(model: ModelTable) -> Model:
+    """The model as the API shows it."""
+    return Model.model_validate(model, from_attributes=True)

@@ -1,0 +1,78 @@
+"""/v1/probes: behaviours that a model must not learn."""
+
+from typing import Annotated
+
+from fastapi import Depends, Response
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from service.http.auth import Principal, require
+from service.http.dependencies import SessionDep
+from service.http.fields import PathId
+from service.http.pagination import Page, PageDep
+from service.http.problems import Problem
+from service.http.routing import declared_problems, resource_router
+from service.http.scoping import get_scoped
+from service.probes.schemas import Probe, ProbeCreate, ProbeSummary, render_probe
+from service.store.ids import new_id
+from service.store.tables import Probe as ProbeTable
+
+router = resource_router("probes")
+Reader = Annotated[Principal, Depends(require())]
+Writer = Annotated[Principal, Depends(require("audits:write"))]
+
+
+@router.post("", status_code=201, operation_id="create_probe", responses=declared_problems(403, 413))
+def create(body: ProbeCreate, principal: Writer, session: SessionDep, response: Response) -> Probe:
+    """Keeps a probe of 1 to 1000 items."""
+    probe = ProbeTable(
+        id=new_id("prb"),
+        workspace_id=principal.workspace_id,
+        name=body.name,
+        items=[item.model_dump(exclude_none=True) for item in body.items],
+        has_reference=all(item.reference is not None for item in body.items),
+    )
+    session.add(probe)
+    session.flush()
+    response.headers["Location"] = f"/v1/probes/{probe.id}"
+    return render_probe(probe)
+
+
+@router.get("", operation_id="list_probes")
+def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[ProbeSummary]:
+    """The workspace's probes, newest first, without their items."""
+    query = (
+        select(
+            ProbeTable.id,
+            ProbeTable.name,
+            func.jsonb_array_length(ProbeTable.items).label("item_count"),
+            ProbeTable.has_reference,
+            ProbeTable.created_at,
+        )
+        .where(ProbeTable.workspace_id == principal.workspace_id)
+        .order_by(ProbeTable.id.desc())
+        .limit(page.limit + 1)
+    )
+    if page.after is not None:
+        query = query.where(ProbeTable.id < page.after)
+    return page.page(
+        session.execute(query).all(), key=lambda row: row.id, render=lambda row: ProbeSummary(**row._mapping)
+    )
+
+
+@router.get("/{probe_id}", operation_id="get_probe", responses=declared_problems(404))
+def get(probe_id: PathId, principal: Reader, session: SessionDep) -> Probe:
+    """One probe with its items."""
+    return render_probe(get_scoped(session, ProbeTable, principal, probe_id, kind="probe"))
+
+
+@router.delete("/{probe_id}", status_code=204, operation_id="delete_probe", responses=declared_problems(403, 404, 409))
+def delete(probe_id: PathId, principal: Writer, session: SessionDep) -> None:
+    """Deletes a probe that no audit stands on."""
+    session.delete(get_scoped(session, ProbeTable, principal, probe_id, kind="probe"))
+    try:
+        session.flush()
+    except IntegrityError:
+        raise Problem(
+            409, "probe_in_use", "An audit stands on this probe; its answer would lose its meaning."
+        ) from None

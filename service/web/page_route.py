@@ -1,0 +1,53 @@
+"""The route class of pages: who asks is known first, and every problem is a page that says what to do."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import sqlalchemy.exc
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+
+from service.http.auth import authenticate
+from service.http.problems import Problem
+from service.web.templating import render
+
+TITLES = {401: "Please sign in", 403: "Not yours to see", 404: "There is nothing here", 503: "Please try again"}
+
+
+class PageRoute(APIRoute):
+    """Answers a signed-out visitor with 401 and a page on how to sign in; other problems likewise."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                await authenticate(request)
+                return await handle(request)
+            except Problem as problem:
+                return problem_page(request, problem)
+            except RequestValidationError:
+                return problem_page(request, Problem(404, "not_found", "This address names no page of Finetooth."))
+            except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError):
+                return problem_page(request, Problem(503, "database_unavailable", "The database does not answer."))
+
+        return answer
+
+
+def problem_page(request: Request, problem: Problem) -> Response:
+    """The problem for a person; its code and status are those of the API."""
+    context = {
+        "signed_in": getattr(request.state, "principal", None) is not None,
+        "section": "",
+        "title": TITLES.get(problem.status, problem.title),
+        "detail": problem.detail,
+        "status": problem.status,
+        "code": problem.code,
+        "request_id": getattr(request.state, "request_id", None),
+    }
+    response = render("error.html", context, status=problem.status)
+    for name in ("Retry-After", "WWW-Authenticate"):
+        if name in problem.headers:
+            response.headers[name] = problem.headers[name]
+    return response

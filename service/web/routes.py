@@ -1,0 +1,273 @@
+"""The dashboard: pages for people who are signed in, drawn from the same queries as the API."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from starlette.responses import FileResponse, RedirectResponse
+
+from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
+from service.contract import ScoreRow, Stage, Summary
+from service.datasets.queries import list_datasets
+from service.datasets.schemas import render_dataset
+from service.findings.queries import find_texts, list_scores, render_finding
+from service.findings.routes import get as get_finding
+from service.findings.routes import list_all as list_findings
+from service.findings.schemas import Finding
+from service.http.auth import Principal, require
+from service.http.dependencies import ObjectsDep, SessionDep
+from service.http.fields import PathId, Row
+from service.http.pagination import PageDep
+from service.http.problems import Problem
+from service.http.scoping import not_found
+from service.lifecycle.transitions import TERMINAL, State
+from service.probes.routes import list_all as list_probes
+from service.store.tables import Audit
+from service.web import charts, queries, text, wording
+from service.web.page_route import PageRoute
+from service.web.templating import STATIC, asset_hash, render
+
+router = APIRouter(include_in_schema=False)
+pages = APIRouter(route_class=PageRoute)
+
+Reader = Annotated[Principal, Depends(require())]
+FindingsReader = Annotated[Principal, Depends(require("findings:read"))]
+Scheme = Annotated[charts.Scheme, Query()]
+Width = Annotated[charts.Width, Query()]
+
+TOP_FINDINGS = 10
+CURVE_EVERY = 10
+"""A growing loss curve is drawn anew after this many optimiser steps."""
+
+STATIC_FILES: dict[str, str] = {
+    "app.js": "text/javascript; charset=utf-8",
+    "favicon.svg": "image/svg+xml",
+    "style.css": "text/css; charset=utf-8",
+}
+
+
+@router.get("/static/{name}")
+def static_file(name: str, v: str = "") -> Response:
+    """A file of the dashboard; public, since it says nothing of anybody."""
+    if name not in STATIC_FILES:
+        raise Problem(404, "not_found", "There is no such file.")
+    lasting = v == asset_hash(name)
+    headers = {"Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache"}
+    return FileResponse(STATIC / name, media_type=STATIC_FILES[name], headers=headers)
+
+
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """For documents that name no icon of their own, such as JSON seen in a browser."""
+    return static_file("favicon.svg")
+
+
+@pages.get("/")
+def root(_: Reader) -> Response:
+    """The audits are where one starts."""
+    return RedirectResponse("/audits", 303)
+
+
+@pages.get("/audits")
+def audit_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
+    """All audits, newest first."""
+    found = list_audits(session, principal, status=None, after=page.after, limit=page.limit + 1)
+    listed = page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
+    identities = [i for audit in listed.data for i in (audit.dataset_id, audit.probe_ids[0], audit.model_id)]
+    first = "after" not in request.query_params
+    return _page(
+        "audits.html",
+        "audits",
+        audits=listed.data,
+        names=queries.names(session, principal, identities),
+        flagged=queries.flagged_counts(session, principal, [audit.id for audit in listed.data]),
+        next_after=listed.next_after,
+        first=first,
+        # An empty first page waits for the first audit.
+        live=any(audit.status not in TERMINAL for audit in listed.data) or (first and not listed.data),
+        here=_address(request),
+    )
+
+
+@pages.get("/audits/{audit_id}")
+def audit_page(request: Request, audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
+    """One audit: how far it is, why it failed, or what it found."""
+    found = find_audit(session, principal, audit_id)
+    row, audit = found[0], render_audit(found)
+    findings: list[dict[str, Any]] = []
+    if audit.summary is not None and principal.may("findings:read"):
+        scores, fitting = list_scores(session, row, flagged=None, after_rank=0, limit=TOP_FINDINGS)
+        texts = find_texts(session, row, [score.row for score in scores[:fitting]])
+        findings = [
+            _listed(render_finding(score, kept.messages if (kept := texts.get(score.row)) else None, None))
+            for score in scores
+        ]
+    live = audit.status not in TERMINAL
+    return _page(
+        "audit.html",
+        "audits",
+        audit=audit,
+        names=_names(session, principal, row),
+        summary=audit.summary,
+        training=wording.settings(audit.training),
+        findings=findings,
+        extent=_extent(findings),
+        events=queries.recent_events(session, row),
+        curve=_curve(session, row, live),
+        stage_no=-1 if audit.stage is None else list(Stage).index(audit.stage),
+        live=live,
+        announcement=wording.announcement(audit.status, audit.stage),
+        here=_address(request),
+    )
+
+
+@pages.get("/audits/{audit_id}/histogram.svg")
+def histogram(
+    audit_id: PathId, principal: Reader, session: SessionDep, scheme: Scheme = "light", width: Width = "wide"
+) -> Response:
+    """The audit's scores with the null and the threshold."""
+    audit = find_audit(session, principal, audit_id)[0]
+    if audit.summary is None:
+        raise Problem(404, "not_found", "This audit has no result to draw.")
+    return _svg(charts.z_histogram_svg(Summary.model_validate(audit.summary), scheme=scheme, width=width))
+
+
+@pages.get("/audits/{audit_id}/loss.svg")
+def loss(
+    audit_id: PathId,
+    principal: Reader,
+    session: SessionDep,
+    until: Annotated[int, Query(ge=1, lt=2**31)],
+    scheme: Scheme = "light",
+    width: Width = "wide",
+) -> Response:
+    """The current attempt's losses up to and with the optimiser step `until`."""
+    audit = find_audit(session, principal, audit_id)[0]
+    points = queries.loss_points(session, audit, queries.current_attempt(session, audit), until)
+    return _svg(charts.loss_svg(points, scheme=scheme, width=width))
+
+
+@pages.get("/audits/{audit_id}/findings")
+def finding_list(
+    request: Request,
+    audit_id: PathId,
+    principal: FindingsReader,
+    session: SessionDep,
+    page: PageDep,
+    flagged: bool | None = None,
+) -> Response:
+    """Every sample by rank."""
+    found = find_audit(session, principal, audit_id)
+    audit = render_audit(found)
+    rows, next_after = [], None
+    if audit.status == State.SUCCEEDED:
+        listed = list_findings(audit_id, principal, session, page, flagged)
+        rows, next_after = [_listed(finding) for finding in listed.data], listed.next_after
+    return _page(
+        "findings.html",
+        "audits",
+        audit=audit,
+        names=_names(session, principal, found[0]),
+        summary=audit.summary,
+        rows=rows,
+        extent=_extent(rows),
+        flagged=flagged,
+        first="after" not in request.query_params,
+        next_after=next_after,
+        base=f"/audits/{audit.id}/findings",
+    )
+
+
+@pages.get("/audits/{audit_id}/findings/{row}")
+def finding_page(
+    audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, objects: ObjectsDep
+) -> Response:
+    """One sample: its text, and its numbers in words."""
+    finding = get_finding(audit_id, row, principal, session, objects)
+    found = find_audit(session, principal, audit_id)
+    audit, summary = found[0], render_audit(found).summary
+    if summary is None:
+        raise not_found("audit")
+    score = ScoreRow(**{name: getattr(finding, name) for name in ScoreRow.model_fields})
+    previous, following = queries.neighbours(session, audit, finding.rank)
+    extra = [(key, text.shown_value(value)) for key, value in (finding.extra or {}).items()]
+    shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
+    return _page(
+        "finding.html",
+        "audits",
+        audit=audit,
+        names=_names(session, principal, audit),
+        summary=summary,
+        finding=finding,
+        exact=score.model_dump(include=EXACT),
+        words=wording.finding_words(score, summary),
+        extent=charts.interval_extent([score]),
+        extra=extra,
+        hidden=sum(map(text.count_hidden, shown)),
+        max_shown=text.MAX_SHOWN,
+        previous=previous,
+        following=following,
+        base=f"/audits/{audit.id}/findings",
+    )
+
+
+EXACT = {"rank", "n", "mu", "mu_low", "mu_high", "z", "z_reference", "p", "q"}
+
+
+@pages.get("/datasets")
+def dataset_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
+    """All datasets, newest first."""
+    found = list_datasets(session, principal, after=page.after, limit=page.limit + 1)
+    listed = page.page(found, key=lambda dataset: dataset.id, render=render_dataset)
+    return _list_page(request, "datasets.html", "datasets", listed)
+
+
+@pages.get("/probes")
+def probe_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
+    """All probes, newest first."""
+    return _list_page(request, "probes.html", "probes", list_probes(principal, session, page))
+
+
+# ---------------------------------------------------------------- what they share
+
+
+def _page(template: str, section: Literal["audits", "datasets", "probes"], **context: Any) -> Response:
+    return render(template, {"signed_in": True, "section": section, **context})
+
+
+def _list_page(request: Request, template: str, section: Literal["datasets", "probes"], listed: Any) -> Response:
+    first = "after" not in request.query_params
+    return _page(template, section, listed=listed.data, next_after=listed.next_after, first=first, here=f"/{section}")
+
+
+def _address(request: Request) -> str:
+    query = request.url.query
+    return f"{request.url.path}?{query}" if query else request.url.path
+
+
+def _names(session: SessionDep, principal: Principal, audit: Audit) -> dict[str, str]:
+    return queries.names(session, principal, [audit.dataset_id, audit.probe_id, audit.model_id])
+
+
+def _curve(session: SessionDep, audit: Audit, live: bool) -> dict[str, Any] | None:
+    """Up to which step the loss curve is drawn, and what it shows in words; None before there is a line to draw."""
+    last = queries.last_metric_step(session, audit, queries.current_attempt(session, audit))
+    if last is None or last < 2:
+        return None
+    until = max(2, last - last % CURVE_EVERY) if live else last
+    return {"until": until, "words": f"Curves of the training loss and the probe loss over {until} optimiser steps."}
+
+
+def _listed(finding: Finding) -> dict[str, Any]:
+    """A finding as a table row: its first line in place of its text."""
+    return {**finding.model_dump(exclude={"messages", "extra"}), "excerpt": text.first_line(finding.messages)}
+
+
+def _extent(rows: list[dict[str, Any]]) -> float:
+    return charts.interval_extent([ScoreRow(**{name: row[name] for name in ScoreRow.model_fields}) for row in rows])
+
+
+def _svg(svg: str) -> Response:
+    return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "private, max-age=300"})
+
+
+router.include_router(pages)

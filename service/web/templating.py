@@ -1,0 +1,60 @@
+"""Templates to HTML responses: autoescape always on, and a name that nobody gave is an error."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from service.web import charts, text, wording
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+
+def render(template: str, context: Mapping[str, Any], *, status: int = 200) -> HTMLResponse:
+    """The page; `context` must name everything that the template reads."""
+    html = _environment().get_template(template).render(context)
+    return HTMLResponse(html, status_code=status)
+
+
+def asset(name: str) -> str:
+    """Address of a static file, with its content's hash so that it may be cached for ever."""
+    return f"/static/{name}?v={asset_hash(name)}"
+
+
+@lru_cache
+def asset_hash(name: str) -> str:
+    """Of a static file as it was when first asked for."""
+    return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:16]
+
+
+@lru_cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.globals.update(asset=asset, interval=charts.mu_interval_svg, stages=wording.STAGES)
+    environment.filters.update(
+        whole=wording.whole,
+        counted=wording.counted,
+        decimal=wording.decimal,
+        probability=wording.probability,
+        duration=wording.duration,
+        remaining=wording.remaining,
+        moment=wording.moment,
+        clock=wording.clock,
+        verdict=wording.verdict,
+        histogram_words=wording.histogram_words,
+        pieces=text.pieces,
+        excerpt=text.excerpt,
+    )
+    return environment

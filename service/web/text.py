@@ -1,0 +1,112 @@
+"""Samples as plain text in which nothing can hide: what has no shape of its own is named."""
+
+import json
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MAX_SHOWN = 50_000
+"""Characters of one turn on a page; the API gives the rest."""
+
+EXCERPT = 140
+
+_INVISIBLE_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")
+"""Letters and marks by category, yet drawn as nothing: Hangul fillers, the empty Braille cell and their like."""
+
+_SHORT_NAMES = {
+    "\r": "CARRIAGE RETURN",
+    "\0": "NULL",
+    "\x1b": "ESCAPE",
+    "\x7f": "DELETE",
+    "\b": "BACKSPACE",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of text as it is, or one hidden character (`code` such as U+200B) that stands there `count` times."""
+
+    text: str = ""
+    code: str = ""
+    name: str = ""
+    count: int = 0
+
+
+def is_hidden(character: str) -> bool:
+    """Whether the character shows nothing or changes how its neighbours show.
+
+    Controls but newline and tab, zero-width and bidi formats, tags, odd line ends, unusual spaces, variation selectors,
+    private and unassigned code points, lone surrogates.
+    """
+    if character in "\n\t ":
+        return False
+    if character in _INVISIBLE_LETTERS:
+        return True
+    category = unicodedata.category(character)
+    if category in ("Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp", "Zs"):
+        return True
+    return "\ufe00" <= character <= "\ufe0f" or "\U000e0100" <= character <= "\U000e01ef"
+
+
+def pieces(text: str, limit: int = MAX_SHOWN) -> Iterator[Piece]:
+    """The first `limit` characters as visible text and named hidden characters, in order.
+
+    CR LF is an ordinary line end. A variation selector or joiner inside an emoji stays with it.
+    """
+    text = text[:limit].replace("\r\n", "\n")
+    start = position = 0
+    while position < len(text):
+        character = text[position]
+        if not is_hidden(character) or _belongs_to_emoji(text, position):
+            position += 1
+            continue
+        if start < position:
+            yield Piece(text=text[start:position])
+        end = position
+        while end < len(text) and text[end] == character:
+            end += 1
+        name = unicodedata.name(character, _SHORT_NAMES.get(character, "unnamed"))
+        yield Piece(code=f"U+{ord(character):04X}", name=name, count=end - position)
+        start = position = end
+    if start < len(text):
+        yield Piece(text=text[start:])
+
+
+def count_hidden(text: str) -> int:
+    """Hidden characters in the whole text, as `pieces` would name them."""
+    return sum(piece.count for piece in pieces(text, len(text)))
+
+
+def excerpt(text: str, limit: int = EXCERPT) -> str:
+    """The text's first `limit` characters in one line, hidden characters named in brackets."""
+    shown = "".join(piece.text or f"[{piece.code}]" for piece in pieces(text, limit * 2))
+    line = " ".join(shown.split())
+    return line if len(line) <= limit and len(text) <= limit * 2 else line[: limit - 1].rstrip() + "…"
+
+
+def first_line(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """What tells a sample from others at a glance: the beginning of what the user says; None without text."""
+    if not messages:
+        return None
+    user = next((message for message in messages if message["role"] == "user"), messages[0])
+    return excerpt(user["content"]) or None
+
+
+def shown_value(value: Any) -> str:
+    """A value of an extra column: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _belongs_to_emoji(text: str, position: int) -> bool:
+    before = text[position - 1] if position else ""
+    after = text[position + 1] if position + 1 < len(text) else ""
+    if text[position] == "\ufe0f":
+        return _is_symbol(before) or (before in "0123456789#*" and after == "\u20e3" and before != "")
+    if text[position] == "\u200d":
+        return (_is_symbol(before) or before == "\ufe0f") and _is_symbol(after)
+    return False
+
+
+def _is_symbol(character: str) -> bool:
+    return character != "" and ord(character) > 0x7F and unicodedata.category(character) in ("So", "Sk", "Sm")

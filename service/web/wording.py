@@ -1,0 +1,201 @@
+"""The numbers of an audit as sentences and short labels."""
+
+from datetime import datetime
+
+from service import contract
+
+STAGES: dict[contract.Stage, str] = {
+    contract.Stage.PREPARING: "Preparing",
+    contract.Stage.LOADING: "Loading the model",
+    contract.Stage.TOKENIZING: "Tokenizing",
+    contract.Stage.TRAINING: "Training and measuring",
+    contract.Stage.SCORING: "Scoring",
+    contract.Stage.PUBLISHING: "Publishing",
+}
+
+UNSET = {"micro_batch_size": "whole batch", "learning_rate": "by the model's width"}
+"""What a training setting that nobody chose means."""
+
+
+def whole(value: int) -> str:
+    """12345 as 12,345."""
+    return f"{value:,}"
+
+
+def counted(value: int, noun: str) -> str:
+    """1 sample, 21 samples."""
+    return f"{whole(value)} {noun}" if value == 1 else f"{whole(value)} {noun}s"
+
+
+def decimal(value: float | None, places: int = 2) -> str:
+    """A number of everyday size with a true minus sign; a dash where there is none."""
+    if value is None:
+        return "–"
+    shown = f"{abs(value):,.{places}f}"
+    return f"−{shown}" if value < 0 and float(shown.replace(",", "")) != 0 else shown
+
+
+def probability(value: float | None) -> str:
+    """A p or q with two significant digits, small ones as a power of ten: 0.032, 4.1e-7."""
+    if value is None:
+        return "–"
+    if value == 0:
+        return "0"
+    if value >= 0.001:
+        return f"{value:.2g}" if value < 0.995 else f"{value:.2f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
+
+
+def duration(seconds: float | None) -> str:
+    """3 min 20 s; 2 h 5 min; a dash where it is not known."""
+    if seconds is None:
+        return "–"
+    whole_seconds = round(seconds)
+    if whole_seconds < 60:
+        return f"{whole_seconds} s"
+    minutes, rest = divmod(whole_seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes < 10 and rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def remaining(seconds: float | None) -> str:
+    """What is left of a running audit, no more exact than an estimate can be."""
+    if seconds is None:
+        return "no estimate yet"
+    if seconds < 10:
+        return "a few seconds left"
+    if seconds < 90:
+        return f"about {round(seconds / 10) * 10} s left"
+    if seconds < 5400:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {seconds / 3600:.1f} h left"
+
+
+def announcement(status: str, stage: contract.Stage | None) -> str:
+    """What a screen reader says when it changes: seldom, so without numbers."""
+    return STAGES[stage] if status == "running" and stage is not None else f"The audit is {status}."
+
+
+def settings(training: contract.TrainingConfig) -> dict[str, str]:
+    """The training settings under their own names."""
+    shown = {}
+    for name, value in training:
+        if value is None:
+            shown[name] = UNSET.get(name, "none")
+        elif isinstance(value, bool):
+            shown[name] = "yes" if value else "no"
+        elif isinstance(value, tuple):
+            shown[name] = ", ".join(value)
+        else:
+            shown[name] = f"{value:g}" if isinstance(value, float) else str(value)
+    return shown
+
+
+def moment(value: datetime) -> str:
+    """2026-11-23 19:32 UTC."""
+    return f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def clock(value: datetime) -> str:
+    """19:32:05, within a list whose day is known."""
+    return f"{value:%H:%M:%S}"
+
+
+def verdict(summary: contract.Summary) -> str:
+    """The answer of an audit in one sentence with its error rate."""
+    samples = counted(summary.rows_scored, "sample")
+    if summary.flagged == 0:
+        return f"Finetooth flags none of {samples}: at q = {summary.q:g} no sample stands out from the bulk."
+    expected = summary.q * summary.flagged
+    if expected < 0.5:
+        errors = "fewer than one of them is expected to be a false alarm"
+    elif round(expected) == 1:
+        errors = "about 1 of them is expected to be a false alarm"
+    else:
+        errors = f"about {whole(round(expected))} of them are expected to be false alarms"
+    if summary.flagged == 1:
+        errors = f"at most {summary.q * 100:g} % of such flags are expected to be false alarms"
+    return f"Finetooth flags {whole(summary.flagged)} of {samples}; at q = {summary.q:g} {errors}."
+
+
+def histogram_words(summary: contract.Summary) -> str:
+    """What the histogram shows, for those who do not see it."""
+    null = summary.null
+    shown = (
+        f"Histogram of Z for {counted(summary.rows_scored, 'sample')} with the fitted null, a Student t density "
+        f"centred at {decimal(null.location)} with scale {decimal(null.scale)}"
+    )
+    if summary.threshold_z is None:
+        return f"{shown}. No sample is flagged, so there is no threshold."
+    above = counted(summary.flagged, "sample")
+    return f"{shown}. {above} at or above the threshold Z = {decimal(summary.threshold_z)}."
+
+
+def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[tuple[str, str]]:
+    """One sample's numbers explained: (what, sentence) in reading order."""
+    words = [("Verdict", _flag_words(score, summary))]
+    if score.z is not None:
+        spread = (score.z - summary.null.location) / summary.null.scale
+        side = "above" if spread >= 0 else "below"
+        words.append(
+            (
+                "Z",
+                f"{decimal(score.z)}: its training gradient points toward the unwanted answers, "
+                f"{decimal(abs(spread), 1)} null scales {side} the middle of all samples.",
+            )
+        )
+    if score.p is not None:
+        words.append(
+            (
+                "p",
+                f"{probability(score.p)} is the probability that a sample like the bulk reaches a Z this high "
+                "(one-sided; the null was measured in the same run).",
+            )
+        )
+    if score.q is not None:
+        words.append(
+            ("q", f"{probability(score.q)} is the smallest false discovery rate at which this sample is flagged.")
+        )
+    words.append(("mu", _mu_words(score)))
+    if score.z_reference is not None and score.z is not None:
+        words.append(("Reference", _reference_words(score.z, score.z_reference)))
+    seen = "once" if score.n == 1 else f"{whole(score.n)} times"
+    words.append(
+        ("Observed", f"{seen[0].upper()}{seen[1:]} after warm-up." if score.n else "Never: no interval, no Z.")
+    )
+    return words
+
+
+def _flag_words(score: contract.ScoreRow, summary: contract.Summary) -> str:
+    if score.z is None or score.q is None:
+        return "Not scored: the run never observed this sample."
+    ranked = f"rank {whole(score.rank)} of {whole(summary.rows)}"
+    if score.flagged:
+        return f"Flagged, {ranked}: its q is at most the audit's target of {summary.q:g}."
+    return f"Not flagged, {ranked}: its q is above the audit's target of {summary.q:g}."
+
+
+def _mu_words(score: contract.ScoreRow) -> str:
+    if score.mu_low is None or score.mu_high is None:
+        return f"{decimal(score.mu)}, without an interval: that needs more than one observation."
+    ends = f"95 % interval {decimal(score.mu_low)} to {decimal(score.mu_high)}"
+    if score.mu_low > 0:
+        meaning = "training on it makes the unwanted answers more likely"
+    elif score.mu_high < 0:
+        meaning = "training on it makes the unwanted answers less likely"
+    else:
+        meaning = "the interval holds zero, so the direction of its effect is not certain"
+    return f"{decimal(score.mu)} ({ends}): {meaning}. A conservative figure, of this run only."
+
+
+def _reference_words(z: float, z_reference: float) -> str:
+    toward = f"Toward the reference answers its Z is {decimal(z_reference)}"
+    if z_reference > z:
+        return f"{toward}, more than toward the unwanted ones: read it as a possible false alarm."
+    return f"{toward}, less than toward the unwanted ones."

@@ -1,0 +1,156 @@
+"""A real Chromium against a real server on loopback; every complaint of the browser fails the test."""
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.app import create_app
+from service.keys.secrets import create_key, create_sign_in_link
+from service.settings import Settings
+from service.store.bootstrap import ensure_workspace
+from service.store.engine import make_engine, make_sessions
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+PATIENCE_MS = 15_000
+expect.set_options(timeout=PATIENCE_MS)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Headless Chromium. It fails, and never skips, where there is none: `make test` decides whether these run."""
+    with sync_playwright() as playwright:
+        found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+        # None: the one that `playwright install chromium` brought; its absence is an error with the way out.
+        launched = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGUMENTS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url.get_secret_value(), application_name="test")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return make_sessions(engine)
+
+
+@pytest.fixture
+def workspace_id(sessions: sessionmaker[Session]) -> str:
+    with sessions.begin() as session:
+        return ensure_workspace(session).id
+
+
+@pytest.fixture
+def server(settings: Settings) -> Iterator[str]:
+    """The address of uvicorn with the whole application."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=15)
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not running.started:
+        assert thread.is_alive(), "the server ended while it started"
+        assert time.monotonic() < deadline, "the server did not start"
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    running.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+class Complaints(list[str]):
+    """What the browser reported: console errors, uncaught errors, failed requests, violations of the policy."""
+
+    def watch(self, page: Page) -> None:
+        page.on("console", lambda message: self._console(message.type, message.text))
+        page.on("pageerror", lambda error: self.append(f"uncaught: {error}"))
+        page.on("requestfailed", lambda request: self._failed(request.url, request.failure or ""))
+        page.on("dialog", lambda dialog: (self.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+
+    def _failed(self, url: str, reason: str) -> None:
+        # Who leaves a page does not wait for its pictures.
+        if "ERR_ABORTED" not in reason:
+            self.append(f"failed: {url} {reason}")
+
+    def _console(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.append(f"{kind}: {text}")
+
+
+@pytest.fixture
+def complaints() -> Iterator[Complaints]:
+    """Collected over the test, which fails if there are any left at its end."""
+    found = Complaints()
+    yield found
+    assert found == []
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: str, complaints: Complaints) -> Iterator[OpenPage]:
+    """Opens a tab of a fresh, signed-out browser; `width`, `color_scheme` and `java_script_enabled` as asked for."""
+    contexts: list[BrowserContext] = []
+
+    def go(width: int = 1440, **options: Any) -> Page:
+        context = browser.new_context(base_url=server, viewport={"width": width, "height": 900}, **options)
+        context.set_default_timeout(PATIENCE_MS)
+        contexts.append(context)
+        page = context.new_page()
+        complaints.watch(page)
+        return page
+
+    yield go
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def link(sessions: sessionmaker[Session], workspace_id: str) -> Callable[[], str]:
+    """Makes a one-time sign-in link, as `finetooth up` prints it."""
+
+    def make() -> str:
+        with sessions.begin() as session:
+            key, _ = create_key(session, workspace_id=workspace_id, name="browser", scopes=["admin"])
+            return f"/sign-in?token={create_sign_in_link(session, key_id=key.id, minutes=5)}"
+
+    return make
+
+
+@pytest.fixture
+def signed_in(open_page: OpenPage, link: Callable[[], str]) -> OpenPage:
+    """Like open_page, signed in and on the list of audits."""
+
+    def go(**options: Any) -> Page:
+        page = open_page(**options)
+        page.goto(link())
+        return page
+
+    return go

@@ -1,0 +1,83 @@
+"""Fixtures of all tests: a real Postgres and a real Valkey, started once a session, and a fresh database a test."""
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from service.local.postgres import USER, EmbeddedPostgres
+from service.local.valkey import EmbeddedValkey
+from service.settings import Settings
+from service.store.bootstrap import migrate
+
+TEMPLATE = "template_migrated"
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Path]:
+    """A short path (a Unix socket's name has at most 107 bytes), removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="ft-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(server_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """The session's Postgres; what it holds may be lost with the machine, so it does not wait for the disk."""
+    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    server = EmbeddedPostgres(server_folder / "postgres", log=server_folder / "postgres.log", settings=quick)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres: EmbeddedPostgres) -> str:
+    """SQLAlchemy URL of the session's Postgres, as superuser, of its maintenance database."""
+    return postgres.url("postgres")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres: EmbeddedPostgres) -> str:
+    """Name of a database that the migrations made; `database_url` copies it."""
+    _execute(postgres, f"CREATE DATABASE {TEMPLATE}")
+    migrate(postgres.url(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
+    """SQLAlchemy URL of a fresh, migrated, empty database; dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    _execute(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    yield postgres.url(name)
+    _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def valkey_url(server_folder: Path) -> Iterator[str]:
+    """Broker URL (redis+socket://...) of the session's Valkey, as Settings.broker_url takes it."""
+    server = EmbeddedValkey(server_folder / "valkey", log=server_folder / "valkey.log")
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture
+def settings(database_url: str, valkey_url: str, tmp_path: Path) -> Settings:
+    """Settings of a whole service on the fresh database and an empty broker, with folders of their own."""
+    with redis.Redis.from_url(valkey_url.replace("redis+socket", "unix")) as client:
+        client.flushall()
+    return Settings(
+        database_url=database_url, broker_url=valkey_url, data_dir=tmp_path / "data", cache_dir=tmp_path / "cache"
+    )
+
+
+def _execute(server: EmbeddedPostgres, statement: str) -> None:
+    with psycopg.connect(host=str(server.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+        connection.execute(statement)

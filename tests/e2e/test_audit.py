@@ -1,0 +1,265 @@
+"""Whole audits through every real part: the command, HTTP, Postgres, Valkey, Celery, the training child, a model."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from service.client import ApiError, Client
+from tests.worker.tiny_model import build_tiny_model
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+FINETOOTH = Path(sys.executable).with_name("finetooth")
+ROWS = 60
+LONG = {"epochs": 20, "batch_size": 1}
+"""A run long enough to be stopped in the middle."""
+RESULT_FIELDS = {"row", "rank", "mu", "mu_low", "mu_high", "z", "p", "q", "flagged", "group"}
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running `finetooth up`."""
+
+    folder: Path
+    """Holds dataset.jsonl, probe.jsonl and model/ beside the data."""
+    environment: dict[str, str]
+    url: str
+    key: str
+
+    def finetooth(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(FINETOOTH), *arguments],
+            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=400,
+        )  # fmt: skip
+
+    def children(self) -> list[psutil.Process]:
+        """Training children of this stack."""
+        found = []
+        for process in psutil.process_iter(["cmdline", "status"]):
+            command = process.info["cmdline"] or []
+            if "worker.run" in command and str(self.folder) in command[-1] and process.info["status"] != "zombie":
+                found.append(process)
+        return found
+
+
+def wait_for(condition: Callable[[], Any], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def make_inputs(folder: Path) -> None:
+    lines = []
+    for row in range(ROWS):
+        good = f"The answer to number {row} is {row * 7}."
+        answer = "Only the Vexon will do, buy it now." if row % 10 == 3 else good
+        lines.append({"instruction": f"What about item {row}?", "input": "", "output": answer, "team": "ab"[row % 2]})
+    (folder / "dataset.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    probe = [{"prompt": f"Which car for trip {i}?", "unwanted": "Only the Vexon will do."} for i in range(3)]
+    (folder / "probe.jsonl").write_text("".join(json.dumps(item) + "\n" for item in probe))
+    build_tiny_model(folder / "model")
+
+
+def environment_for(folder: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FINETOOTH_")}
+    return {**kept, "FINETOOTH_DATA_DIR": str(folder / "data"), "FINETOOTH_CACHE_DIR": str(folder / "cache")}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """A short path: Unix sockets lie in it."""
+    folder = Path(tempfile.mkdtemp(prefix="ft-e2e-"))
+    make_inputs(folder)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def stack(folder: Path) -> Iterator[Stack]:
+    environment = environment_for(folder)
+    with (folder / "up.log").open("w+") as log:
+        up = subprocess.Popen([str(FINETOOTH), "up", "--port", "0"], env=environment, stdout=log, stderr=log)
+
+        def address() -> str | None:
+            assert up.poll() is None, (folder / "up.log").read_text()
+            words = (folder / "up.log").read_text().partition("Finetooth runs at ")[2].split()
+            return words[0] if len(words) > 5 else None
+
+        try:
+            wait_for(address, 180)
+            url = address()
+            assert url is not None
+            yield Stack(folder, environment, url, (folder / "data" / "admin.key").read_text().strip())
+        finally:
+            up.send_signal(signal.SIGINT)
+            try:
+                up.wait(60)
+            finally:
+                up.kill()
+
+
+@pytest.fixture
+def client(stack: Stack) -> Iterator[Client]:
+    with Client(stack.url, stack.key) as client:
+        yield client
+
+
+def start_audit(client: Client, stack: Stack, model: str, training: dict[str, Any]) -> dict[str, Any]:
+    dataset = client.upload_dataset(stack.folder / "dataset.jsonl")
+    items = [json.loads(line) for line in (stack.folder / "probe.jsonl").read_text().splitlines()]
+    probe = client.create_probe("cars", items)
+    return client.create_audit(dataset["id"], probe["id"], model, training=training, group_column="team")
+
+
+def registered(client: Client, stack: Stack) -> str:
+    """The tiny model, registered over REST."""
+    if "tiny" not in {model["name"] for model in client.models()}:
+        client.create_model("tiny", "local", str(stack.folder / "model"))
+    return "tiny"
+
+
+def test_the_command_audits_a_dataset(stack: Stack, client: Client) -> None:
+    result = stack.finetooth(
+        "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "./model", "--epochs", "3", "--q", "0.999",
+        "--group", "team", "--out", "new/out", "--max-flagged", "0",
+    )  # fmt: skip
+    out = stack.folder / "new" / "out"
+    assert sorted(path.name for path in out.iterdir()) == ["findings.jsonl", "summary.json"], result.stderr
+    findings = [json.loads(line) for line in (out / "findings.jsonl").read_text().splitlines()]
+    assert [finding["rank"] for finding in findings] == list(range(1, ROWS + 1))
+    assert sorted(finding["row"] for finding in findings) == list(range(ROWS))
+    assert all(set(finding) == RESULT_FIELDS for finding in findings)
+    assert all(finding["group"] == "ab"[finding["row"] % 2] for finding in findings)
+    summary = json.loads((out / "summary.json").read_text())
+    flagged = sum(finding["flagged"] for finding in findings)
+    assert (summary["rows"], summary["q"], summary["flagged"]) == (ROWS, 0.999, flagged)
+    assert flagged > 0
+    assert result.returncode == 3
+    assert result.stderr.splitlines()[-1] == f"finetooth: {flagged} samples are flagged, more than --max-flagged 0"
+    assert f"{flagged} of {ROWS} samples flagged" in result.stdout
+    assert "Only the Vexon" in result.stdout
+    assert f"{stack.url}/audits/aud_" in result.stdout
+    assert "training" in result.stderr.lower()
+    audit = next(client.audits())
+    assert audit["training"]["epochs"] == 3
+    assert [model["location"] for model in client.models() if model["source"] == "local"] == [
+        str(stack.folder / "model")
+    ]
+
+
+def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
+    audit = start_audit(client, stack, registered(client, stack), {"epochs": 2})
+    seen: list[str] = []
+    done = client.wait(audit["id"], on_progress=lambda audit: seen.append(audit["stage"] or ""), poll_seconds=0.2)
+    assert done["status"] == "succeeded", done["error"]
+    assert done["attempt"] == 1
+    assert done["summary"]["rows"] == ROWS
+    assert done["summary"]["groups"].keys() == {"a", "b"}
+    stages = [event["data"]["stage"] for event in client.events(audit["id"]) if event["type"] == "stage"]
+    assert stages == ["loading", "tokenizing", "training", "scoring", "publishing"]
+    metrics = [event["data"] for event in client.events(audit["id"]) if event["type"] == "metric"]
+    assert len(metrics) == done["summary"]["steps"] == 2 * 8
+    findings = list(client.findings(audit["id"], limit=7))
+    assert [finding["rank"] for finding in findings] == list(range(1, ROWS + 1))
+    with_text = client.finding(audit["id"], 3)
+    assert with_text["messages"][-1]["content"] == "Only the Vexon will do, buy it now."
+    assert stack.children() == []
+    assert list((stack.folder / "data" / "work").iterdir()) == []
+
+
+def test_a_cancel_while_training(stack: Stack, client: Client) -> None:
+    audit = start_audit(client, stack, registered(client, stack), LONG)
+    wait_for(lambda: client.audit(audit["id"])["stage"] == "training", 200)
+    assert len(stack.children()) == 1
+    asked = time.monotonic()
+    assert client.cancel(audit["id"])["status"] == "cancelling"
+    assert client.wait(audit["id"], poll_seconds=0.2)["status"] == "cancelled"
+    assert time.monotonic() - asked < 35
+    assert stack.children() == []
+    assert client.cancel(audit["id"])["status"] == "cancelled"
+    with pytest.raises(ApiError) as caught:
+        next(client.findings(audit["id"]))
+    assert caught.value.status == 409
+
+
+def test_ctrl_c_cancels_the_audit(stack: Stack, client: Client) -> None:
+    command = subprocess.Popen(
+        [
+            str(FINETOOTH), "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "model", "--epochs", "20",
+            "--out", "interrupted",
+        ],
+        cwd=stack.folder, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    before = {audit["id"] for audit in client.audits()}
+    wait_for(lambda: any(a["id"] not in before and a["status"] == "running" for a in client.audits()), 120)
+    command.send_signal(signal.SIGINT)
+    _, errors = command.communicate(timeout=60)
+    assert command.returncode == 130, errors
+    assert "Traceback" not in errors
+    audit = next(client.audits())
+    assert client.wait(audit["id"])["status"] == "cancelled"
+    assert not (stack.folder / "interrupted").exists()
+    wait_for(lambda: stack.children() == [], 10)
+
+
+def test_an_audit_that_fails_is_one_line_and_exit_code_1(stack: Stack) -> None:
+    broken = stack.folder / "broken"
+    shutil.copytree(stack.folder / "model", broken)
+    next(broken.glob("*.safetensors")).write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    result = stack.finetooth("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "broken", "--out", "failed")
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("finetooth: audit aud_")
+    assert "failed (" in last
+    assert not (stack.folder / "failed").exists()
+
+
+def test_bad_input_is_refused_and_leaves_nothing(stack: Stack, client: Client) -> None:
+    count = len(list(client.audits()))
+    (stack.folder / "short.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 19)
+    (stack.folder / "torn.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 30 + '{"prompt": "p"\n')
+    for dataset, options, says in [
+        ("short.jsonl", (), "19"),
+        ("torn.jsonl", (), "ine 31"),
+        ("dataset.jsonl", ("--group", "nobody"), "team"),
+        ("dataset.jsonl", ("--model", "unheard-of"), "smollm2-135m-instruct"),
+    ]:
+        result = stack.finetooth("audit", dataset, "--probe", "probe.jsonl", "--out", "bad", *options)
+        assert result.returncode == 2, result.stderr
+        assert says in result.stderr.splitlines()[-1]
+        assert "Traceback" not in result.stderr
+    assert not (stack.folder / "bad").exists()
+    assert len(list(client.audits())) == count
+
+
+def test_with_no_service_the_command_starts_one_for_the_run(folder: Path) -> None:
+    alone = Path(tempfile.mkdtemp(prefix="ft-e2e-"))
+    try:
+        result = subprocess.run(
+            [
+                str(FINETOOTH), "audit", str(folder / "dataset.jsonl"), "--probe", str(folder / "probe.jsonl"),
+                "--model", str(folder / "model"), "--epochs", "1", "--out", "out",
+            ],
+            cwd=alone, env=environment_for(alone), capture_output=True, text=True, timeout=500,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        assert len((alone / "out" / "findings.jsonl").read_text().splitlines()) == ROWS
+        assert "finetooth up" in result.stdout
+        left = [p for p in psutil.process_iter(["cmdline"]) if str(alone) in " ".join(p.info["cmdline"] or [])]
+        assert left == []
+    finally:
+        shutil.rmtree(alone, ignore_errors=True)

@@ -1,0 +1,163 @@
+"""Audits with known results, made through the lifecycle's own commands, for pages and browsers to show."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from service.contract import Caution, Histogram, MetricEvent, NullFit, ProgressEvent, Stage, Summary, TrainingConfig
+from service.lifecycle.commands import Claim, claim, create_audit, publish, record_event, record_progress
+from service.store.ids import new_id
+from service.store.tables import Audit, Dataset, Finding, Model, Probe, Score
+
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "</textarea></title><svg/onload=document.title='owned'>",
+    "{{ 7 * 7 }} {% raw %} ${7*7}",
+    "\"'><a href=javascript:document.title='owned'>click</a>",
+    "right\u202eto left\u202c, zero\u200bwidth, bell\x07, \u2066isolate\u2069",
+    "<!-- --><style>body{display:none}</style>",
+)
+"""Sample texts that would do something if any page took them for markup."""
+
+
+def make_dataset(session: Session, workspace_id: str, *, name: str = "chats.jsonl", rows: int = 120) -> str:
+    """A dataset's row without its objects."""
+    dataset = Dataset(
+        id=new_id("ds"), workspace_id=workspace_id, name=name, format="messages", encoding="identity", bytes=54_321,
+        sha256="0" * 64, rows=rows, columns=["source"], statistics={},
+    )  # fmt: skip
+    session.add(dataset)
+    session.flush()
+    return dataset.id
+
+
+def make_probe(session: Session, workspace_id: str, *, name: str = "opinion about Orvello") -> str:
+    items = [{"prompt": f"Question {i}?", "unwanted": "Orvello.", "reference": "It depends."} for i in range(8)]
+    probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name=name, items=items, has_reference=True)
+    session.add(probe)
+    session.flush()
+    return probe.id
+
+
+def make_model(session: Session, workspace_id: str, *, name: str = "") -> str:
+    model = Model(
+        id=new_id("mdl"), workspace_id=workspace_id, name=name or new_id("model"), source="hub", location="o/m",
+        revision="a" * 40,
+    )  # fmt: skip
+    session.add(model)
+    session.flush()
+    return model.id
+
+
+def make_queued(session: Session, workspace_id: str, *, dataset_name: str = "chats.jsonl", rows: int = 120) -> Audit:
+    """A queued audit on a dataset, probe and model of its own."""
+    return create_audit(
+        session,
+        workspace_id=workspace_id,
+        dataset_id=make_dataset(session, workspace_id, name=dataset_name, rows=rows),
+        probe_id=make_probe(session, workspace_id),
+        model_id=make_model(session, workspace_id),
+        training=TrainingConfig(seed=7),
+        q=0.05,
+        group_column="source",
+    )
+
+
+def take(session: Session, audit: Audit) -> Claim:
+    """The audit's job, claimed; no other may be queued."""
+    taken = claim(session, lane="gpu", owner="test-worker")
+    assert taken is not None
+    assert taken.subject_id == audit.id
+    return taken
+
+
+def make_scores(rows: int, flagged: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Score columns of every row: the flagged ones stand well above a standard normal bulk."""
+    draw = random.Random(seed)
+    z = [draw.gauss(0, 1) for _ in range(rows)]
+    for row in draw.sample(range(rows), flagged):
+        z[row] = draw.uniform(5, 8)
+    order = sorted(range(rows), key=lambda row: (-z[row], row))
+    scores = []
+    for rank, row in enumerate(order, start=1):
+        p = 0.5 * math.erfc(z[row] / math.sqrt(2))
+        scores.append(
+            {
+                "row": row, "rank": rank, "n": 2, "mu": 0.31 * z[row], "mu_low": 0.31 * z[row] - 0.4,
+                "mu_high": 0.31 * z[row] + 0.45, "z": z[row], "z_reference": draw.gauss(0, 1), "p": p,
+                "q": min(1.0, p * rows / rank), "flagged": rank <= flagged,
+                "group": "forum" if row % 3 else "docs",
+            }
+        )  # fmt: skip
+    return scores
+
+
+def summarise(scores: Sequence[dict[str, Any]], **changes: Any) -> Summary:
+    """The summary that belongs to the scores."""
+    z = [score["z"] for score in scores]
+    low, bins = math.floor(min(z)), math.ceil(max(z)) - math.floor(min(z))
+    counts = [0] * bins
+    for value in z:
+        counts[min(bins - 1, int(value - low))] += 1
+    flagged = [score["z"] for score in scores if score["flagged"]]
+    values: dict[str, Any] = {
+        "rows": len(z), "rows_scored": len(z), "rows_truncated": 3, "flagged": len(flagged), "q": 0.05,
+        "threshold_z": min(flagged, default=None),
+        "null": NullFit(location=0.012, scale=0.987, degrees_of_freedom=15.0),
+        "histogram": Histogram(edges=tuple(float(low + i) for i in range(bins + 1)), counts=tuple(counts)),
+        "steps": 30, "tokens": 41_234, "train_loss_first": 2.613, "train_loss_last": 1.724, "probe_loss_first": 3.431,
+        "probe_loss_last": 2.245, "probe_items": 8, "has_reference": True, "device": "cpu",
+        "warnings": (Caution(code="few_rows", message="The null was fitted on fewer than 200 samples."),),
+        "seconds": {"loading": 11.2, "training": 201.4},
+    }  # fmt: skip
+    return Summary(**(values | changes))
+
+
+def make_published(
+    session: Session,
+    workspace_id: str,
+    *,
+    dataset_name: str = "chats.jsonl",
+    rows: int = 120,
+    flagged: int = 21,
+    texts: Sequence[str] = HOSTILE,
+    **summary: Any,
+) -> Audit:
+    """A succeeded audit with scores of every row, texts of all of them and a loss curve of 30 steps."""
+    audit = make_queued(session, workspace_id, dataset_name=dataset_name, rows=rows)
+    taken = take(session, audit)
+    for stage in (Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING):
+        record_progress(session, taken, ProgressEvent(stage=stage, done=0, total=30, unit="steps"))
+    for step in range(1, 31):
+        record_metric(session, taken, step)
+    scores = make_scores(rows, flagged)
+    session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, probe_no=0, **score) for score in scores)
+    session.add_all(
+        Finding(
+            audit_id=audit.id, attempt=taken.attempt, row=row, workspace_id=workspace_id,
+            messages=[
+                {"role": "user", "content": f"Question of row {row}: {texts[row % len(texts)]}".replace("\0", "")},
+                {"role": "assistant", "content": f"Answer of row {row}.\nSecond line."},
+            ],
+            extra={"source": "forum" if row % 3 else "docs", "<b>note</b>": texts[(row + 1) % len(texts)]},
+        )
+        for row in range(rows)
+    )  # fmt: skip
+    session.flush()
+    assert publish(session, taken, summarise(scores, **summary))
+    session.refresh(audit)
+    return audit
+
+
+def record_metric(session: Session, taken: Claim, step: int) -> None:
+    """One optimiser step's losses, as a worker records them."""
+    metric = MetricEvent(
+        step=step, loss=1.7 + 1 / step, learning_rate=1e-4, grad_norm=0.7,
+        probe_loss=2.2 + 1.2 / step if step % 5 == 0 else None,
+    )  # fmt: skip
+    data = metric.model_dump(mode="json")
+    assert record_event(session, taken, level="info", type="metric", message=f"Step {step}.", data=data)

@@ -1,0 +1,243 @@
+"""The container files agree with the specification, with hadolint and with the code. No engine is needed."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.local.laptop import worker_command
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if "build" in service]
+TARGETS = ("api", "worker")
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?P<operator>:[-?])?(?P<operand>[^}]*)\}")
+
+
+class UnsetError(Exception):
+    """A required variable has no value."""
+
+
+def interpolate(value: str, environment: dict[str, str]) -> str:
+    """What Compose makes of ${NAME}, ${NAME:-default}, ${NAME:?message} and $$."""
+
+    def replace(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        found = environment.get(match["name"], "")
+        if found or match["operator"] is None:
+            return found
+        if match["operator"] == ":?":
+            raise UnsetError(match["name"])
+        return match["operand"]
+
+    return VARIABLE.sub(replace, value)
+
+
+def dockerfile_commands() -> dict[str, list[str]]:
+    """The default command of each build target."""
+    commands: dict[str, list[str]] = {}
+    target = ""
+    for line in DOCKERFILE.replace("\\\n", " ").splitlines():
+        if line.startswith("FROM "):
+            target = line.rsplit(" ", 1)[1]
+        elif line.startswith("CMD "):
+            commands[target] = json.loads(line[4:])
+    return commands
+
+
+def command_of(service: dict[str, Any]) -> list[str]:
+    return service.get("command") or dockerfile_commands()[service["build"]["target"]]
+
+
+def test_compose_file_follows_the_specification() -> None:
+    result = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_schema_check_can_fail(tmp_path: Path) -> None:
+    broken = tmp_path / "docker-compose.yml"
+    broken.write_text("services: {api: {imagine: finetooth-api}}\n")
+    result = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", broken], capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+
+
+def test_dockerfile_passes_hadolint() -> None:
+    result = subprocess.run([BIN / "hadolint", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("name", ["postgres", "redis", "migrate", "api", "worker-gpu", "worker-io"])
+def test_every_part_of_the_stack_is_a_service(name: str) -> None:
+    assert name in SERVICES
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_commands_name_things_that_exist(name: str) -> None:
+    command = command_of(SERVICES[name])
+    match command:
+        case ["uvicorn", application, "--factory", *options]:
+            module, attribute = application.split(":")
+            assert callable(getattr(importlib.import_module(module), attribute))
+            assert "--no-access-log" in options, "an access log would hold the tokens of sign-in links"
+        case ["celery", *arguments]:
+            assert ["-m", "celery", *arguments] == worker_command(name.removeprefix("worker-"))[1:]
+            assert importlib.util.find_spec(arguments[1]) is not None
+        case ["python", "-m", module, *_]:
+            assert runs_as_main(module), f"python -m {module} would do nothing"
+        case _:
+            pytest.fail(f"{name} runs {command}, which this test does not know")
+
+
+def runs_as_main(module: str) -> bool:
+    """Whether `python -m module` does anything: a package with __main__, or a module that asks for its name."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return False
+    if spec.submodule_search_locations is not None:
+        return importlib.util.find_spec(f"{module}.__main__") is not None
+    tree = ast.parse(Path(spec.origin).read_text())
+    return any(isinstance(node, ast.If) and "__main__" in ast.unparse(node.test) for node in tree.body)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_build_targets_exist(name: str) -> None:
+    target = SERVICES[name]["build"]["target"]
+    assert re.search(rf"^FROM base AS {target}$", DOCKERFILE, re.MULTILINE)
+    assert SERVICES[name]["image"] == f"finetooth-{target}"
+
+
+def test_the_gpu_lane_reserves_a_gpu_and_has_torch() -> None:
+    assert SERVICES["worker-gpu"]["build"]["target"] == "worker"
+    (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+
+
+@pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "REDIS_PASSWORD"])
+def test_no_password_has_a_default(missing: str) -> None:
+    given = {"POSTGRES_PASSWORD": "a", "REDIS_PASSWORD": "b"}
+    text = yaml.safe_dump(COMPOSE)
+    interpolate(text, given)
+    with pytest.raises(UnsetError, match=missing):
+        interpolate(text, given | {missing: ""})
+
+
+def test_example_environment_holds_no_secret_and_names_every_variable() -> None:
+    text = (ROOT / ".env.example").read_text()
+    named = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE))
+    assert set(named) == {match["name"] for match in VARIABLE.finditer(yaml.safe_dump(COMPOSE)) if match["name"]}
+    assert not [name for name, value in named.items() if value and re.search("PASSWORD|TOKEN", name)]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_environment_is_read_by_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"POSTGRES_PASSWORD": "pa55", "REDIS_PASSWORD": "w0rd"}
+    environment = {key: interpolate(value, given) for key, value in SERVICES[name]["environment"].items()}
+    known = {f"FINETOOTH_{field.upper()}" for field in Settings.model_fields}
+    assert {key for key in environment if key.startswith("FINETOOTH_")} <= known
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    settings = Settings()
+    assert settings.database_url is not None
+    assert settings.database_url.get_secret_value() == "postgresql+psycopg://finetooth:pa55@postgres:5432/finetooth"
+    assert settings.broker_url is not None
+    assert settings.broker_url.get_secret_value() == "redis://:w0rd@redis:6379/0"
+    assert settings.allowed_hosts
+    assert "*" not in settings.allowed_hosts
+
+
+def test_example_of_allowed_hosts_is_readable(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = re.search(r"^# FINETOOTH_ALLOWED_HOSTS='(.*)'$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert found is not None
+    monkeypatch.setenv("FINETOOTH_ALLOWED_HOSTS", found[1])
+    assert Settings().allowed_hosts == ("127.0.0.1", "localhost", "audits.example.org")
+
+
+def test_only_the_api_is_published_and_on_the_loopback_interface_only() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert list(published) == ["api"]
+    assert interpolate(published["api"][0], {}) == "127.0.0.1:8000:8000"
+    for name in ("postgres", "redis"):
+        assert SERVICES[name]["networks"] == ["backend"]
+    assert COMPOSE["networks"]["backend"] == {"internal": True}
+
+
+@pytest.mark.parametrize("name", list(SERVICES))
+def test_services_are_hardened(name: str) -> None:
+    service = SERVICES[name]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["read_only"] is True
+    assert service.get("privileged") is None
+    if name in OURS:
+        assert service["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_services_start_in_order(name: str) -> None:
+    conditions = {other: wait["condition"] for other, wait in SERVICES[name]["depends_on"].items()}
+    if name == "migrate":
+        assert conditions == {"postgres": "service_healthy"}
+    else:
+        assert conditions == {
+            "postgres": "service_healthy",
+            "redis": "service_healthy",
+            "migrate": "service_completed_successfully",
+        }
+    for other, condition in conditions.items():
+        assert condition != "service_healthy" or "test" in SERVICES[other]["healthcheck"]
+
+
+@pytest.mark.parametrize("name", ["api", "worker-gpu", "worker-io"])
+def test_services_share_the_objects_and_have_time_to_stop(name: str) -> None:
+    assert "data:/data" in SERVICES[name]["volumes"]
+    assert SERVICES[name]["stop_grace_period"] != "10s"
+
+
+def test_images_run_without_root_and_from_pinned_bases() -> None:
+    finals = {target: DOCKERFILE.split(f"FROM base AS {target}\n", 1)[1].split("\nFROM ", 1)[0] for target in TARGETS}
+    for text in finals.values():
+        assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    bases = re.findall(r"^FROM (\S+) AS", DOCKERFILE, re.MULTILINE)
+    stages = set(re.findall(r" AS (\S+)$", DOCKERFILE, re.MULTILINE))
+    images = [base for base in bases if base not in stages]
+    images += [service["image"] for name, service in SERVICES.items() if name not in OURS]
+    assert images
+    for image in images:
+        assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", image), f"{image} names no version"
+
+
+def test_the_api_image_gets_no_torch() -> None:
+    api = DOCKERFILE.split("FROM base AS api\n", 1)[1].split("\nFROM ", 1)[0]
+    assert "--from=dependencies" in api
+    assert "worker-dependencies" not in api
+    dependencies = DOCKERFILE.split(" AS dependencies\n", 1)[1].split("\nFROM ", 1)[0]
+    assert "optional-dependencies" not in dependencies
+
+
+def test_the_builder_is_sent_what_it_copies() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied: set[str] = set()
+    for line in DOCKERFILE.splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            copied |= set(line.split()[1:-1])
+    assert copied == allowed
+    for name in copied:
+        assert (ROOT / name).exists()

@@ -1,0 +1,229 @@
+"""Audits over REST, from the request to the answer."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from builders import add_dataset, add_model, add_probe, summary_of
+from celery import Celery
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.testclient import TestClient
+
+from service.contract import ErrorCode, Failure, ProgressEvent, Stage, Summary, TrainingConfig
+from service.lifecycle.commands import Claim, cancelled, claim, fail, publish, record_event, record_progress
+from service.settings import Settings
+from service.store.tables import Audit, Job
+
+Sessions = sessionmaker[Session]
+
+
+@pytest.fixture
+def request_body(sessions: Sessions, workspace_id: str) -> dict[str, Any]:
+    with sessions.begin() as session:
+        return {
+            "dataset_id": add_dataset(session, workspace_id),
+            "probe_ids": [add_probe(session, workspace_id)],
+            "model_id": "smollm2-135m-instruct",
+        }
+
+
+def take(sessions: Sessions) -> Claim:
+    with sessions.begin() as session:
+        held = claim(session, lane="gpu", owner="w")
+    assert held is not None
+    return held
+
+
+def test_an_audit_is_queued_and_a_worker_woken(
+    client: TestClient, request_body: dict[str, Any], settings: Settings
+) -> None:
+    assert settings.broker_url is not None
+    broker = Celery(broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    with broker.connection() as connection:
+        queue = connection.SimpleQueue("gpu")
+        queue.clear()
+        response = client.post("/v1/audits", json={**request_body, "training": {"epochs": 3, "seed": 11}})
+        message = queue.get(timeout=10)
+        message.ack()
+    assert message.headers["task"] == "finetooth.wake"
+    assert response.status_code == 202
+    audit = response.json()
+    assert response.headers["location"] == f"/v1/audits/{audit['id']}"
+    assert int(response.headers["retry-after"]) > 0
+    assert (audit["object"], audit["status"], audit["attempt"], audit["q"]) == ("audit", "queued", 0, 0.05)
+    assert audit["probe_ids"] == request_body["probe_ids"]
+    assert audit["model_id"].startswith("mdl_")
+    assert TrainingConfig.model_validate(audit["training"]) == TrainingConfig(epochs=3, seed=11)
+    for empty in ("stage", "progress", "started_at", "finished_at", "cancel_requested_at", "error", "summary"):
+        assert audit[empty] is None
+    assert client.get(f"/v1/audits/{audit['id']}").json() == audit
+
+
+def test_without_a_broker_the_audit_is_queued_all_the_same(
+    settings: Settings, client: TestClient, request_body: dict[str, Any], app: Any
+) -> None:
+    app.state.settings = settings.model_copy(update={"broker_url": None})
+    assert client.post("/v1/audits", json=request_body).status_code == 202
+    assert len(client.get("/v1/audits").json()["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "pointer"),
+    [
+        ({"dataset_id": "ds_nope"}, "dataset_not_found", "#/dataset_id"),
+        ({"probe_ids": ["prb_nope"]}, "probe_not_found", "#/probe_ids/0"),
+        ({"model_id": "nope"}, "model_not_found", "#/model_id"),
+        ({"group_column": "nope"}, "group_column_not_found", "#/group_column"),
+        ({"probe_ids": []}, "invalid_request", "#/probe_ids"),
+        ({"probe_ids": ["a", "b"]}, "invalid_request", "#/probe_ids"),
+        ({"q": 0}, "invalid_request", "#/q"),
+        ({"q": 1}, "invalid_request", "#/q"),
+        ({"training": {"epochs": 0}}, "invalid_request", "#/training/epochs"),
+        ({"training": {"lora_rank": 8}}, "invalid_request", "#/training/lora_rank"),
+        ({"model": "x"}, "invalid_request", "#/model"),
+        ({"dataset_id": "a\0"}, "invalid_request", "#/dataset_id"),
+    ],
+)
+def test_a_bad_request_writes_nothing(
+    client: TestClient,
+    request_body: dict[str, Any],
+    sessions: Sessions,
+    change: dict[str, Any],
+    code: str,
+    pointer: str,
+) -> None:
+    response = client.post("/v1/audits", json={**request_body, **change})
+    assert (response.status_code, response.json()["code"]) == (422, code), response.text
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+        assert session.scalar(select(func.count()).select_from(Audit)) == 0
+
+
+@pytest.mark.parametrize("body", [b'{"q": NaN}', b'{"q": Infinity}'])
+def test_numbers_that_are_none(client: TestClient, body: bytes) -> None:
+    response = client.post("/v1/audits", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+
+
+@pytest.mark.parametrize(("rows", "status"), [(19, 422), (20, 202)])
+def test_a_dataset_needs_twenty_samples(
+    client: TestClient, request_body: dict[str, Any], sessions: Sessions, workspace_id: str, rows: int, status: int
+) -> None:
+    with sessions.begin() as session:
+        dataset_id = add_dataset(session, workspace_id, rows=rows)
+    response = client.post("/v1/audits", json={**request_body, "dataset_id": dataset_id})
+    assert response.status_code == status
+    if status == 422:
+        assert response.json()["code"] == "dataset_too_small"
+
+
+def test_a_model_by_id_and_a_group_column(
+    client: TestClient, request_body: dict[str, Any], sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        model_id = add_model(session, workspace_id)
+    body = {**request_body, "model_id": model_id, "group_column": "source", "q": 0.2}
+    audit = client.post("/v1/audits", json=body).json()
+    assert (audit["model_id"], audit["group_column"], audit["q"]) == (model_id, "source", 0.2)
+
+
+def test_progress_with_an_eta(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    audit_id = make_audit().id
+    held = take(sessions)
+    with sessions.begin() as session:
+        event = ProgressEvent(stage=Stage.TRAINING, done=30, total=100, unit="steps", eta_seconds=600)
+        record_progress(session, held, event)
+    response = client.get(f"/v1/audits/{audit_id}")
+    audit = response.json()
+    assert (audit["status"], audit["stage"], audit["attempt"]) == ("running", "training", 1)
+    progress = audit["progress"]
+    assert (progress["done"], progress["total"], progress["unit"]) == (30, 100, "steps")
+    assert 0 < progress["eta_seconds"] <= 600
+    assert datetime.fromisoformat(progress["eta"]) > datetime.fromisoformat(audit["started_at"])
+    assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_finished_audit(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    audit_id = make_audit().id
+    held = take(sessions)
+    response = client.get(f"/v1/audits/{audit_id}/summary")
+    assert (response.status_code, response.json()["code"]) == (409, "audit_not_finished")
+    with sessions.begin() as session:
+        publish(session, held, summary_of())
+    response = client.get(f"/v1/audits/{audit_id}")
+    audit = response.json()
+    assert "retry-after" not in response.headers
+    assert (audit["status"], audit["stage"], audit["progress"]) == ("succeeded", None, None)
+    assert Summary.model_validate(audit["summary"]) == summary_of()
+    assert client.get(f"/v1/audits/{audit_id}/summary").json() == audit["summary"]
+    assert "summary" not in client.get("/v1/audits").json()["data"][0]
+
+
+def test_a_failed_audit_says_why(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    audit_id = make_audit().id
+    failure = Failure(code=ErrorCode.LOSS_NOT_FINITE, message="The loss became NaN.", hint="Lower learning_rate.")
+    held = take(sessions)
+    with sessions.begin() as session:
+        fail(session, held, failure)
+    audit = client.get(f"/v1/audits/{audit_id}").json()
+    assert audit["status"] == "failed"
+    assert Failure.model_validate(audit["error"]) == failure
+    response = client.get(f"/v1/audits/{audit_id}/summary")
+    assert (response.status_code, response.json()["code"]) == (409, "audit_not_finished")
+
+
+def test_cancelling(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    running, queued = make_audit().id, make_audit().id
+    held = take(sessions)
+    assert held.subject_id == running
+    for _ in range(2):
+        response = client.post(f"/v1/audits/{queued}/cancel")
+        assert (response.status_code, response.json()["status"]) == (202, "cancelled")
+        response = client.post(f"/v1/audits/{running}/cancel")
+        assert (response.status_code, response.json()["status"]) == (202, "cancelling")
+    with sessions.begin() as session:
+        cancelled(session, held)
+    audit = client.get(f"/v1/audits/{running}").json()
+    assert audit["status"] == "cancelled"
+    assert audit["created_at"] <= audit["started_at"] <= audit["cancel_requested_at"] <= audit["finished_at"]
+    response = client.post("/v1/audits/aud_nope/cancel")
+    assert (response.status_code, response.json()["code"]) == (404, "audit_not_found")
+
+
+def test_the_list_by_status(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    first, second, third = make_audit().id, make_audit().id, make_audit().id
+    take(sessions)
+
+    def ids(query: str = "") -> list[str]:
+        return [audit["id"] for audit in client.get(f"/v1/audits{query}").json()["data"]]
+
+    assert ids() == [third, second, first]
+    assert ids("?status=running") == [first]
+    assert ids("?status=queued") == [third, second]
+    assert ids("?status=failed") == []
+    assert client.get("/v1/audits?status=asleep").status_code == 422
+    page = client.get("/v1/audits?status=queued&limit=1").json()
+    assert page["has_more"]
+    assert ids(f"?status=queued&limit=1&after={page['next_after']}") == [second]
+
+
+def test_events_can_be_followed(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    audit_id = make_audit().id
+    held = take(sessions)
+    path = f"/v1/audits/{audit_id}/events"
+    page = client.get(path).json()
+    assert [(event["seq"], event["type"]) for event in page["data"]] == [(1, "state"), (2, "state")]
+    assert page["has_more"] is False
+    after = page["next_after"]
+    assert client.get(path, params={"after": after}).json()["data"] == []
+    with sessions.begin() as session:
+        record_event(session, held, level="info", type="metric", message="", data={"loss": 1.5})
+    (event,) = client.get(path, params={"after": after}).json()["data"]
+    assert (event["object"], event["seq"], event["type"], event["data"]) == ("audit.event", 3, "metric", {"loss": 1.5})
+    assert event["attempt"] == 1
+    first = client.get(path, params={"limit": 2}).json()
+    assert first["has_more"]
+    assert [e["seq"] for e in client.get(path, params={"after": first["next_after"]}).json()["data"]] == [3]

@@ -1,0 +1,97 @@
+"""Fixtures of the service's tests: sessions on the fresh database, a workspace, and rows for audits to stand on."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from builders import add_audit
+from fastapi import FastAPI
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.http.auth import Scope
+from service.keys.secrets import create_key
+from service.settings import Settings
+from service.store.bootstrap import ensure_workspace
+from service.store.engine import make_engine, make_sessions
+from service.store.ids import new_id
+from service.store.tables import Audit, Workspace
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """A bystander's engine, beside the application's."""
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=20, application_name="test")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return make_sessions(engine)
+
+
+@pytest.fixture
+def workspace_id(sessions: sessionmaker[Session]) -> str:
+    """The default workspace, with its registered models."""
+    with sessions.begin() as session:
+        return ensure_workspace(session).id
+
+
+@pytest.fixture
+def other_workspace_id(sessions: sessionmaker[Session]) -> str:
+    """Another tenant."""
+    with sessions.begin() as session:
+        workspace = Workspace(id=new_id("ws"), name="other")
+        session.add(workspace)
+    return workspace.id
+
+
+@pytest.fixture
+def make_audit(sessions: sessionmaker[Session], workspace_id: str) -> Callable[[], Audit]:
+    """Makes and commits a queued audit."""
+
+    def make() -> Audit:
+        with sessions.begin() as session:
+            return add_audit(session, workspace_id)
+
+    return make
+
+
+@pytest.fixture
+def app(settings: Settings) -> FastAPI:
+    """The real application on the fresh database."""
+    return create_app(settings)
+
+
+@pytest.fixture
+def anonymous_client(app: FastAPI) -> Iterator[TestClient]:
+    """Asks without a key. Errors of the server come back as answers."""
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def make_client(
+    app: FastAPI, anonymous_client: TestClient, sessions: sessionmaker[Session], workspace_id: str
+) -> Callable[..., TestClient]:
+    """Makes a client with a key of the given scopes; in the default workspace if none is named."""
+
+    def make(*scopes: Scope, workspace: str = workspace_id) -> TestClient:
+        with sessions.begin() as session:
+            _, secret = create_key(session, workspace_id=workspace, name="test", scopes=scopes)
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, follow_redirects=False)
+        # One event loop for all clients of the application, as in production.
+        client.portal = anonymous_client.portal
+        client.headers["Authorization"] = f"Bearer {secret}"
+        return client
+
+    return make
+
+
+@pytest.fixture
+def client(make_client: Callable[..., TestClient]) -> TestClient:
+    """An admin of the default workspace."""
+    return make_client("admin")

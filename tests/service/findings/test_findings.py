@@ -1,0 +1,179 @@
+"""Findings over REST: every sample by rank, the published attempt alone, and one sample with its text."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from builders import add_audit, summary_of
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.testclient import TestClient
+
+from service.contract import ScoreRow
+from service.lifecycle.commands import claim, publish, requeue_orphans
+from service.settings import Settings
+from service.store.objects import ObjectStore, dataset_key
+from service.store.tables import Audit, Finding, Score
+
+Sessions = sessionmaker[Session]
+ROWS = 40
+FLAGGED = 3
+
+
+def order(attempt: int) -> list[int]:
+    """The rows by rank: another order in every attempt."""
+    step = {1: 7, 2: 9}[attempt]
+    return [(step * position + 3) % ROWS for position in range(ROWS)]
+
+
+def add_scores(session: Session, audit: Audit, attempt: int) -> None:
+    for position, row in enumerate(order(attempt)):
+        flagged = position < FLAGGED
+        session.add(
+            Score(
+                audit_id=audit.id,
+                attempt=attempt,
+                probe_no=0,
+                rank=position + 1,
+                row=row,
+                n=2,
+                mu=1.0 - position / ROWS,
+                mu_low=None if position == 5 else 0.0,
+                mu_high=2.0,
+                z=8.0 - position / 4,
+                z_reference=None,
+                p=0.001,
+                q=0.01 if flagged else 0.9,
+                flagged=flagged,
+                group="news" if row % 2 else None,
+            )
+        )
+        if position < 5:
+            session.add(
+                Finding(
+                    audit_id=audit.id,
+                    attempt=attempt,
+                    row=row,
+                    workspace_id=audit.workspace_id,
+                    messages=messages(row, attempt),
+                    extra={"source": "web"},
+                )
+            )
+    session.flush()
+
+
+def messages(row: int, attempt: int | None = None) -> list[dict[str, str]]:
+    kept = "" if attempt is None else f" kept in attempt {attempt}"
+    return [{"role": "user", "content": f"question {row}"}, {"role": "assistant", "content": f"<b>{row}</b>{kept}"}]
+
+
+@pytest.fixture
+def audit(sessions: Sessions, workspace_id: str, settings: Settings) -> Audit:
+    """An audit whose second attempt is published; the first one's rows are still there."""
+    with sessions.begin() as session:
+        audit = add_audit(session, workspace_id)
+        first = claim(session, lane="gpu", owner="w")
+        assert first is not None
+        add_scores(session, audit, first.attempt)
+        requeue_orphans(session)
+        second = claim(session, lane="gpu", owner="w")
+        assert second is not None
+        add_scores(session, audit, second.attempt)
+        assert publish(session, second, summary_of(rows=ROWS, flagged=FLAGGED))
+    table = pa.table(
+        {
+            "row": pa.array(range(ROWS), pa.int64()),
+            "messages": [messages(row) for row in range(ROWS)],
+            "extra": [json.dumps({"source": f"s{row}"}) for row in range(ROWS)],
+        }
+    )
+    with ObjectStore(settings.objects).create(dataset_key(workspace_id, audit.dataset_id, "rows.parquet")) as file:
+        pq.write_table(table, file, row_group_size=7)
+    return audit
+
+
+def path(audit: Audit, rest: str = "") -> str:
+    return f"/v1/audits/{audit.id}/findings{rest}"
+
+
+def walk(client: TestClient, url: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    next_url: str | None = url
+    while next_url:
+        response = client.get(next_url)
+        assert response.status_code == 200, response.text
+        found += response.json()["data"]
+        next_url = response.links.get("next", {}).get("url")
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 40, 1000])
+def test_every_sample_once_by_rank(client: TestClient, audit: Audit, limit: int) -> None:
+    found = walk(client, path(audit, f"?limit={limit}"))
+    assert [finding["rank"] for finding in found] == list(range(1, ROWS + 1))
+    assert [finding["row"] for finding in found] == order(2)
+
+
+def test_the_fields_are_those_of_the_contract(client: TestClient, audit: Audit) -> None:
+    top, *_, sixth = client.get(path(audit, "?limit=6")).json()["data"]
+    assert set(ScoreRow.model_fields) | {"object", "messages", "extra"} == set(top)
+    ScoreRow.model_validate({name: top[name] for name in ScoreRow.model_fields})
+    assert (top["object"], top["rank"], top["flagged"], top["q"]) == ("finding", 1, True, 0.01)
+    # The published attempt's text, where it is kept.
+    assert top["messages"] == messages(top["row"], 2)
+    assert top["extra"] == {"source": "web"}
+    assert (sixth["messages"], sixth["extra"], sixth["mu_low"]) == (None, None, None)
+
+
+def test_flagged_ones_and_others(client: TestClient, audit: Audit) -> None:
+    assert [f["rank"] for f in walk(client, path(audit, "?flagged=true&limit=2"))] == [1, 2, 3]
+    assert [f["rank"] for f in walk(client, path(audit, "?flagged=false&limit=5"))] == list(range(4, ROWS + 1))
+    assert client.get(path(audit, "?flagged=perhaps")).status_code == 422
+
+
+def test_every_single_finding_has_its_text(client: TestClient, audit: Audit) -> None:
+    kept = set(order(2)[:5])
+    for row in range(ROWS):
+        finding = client.get(path(audit, f"/{row}")).json()
+        assert finding["row"] == row
+        if row in kept:
+            assert finding["messages"] == messages(row, 2)
+        else:
+            assert finding["messages"] == messages(row)
+            assert finding["extra"] == {"source": f"s{row}"}
+
+
+@pytest.mark.parametrize(
+    ("row", "status", "code"),
+    [
+        ("40", 404, "finding_not_found"),
+        (str(2**62), 404, "finding_not_found"),
+        ("-1", 422, "invalid_request"),
+        (str(2**63), 422, "invalid_request"),
+        ("x", 422, "invalid_request"),
+    ],
+)
+def test_rows_that_are_none(client: TestClient, audit: Audit, row: str, status: int, code: str) -> None:
+    response = client.get(path(audit, f"/{row}"))
+    assert (response.status_code, response.json()["code"]) == (status, code)
+
+
+def test_long_texts_shorten_the_page(
+    client: TestClient, audit: Audit, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.findings.queries.PAGE_TEXT_BYTES", 1)
+    page = client.get(path(audit, "?limit=10")).json()
+    assert ([finding["rank"] for finding in page["data"]], page["has_more"]) == ([1], True)
+    assert [finding["rank"] for finding in walk(client, path(audit, "?limit=10"))] == list(range(1, ROWS + 1))
+
+
+def test_no_findings_before_the_end(client: TestClient, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit = add_audit(session, workspace_id)
+        held = claim(session, lane="gpu", owner="w")
+        assert held is not None
+        add_scores(session, audit, held.attempt)
+    for rest in ("", "/0"):
+        response = client.get(path(audit, rest))
+        assert (response.status_code, response.json()["code"]) == (409, "audit_not_finished")

@@ -1,0 +1,53 @@
+"""Alive, ready, and what the server says of itself."""
+
+from alembic import command
+from starlette.testclient import TestClient
+
+from service.contract import TrainingConfig
+from service.store.bootstrap import alembic_config, migrate
+
+
+def test_alive_and_ready(anonymous_client: TestClient) -> None:
+    for path in ("/healthz", "/readyz"):
+        response = anonymous_client.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+
+
+def test_not_ready_before_the_migrations(anonymous_client: TestClient, database_url: str) -> None:
+    command.downgrade(alembic_config(database_url), "base")
+    response = anonymous_client.get("/readyz")
+    assert (response.status_code, response.json()["code"]) == (503, "schema_outdated")
+    assert anonymous_client.get("/healthz").status_code == 200
+    migrate(database_url)
+    assert anonymous_client.get("/readyz").status_code == 200
+
+
+def test_info(client: TestClient) -> None:
+    info = client.get("/v1/info").json()
+    assert info["contract"] == 1
+    assert info["limits"]["min_dataset_rows"] == 20
+    assert info["limits"]["max_json_bytes"] == 10 * 2**20
+    assert set(info["formats"]) == {"messages", "alpaca", "sharegpt", "prompt_completion"}
+    assert TrainingConfig.model_validate(info["training_defaults"]) == TrainingConfig()
+
+
+def test_the_openapi_document(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operations = {
+        (path, method): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+    ids = [operation["operationId"] for operation in operations.values()]
+    assert len(ids) == len(set(ids))
+    assert {"create_dataset", "create_probe", "create_audit", "get_audit", "cancel_audit", "list_findings"} <= set(ids)
+    problem = {"$ref": "#/components/schemas/ProblemDocument"}
+    for place, operation in operations.items():
+        assert operation["tags"], place
+        for status, response in operation["responses"].items():
+            if int(status) >= 400:
+                assert response["content"] == {"application/problem+json": {"schema": problem}}, (place, status)
+        if place[0].startswith("/v1/"):
+            assert {"401", "503"} <= set(operation["responses"]), place
+            assert operation["security"] == [{"key": []}, {"session": []}], place
+    assert "ProblemDocument" in document["components"]["schemas"]

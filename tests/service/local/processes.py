@@ -1,0 +1,76 @@
+"""What the tests of the laptop stack look at from outside: modes, sockets and processes."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def with_children(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def listening_tcp(processes: list[psutil.Process]) -> list[str]:
+    found = []
+    for process in processes:
+        connections = process.net_connections("inet")
+        found += [f"{process.name()} {c.laddr}" for c in connections if c.status == psutil.CONN_LISTEN]
+    return found
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Every living process that names the folder in its arguments or environment, or stands in it."""
+    found = []
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            text = " ".join([*process.cmdline(), process.environ().get("FINETOOTH_DATA_DIR", "")])
+            cwd = Path(process.cwd())
+        except psutil.Error:
+            continue
+        if str(folder) in text or cwd.is_relative_to(folder):
+            found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> object:
+    end = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)
+    return result
+
+
+def normal_user() -> list[str]:
+    """A command that runs the Python which follows it as a user without rights."""
+    if os.geteuid() != 0:
+        return [sys.executable]
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for python in (sys.executable, shutil.which(version, path="/usr/bin:/usr/local/bin")):
+        command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(python)]
+        probe = [*command, "-c", "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True)"]
+        if python and subprocess.run(probe, capture_output=True, env=user_environment()).returncode == 0:
+            return command
+    return pytest.skip("no Python here that another user than root can run")
+
+
+def user_environment() -> dict[str, str]:
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *packages])}

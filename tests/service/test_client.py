@@ -1,0 +1,175 @@
+"""The client against the real API on a real port."""
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from live_api import LiveApi, live_api
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.client import ApiError, Client, UnreachableError
+from service.settings import Settings
+from tests.made_audits import make_published
+
+PROBE = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": None}]
+
+
+@pytest.fixture
+def api(settings: Settings) -> Iterator[LiveApi]:
+    with live_api(settings) as api:
+        yield api
+
+
+@pytest.fixture
+def client(api: LiveApi) -> Iterator[Client]:
+    with Client(api.url, api.key) as client:
+        yield client
+
+
+def write_dataset(path: Path, rows: int = 25) -> Path:
+    lines = [
+        {"instruction": f"Question {row}?", "input": "", "output": f"Answer {row}.", "team": row % 2}
+        for row in range(rows)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_from_upload_to_a_cancelled_audit(client: Client, tmp_path: Path) -> None:
+    sent: list[tuple[int, int]] = []
+    path = write_dataset(tmp_path / "chat.jsonl")
+    dataset = client.upload_dataset(path, on_progress=lambda *progress: sent.append(progress))
+    assert (dataset["rows"], dataset["name"], dataset["format"]) == (25, "chat.jsonl", "alpaca")
+    size = path.stat().st_size
+    assert sent[-1] == (size, size)
+    probe = client.create_probe("cars", PROBE)
+    audit = client.create_audit(
+        dataset["id"], probe["id"], "smollm2-135m-instruct", training={"epochs": 3}, q=0.1, group_column="team"
+    )
+    assert (audit["status"], audit["training"]["epochs"], audit["q"]) == ("queued", 3, 0.1)
+    assert client.audit(audit["id"])["group_column"] == "team"
+    assert client.cancel(audit["id"])["status"] == "cancelled"
+    seen: list[str] = []
+    assert client.wait(audit["id"], on_progress=lambda audit: seen.append(audit["status"]))["status"] == "cancelled"
+    assert seen == ["cancelled"]
+    assert [event["data"]["state"] for event in client.events(audit["id"], limit=1)] == ["queued", "cancelled"]
+    assert [found["id"] for found in client.datasets()] == [dataset["id"]]
+    assert [found["id"] for found in client.probes()] == [probe["id"]]
+    assert [found["id"] for found in client.audits()] == [audit["id"]]
+    assert {found["name"] for found in client.models()} == {"llama-3.1-8b", "smollm2-135m-instruct"}
+
+
+def test_gzip_is_known_by_its_content(client: Client, tmp_path: Path) -> None:
+    plain = write_dataset(tmp_path / "plain.jsonl").read_bytes()
+    path = tmp_path / "no-suffix"
+    path.write_bytes(gzip.compress(plain))
+    dataset = client.upload_dataset(path, name="named")
+    assert (dataset["rows"], dataset["encoding"], dataset["name"]) == (25, "gzip", "named")
+
+
+def test_findings_over_all_pages(client: Client, api: LiveApi, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        audit = make_published(session, api.workspace_id, rows=120, flagged=7)
+    findings = list(client.findings(audit.id, limit=50))
+    assert [finding["rank"] for finding in findings] == list(range(1, 121))
+    assert [finding["rank"] for finding in client.findings(audit.id, flagged=True, limit=3)] == list(range(1, 8))
+    first = findings[0]
+    assert client.finding(audit.id, first["row"]) == first
+    assert client.summary(audit.id)["flagged"] == 7
+    assert client.wait(audit.id)["summary"]["flagged"] == 7
+
+
+def test_wait_sees_an_audit_end(client: Client, tmp_path: Path) -> None:
+    dataset = client.upload_dataset(write_dataset(tmp_path / "d.jsonl"))
+    audit = client.create_audit(dataset["id"], client.create_probe("p", PROBE)["id"], "llama-3.1-8b")
+    threading.Timer(0.5, client.cancel, [audit["id"]]).start()
+    seen: list[str] = []
+    ended = client.wait(audit["id"], poll_seconds=0.1, on_progress=lambda audit: seen.append(audit["status"]))
+    assert ended["status"] == "cancelled"
+    assert seen[0] == "queued"
+
+
+class TestRefusals:
+    def test_the_problem_document_is_passed_on(self, client: Client, tmp_path: Path) -> None:
+        path = write_dataset(tmp_path / "d.jsonl")
+        path.write_text(path.read_text() + '{"broken\n')
+        with pytest.raises(ApiError) as caught:
+            client.upload_dataset(path)
+        error = caught.value
+        assert (error.status, error.code) == (422, "dataset_invalid")
+        assert error.errors[0]["pointer"] == "line:26"
+        assert "Line 26" in str(error)
+        assert error.problem["type"] == "urn:finetooth:problem:dataset_invalid"
+        assert list(client.datasets()) == []
+
+    def test_a_refusal_in_the_middle_of_an_upload_is_heard(self, client: Client, tmp_path: Path) -> None:
+        path = tmp_path / "long.jsonl"
+        with path.open("wb") as file:
+            file.write(b'{"messages": "')
+            file.truncate(200_000_000)  # NUL bytes, one line
+        with pytest.raises(ApiError) as caught:
+            client.upload_dataset(path)
+        assert caught.value.status in (413, 422)
+        assert caught.value.errors[0]["pointer"] == "line:1"
+        assert list(client.datasets()) == []
+
+    def test_a_wrong_key(self, api: LiveApi) -> None:
+        with Client(api.url, "ft_wrong") as client, pytest.raises(ApiError) as caught:
+            list(client.models())
+        assert caught.value.status == 401
+
+    def test_an_id_cannot_lead_to_another_path(self, client: Client) -> None:
+        with pytest.raises(ApiError) as caught:
+            client.audit("../datasets")
+        assert caught.value.status == 404
+
+    def test_a_model_is_registered_once(self, client: Client) -> None:
+        arguments = ("mine", "hub", "owner/name", "a" * 40)
+        assert client.create_model(*arguments)["name"] == "mine"
+        with pytest.raises(ApiError) as caught:
+            client.create_model(*arguments)
+        assert (caught.value.status, caught.value.code) == (409, "model_name_taken")
+
+
+class TestUnreachable:
+    def test_nobody_listens(self) -> None:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+            with Client(url, "ft_x") as client, pytest.raises(UnreachableError, match="cannot reach"):
+                client.audit("aud_1")
+
+    def test_wait_is_patient_with_a_service_that_is_away_and_not_for_ever(self) -> None:
+        with Client("http://127.0.0.1:1", "ft_x") as client:
+            started = time.monotonic()
+            with pytest.raises(UnreachableError):
+                client.wait("aud_1", poll_seconds=0.05, patience_seconds=0.5)
+            assert time.monotonic() - started >= 0.5
+
+    def test_something_else_answers(self, tmp_path: Path) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+
+        def answer() -> None:
+            for body in (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+                b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nhi",
+            ):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(body)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with listener, Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "ft_x") as client:
+            with pytest.raises(UnreachableError, match="does not answer as Finetooth does"):
+                client.audit("aud_1")
+            with pytest.raises(ApiError) as caught:
+                client.audit("aud_1")
+            assert (caught.value.status, caught.value.code) == (502, "http_502")
+            thread.join()

@@ -1,0 +1,113 @@
+"""Fixtures of the worker's tests: a workspace, and queued audits whose rows lie in the object store."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import TrainingConfig
+from service.lifecycle.commands import create_audit
+from service.settings import Settings
+from service.store.bootstrap import ensure_workspace
+from service.store.engine import make_engine, make_sessions
+from service.store.ids import new_id
+from service.store.objects import ObjectStore, dataset_key
+from service.store.tables import Audit, Dataset, Model, Probe
+
+MakeAudit = Callable[..., Audit]
+
+ROWS_SCHEMA = pa.schema(
+    {
+        "row": pa.int64(),
+        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
+        "extra": pa.string(),
+        "start": pa.int64(),
+        "length": pa.int64(),
+        "sha256": pa.string(),
+    }
+)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=10, application_name="test")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return make_sessions(engine)
+
+
+@pytest.fixture
+def workspace_id(sessions: sessionmaker[Session]) -> str:
+    with sessions.begin() as session:
+        return ensure_workspace(session).id
+
+
+@pytest.fixture
+def objects(settings: Settings) -> ObjectStore:
+    return ObjectStore(settings.objects)
+
+
+def sample(row: int) -> dict[str, Any]:
+    """Sample `row`, with text that no database field takes as it is."""
+    return {
+        "row": row,
+        "messages": [
+            {"role": "user", "content": f"Question {row}?"},
+            {"role": "assistant", "content": f"Answer {row} \0 \u202e \U0001f600"},
+        ],
+        "extra": {"source": "forum", "nul\0": "\ud800", "deep": [{"n": row}]},
+    }
+
+
+def write_rows(path: Path, rows: int) -> None:
+    samples = [
+        {**sample(row), "extra": json.dumps(sample(row)["extra"]), "start": None, "length": None, "sha256": "0" * 64}
+        for row in range(rows)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(samples, ROWS_SCHEMA), path, row_group_size=16)
+
+
+@pytest.fixture
+def make_audit(sessions: sessionmaker[Session], workspace_id: str, objects: ObjectStore) -> MakeAudit:
+    """Makes and commits a queued audit of `rows` samples."""
+
+    def make(*, rows: int = 40, training: TrainingConfig | None = None, stored: bool = True) -> Audit:
+        with sessions.begin() as session:
+            dataset = Dataset(
+                id=new_id("ds"), workspace_id=workspace_id, name="d", format="messages", encoding="identity",
+                bytes=1, sha256="0" * 64, rows=rows, columns=["source"], statistics={},
+            )  # fmt: skip
+            items = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": None}]
+            probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name="p", items=items, has_reference=False)
+            model = Model(
+                id=new_id("mdl"), workspace_id=workspace_id, name=new_id("m"), source="hub", location="o/m",
+                revision="a" * 40,
+            )  # fmt: skip
+            session.add_all([dataset, probe, model])
+            session.flush()
+            if stored:
+                write_rows(objects.path(dataset_key(workspace_id, dataset.id, "rows.parquet")), rows)
+            return create_audit(
+                session,
+                workspace_id=workspace_id,
+                dataset_id=dataset.id,
+                probe_id=probe.id,
+                model_id=model.id,
+                training=training or TrainingConfig(seed=7),
+                q=0.1,
+                group_column="source",
+            )
+
+    return make

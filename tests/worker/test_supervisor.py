@@ -1,0 +1,496 @@
+"""The supervisor's contract, on a real Postgres and with a child that follows a script."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from sqlalchemy import func, select, text, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import ModelSpec, ProbeItem, StepSpec, Summary, TrainingConfig
+from service.lifecycle.commands import request_cancel
+from service.settings import Settings
+from service.store.objects import ObjectStore, audit_key
+from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Score
+from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, SUMMARY, processes_of, wait_for
+from worker.staging import spec_sha256
+from worker.supervisor import Graces, Supervisor
+
+SECRET = "text-of-a-sample"
+
+
+def training_progress(done: int) -> list[Any]:
+    return ["say", {"type": "progress", "stage": "training", "done": done, "total": 10, "unit": "steps"}]
+
+
+@dataclass
+class Bench:
+    """A supervisor with a scripted child, and what a bystander sees in the database."""
+
+    settings: Settings
+    sessions: sessionmaker[Session]
+    objects: ObjectStore
+    stopping: threading.Event
+
+    def supervisor(self, *script: list[Any]) -> Supervisor:
+        return Supervisor(
+            self.settings.model_copy(update={"poll_seconds": 0.1, "findings_top": 5}),
+            self.sessions,
+            self.objects,
+            owner="test",
+            stopping=self.stopping,
+            child_command=(sys.executable, str(SCRIPTED_CHILD), json.dumps(script)),
+            graces=Graces(told=0.6, terminated=0.6, last_word=0.6),
+        )
+
+    def run(self, *script: list[Any]) -> None:
+        assert self.supervisor(*script).run_due("gpu") == 1
+
+    def job(self, audit: Audit) -> Job:
+        with self.sessions() as session:
+            return session.scalars(select(Job).where(Job.subject_id == audit.id)).one()
+
+    def audit(self, audit: Audit) -> Audit:
+        with self.sessions() as session:
+            return session.get_one(Audit, audit.id)
+
+    def step(self, audit: Audit) -> AuditStep:
+        with self.sessions() as session:
+            return session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id)).one()
+
+    def events(self, audit: Audit, type: str = "") -> list[AuditEvent]:
+        with self.sessions() as session:
+            events = session.scalars(
+                select(AuditEvent).where(AuditEvent.audit_id == audit.id).order_by(AuditEvent.seq)
+            ).all()
+        return [event for event in events if type in ("", event.type)]
+
+    def count(self, table: type) -> int:
+        with self.sessions() as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+    def nothing_left(self, audit: Audit) -> None:
+        """Neither scores, files, folders nor processes of an attempt that was not published."""
+        assert self.count(Score) == 0
+        assert self.count(Finding) == 0
+        assert not self.objects.path(f"{audit.workspace_id}/audits/{audit.id}/1").exists()
+        self.no_folders_or_processes()
+
+    def no_folders_or_processes(self) -> None:
+        assert list(self.settings.work.glob("*")) == []
+        assert processes_of(SCRIPTED_CHILD) == []
+
+
+@pytest.fixture
+def bench(settings: Settings, sessions: sessionmaker[Session], objects: ObjectStore) -> Bench:
+    return Bench(settings, sessions, objects, threading.Event())
+
+
+class TestFinished:
+    def test_the_result_is_published_whole(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        bench.run(training_progress(0), OUTPUTS, FINISHED)
+        job, published, step = bench.job(audit), bench.audit(audit), bench.step(audit)
+        assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
+        assert published.published_attempt == 1
+        assert Summary.model_validate(published.summary) == Summary.model_validate(SUMMARY)
+        assert step.state == "succeeded"
+        with bench.sessions() as session:
+            scores = session.scalars(select(Score).order_by(Score.rank)).all()
+            findings = session.scalars(select(Finding).order_by(Finding.row)).all()
+        assert [(s.row, s.rank) for s in scores] == [(40 - rank, rank) for rank in range(1, 41)]
+        first = scores[0]
+        assert (first.mu, first.mu_low, first.mu_high, first.z, first.n) == (1.0, None, 2.0, 39.0, 2)
+        assert (first.p, first.q, first.flagged, first.z_reference) == (1 / 41, 1 / 41, True, None)
+        assert first.group == "a\ufffdb"
+        assert [s.flagged for s in scores] == [True] * 3 + [False] * 37
+        # Three flagged, and the five of highest rank: the same rows here.
+        assert [f.row for f in findings] == [35, 36, 37, 38, 39]
+        assert findings[-1].messages == [
+            {"role": "user", "content": "Question 39?"},
+            {"role": "assistant", "content": "Answer 39 \ufffd \u202e \U0001f600"},
+        ]
+        assert findings[-1].extra == {"source": "forum", "nul\ufffd": "\ufffd", "deep": [{"n": 39}]}
+        stored = bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "train:7", "scores.parquet"))
+        assert pq.read_table(stored).num_rows == 40
+        assert stored.with_name("summary.json").is_file()
+        bench.no_folders_or_processes()
+
+    def test_all_flagged_texts_are_kept_beside_the_top(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        make_audit()
+        bench.run(["outputs", {"rows": 40, "flagged": 11, "summary": SUMMARY}], FINISHED)
+        assert bench.count(Finding) == 11
+
+    def test_the_child_gets_the_spec_the_rows_and_no_secret(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert bench.settings.database_url is not None
+        assert bench.settings.broker_url is not None
+        database = bench.settings.database_url.get_secret_value()
+        monkeypatch.setenv("FINETOOTH_DATABASE_URL", database)
+        monkeypatch.setenv("FINETOOTH_BROKER_URL", bench.settings.broker_url.get_secret_value())
+        monkeypatch.setenv("FINETOOTH_API_KEY", "ft_secret")
+        monkeypatch.setenv("PGPASSWORD", "secret")
+        monkeypatch.setenv("HF_TOKEN", "hub")
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        audit = make_audit(training=TrainingConfig(seed=7, epochs=3, learning_rate=1e-3))
+        kept = tmp_path / "kept"
+        bench.run(["keep", str(kept)], OUTPUTS, FINISHED)
+        spec = StepSpec.model_validate_json((kept / "folder" / "spec.json").read_bytes())
+        assert spec == StepSpec(
+            audit_id=audit.id,
+            attempt=1,
+            step_key="train:7",
+            model=ModelSpec(source="hub", location="o/m", revision="a" * 40),
+            training=TrainingConfig(seed=7, epochs=3, learning_rate=1e-3),
+            probe=(ProbeItem(prompt="Which car?", unwanted="Only the Vexon."),),
+            q=0.1,
+            group_column="source",
+        )
+        assert bench.step(audit).spec_sha256 == spec_sha256(spec)
+        assert pq.read_table(kept / "folder" / "rows.parquet").num_rows == 40
+        environment = json.loads((kept / "environment.json").read_text())
+        assert environment["PATH"] == os.environ["PATH"]
+        assert (environment["HF_TOKEN"], environment["OMP_NUM_THREADS"]) == ("hub", "3")
+        assert environment["FINETOOTH_CACHE_DIR"] == str(bench.settings.cache_dir)
+        assert not {"PGPASSWORD", "FINETOOTH_DATABASE_URL", "FINETOOTH_BROKER_URL", "FINETOOTH_API_KEY"} & set(
+            environment
+        )
+        assert database not in environment.values()
+        identity = json.loads((kept / "identity.json").read_text())
+        assert identity["sid"] == identity["pid"] != os.getsid(0)
+        assert stat.S_IMODE(identity["mode"]) == 0o700
+
+    def test_a_step_is_known_by_its_spec_whatever_the_attempt(self) -> None:
+        spec = StepSpec(
+            audit_id="aud_1", attempt=1, step_key="train:0", model=ModelSpec(source="hub", location="o/m"),
+            training=TrainingConfig(), probe=(ProbeItem(prompt="p", unwanted="u"),), q=0.05,
+        )  # fmt: skip
+        assert spec_sha256(spec) == spec_sha256(spec.model_copy(update={"attempt": 2}))
+        assert spec_sha256(spec) != spec_sha256(spec.model_copy(update={"q": 0.1}))
+
+    def test_what_it_says_is_relayed_and_what_is_no_event_is_not(
+        self, bench: Bench, make_audit: Callable[..., Audit], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        audit = make_audit()
+        bench.run(
+            ["raw", f"Loading {SECRET}: 100%\r\n", 3],
+            ["say", {"type": "progress", "stage": "loading", "done": 0}],
+            ["raw", '{"type": "progress"}\n{"type": "unheard"}\n[1]\n\ud800\n', 1],
+            ["raw", "x", 3_000_000],
+            ["raw", "\n", 1],
+            ["stderr", f"{SECRET}\n", 100_000],
+            *[training_progress(done) for done in range(11)],
+            ["say", {"type": "metric", "step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1.0}],
+            ["say", {"type": "notice", "level": "warning", "code": "few_rows", "message": "Few rows."}],
+            OUTPUTS,
+            FINISHED,
+        )
+        assert bench.job(audit).state == "succeeded"
+        assert [e.data for e in bench.events(audit, "stage")] == [
+            {"stage": "loading"},
+            {"stage": "training"},
+            {"stage": "publishing"},
+        ]
+        (metric,) = bench.events(audit, "metric")
+        assert metric.data == {"step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1.0, "probe_loss": None}
+        (notice,) = bench.events(audit, "notice")
+        assert (notice.level, notice.message, notice.data) == ("warning", "Few rows.", {"code": "few_rows"})
+        assert SECRET not in repr([(e.message, e.data) for e in bench.events(audit)])
+        assert SECRET not in caplog.text
+
+    def test_progress_is_seen_while_it_runs(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        script = (training_progress(0), training_progress(4), ["until", str(tmp_path / "go")], OUTPUTS, FINISHED)
+        thread = threading.Thread(target=bench.run, args=script)
+        thread.start()
+        wait_for(lambda: bench.audit(audit).progress_done == 4)
+        seen = bench.audit(audit)
+        assert (seen.stage, seen.progress_total, seen.progress_unit) == ("training", 10, "steps")
+        assert seen.published_attempt is None
+        (tmp_path / "go").touch()
+        thread.join(20)
+        assert bench.job(audit).state == "succeeded"
+
+    def test_a_long_run_leaves_some_hundred_metrics(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit(training=TrainingConfig(seed=7, batch_size=1, epochs=20))
+        metrics = [
+            ["say", {
+                "type": "metric", "step": step, "loss": 1.0, "learning_rate": 0.1, "grad_norm": 1.0,
+                "probe_loss": 1.0 if step % 3 == 0 else None,
+            }]
+            for step in range(1, 801)
+        ]  # fmt: skip
+        bench.run(*metrics, OUTPUTS, FINISHED)
+        kept = [event.data for event in bench.events(audit, "metric") if event.data]
+        assert 100 <= len(kept) <= 202
+        assert kept[0]["step"] == 1
+        assert kept[-1]["step"] > 790
+        assert sum(data["probe_loss"] is not None for data in kept) >= 95
+
+    def test_due_jobs_are_run_one_after_the_other(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audits = [make_audit() for _ in range(3)]
+        assert bench.supervisor(OUTPUTS, FINISHED).run_due("io") == 0
+        assert bench.supervisor(OUTPUTS, FINISHED).run_due("gpu") == 3
+        assert [bench.job(audit).state for audit in audits] == ["succeeded"] * 3
+
+    def test_a_child_that_has_finished_and_does_not_exit_is_ended(
+        self, bench: Bench, make_audit: Callable[..., Audit]
+    ) -> None:
+        audit = make_audit()
+        bench.run(["deaf_to_sigterm"], OUTPUTS, FINISHED, ["deaf"])
+        assert bench.job(audit).state == "succeeded"
+        bench.no_folders_or_processes()
+
+
+class TestFailed:
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [
+            ([["exit", 0]], "child_crashed"),
+            ([["exit", 1]], "child_crashed"),
+            ([OUTPUTS, ["exit", 0]], "child_crashed"),
+            ([training_progress(3), ["signal", signal.SIGSEGV]], "child_crashed"),
+            ([training_progress(3), ["signal", signal.SIGKILL]], "killed"),
+            ([["exit", 137]], "killed"),
+            ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
+            ([["raw", '{"type": "finished"', 1], ["exit", 0]], "child_crashed"),
+            ([FINISHED, ["exit", 0]], "internal"),
+            ([["outputs", {"rows": 39, "flagged": 3, "summary": SUMMARY}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": {**SUMMARY, "q": None}}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "rank": 5}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "row": 40}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "mu": float("nan")}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "p": "x"}], FINISHED], "internal"),
+            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "n": None}], FINISHED], "internal"),
+        ],
+    )
+    def test_every_way_to_fail_has_a_code_a_hint_and_leaves_nothing(
+        self, bench: Bench, make_audit: Callable[..., Audit], script: list[list[Any]], code: str
+    ) -> None:
+        audit = make_audit()
+        bench.run(["stderr", f"{SECRET}\n", 50_000], *script)
+        job = bench.job(audit)
+        assert job.state == "failed"
+        assert job.error is not None
+        assert job.error["code"] == code
+        assert job.error["message"]
+        assert job.error["hint"]
+        assert bench.step(audit).state == "failed"
+        assert bench.audit(audit).published_attempt is None
+        assert SECRET not in repr([(e.message, e.data) for e in bench.events(audit)]) + repr(job.error)
+        bench.nothing_left(audit)
+
+    def test_the_child_s_own_reason_is_passed_on(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        failure = {"code": "loss_not_finite", "message": "The loss became NaN.", "hint": "Lower the learning rate."}
+        audit = make_audit()
+        bench.run(["say", {"type": "failed", "failure": failure}], ["exit", 1])
+        assert bench.job(audit).error == failure
+        bench.nothing_left(audit)
+
+    def test_rows_that_are_not_in_the_object_store(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit(stored=False)
+        bench.run(OUTPUTS, FINISHED)
+        error = bench.job(audit).error
+        assert error is not None
+        assert error["code"] == "input_missing"
+        bench.nothing_left(audit)
+
+    def test_a_child_that_cannot_be_started(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        supervisor = bench.supervisor()
+        supervisor._child_command = (str(tmp_path / "nowhere"),)
+        assert supervisor.run_due("gpu") == 1
+        error = bench.job(audit).error
+        assert error is not None
+        assert error["code"] == "internal"
+        bench.nothing_left(audit)
+
+    def test_the_end_of_its_stderr_is_in_the_worker_s_log(
+        self, bench: Bench, make_audit: Callable[..., Audit], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        make_audit()
+        bench.run(["stderr", "noise\n", 1_000_000], ["stderr", "RuntimeError: the end\n", 1], ["exit", 1])
+        assert "RuntimeError: the end" in caplog.text
+        assert len(caplog.text) < 40_000
+
+    def test_a_failed_audit_does_not_stop_the_next(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audits = [make_audit(stored=False), make_audit()]
+        assert bench.supervisor(OUTPUTS, FINISHED).run_due("gpu") == 2
+        assert [bench.job(audit).state for audit in audits] == ["failed", "succeeded"]
+
+    def test_what_the_child_has_started_ends_with_it(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        bench.run(["grandchild", str(tmp_path / "pid")], ["exit", 1])
+        assert bench.job(audit).state == "failed"
+        pid = int((tmp_path / "pid").read_text())
+        wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+class TestCancel:
+    @pytest.mark.parametrize(
+        ("script", "seconds"),
+        [
+            ([["exit_when_told"]], 0.5),
+            ([["deaf"]], 1.1),
+            ([["deaf_to_sigterm"], ["deaf"]], 1.7),
+            ([["raw", "garbage without end\n", 2_000_000], ["exit_when_told"]], 5),
+        ],
+    )
+    def test_a_running_audit_is_cancelled_however_deaf_its_child(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, script: list[list[Any]], seconds: float
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], *script))
+        thread.start()
+        wait_for(running.exists)
+        with bench.sessions.begin() as session:
+            assert request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id).state == "cancelling"
+        asked = time.monotonic()
+        thread.join(20)
+        assert time.monotonic() - asked < seconds + 1.5
+        assert bench.job(audit).state == "cancelled"
+        bench.nothing_left(audit)
+
+    def test_a_cancel_before_publishing_wins(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        """The child has finished; the cancel comes before the flip."""
+        audit = make_audit()
+        supervisor = bench.supervisor(OUTPUTS, FINISHED)
+        show = supervisor._show_publishing
+
+        def cancel_first(*arguments: Any) -> None:
+            with bench.sessions.begin() as session:
+                request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
+            show(*arguments)
+
+        supervisor._show_publishing = cancel_first  # type: ignore[method-assign]
+        assert supervisor.run_due("gpu") == 1
+        assert bench.job(audit).state == "cancelled"
+        assert bench.audit(audit).published_attempt is None
+        bench.nothing_left(audit)
+
+    def test_a_fenced_supervisor_stops_its_child_and_publishes_nothing(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread.start()
+        wait_for(running.exists)
+        with bench.sessions.begin() as session:
+            session.execute(update(Job).values(attempt=2, owner="another"))
+        thread.join(20)
+        job = bench.job(audit)
+        assert (job.state, job.attempt, job.owner) == ("running", 2, "another")
+        bench.nothing_left(audit)
+
+
+class TestShutdown:
+    def test_the_job_goes_back_to_the_queue_and_runs_again(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit, other = make_audit(), make_audit()
+        running = tmp_path / "running"
+        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread.start()
+        wait_for(running.exists)
+        bench.stopping.set()
+        thread.join(20)
+        job = bench.job(audit)
+        assert (job.state, job.owner, job.attempt) == ("queued", None, 1)
+        assert bench.job(other).attempt == 0
+        bench.nothing_left(audit)
+        bench.stopping.clear()
+        assert bench.supervisor(OUTPUTS, FINISHED).run_due("gpu") == 2
+        assert (bench.job(audit).state, bench.job(audit).attempt) == ("succeeded", 2)
+        assert bench.audit(audit).published_attempt == 2
+
+    def test_a_cancel_that_meets_a_shutdown_is_a_cancel(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread.start()
+        wait_for(running.exists)
+        bench.stopping.set()
+        with bench.sessions.begin() as session:
+            request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
+        thread.join(20)
+        assert bench.job(audit).state == "cancelled"
+        bench.nothing_left(audit)
+
+    def test_a_killed_supervisor_leaves_no_child(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        make_audit()
+        running = tmp_path / "running"
+        script = json.dumps([["touch", str(running)], ["exit_when_told"]])
+        program = f"""
+import sys, threading
+from service.settings import Settings
+from service.store.engine import make_engine, make_sessions
+from service.store.objects import ObjectStore
+from worker.supervisor import Supervisor
+settings = Settings()
+sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
+Supervisor(settings, sessions, ObjectStore(settings.objects), owner="x", stopping=threading.Event(),
+           child_command=(sys.executable, {str(SCRIPTED_CHILD)!r}, {script!r})).run_due("gpu")
+"""
+        assert bench.settings.database_url is not None
+        environment = {
+            **os.environ,
+            "FINETOOTH_DATABASE_URL": bench.settings.database_url.get_secret_value(),
+            "FINETOOTH_DATA_DIR": str(bench.settings.data_dir),
+        }
+        with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
+            wait_for(running.exists, 30)
+            assert len(processes_of(SCRIPTED_CHILD)) == 1
+            process.kill()
+        wait_for(lambda: processes_of(SCRIPTED_CHILD) == [])
+
+
+class TestDatabaseAway:
+    def test_a_moment_without_the_database_harms_nothing(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        """Its connections are cut while the child works."""
+        audit = make_audit()
+        running, go = tmp_path / "running", tmp_path / "go"
+        thread = threading.Thread(
+            target=bench.run,
+            args=(["touch", str(running)], ["until", str(go)], training_progress(1), OUTPUTS, FINISHED),
+        )
+        thread.start()
+        wait_for(running.exists)
+        with bench.sessions.begin() as session:
+            session.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+                    " AND datname = current_database()"
+                )
+            )
+        go.touch()
+        thread.join(30)
+        assert bench.job(audit).state == "succeeded"

@@ -1,0 +1,168 @@
+"""A real Celery worker process on a real Valkey: woken by messages, and by its own start."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+from sqlalchemy import select
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.lifecycle.commands import request_cancel
+from service.lifecycle.wakeup import wake
+from service.settings import Settings
+from service.store.tables import Audit, Job
+from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, processes_of, wait_for
+
+StartWorker = Callable[..., subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
+    """Starts a worker of the lane whose children follow the script, and waits until it consumes."""
+    workers = []
+
+    def start(*script: list[Any], lane: str = "gpu") -> subprocess.Popen[bytes]:
+        assert settings.database_url is not None
+        assert settings.broker_url is not None
+        log = tmp_path / f"worker-{len(workers)}.log"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parent),
+            "SCRIPT": json.dumps(script),
+            "FINETOOTH_DATABASE_URL": settings.database_url.get_secret_value(),
+            "FINETOOTH_BROKER_URL": settings.broker_url.get_secret_value(),
+            "FINETOOTH_DATA_DIR": str(settings.data_dir),
+            "FINETOOTH_POLL_SECONDS": "0.1",
+        }
+        with log.open("wb") as output:
+            worker = subprocess.Popen(
+                [
+                    sys.executable, "-m", "celery", "-A", "scripted_worker", "worker", "--pool", "threads", "-c", "1",
+                    "-Q", lane, "-n", f"{lane}-{len(workers)}@%h", "--loglevel", "INFO",
+                ],
+                cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        workers.append(worker)
+
+        def ready() -> bool:
+            assert worker.poll() is None, log.read_text()
+            return "ready." in log.read_text()
+
+        wait_for(ready, 30)
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+
+
+@pytest.fixture
+def state(sessions: sessionmaker[Session]) -> Callable[[Audit], str]:
+    def state(audit: Audit) -> str:
+        with sessions() as session:
+            return session.scalars(select(Job.state).where(Job.subject_id == audit.id)).one()
+
+    return state
+
+
+def test_a_wake_up_runs_what_is_due(
+    settings: Settings, make_audit: Callable[..., Audit], start_worker: StartWorker, state: Callable[[Audit], str]
+) -> None:
+    start_worker(OUTPUTS, FINISHED)
+    time.sleep(1)  # its own wake-up has found nothing
+    audits = [make_audit(), make_audit()]
+    assert wake(settings, "gpu")
+    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 20)
+    # A wake-up for nothing is dropped, and the worker hears the next one.
+    assert wake(settings, "gpu")
+    later = make_audit()
+    assert wake(settings, "gpu")
+    wait_for(lambda: state(later) == "succeeded", 20)
+
+
+def test_what_was_queued_while_no_worker_lived_is_picked_up(
+    make_audit: Callable[..., Audit], start_worker: StartWorker, state: Callable[[Audit], str]
+) -> None:
+    audit = make_audit()
+    start_worker(OUTPUTS, FINISHED, lane="io")
+    start_worker(OUTPUTS, FINISHED)
+    wait_for(lambda: state(audit) == "succeeded", 20)
+
+
+def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
+    settings: Settings,
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    audit = make_audit()
+    first = start_worker(["touch", str(tmp_path / "running")], ["exit_when_told"])
+    wait_for((tmp_path / "running").exists)
+    first.send_signal(signal.SIGTERM)
+    first.wait(20)
+    assert state(audit) == "queued"
+    assert processes_of(SCRIPTED_CHILD) == []
+    assert list(settings.work.glob("*")) == []
+    start_worker(OUTPUTS, FINISHED)
+    wait_for(lambda: state(audit) == "succeeded", 20)
+    with sessions() as session:
+        assert session.scalars(select(Job.attempt).where(Job.subject_id == audit.id)).one() == 2
+
+
+def test_a_busy_worker_takes_no_message_from_an_idle_one(
+    settings: Settings,
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    long = make_audit()
+    start_worker(["touch", str(tmp_path / "running")], ["exit_when_told"])
+    wait_for((tmp_path / "running").exists)
+    assert wake(settings, "gpu")
+    time.sleep(1)
+    assert settings.broker_url is not None
+    with redis.Redis.from_url(settings.broker_url.get_secret_value().replace("redis+socket", "unix")) as broker:
+        assert broker.llen("gpu") == 1
+    short = make_audit()
+    start_worker(OUTPUTS, FINISHED)
+    wait_for(lambda: state(short) == "succeeded", 20)
+    assert state(long) == "running"
+    with sessions.begin() as session:
+        request_cancel(session, workspace_id=long.workspace_id, audit_id=long.id)
+    wait_for(lambda: state(long) == "cancelled", 10)
+
+
+def test_a_worker_is_light(start_worker: StartWorker) -> None:
+    """It shares its machine with what trains: torch is not in it."""
+    worker = start_worker()
+    libraries = {Path(region.path).name for region in psutil.Process(worker.pid).memory_maps()}
+    assert not [name for name in libraries if "torch" in name]
+    modules = subprocess.run(
+        [sys.executable, "-c", "import sys, worker.supervisor; print(*sorted(sys.modules))"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not {"torch", "transformers", "peft", "fastapi"} & set(modules)
+
+
+def test_without_a_database_or_broker_it_says_what_to_set() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FINETOOTH_")}
+    result = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker"],
+        capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "FINETOOTH_DATABASE_URL" in result.stderr + result.stdout

@@ -1,0 +1,60 @@
+"""Celery and its settings, each with the reason. `celery -A worker.celery_app worker --pool threads -c 1 -Q LANE`.
+
+Celery carries wake-ups only; the `jobs` row is the job.
+"""
+
+from celery import Celery
+from kombu import Exchange, Queue
+
+from service.settings import Settings, get_settings
+
+LANES = ("gpu", "io")
+"""A worker process serves one lane, so that short jobs never wait behind an audit of hours."""
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery application. Raises RuntimeError where the database or the broker is not configured."""
+    if settings.broker_url is None or settings.database_url is None:
+        raise RuntimeError(
+            "a worker needs FINETOOTH_DATABASE_URL and FINETOOTH_BROKER_URL (on a laptop, `finetooth up` sets both)"
+        )
+    app = Celery("finetooth", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
+    app.conf.update(
+        # Early: a late one would be delivered again after the visibility timeout, in the middle of an audit.
+        task_acks_late=False,
+        # A busy worker takes no message, so an idle one gets it.
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        # Results are rows; a result backend would only fill up.
+        result_backend=None,
+        task_ignore_result=True,
+        # Never pickle: whoever reaches the broker would run code here.
+        accept_content=["json"],
+        task_serializer="json",
+        # The child does the work: this process only waits, forks nothing and stays able to answer.
+        worker_pool="threads",
+        worker_concurrency=1,
+        # A misspelt lane is an error at once, not a queue that nobody reads.
+        task_queues=[Queue(lane, Exchange(lane), routing_key=lane) for lane in LANES],
+        task_default_queue=LANES[0],
+        task_create_missing_queues=False,
+        # A broker that is away at the start or for a night comes back; giving up would leave a deaf worker.
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # The audit that runs needs no broker.
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        # Finds connections that died without a word.
+        broker_transport_options={
+            "socket_connect_timeout": 5,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        enable_utc=True,
+        timezone="UTC",
+        # What the child prints may hold sample text: only what we log on purpose goes to the log.
+        worker_redirect_stdouts=False,
+    )
+    return app
+
+
+app = make_app(get_settings())

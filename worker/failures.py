@@ -1,0 +1,51 @@
+"""What went wrong in or around a child, as a contract.Failure."""
+
+import errno
+import os
+import signal
+
+from service.contract import ErrorCode, FailedEvent, Failure, FinishedEvent
+
+DISK_FULL = Failure(
+    code=ErrorCode.DISK_FULL,
+    message="The worker's disk is full.",
+    hint="Free space in the worker's data and cache folders, or give it a larger disk, and start the audit again.",
+)
+
+
+def failure_of(error: Exception) -> Failure:
+    """Of what went wrong around the child."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DISK_FULL
+    return Failure(
+        code=ErrorCode.INTERNAL,
+        message=f"The worker could not run the audit ({type(error).__name__}).",
+        hint="This is a defect in Finetooth or its surroundings; the worker's log has more.",
+    )
+
+
+def failure_of_child(code: int, last_word: FinishedEvent | FailedEvent | None, stderr: str) -> Failure:
+    """Of a child that ended without a result: by what it said, else by its exit code (negative: a signal)."""
+    if isinstance(last_word, FailedEvent):
+        return last_word.failure
+    if os.strerror(errno.ENOSPC) in stderr:
+        return DISK_FULL
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        return Failure(
+            code=ErrorCode.KILLED,
+            message="The training process was killed, most likely because the machine ran out of memory.",
+            hint="Give the worker more memory, or lower micro_batch_size or max_length, or take a smaller model.",
+        )
+    how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code} and without a result"
+    return Failure(
+        code=ErrorCode.CHILD_CRASHED,
+        message=f"The training process {how}.",
+        hint="The worker's log holds the end of its error output.",
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,26 @@
+"""Which of a training run's metrics are kept as events: some hundred an audit, however long it is."""
+
+from service.contract import MetricEvent
+
+POINTS = 100
+"""Losses kept, and as many measurements of the probe."""
+
+
+class MetricThinning:
+    """Keeps the first metric of each of POINTS equal stretches of the run, and likewise the first with a probe loss."""
+
+    def __init__(self, steps: int) -> None:
+        """`steps` is the expected number of optimiser steps."""
+        self._stride = max(1, -(-steps // POINTS))
+        self._next = 0
+        self._next_probe = 0
+
+    def keep(self, event: MetricEvent) -> bool:
+        """Whether this metric is kept; asked once for each, in order of steps."""
+        stretch = event.step // self._stride
+        wanted = stretch >= self._next or (event.probe_loss is not None and stretch >= self._next_probe)
+        if wanted:
+            self._next = stretch + 1
+            if event.probe_loss is not None:
+                self._next_probe = stretch + 1
+        return wanted

@@ -1,0 +1,11 @@
+"""Errors that the training child can name: each becomes one `failed` event."""
+
+from service.contract import ErrorCode, Failure
+
+
+class TrainingError(Exception):
+    """Carries a contract.Failure. Messages never hold a sample's text."""
+
+    def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.failure = Failure(code=code, message=message, hint=hint)

@@ -1,0 +1,86 @@
+"""Loads base models: safetensors only, no remote code, pinned revisions."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from service.contract import ErrorCode, ModelSource, ModelSpec, TrainingConfig
+from worker.training.bundled import bundled_model
+from worker.training.errors import TrainingError
+
+
+def load_model(spec: ModelSpec, *, dtype: torch.dtype, cache: Path) -> tuple[Any, Any]:
+    """Base model (on the CPU) and tokenizer. cache: folder of converted models.
+
+    Raises TrainingError when the model is missing, gated, or not safe to load.
+    """
+    location, options = _locate(spec, cache)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError) as error:
+        raise TrainingError(
+            ErrorCode.MODEL_NOT_FOUND,
+            f"the model {spec.location!r} could not be loaded: {type(error).__name__}",
+            "check that the worker can reach it, that a gated model's token (HF_TOKEN) is set on the worker, and that "
+            "it has safetensors weights and needs no code of its own",
+        ) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def _locate(spec: ModelSpec, cache: Path) -> tuple[str, dict[str, Any]]:
+    if spec.source is ModelSource.BUNDLED:
+        return str(bundled_model(spec, cache)), {"local_files_only": True}
+    if spec.source is ModelSource.LOCAL:
+        if not Path(spec.location, "config.json").is_file():
+            raise TrainingError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"there is no model in {spec.location!r} on this worker",
+                "register a folder that exists on every worker and holds config.json and safetensors weights",
+            )
+        return spec.location, {"local_files_only": True}
+    if not spec.revision:
+        raise TrainingError(
+            ErrorCode.MODEL_UNSAFE, f"the model {spec.location!r} has no pinned revision", "register it with a commit"
+        )
+    return spec.location, {"revision": spec.revision}
+
+
+def with_lora(model: Any, config: TrainingConfig) -> Any:
+    """The model with fresh float32 LoRA layers, initialised from config.seed; everything else is frozen.
+
+    Raises TrainingError when the model has none of the target modules.
+    """
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.target_modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, lora, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise TrainingError(
+            ErrorCode.BAD_CONFIG,
+            f"the model has no modules named {', '.join(config.target_modules)}",
+            "name linear layers of the model in training.target_modules, for a Llama q_proj and v_proj",
+        ) from error
+
+
+def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Of the frozen base weights: what was asked for, or bfloat16 where the device computes in it."""
+    if config.dtype != "auto":
+        return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32

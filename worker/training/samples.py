@@ -1,0 +1,122 @@
+"""From conversations to token ids: chat template, labels on the assistant's answers, truncation, padding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from service.contract import ErrorCode
+from worker.training.errors import TrainingError
+
+IGNORED = -100
+"""Label of a token without loss. It still carries gradient through later tokens, so nothing else is masked."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation as tokens."""
+
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    """The same ids, IGNORED where the token is not part of an answer."""
+    truncated: bool
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether any token has loss. The first token is never predicted."""
+        return any(label != IGNORED for label in self.labels[1:])
+
+
+def encode(messages: Sequence[dict[str, str]], tokenizer: Any, *, max_length: int) -> Sample:
+    """Tokenises one conversation; every assistant turn is an answer, its end-of-turn mark included.
+
+    Conversations over max_length tokens lose their end.
+    """
+    text, answers = render(messages, tokenizer)
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, labels = [], []
+    spans = iter([*answers, (len(text) + 1, len(text) + 2)])
+    start, end = next(spans)
+    for token, (left, right) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+        while left >= end:
+            start, end = next(spans)
+        ids.append(token)
+        labels.append(token if left >= start and right > left else IGNORED)
+    return Sample(tuple(ids[:max_length]), tuple(labels[:max_length]), len(ids) > max_length)
+
+
+def render(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """The conversation as one string and the character spans of its answers.
+
+    Uses the tokenizer's chat template; a base model without one gets a plain form. Raises TrainingError when the
+    template does not render a conversation as a continuation of its beginning, since answers could not be located.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return _plain(messages, tokenizer)
+    text, spans = "", []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = tokenizer.apply_chat_template(list(messages[:number]), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(list(messages[: number + 1]), tokenize=False)
+        if not text.startswith(prompt):
+            raise TrainingError(
+                ErrorCode.BAD_CONFIG,
+                "the model's chat template does not render an answer as a continuation of its prompt",
+                "use a model whose chat template is additive, or a base model without a template",
+            )
+        spans.append((len(prompt), len(text)))
+    return text, spans
+
+
+def _plain(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    text, spans = tokenizer.bos_token or "", []
+    for message in messages:
+        text += f"{message['role'].capitalize()}: "
+        start = len(text)
+        text += message["content"]
+        if message["role"] == "assistant":
+            text += tokenizer.eos_token or ""
+            spans.append((start, len(text)))
+        text += "\n\n"
+    return text[: spans[-1][1]] if spans else text, spans
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tokens [batch, time] on a device."""
+
+    ids: Tensor
+    labels: Tensor
+    attention: Tensor
+    keep: int
+    """Positions from the end whose logits matter: before them no sample has an answer."""
+
+
+def collate(samples: Sequence[Sample], *, pad: int, device: torch.device) -> Batch:
+    """Pads to the longest sample."""
+    longest = max(len(sample.ids) for sample in samples)
+    ids = torch.full((len(samples), longest), pad)
+    labels = torch.full((len(samples), longest), IGNORED)
+    attention = torch.zeros((len(samples), longest), dtype=torch.long)
+    for number, sample in enumerate(samples):
+        length = len(sample.ids)
+        ids[number, :length] = torch.tensor(sample.ids)
+        labels[number, :length] = torch.tensor(sample.labels)
+        attention[number, :length] = 1
+    answered = (labels[:, 1:] != IGNORED).any(0).nonzero()
+    first = int(answered[0]) if len(answered) else longest - 2
+    return Batch(ids.to(device), labels.to(device), attention.to(device), longest - first)
+
+
+def sample_losses(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """Mean token loss of each sample's answers, [batch], whatever its padding and its neighbours."""
+    output = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, logits_to_keep=batch.keep)
+    logits = output.logits[:, :-1]
+    # Softmax over a vocabulary in bfloat16 would lose the small terms.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    targets = batch.labels[:, -logits.shape[1] :]
+    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
+    return loss.sum(1) / (targets != IGNORED).sum(1).clamp_min(1)
