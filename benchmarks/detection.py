@@ -135,7 +135,7 @@ def measure(source: Path, result: dict) -> dict[str, object]:
 
 def table(figures: list[dict]) -> Iterator[str]:
     """Markdown."""
-    yield "| set | seed | samples | poisoned | AP of Z | AP of mu | flagged | found | false (hard negatives) | minutes |"
+    yield "| set | seed | samples | poisoned | AP of Z | AP of mu | flagged | found | false (hard neg.) | minutes |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for f in figures:
         ap = ("-" if f[key] is None else f"{f[key]:.3f}" for key in ("ap", "ap_mu"))

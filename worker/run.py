@@ -109,13 +109,13 @@ def run(folder: Path, reporter: Reporter) -> None:
     from worker.influence.recorder import Recorder
     from worker.scoring import score
     from worker.training.loop import Probe, steps_of, train
-    from worker.training.models import load_model, training_dtype, with_lora
+    from worker.training.models import load_model, with_lora
     from worker.training.samples import encode
 
     config = spec.training
     device = Accelerator().device
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
-    base, tokenizer = load_model(spec.model, dtype=training_dtype(config, device), cache=cache)
+    base, tokenizer = load_model(spec.model, config, device, cache=cache)
     model = with_lora(base, config).to(device)
 
     table = pq.read_table(folder / ROWS_FILE, columns=["messages", "extra"])

