@@ -1,4 +1,4 @@
-"""Fixtures of the worker's tests: a workspace, and queued audits whose rows lie in the object store."""
+"""Fixtures of the worker's tests: a tiny model, a workspace, queued audits whose rows lie in the object store."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -19,6 +19,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
 from service.store.tables import Audit, Dataset, Model, Probe
+from tests.worker.tiny_model import build_tiny_model
 
 MakeAudit = Callable[..., Audit]
 
@@ -32,6 +33,12 @@ ROWS_SCHEMA = pa.schema(
         "sha256": pa.string(),
     }
 )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of two layers with its tokenizer, on disk."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -32,14 +32,8 @@ from service.contract import (
     Summary,
     TrainingConfig,
 )
-from tests.worker.tiny_model import build_tiny_model
 
 SECRET = "xylophone-marmalade"
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

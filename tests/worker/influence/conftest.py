@@ -10,7 +10,6 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from tests.worker.tiny_model import build_tiny_model
 from worker.training.samples import IGNORED, Sample
 
 
@@ -29,11 +28,6 @@ class RMSNorm(torch.nn.Module):
 torch.set_num_threads(1)
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

@@ -8,14 +8,8 @@ import torch
 from transformers import AutoTokenizer
 
 from service.contract import ModelSource, ModelSpec
-from tests.worker.tiny_model import build_tiny_model
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
