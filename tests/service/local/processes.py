@@ -1,5 +1,6 @@
 """What the tests of the laptop stack look at from outside: modes, sockets and processes."""
 
+import contextlib
 import os
 import shutil
 import stat
@@ -27,8 +28,10 @@ def with_children(pid: int) -> list[psutil.Process]:
 def listening_tcp(processes: list[psutil.Process]) -> list[str]:
     found = []
     for process in processes:
-        connections = process.net_connections("inet")
-        found += [f"{process.name()} {c.laddr}" for c in connections if c.status == psutil.CONN_LISTEN]
+        # Postgres ends a backend whenever its client goes; one that has ended listens to nothing.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            connections = process.net_connections("inet")
+            found += [f"{process.name()} {c.laddr}" for c in connections if c.status == psutil.CONN_LISTEN]
     return found
 
 
