@@ -152,7 +152,8 @@ def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how:
     assert time.monotonic() - told < 20
     assert not (folder / SCORES_FILE).exists()
     assert not (folder / SUMMARY_FILE).exists()
-    child.communicate()
+    child.stdin.close()
+    child.stdout.close()
 
 
 def failed(folder: Path) -> tuple[FailedEvent, str]:

@@ -59,7 +59,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def app_client(settings: Settings, workspace_id: str) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), follow_redirects=False) as client:
+    with TestClient(create_app(settings), base_url="http://localhost", follow_redirects=False) as client:
         yield client
 
 
