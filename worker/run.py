@@ -139,11 +139,17 @@ def run(folder: Path, reporter: Reporter) -> None:
     recorder = Recorder(lora_layers(model), directions=len(probe.sides))
     trained = sum(sample.has_answer for sample in samples)
     reporter.stage(Stage.TRAINING, steps_of(trained, config), "steps")
-    started = time.monotonic()
+    first_step_at = 0.0
 
     def on_step(metric: MetricEvent, total: int) -> None:
+        nonlocal first_step_at
         reporter.event(metric)
-        left = (time.monotonic() - started) / metric.step * (total - metric.step)
+        left = None
+        if metric.step == 1:
+            # The first step comes with the first probe gradient and the libraries' warm-up: no measure of the others.
+            first_step_at = time.monotonic()
+        else:
+            left = (time.monotonic() - first_step_at) / (metric.step - 1) * (total - metric.step)
         reporter.progress(metric.step, total, "steps", left)
 
     outcome = train(model, samples, config, pad=tokenizer.pad_token_id, probe=probe, recorder=recorder, on_step=on_step)

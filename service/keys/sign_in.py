@@ -33,7 +33,8 @@ def sign_in(
         raise Problem(
             403,
             "sign_in_link_invalid",
-            "This sign-in link was used before or is too old. Start `finetooth up` again for a new one.",
+            "This sign-in link was used before or is too old. `finetooth up` prints a new one when it starts; in "
+            "containers `python -m service.bootstrap sign-in-link URL` does.",
         )
     response = RedirectResponse("/", 303)
     response.set_cookie(
