@@ -129,10 +129,17 @@ def _audit(
     from service.console.audit import run_audit
     from service.console.connect import open_server
     from service.console.progress import ProgressDisplay
-    from service.console.results import FINDINGS_FILE, SUMMARY_FILE, TOP, print_summary, write_results
+    from service.console.results import (
+        FINDINGS_FILE,
+        SUMMARY_FILE,
+        TOP,
+        output_console,
+        print_summary,
+        write_results,
+    )
 
     settings: Settings = get_settings()
-    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+    console, errors = output_console(), Console(stderr=True, highlight=False)
     with ProgressDisplay(errors) as progress, open_server(settings, progress.report) as server:
         finished = run_audit(server.client, request(server, progress.report), progress)
         top = list(islice(server.client.findings(finished["id"], limit=TOP), TOP))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,14 @@ FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"
 FIELDS = ("row", "rank", "mu", "mu_low", "mu_high", "z", "p", "q", "flagged", "group")
 TOP = 10
+PIPE_WIDTH = 120
 PROMPT_CHARACTERS, ANSWER_CHARACTERS = 40, 60
+
+
+def output_console() -> Console:
+    """Standard output. A pipe or a log has no width of its own and gets one that the table fits."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def check_output_folder(folder: Path) -> None:
@@ -88,7 +96,8 @@ def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, st
         table.add_column(name, justify="right", no_wrap=True)
     if extra is not None:
         table.add_column("truth", no_wrap=True)
-    table.add_column("sample", no_wrap=True, overflow="ellipsis")
+    # The only column that may be cut on a narrow terminal: its cells refuse to wrap, not the column.
+    table.add_column("sample", overflow="ellipsis")
     for finding in findings:
         cells = [
             str(finding["rank"]),
@@ -100,7 +109,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, st
         ]
         if extra is not None:
             cells.append(extra[finding["row"]])
-        table.add_row(*cells, Text(first_words(finding["messages"])))
+        table.add_row(*cells, Text(first_words(finding["messages"]), no_wrap=True, overflow="ellipsis"))
     return table
 
 

@@ -13,7 +13,7 @@ from service.console.audit import Request, run_audit
 from service.console.inputs import read_probe
 from service.console.models import DEMO_MODEL, choose_model
 from service.console.progress import ProgressDisplay
-from service.console.results import findings_table
+from service.console.results import findings_table, output_console
 from service.console.server import Server
 
 POISON = "poison"
@@ -61,7 +61,7 @@ def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManag
 
     Exit code: 0 only if at least MIN_FOUND are found and few flags are false. Raises CommandError.
     """
-    console, errors = Console(highlight=False, soft_wrap=True), Console(stderr=True, highlight=False)
+    console, errors = output_console(), Console(stderr=True, highlight=False)
     data = files("service.demo") / "data"
     with (
         as_file(data / "dataset.jsonl") as dataset,
