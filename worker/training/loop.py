@@ -133,7 +133,7 @@ def train(
         if watch and step % REFRESH_STEPS == 0:
             run.probe_losses.append(watch.refresh())
         if watch:
-            watch.recording = step >= warm_up_of(total)
+            watch.begin_step(recorded=step >= warm_up_of(total))
         rate = peak * _schedule(step, total, config.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -159,9 +159,9 @@ def train(
         )
     if watch:
         run.probe_losses.append(watch.refresh())
-        watch.recording = True
         late = watch.unseen(rows)
         for start in range(0, len(late), config.batch_size):
+            watch.begin_step(recorded=True)
             backward(late[start : start + config.batch_size])
             optimizer.zero_grad(set_to_none=True)
             # No step was taken: it has no weight in mu, and its signals count for the alignment alone.
@@ -188,7 +188,7 @@ class _Watch:
         ]
         self._counts = [len(side) for side in probe.sides]
         self._observed: set[int] = set()
-        self.recording = False
+        self._preconditioner: dict[str, torch.Tensor] | None = None
 
     def refresh(self) -> float:
         """New probe gradients at the present weights; the loss of the unwanted answers."""
@@ -204,12 +204,15 @@ class _Watch:
     def _share(self, chunk: Batch, count: int) -> torch.Tensor:
         return sample_losses(self._model, chunk).sum() / count
 
+    def begin_step(self, *, recorded: bool) -> None:
+        """Opens a step; unless it is recorded, its draws get no signal."""
+        self._preconditioner = adamw_preconditioner(self._optimizer, self._recorder.weights) if recorded else None
+
     def batch(self, rows: Sequence[int], batch_size: int) -> Any:
         """Context in which forward and backward pass of `rows` are recorded."""
-        preconditioner = adamw_preconditioner(self._optimizer, self._recorder.weights) if self.recording else None
-        if self.recording:
+        if self._preconditioner is not None:
             self._observed.update(rows)
-        return self._recorder.batch(rows, preconditioner, batch_size=batch_size)
+        return self._recorder.batch(rows, self._preconditioner, batch_size=batch_size)
 
     def end_step(self, learning_rate: float, clip: float) -> None:
         """Closes a step."""
