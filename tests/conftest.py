@@ -9,11 +9,14 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session, sessionmaker
 
 from service.local.postgres import USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
-from service.store.bootstrap import migrate
+from service.store.bootstrap import ensure_workspace, migrate
+from service.store.engine import make_engine, make_sessions
 
 TEMPLATE = "template_migrated"
 
@@ -81,3 +84,24 @@ def settings(database_url: str, valkey_url: str, tmp_path: Path) -> Settings:
 def _execute(server: EmbeddedPostgres, statement: str) -> None:
     with psycopg.connect(host=str(server.folder), user=USER, dbname="postgres", autocommit=True) as connection:
         connection.execute(statement)
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """A bystander's engine, beside the application's."""
+    assert settings.database_url is not None
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=20, application_name="test")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def sessions(engine: Engine) -> sessionmaker[Session]:
+    return make_sessions(engine)
+
+
+@pytest.fixture
+def workspace_id(sessions: sessionmaker[Session]) -> str:
+    """The default workspace, with its registered models."""
+    with sessions.begin() as session:
+        return ensure_workspace(session).id

@@ -10,14 +10,11 @@ from typing import Any
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.app import create_app
 from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace
-from service.store.engine import make_engine, make_sessions
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM_ARGUMENTS = (
@@ -44,25 +41,6 @@ def browser() -> Iterator[Browser]:
         launched = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGUMENTS))
         yield launched
         launched.close()
-
-
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    assert settings.database_url is not None
-    engine = make_engine(settings.database_url.get_secret_value(), application_name="test")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    return make_sessions(engine)
-
-
-@pytest.fixture
-def workspace_id(sessions: sessionmaker[Session]) -> str:
-    with sessions.begin() as session:
-        return ensure_workspace(session).id
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from builders import add_audit
 from fastapi import FastAPI
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
@@ -13,31 +12,8 @@ from service.app import create_app
 from service.http.auth import Scope
 from service.keys.secrets import create_key
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace
-from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.tables import Audit, Workspace
-
-
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    """A bystander's engine, beside the application's."""
-    assert settings.database_url is not None
-    engine = make_engine(settings.database_url.get_secret_value(), pool_size=20, application_name="test")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    return make_sessions(engine)
-
-
-@pytest.fixture
-def workspace_id(sessions: sessionmaker[Session]) -> str:
-    """The default workspace, with its registered models."""
-    with sessions.begin() as session:
-        return ensure_workspace(session).id
 
 
 @pytest.fixture

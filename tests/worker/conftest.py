@@ -1,21 +1,18 @@
 """Fixtures of the worker's tests: a tiny model, a workspace, queued audits whose rows lie in the object store."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace
-from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
 from service.store.tables import Audit, Dataset, Model, Probe
@@ -39,25 +36,6 @@ ROWS_SCHEMA = pa.schema(
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers with its tokenizer, on disk."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def engine(settings: Settings) -> Iterator[Engine]:
-    assert settings.database_url is not None
-    engine = make_engine(settings.database_url.get_secret_value(), pool_size=10, application_name="test")
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def sessions(engine: Engine) -> sessionmaker[Session]:
-    return make_sessions(engine)
-
-
-@pytest.fixture
-def workspace_id(sessions: sessionmaker[Session]) -> str:
-    with sessions.begin() as session:
-        return ensure_workspace(session).id
 
 
 @pytest.fixture
