@@ -66,6 +66,8 @@ class Client:
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {key}", "User-Agent": "finetooth"},
             timeout=TIMEOUT,
+            # Given up well before uvicorn closes an idle connection (5 s), so that no request meets one being closed.
+            limits=httpx.Limits(keepalive_expiry=2),
             transport=transport,
             # A redirect would carry the key elsewhere.
             follow_redirects=False,

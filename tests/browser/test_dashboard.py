@@ -137,7 +137,7 @@ def test_progress_moves_without_a_reload_until_the_verdict_is_there(
                     record_metric(session, taken, step)
             time.sleep(0.7)
 
-    worker = threading.Thread(target=work)
+    worker = threading.Thread(target=work, daemon=True)
     worker.start()
     bar = page.get_by_role("progressbar")
     done = page.locator("[data-progress=done]")

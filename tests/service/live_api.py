@@ -37,7 +37,7 @@ def live_api(settings: Settings) -> Iterator[LiveApi]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
         server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, daemon=True, kwargs={"sockets": [listener]})
         thread.start()
         try:
             yield LiveApi(f"http://127.0.0.1:{listener.getsockname()[1]}", key, workspace.id)

@@ -156,15 +156,15 @@ class TestUnreachable:
 
         def answer() -> None:
             for body in (
-                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
-                b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nhi",
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
+                b"HTTP/1.1 502 Bad\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
             ):
                 connection, _ = listener.accept()
                 with connection:
                     connection.recv(65536)
                     connection.sendall(body)
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)  # a failure here must not keep the run from ending
         thread.start()
         with listener, Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "ft_x") as client:
             with pytest.raises(UnreachableError, match="does not answer as Finetooth does"):

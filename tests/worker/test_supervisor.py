@@ -216,7 +216,7 @@ class TestFinished:
     ) -> None:
         audit = make_audit()
         script = (training_progress(0), training_progress(4), ["until", str(tmp_path / "go")], OUTPUTS, FINISHED)
-        thread = threading.Thread(target=bench.run, args=script)
+        thread = threading.Thread(target=bench.run, daemon=True, args=script)
         thread.start()
         wait_for(lambda: bench.audit(audit).progress_done == 4)
         seen = bench.audit(audit)
@@ -360,7 +360,7 @@ class TestCancel:
     ) -> None:
         audit = make_audit()
         running = tmp_path / "running"
-        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], *script))
+        thread = threading.Thread(target=bench.run, daemon=True, args=(["touch", str(running)], *script))
         thread.start()
         wait_for(running.exists)
         with bench.sessions.begin() as session:
@@ -395,7 +395,7 @@ class TestCancel:
     ) -> None:
         audit = make_audit()
         running = tmp_path / "running"
-        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread = threading.Thread(target=bench.run, daemon=True, args=(["touch", str(running)], ["exit_when_told"]))
         thread.start()
         wait_for(running.exists)
         with bench.sessions.begin() as session:
@@ -412,7 +412,7 @@ class TestShutdown:
     ) -> None:
         audit, other = make_audit(), make_audit()
         running = tmp_path / "running"
-        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread = threading.Thread(target=bench.run, daemon=True, args=(["touch", str(running)], ["exit_when_told"]))
         thread.start()
         wait_for(running.exists)
         bench.stopping.set()
@@ -431,7 +431,7 @@ class TestShutdown:
     ) -> None:
         audit = make_audit()
         running = tmp_path / "running"
-        thread = threading.Thread(target=bench.run, args=(["touch", str(running)], ["exit_when_told"]))
+        thread = threading.Thread(target=bench.run, daemon=True, args=(["touch", str(running)], ["exit_when_told"]))
         thread.start()
         wait_for(running.exists)
         bench.stopping.set()
@@ -480,6 +480,7 @@ class TestDatabaseAway:
         running, go = tmp_path / "running", tmp_path / "go"
         thread = threading.Thread(
             target=bench.run,
+            daemon=True,
             args=(["touch", str(running)], ["until", str(go)], training_progress(1), OUTPUTS, FINISHED),
         )
         thread.start()

@@ -209,7 +209,7 @@ class Peak:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self.before = server.process.memory_info().rss
         self.server = self.parser = 0
 

@@ -126,7 +126,7 @@ def test_processes_that_start_together_make_one_workspace(sessions: sessionmaker
         with sessions.begin() as session:
             ensure_workspace(session)
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
