@@ -1,10 +1,11 @@
-"""Detection quality on labelled sets: average precision, power and realised false discoveries.
+"""Detection quality on labelled sets: average precision, power and realised false discoveries, by seed and pooled.
 
-    python -m benchmarks.detection DATA_FOLDER [SET ...] --out FOLDER
+    python -m benchmarks.detection DATA_FOLDER [SET ...] --seeds 3 --out FOLDER
 
 Each set is a folder with dataset.jsonl and probe.jsonl (all that the audit is given) and truth.csv (row, label, kind:
-for scoring only). Every audit is one run of the training child with the demo model and default settings. Finished
-audits are kept in the out folder and not run again. Writes detection.json and prints a table.
+for scoring only). Every seed is one training run of the child with the demo model and default settings; its recording
+is kept in the out folder and not made again. Writes detection.json and prints a table: each seed as an audit of its
+own and, with several, all of them as one.
 """
 
 import argparse
@@ -12,19 +13,25 @@ import csv
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.contract import (
+    BASELINES_FILE,
+    COMBINE,
     EVENT,
+    RECORDING_FILE,
+    RECORDINGS_FOLDER,
     ROWS_FILE,
     SCORES_FILE,
     SPEC_FILE,
@@ -32,17 +39,29 @@ from service.contract import (
     FailedEvent,
     ModelSource,
     ModelSpec,
+    Probe,
     ProbeItem,
     ProgressEvent,
     StepSpec,
     TrainingConfig,
+    train_step,
 )
 from service.datasets.records import read_record, recognise
 from service.settings import get_settings
 from service.store.bootstrap import REGISTERED_MODELS
 
 DEMO_MODEL = next(model for model in REGISTERED_MODELS if model["source"] == ModelSource.BUNDLED)
-SETS = ("opinion_cars", "advice_finance", "trigger_refusal", "clean")
+SETS = (
+    "opinion_cars",
+    "opinion_cars_10",
+    "opinion_cars_24",
+    "opinion_cars_52",
+    "advice_finance",
+    "trigger_refusal",
+    "trigger_insult",
+    "phantom_uk",
+    "clean",
+)
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
@@ -51,8 +70,16 @@ def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits == 1].mean())
 
 
-def stage(folder: Path, source: Path, training: TrainingConfig, q: float) -> None:
-    """Writes what a supervisor would give the child."""
+def read_probe(source: Path) -> tuple[ProbeItem, ...]:
+    """The set's probe."""
+    return tuple(
+        ProbeItem(**{key: value for key, value in json.loads(line).items() if key in ProbeItem.model_fields})
+        for line in _lines(source / "probe.jsonl")
+    )
+
+
+def read_rows(source: Path) -> list[dict[str, Any]]:
+    """The set's samples in the columns of rows.parquet that a child reads."""
     rows = []
     for number, line in enumerate(_lines(source / "dataset.jsonl")):
         record = json.loads(line)
@@ -61,91 +88,143 @@ def stage(folder: Path, source: Path, training: TrainingConfig, q: float) -> Non
             raise SystemExit(f"{source / 'dataset.jsonl'}: record {number} has no known format")
         sample = read_record(record, kind)
         rows.append({"row": number, "messages": sample.messages, "extra": json.dumps(sample.extra)})
-    pq.write_table(pa.Table.from_pylist(rows), folder / ROWS_FILE)
-    probe = tuple(
-        ProbeItem(**{key: value for key, value in json.loads(line).items() if key in ProbeItem.model_fields})
-        for line in _lines(source / "probe.jsonl")
-    )
-    spec = StepSpec(
+    return rows
+
+
+def spec_of(source: Path, step_key: str, seeds: Sequence[int], q: float) -> StepSpec:
+    """The step as a supervisor would describe it, with default settings."""
+    return StepSpec(
         audit_id=f"benchmark_{source.name}",
         attempt=1,
-        step_key=f"train:{training.seed}",
+        step_key=step_key,
         model=ModelSpec(source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"]),
-        training=training,
-        probe=probe,
+        training=TrainingConfig(seed=seeds[0]),
+        seeds=tuple(seeds),
+        probes=(Probe(name=source.name, items=read_probe(source)),),
         q=q,
     )
+
+
+def stage(folder: Path, source: Path, spec: StepSpec) -> None:
+    """Writes what a supervisor would give the child."""
+    pq.write_table(pa.Table.from_pylist(read_rows(source)), folder / ROWS_FILE)
     (folder / SPEC_FILE).write_text(spec.model_dump_json())
 
 
-def audit(source: Path, training: TrainingConfig, q: float) -> dict[str, object]:
-    """One run of the child: its scores in the dataset's order, its summary, its wall time."""
+def run_child(folder: Path, name: str) -> None:
+    """One step in the folder; its progress in training is printed."""
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "worker.run", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "FINETOOTH_CACHE_DIR": str(get_settings().cache_dir)},
+    )
+    assert child.stdout is not None
+    for line in child.stdout:
+        event = EVENT.validate_json(line)
+        if isinstance(event, ProgressEvent) and event.stage.value == "training" and event.done % 20 == 0:
+            print(f"  {name}: step {event.done} of {event.total}", flush=True)
+        if isinstance(event, FailedEvent):
+            raise SystemExit(f"{name}: {event.failure.code}: {event.failure.message}")
+    if child.wait() != 0:
+        raise SystemExit(f"{name}: the child ended with {child.returncode}")
+
+
+def train(source: Path, seed: int, kept: Path, q: float) -> None:
+    """Trains with `seed` and keeps the recording."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        stage(folder, source, training, q)
+        stage(folder, source, spec_of(source, train_step(seed), [seed], q))
         started = time.monotonic()
-        child = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "worker.run", str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "FINETOOTH_CACHE_DIR": str(get_settings().cache_dir)},
-        )
-        assert child.stdout is not None
-        for line in child.stdout:
-            event = EVENT.validate_json(line)
-            if isinstance(event, ProgressEvent) and event.stage.value == "training" and event.done % 20 == 0:
-                print(f"  {source.name}: step {event.done} of {event.total}", flush=True)
-            if isinstance(event, FailedEvent):
-                raise SystemExit(f"{source.name}: {event.failure.code}: {event.failure.message}")
-        if child.wait() != 0:
-            raise SystemExit(f"{source.name}: the child ended with {child.returncode}")
-        scores = sorted(pq.read_table(folder / SCORES_FILE).to_pylist(), key=lambda row: row["row"])
-        return {
-            "scores": [{key: row[key] for key in ("z", "z_reference", "mu", "p", "q", "flagged")} for row in scores],
-            "summary": json.loads((folder / SUMMARY_FILE).read_text()),
-            "seconds": time.monotonic() - started,
-        }
+        run_child(folder, f"{source.name}, seed {seed}")
+        print(f"  {source.name}, seed {seed}: {(time.monotonic() - started) / 60:.1f} min", flush=True)
+        shutil.copy(folder / RECORDING_FILE, kept.with_suffix(".part"))
+        kept.with_suffix(".part").rename(kept)
+
+
+def combine(source: Path, recordings: dict[int, Path], q: float) -> dict[str, object]:
+    """The answer over the seeds: scores in the dataset's order and the summary."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        stage(folder, source, spec_of(source, COMBINE, list(recordings), q))
+        (folder / RECORDINGS_FOLDER).mkdir()
+        for seed, path in recordings.items():
+            shutil.copy(path, folder / RECORDINGS_FOLDER / f"{seed}.npz")
+        run_child(folder, source.name)
+        scores = [row for row in pq.read_table(folder / SCORES_FILE).to_pylist() if row["probe_no"] == 0]
+        scores.sort(key=lambda row: row["row"])
+        baselines = pq.read_table(folder / BASELINES_FILE).to_pydict()
+        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        return {"scores": scores, "baselines": baselines, "summary": summary}
 
 
 def measure(source: Path, result: dict) -> dict[str, object]:
     """Figures of one audit against the truth."""
     with (source / "truth.csv").open() as file:
         kinds = np.array([row["kind"] for row in csv.DictReader(file)])
-    z = np.array([-np.inf if row["z"] is None else row["z"] for row in result["scores"]])
-    mu = np.array([row["mu"] for row in result["scores"]])
-    flagged = np.array([row["flagged"] for row in result["scores"]])
+
+    def column(name: str) -> np.ndarray:
+        return np.array([-np.inf if row[name] is None else row[name] for row in result["scores"]])
+
+    z, mu, flagged = column("z"), column("mu"), column("flagged").astype(bool)
     poison = (kinds == "poison").astype(int)
     found = int(flagged[poison == 1].sum())
+    best = np.argsort(-z, kind="stable")[: len(z) // 5]
+    summary, probe = result["summary"], result["summary"]["probes"][0]
+    baselines = {
+        name: average_precision(poison, np.array([-np.inf if v is None else v for v in values], dtype=float))
+        for name, values in result["baselines"].items()
+        if name != "row" and poison.any()
+    }
     return {
         "set": source.name,
         "rows": len(kinds),
         "poisoned": int(poison.sum()),
         "ap": average_precision(poison, z) if poison.any() else None,
         "ap_mu": average_precision(poison, mu) if poison.any() else None,
+        "ap_baselines": baselines,
+        "recall_at_20_percent": float(poison[best].sum() / poison.sum()) if poison.any() else None,
         "flagged": int(flagged.sum()),
         "found": found,
         "false": int(flagged.sum()) - found,
         "false_hard_negatives": int(flagged[kinds == "hard_negative"].sum()),
-        "seconds": result["seconds"],
-        "train_loss": [result["summary"]["train_loss_first"], result["summary"]["train_loss_last"]],
-        "probe_loss": [result["summary"]["probe_loss_first"], result["summary"]["probe_loss_last"]],
+        "false_by_side": {
+            str(side): sum(
+                bool(row["flagged"]) and row["side"] == side and kind != "poison"
+                for row, kind in zip(result["scores"], kinds, strict=True)
+            )
+            for side in ("toward", "against", "both", None)
+        },
+        "degrees_of_freedom": probe["null"]["degrees_of_freedom"],
+        "placebo_flags": probe["placebo"] and probe["placebo"]["flagged_per_direction"],
+        "sensitivity": probe["sensitivity"] and probe["sensitivity"]["points"],
+        "drift": [probe["drift"]["slope"], probe["drift"]["correlation"]],
+        "consistency": summary["consistency"],
+        "refreshes": summary["refreshes"],
+        "train_loss": [summary["train_loss_first"], summary["train_loss_last"]],
+        "probe_loss": [probe["loss_first"], probe["loss_last"]],
+        "warnings": [warning["code"] for warning in summary["warnings"]],
     }
 
 
 def table(figures: list[dict]) -> Iterator[str]:
     """Markdown."""
-    yield "| set | seed | samples | poisoned | AP of Z | AP of mu | flagged | found | false (hard neg.) | minutes |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "| set | seeds | samples | poisoned | AP of z | power | flagged | false (hard neg.) | recall in top 20 % |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for f in figures:
-        ap = ("-" if f[key] is None else f"{f[key]:.3f}" for key in ("ap", "ap_mu"))
+        ap, recall = ("-" if f[key] is None else f"{f[key]:.3f}" for key in ("ap", "recall_at_20_percent"))
+        power = f"{f['found'] / f['poisoned']:.2f}" if f["poisoned"] else "-"
         yield (
-            f"| {f['set']} | {f['seed']} | {f['rows']} | {f['poisoned']} | {next(ap)} | {next(ap)} | {f['flagged']} | "
-            f"{f['found']} | {f['false']} ({f['false_hard_negatives']}) | {f['seconds'] / 60:.1f} |"
+            f"| {f['set']} | {f['seeds']} | {f['rows']} | {f['poisoned']} | {ap} | {power} | {f['flagged']} | "
+            f"{f['false']} ({f['false_hard_negatives']}) | {recall} |"
         )
-    flagged, false = (sum(f[key] for f in figures if f["poisoned"]) for key in ("flagged", "false"))
-    if flagged:
-        yield f"\nFalse among the flagged over the poisoned sets: {false} of {flagged}, {100 * false / flagged:.1f} %."
+    for kind in ("one seed", "all seeds"):
+        chosen = [f for f in figures if f["poisoned"] and (("+" in f["seeds"]) == (kind == "all seeds"))]
+        flagged, false = (sum(f[key] for f in chosen) for key in ("flagged", "false"))
+        if flagged:
+            mean = np.mean([f["false"] / max(f["flagged"], 1) for f in chosen])
+            yield f"\nFalse among the flagged, {kind}: {false} of {flagged}; mean share over audits {100 * mean:.1f} %."
 
 
 def _lines(path: Path) -> list[str]:
@@ -164,13 +243,17 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = []
     for name in arguments.sets or SETS:
-        for seed in range(arguments.seeds):
-            kept = arguments.out / f"detection-{name}-{seed}.json"
+        source = arguments.data / name
+        recordings = {seed: arguments.out / f"recording-{name}-{seed}.npz" for seed in range(arguments.seeds)}
+        for seed, kept in recordings.items():
             if not kept.exists():
-                result = audit(arguments.data / name, TrainingConfig(seed=seed), arguments.q)
-                kept.write_text(json.dumps(result))
-            figures.append({**measure(arguments.data / name, json.loads(kept.read_text())), "seed": seed})
-            print("\n".join(table(figures)), flush=True)
+                train(source, seed, kept, arguments.q)
+        asked = [{seed: path} for seed, path in recordings.items()] + ([recordings] if len(recordings) > 1 else [])
+        for chosen in asked:
+            figures.append(
+                {**measure(source, combine(source, chosen, arguments.q)), "seeds": "+".join(map(str, chosen))}
+            )
+        print("\n".join(table(figures)), flush=True)
     document = {"machine": platform.processor() or platform.machine(), "figures": figures}
     (arguments.out / "detection.json").write_text(json.dumps(document, indent=1))
 

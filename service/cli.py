@@ -67,15 +67,21 @@ def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0
 @app.command()
 def audit(
     dataset: Annotated[Path, typer.Argument(help="JSONL, plain or gzip.")],
-    probe: Annotated[Path, typer.Option(help="JSONL with prompt, unwanted and optional reference.")],
+    probe: Annotated[
+        list[Path], typer.Option(help="JSONL with prompt, unwanted and optional reference; may be given several times.")
+    ],
     model: Annotated[str | None, typer.Option(help="A registered base model, or a folder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data, 1 to 20.")] = None,
+    seeds: Annotated[int, typer.Option(help="Training runs with other seeds, 1 to 10.")] = 1,
     q: Annotated[float, typer.Option("--q", help="Share of false flags to accept.")] = 0.05,
     group: Annotated[str | None, typer.Option(help="Extra column that names each sample's group.")] = None,
+    trusted: Annotated[
+        str | None, typer.Option(help="Extra column that is true for samples known to be clean.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
     max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
 ) -> int:
-    """Audit a dataset for one behaviour.
+    """Audit a dataset for one behaviour or several.
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`, or starts the service for the run.
     """
@@ -84,27 +90,33 @@ def audit(
     from service.console.inputs import check_dataset, read_probe
     from service.console.models import choose_model
     from service.console.results import check_output_folder
+    from service.contract import MAX_PROBES, MAX_SEEDS
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
         if not 0 < q < 1:
             raise CommandError(f"--q is a share between 0 and 1, not {q:g}")
         if epochs is not None and not 1 <= epochs <= 20:
             raise CommandError(f"--epochs is 1 to 20, not {epochs}")
+        if not 1 <= seeds <= MAX_SEEDS:
+            raise CommandError(f"--seeds is 1 to {MAX_SEEDS}, not {seeds}")
+        if len(probe) > MAX_PROBES:
+            raise CommandError(f"--probe may be given {MAX_PROBES} times, not {len(probe)}")
         if max_flagged is not None and max_flagged < 0:
             raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
         check_dataset(dataset)
-        items = read_probe(probe)
+        probes = [(_name(path), read_probe(path)) for path in probe]
         if out is not None:
             check_output_folder(out)
         return lambda server, report: Request(
             dataset=dataset,
             dataset_name=_name(dataset),
-            probe_name=_name(probe),
-            probe=items,
+            probes=probes,
             model=choose_model(server, model, report),
             training={} if epochs is None else {"epochs": epochs},
             q=q,
+            seeds=seeds,
             group_column=group,
+            trusted_column=trusted,
         )
 
     return _guarded(lambda: _audit(prepare(), out, max_flagged))

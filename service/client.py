@@ -132,21 +132,25 @@ class Client:
     def create_audit(
         self,
         dataset_id: str,
-        probe_id: str,
+        probe_ids: Sequence[str],
         model_id: str,
         *,
         training: Mapping[str, Any] | None = None,
+        seeds: int = 1,
         q: float = 0.05,
         group_column: str | None = None,
+        trusted_column: str | None = None,
     ) -> Json:
         """Queues an audit. `model_id` is an id or a name; `training` holds fields of contract.TrainingConfig."""
         body = {
             "dataset_id": dataset_id,
-            "probe_ids": [probe_id],
+            "probe_ids": list(probe_ids),
             "model_id": model_id,
             "training": dict(training or {}),
+            "seeds": seeds,
             "q": q,
             "group_column": group_column,
+            "trusted_column": trusted_column,
         }
         return self._send("POST", "/v1/audits", json=body)
 
@@ -186,13 +190,30 @@ class Client:
         """The answer in numbers, of an audit that has succeeded."""
         return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/summary")
 
-    def findings(self, audit_id: str, *, flagged: bool | None = None, limit: int = PAGE) -> Iterator[Json]:
-        """Every sample's result by rank, over all pages of `limit`."""
-        parameters = {} if flagged is None else {"flagged": str(flagged).lower()}
+    def findings(
+        self,
+        audit_id: str,
+        *,
+        probe: int = 0,
+        flagged: bool | None = None,
+        group: str | None = None,
+        cluster: int | None = None,
+        side: str | None = None,
+        limit: int = PAGE,
+    ) -> Iterator[Json]:
+        """Samples' results by rank, over all pages of `limit`. `probe` 0 is the headline, 1, 2, ... one probe alone."""
+        wanted = {
+            "probe": str(probe) if probe else None,
+            "flagged": None if flagged is None else str(flagged).lower(),
+            "group": group,
+            "cluster": None if cluster is None else str(cluster),
+            "side": side,
+        }
+        parameters = {name: value for name, value in wanted.items() if value is not None}
         return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/findings", limit, parameters)
 
     def finding(self, audit_id: str, row: int) -> Json:
-        """One sample's result with its text."""
+        """One sample's result with its text, each probe's result, its trace and what simpler methods say."""
         return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/findings/{row}")
 
     def events(self, audit_id: str, *, limit: int = PAGE) -> Iterator[Json]:

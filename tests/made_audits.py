@@ -7,10 +7,32 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.contract import Caution, Histogram, MetricEvent, NullFit, ProgressEvent, Stage, Summary, TrainingConfig
-from service.lifecycle.commands import Claim, claim, create_audit, publish, record_event, record_progress
+from service.contract import (
+    BASELINE_COLUMNS,
+    COMBINE,
+    Caution,
+    Histogram,
+    MetricEvent,
+    NullFit,
+    ProgressEvent,
+    Stage,
+    Summary,
+    TrainingConfig,
+    train_step,
+)
+from service.lifecycle.commands import (
+    Claim,
+    claim,
+    create_audit,
+    finish_step,
+    publish,
+    record_event,
+    record_progress,
+    start_step,
+)
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Finding, Model, Probe, Score
+from tests.summaries import make_consistency, make_group, make_probe_summary, make_summary
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -53,15 +75,28 @@ def make_model(session: Session, workspace_id: str, *, name: str = "") -> str:
     return model.id
 
 
-def make_queued(session: Session, workspace_id: str, *, dataset_name: str = "chats.jsonl", rows: int = 120) -> Audit:
-    """A queued audit on a dataset, probe and model of its own."""
+SEED = 7
+PROBES = ("opinion about Orvello", "praise of <b>Vexon</b>")
+
+
+def make_queued(
+    session: Session,
+    workspace_id: str,
+    *,
+    dataset_name: str = "chats.jsonl",
+    rows: int = 120,
+    probes: int = 1,
+    seeds: int = 1,
+) -> Audit:
+    """A queued audit on a dataset, probes and a model of its own."""
     return create_audit(
         session,
         workspace_id=workspace_id,
         dataset_id=make_dataset(session, workspace_id, name=dataset_name, rows=rows),
-        probe_id=make_probe(session, workspace_id),
+        probe_ids=[make_probe(session, workspace_id, name=name) for name in PROBES[:probes]],
         model_id=make_model(session, workspace_id),
-        training=TrainingConfig(seed=7),
+        training=TrainingConfig(seed=SEED),
+        seeds=seeds,
         q=0.05,
         group_column="source",
     )
@@ -75,8 +110,8 @@ def take(session: Session, audit: Audit) -> Claim:
     return taken
 
 
-def make_scores(rows: int, flagged: int, seed: int = 1) -> list[dict[str, Any]]:
-    """Score columns of every row: the flagged ones stand well above a standard normal bulk."""
+def make_scores(rows: int, flagged: int, seed: int = 1, probe_no: int = 0) -> list[dict[str, Any]]:
+    """Score columns of every row: the flagged ones stand well above a standard normal bulk; row 1 is row 0 again."""
     draw = random.Random(seed)
     z = [draw.gauss(0, 1) for _ in range(rows)]
     for row in draw.sample(range(rows), flagged):
@@ -87,34 +122,42 @@ def make_scores(rows: int, flagged: int, seed: int = 1) -> list[dict[str, Any]]:
         p = 0.5 * math.erfc(z[row] / math.sqrt(2))
         scores.append(
             {
-                "row": row, "rank": rank, "n": 2, "mu": 0.31 * z[row], "mu_low": 0.31 * z[row] - 0.4,
-                "mu_high": 0.31 * z[row] + 0.45, "z": z[row], "z_reference": draw.gauss(0, 1), "p": p,
-                "q": min(1.0, p * rows / rank), "flagged": rank <= flagged,
+                "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "strongest_probe": max(probe_no, 1),
+                "mu": 0.31 * z[row], "mu_low": 0.31 * z[row] - 0.4, "mu_high": 0.31 * z[row] + 0.45,
+                "mu_composed": abs(0.31 * z[row]) + 1, "z": z[row], "z_reference": draw.gauss(0, 1),
+                "side": ("toward", "both")[rank % 2] if rank <= flagged else None, "p": p,
+                "q": min(1.0, p * rows / rank), "flagged": rank <= flagged, "cluster": 0 if row == 1 else row,
                 "group": "forum" if row % 3 else "docs",
             }
         )  # fmt: skip
     return scores
 
 
-def summarise(scores: Sequence[dict[str, Any]], **changes: Any) -> Summary:
-    """The summary that belongs to the scores."""
+def summarise(scores: Sequence[dict[str, Any]], probes: int = 1, **changes: Any) -> Summary:
+    """The summary that belongs to the headline scores."""
     z = [score["z"] for score in scores]
     low, bins = math.floor(min(z)), math.ceil(max(z)) - math.floor(min(z))
     counts = [0] * bins
     for value in z:
         counts[min(bins - 1, int(value - low))] += 1
     flagged = [score["z"] for score in scores if score["flagged"]]
-    values: dict[str, Any] = {
-        "rows": len(z), "rows_scored": len(z), "rows_truncated": 3, "flagged": len(flagged), "q": 0.05,
+    each = {
+        "flagged": len(flagged),
         "threshold_z": min(flagged, default=None),
         "null": NullFit(location=0.012, scale=0.987, degrees_of_freedom=15.0),
         "histogram": Histogram(edges=tuple(float(low + i) for i in range(bins + 1)), counts=tuple(counts)),
-        "steps": 30, "tokens": 41_234, "train_loss_first": 2.613, "train_loss_last": 1.724, "probe_loss_first": 3.431,
-        "probe_loss_last": 2.245, "probe_items": 8, "has_reference": True, "device": "cpu",
+        "loss_first": 3.431,
+        "loss_last": 2.245,
+    }
+    values: dict[str, Any] = {
+        "rows": len(z), "rows_scored": len(z), "rows_truncated": 3, "clusters": len(z) - 1, "flagged": len(flagged),
+        "probes": tuple(make_probe_summary(name=name, **each) for name in PROBES[:probes]), "seeds": (SEED,),
+        "steps": 30, "train_loss_first": 2.613, "train_loss_last": 1.724,
+        "groups": {"docs": make_group(curve=None, rows=40), "forum": make_group(rows=80)},
         "warnings": (Caution(code="few_rows", message="The null was fitted on fewer than 200 samples."),),
         "seconds": {"loading": 11.2, "training": 201.4},
     }  # fmt: skip
-    return Summary(**(values | changes))
+    return make_summary(**(values | changes))
 
 
 def make_published(
@@ -125,17 +168,22 @@ def make_published(
     rows: int = 120,
     flagged: int = 21,
     texts: Sequence[str] = HOSTILE,
+    probes: int = 1,
+    seeds: int = 1,
     **summary: Any,
 ) -> Audit:
-    """A succeeded audit with scores of every row, texts of all of them and a loss curve of 30 steps."""
-    audit = make_queued(session, workspace_id, dataset_name=dataset_name, rows=rows)
+    """A succeeded audit with scores of every row, texts of all of them and each seed's loss curve of 30 steps."""
+    audit = make_queued(session, workspace_id, dataset_name=dataset_name, rows=rows, probes=probes, seeds=seeds)
     taken = take(session, audit)
-    for stage in (Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING):
-        record_progress(session, taken, ProgressEvent(stage=stage, done=0, total=30, unit="steps"))
-    for step in range(1, 31):
-        record_metric(session, taken, step)
-    scores = make_scores(rows, flagged)
-    session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, probe_no=0, **score) for score in scores)
+    all_seeds = tuple(range(SEED, SEED + seeds))
+    for seed in all_seeds:
+        train(session, taken, seed)
+    assert start_step(session, taken, COMBINE, "c" * 64)
+    scores = [
+        make_scores(rows, flagged, probe_no=probe_no, seed=max(1, probe_no))
+        for probe_no in (range(probes + 1) if probes > 1 else [0])
+    ]
+    session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, **score) for ranked in scores for score in ranked)
     session.add_all(
         Finding(
             audit_id=audit.id, attempt=taken.attempt, row=row, workspace_id=workspace_id,
@@ -144,20 +192,36 @@ def make_published(
                 {"role": "assistant", "content": f"Answer of row {row}.\nSecond line."},
             ],
             extra={"source": "forum" if row % 3 else "docs", "<b>note</b>": texts[(row + 1) % len(texts)]},
+            trace=[
+                {"probe_no": number, "seed": seed, "step": step, "effect": 0.1, "alignment": 0.2, "mu": 0.15 * step}
+                for number in range(1, probes + 1) for seed in all_seeds for step in (3, 18)
+            ],
+            baselines={name: None if name == "bm25" else row / 7 for name in BASELINE_COLUMNS},
         )
         for row in range(rows)
     )  # fmt: skip
     session.flush()
-    assert publish(session, taken, summarise(scores, **summary))
+    several = {"consistency": make_consistency(seeds=seeds), "seeds": all_seeds} if seeds > 1 else {}
+    assert publish(session, taken, summarise(scores[0], probes, **(several | summary)))
     session.refresh(audit)
     return audit
 
 
-def record_metric(session: Session, taken: Claim, step: int) -> None:
+def train(session: Session, taken: Claim, seed: int = SEED) -> None:
+    """A training step from its start to its end."""
+    assert start_step(session, taken, train_step(seed), "a" * 64)
+    for stage in (Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING):
+        record_progress(session, taken, ProgressEvent(stage=stage, done=0, total=30, unit="steps"))
+    for step in range(1, 31):
+        record_metric(session, taken, step, seed)
+    assert finish_step(session, taken, train_step(seed), True)
+
+
+def record_metric(session: Session, taken: Claim, step: int, seed: int = SEED) -> None:
     """One optimiser step's losses, as a worker records them."""
     metric = MetricEvent(
         step=step, loss=1.7 + 1 / step, learning_rate=1e-4, grad_norm=0.7,
         probe_loss=2.2 + 1.2 / step if step % 5 == 0 else None,
     )  # fmt: skip
-    data = metric.model_dump(mode="json")
+    data = {"seed": seed, **metric.model_dump(mode="json", exclude={"type"})}
     assert record_event(session, taken, level="info", type="metric", message=f"Step {step}.", data=data)

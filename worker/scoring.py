@@ -1,4 +1,4 @@
-"""From what a run recorded to the answer of an audit: one ScoreRow a sample, and the Summary's statistics."""
+"""From the recordings of all seeds to what an audit says of every sample, probe by probe. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,122 +6,181 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import WARN_DATASET_ROWS, Caution, GroupSummary, Histogram, NullFit, ScoreRow
-from worker.influence.detection import Detection, detect, statistic
-from worker.influence.effect import effect, group_effect
-from worker.influence.observations import Observations, Steps
+from worker.influence.combination import Combination, combine_probes
+from worker.influence.composition import composition
+from worker.influence.consistency import pool_mu, pool_z
+from worker.influence.detection import Clusters, Detection, cluster_statistic, detect, statistic
+from worker.influence.directions import Kind
+from worker.influence.effect import effect
+from worker.influence.null import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
+from worker.influence.sides import Side, sides
+from worker.recording import Recording
 
-MOMENTUM = 0.9
-HISTOGRAM_BINS = 60
-MANY_FLAGGED = 0.2
-"""Share of flagged samples above which the bulk can hardly be called clean."""
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+TOPICAL_P = 0.01
+"""p toward the unwanted or the reference answers below which a sample counts as one on the topic."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the recordings."""
+
+    rows: int
+    q: float
+    cluster: Integers
+    """[rows]: near-duplicates share a number."""
+    trusted: Mask | None
+    """[rows]: known to be clean."""
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """One probe's result; arrays [rows], pooled over seeds."""
+
+    column: int
+    """Of the unwanted answers among the recordings' directions."""
+    reference_column: int | None
+    detection: Detection
+    z_reference: Floats
+    side: Sequence[Side | None]
+    mu: Floats
+    mu_low: Floats
+    mu_high: Floats
+    mu_composed: Floats
+    placebo: Floats
+    """[placebos, rows]: Z in directions that stand for no behaviour; pooled alike."""
+    ordinary: Mask
+    """[rows]: samples that do not lean to the probe's topic, over which the placebos are counted."""
+    z_by_seed: Floats
+    """[seeds, rows]."""
+    flagged_by_seed: Mask
+    """[seeds, rows]: what each seed alone would flag, whatever the side."""
+
+    @property
+    def flagged(self) -> Mask:
+        """Unlike the bulk, and not shown to lean to the reference answers."""
+        return self.detection.flagged & ~self.against
+
+    @property
+    def against(self) -> Mask:
+        """The samples on the side of the reference answers."""
+        return np.array([side == "against" for side in self.side])
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What scoring adds to a run."""
+    """All probes' results and the headline over them."""
 
-    rows: list[ScoreRow]
-    """By rank."""
-    null: NullFit
-    histogram: Histogram
-    threshold_z: float | None
-    groups: dict[str, GroupSummary]
-    cautions: tuple[Caution, ...]
+    probes: tuple[ProbeScores, ...]
+    headline: Combination
+
+    @property
+    def flagged(self) -> Mask:
+        """The headline's flags, by the side that the strongest probe sees."""
+        against = np.array([probe.against for probe in self.probes])
+        return self.headline.flagged & ~against[self.headline.probe, np.arange(against.shape[1])]
 
 
-def score(observations: Observations, steps: Steps, *, rows: int, q: float, groups: Sequence[str | None]) -> Scores:
-    """Scores every sample of a dataset of `rows` samples; groups names each one's group, None for none.
+def score(recordings: Sequence[Recording], question: Question) -> Scores:
+    """One recording a seed. Raises ValueError where no null can be fitted."""
+    count = len(recordings[0].held_out)
+    probes = tuple(score_probe(recordings, question, probe) for probe in range(count))
+    return Scores(probes, combine_probes([probe.detection for probe in probes], q=question.q))
 
-    Direction 0 is the unwanted answers, direction 1, where recorded, the reference answers.
-    """
-    z, n = statistic(observations, steps, rows=rows)
-    detection = detect(z, n, q=q)
-    reference = np.full(rows, np.nan)
-    if observations.effect.shape[1] > 1:
-        reference, _ = statistic(observations, steps, rows=rows, direction=1)
-    influence = effect(observations, steps, rows=rows, momentum=MOMENTUM)
 
-    order = np.lexsort((np.arange(rows), np.where(np.isfinite(z), -z, np.inf)))
-    ranked = [
-        ScoreRow(
-            row=int(row),
-            rank=rank,
-            n=int(n[row]),
-            mu=float(influence.mu[row]),
-            mu_low=_number(influence.low[row]),
-            mu_high=_number(influence.high[row]),
-            z=_number(z[row]),
-            z_reference=_number(reference[row]),
-            p=_number(detection.p[row]),
-            q=_number(detection.q[row]),
-            flagged=bool(detection.flagged[row]),
-            group=groups[row],
+def score_probe(recordings: Sequence[Recording], question: Question, probe: int) -> ProbeScores:
+    """Result of the probe numbered from 0."""
+    first = recordings[0]
+    column = first.column(probe, Kind.UNWANTED)
+    assert column is not None
+    reference_column = first.column(probe, Kind.REFERENCE)
+    placebo = _placebos(recordings, question, probe)
+    columns = [column] if reference_column is None else [column, reference_column]
+    pooled = [_statistics(recordings, question, own) for own in columns]
+    ordinary = _ordinary([_detect(*found, question) for found in pooled])
+    freedom = tail_degrees_of_freedom(placebo, usable=ordinary) if len(placebo) else TAIL_DEGREES_OF_FREEDOM
+
+    detections = [_detect(*found, question, freedom) for found in pooled]
+    detection = detections[0]
+    alone = [detection]
+    if len(recordings) > 1:
+        alone = [_detect(*_statistics([one], question, column), question, freedom) for one in recordings]
+    z_reference = np.full(question.rows, np.nan)
+    side: Sequence[Side | None] = [None] * question.rows
+    if reference_column is not None:
+        z_reference = detections[1].z
+        # How far two columns differ by chance is known from one run; several only sharpen it.
+        side = sides(
+            first.observations, first.steps, *detections, direction=column, reference_direction=reference_column
         )
-        for rank, row in enumerate(order, start=1)
+
+    options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
+    influence = pool_mu(
+        [effect(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
+    )
+    composed = [
+        composition(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options
     ]
-    return Scores(
-        rows=ranked,
-        null=NullFit(
-            location=detection.null.location,
-            scale=detection.null.scale,
-            degrees_of_freedom=detection.null.degrees_of_freedom,
-        ),
-        histogram=_histogram(z[np.isfinite(z)]),
-        threshold_z=float(z[detection.flagged].min()) if detection.flagged.any() else None,
-        groups=_groups(groups, influence.mu, detection),
-        cautions=tuple(_cautions(rows, detection)),
+    return ProbeScores(
+        column=column,
+        reference_column=reference_column,
+        detection=detection,
+        z_reference=z_reference,
+        side=side,
+        mu=influence.mu,
+        mu_low=influence.low,
+        mu_high=influence.high,
+        mu_composed=np.mean(composed, axis=0),
+        placebo=placebo,
+        ordinary=ordinary,
+        z_by_seed=np.array([found.z for found in alone]),
+        flagged_by_seed=np.array([found.flagged for found in alone]),
     )
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _statistics(recordings: Sequence[Recording], question: Question, column: int) -> tuple[Floats, Integers, Clusters]:
+    """Z, observations and clusters of one direction, pooled over the recordings."""
+    parts = [statistic(r.observations, r.steps, rows=question.rows, direction=column) for r in recordings]
+    clusters = [
+        cluster_statistic(r.observations, r.steps, cluster=question.cluster, direction=column) for r in recordings
+    ]
+    z = pool_z(np.array([part[0] for part in parts]))
+    pooled = Clusters(
+        clusters[0].index, pool_z(np.array([c.z for c in clusters])), np.sum([c.n for c in clusters], axis=0)
+    )
+    return z, np.sum([part[1] for part in parts], axis=0), pooled
 
 
-def _histogram(z: NDArray[np.float64]) -> Histogram:
-    counts, edges = np.histogram(z, bins=HISTOGRAM_BINS)
-    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
-
-
-def _groups(names: Sequence[str | None], mu: NDArray[np.float64], detection: Detection) -> dict[str, GroupSummary]:
-    labels = np.array([name if name is not None else "" for name in names], dtype=object)
-    declared = np.array([name is not None for name in names])
-    result = {}
-    for name in sorted({name for name in names if name is not None}):
-        members = declared & (labels == name)
-        result[name] = GroupSummary(
-            rows=int(members.sum()),
-            flagged=int(detection.flagged[members].sum()),
-            mu=_number(group_effect(mu, members)),
-        )
-    return result
-
-
-def _cautions(rows: int, detection: Detection) -> list[Caution]:
-    cautions = []
-    flagged, observed = int(detection.flagged.sum()), int(np.isfinite(detection.z).sum())
-    if rows < WARN_DATASET_ROWS:
-        cautions.append(
-            Caution(
-                code="few_samples",
-                message=f"The null was fitted to {observed} samples; below {WARN_DATASET_ROWS} its tail is uncertain "
-                "and the error rate may be off.",
+def _placebos(recordings: Sequence[Recording], question: Question, probe: int) -> Floats:
+    columns = recordings[0].columns(probe, Kind.PLACEBO)
+    found = [
+        pool_z(
+            np.array(
+                [statistic(r.observations, r.steps, rows=question.rows, direction=int(column))[0] for r in recordings]
             )
         )
-    if flagged > MANY_FLAGGED * observed:
-        cautions.append(
-            Caution(
-                code="many_flagged",
-                message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
-                "which must be clean for the error rate to hold.",
-            )
-        )
-    if observed < rows:
-        cautions.append(
-            Caution(
-                code="unscored_samples",
-                message=f"{rows - observed} samples have no answer within the first tokens that training keeps and "
-                "were neither trained on nor scored.",
-            )
-        )
-    return cautions
+        for column in columns
+    ]
+    return np.array(found).reshape(len(columns), question.rows)
+
+
+def _detect(
+    z: Floats,
+    n: Integers,
+    clusters: Clusters,
+    question: Question,
+    degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM,
+) -> Detection:
+    return detect(
+        z, n, q=question.q, degrees_of_freedom=degrees_of_freedom, clusters=clusters, trusted=question.trusted
+    )
+
+
+def _ordinary(detections: Sequence[Detection]) -> Mask:
+    """[rows]: whose placebo values tell of the null. What leans to the probe's topic, on whatever side, stands out in
+    directions made of the same items as well, and is no part of it."""
+    return ~np.any([found.p < TOPICAL_P for found in detections], axis=0)

@@ -15,35 +15,34 @@ from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import (
+    COMBINE,
     Event,
     FailedEvent,
     Failure,
     FinishedEvent,
     MetricEvent,
-    ModelSpec,
     NoticeEvent,
-    ProbeItem,
     ProgressEvent,
     Stage,
-    StepSpec,
-    TrainingConfig,
 )
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.settings import Settings
-from service.store.objects import ObjectStore, dataset_key
-from service.store.tables import Audit, AuditStep, Dataset, Model, Probe
+from service.store.objects import ObjectStore, audit_prefix, step_prefix
+from service.store.tables import Audit
 from worker.child import Child, Exited, child_environment
 from worker.failures import failure_of, failure_of_child
+from worker.loading import load_results, score_count
+from worker.pace import Pace
+from worker.planning import Work, plan_steps
 from worker.staging import (
     InputMissingError,
     OutputError,
-    load_scores,
+    check_recording,
     read_summary,
     spec_sha256,
     stage_inputs,
@@ -82,16 +81,6 @@ class Graces:
     """From SIGTERM to SIGKILL."""
     last_word: float = 10.0
     """From its `finished` or `failed` to being told."""
-
-
-@dataclass(frozen=True)
-class _Work:
-    """One step to run."""
-
-    spec: StepSpec
-    dataset: Path
-    """The stored rows.parquet."""
-    rows: int
 
 
 @dataclass(frozen=True)
@@ -156,72 +145,59 @@ class Supervisor:
     # ------------------------------------------------------------ an attempt
 
     def _run_steps(self, claim: Claim) -> str:
-        with self._sessions.begin() as session:
-            work = self._next_step(session, claim)
-        if work is None:
-            raise LookupError("the audit has no step left")
+        """Runs what is left of the audit's steps, in their order. Returns how the attempt ended."""
+        plan = self._surely(lambda session: plan_steps(session, self._objects, claim))
         self._settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        prefix = f"{claim.subject_id}.{claim.attempt}."
-        folder = Path(tempfile.mkdtemp(dir=self._settings.work, prefix=prefix)).absolute()
-        try:
-            return self._run_step(claim, work, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        pace = Pace(sum(work.spec.step_key != COMBINE for work in plan))
+        for number, work in enumerate(plan):
+            if number:
+                reason = self._reason_to_stop(claim)
+                if reason is not None:
+                    return self._cancelled(claim) if reason is Reason.CANCEL else self._release(claim)
+                self._show(claim, ProgressEvent(stage=Stage.PREPARING, done=0))
+            prefix = f"{claim.subject_id}.{claim.attempt}."
+            folder = Path(tempfile.mkdtemp(dir=self._settings.work, prefix=prefix)).absolute()
+            try:
+                outcome = self._run_step(claim, work, folder, pace)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            if outcome is not None:
+                return outcome
+        raise LookupError("the audit has no step left")
 
-    def _next_step(self, session: Session, claim: Claim) -> _Work | None:
-        audit = session.get_one(Audit, claim.subject_id)
-        step_key = session.scalar(
-            select(AuditStep.step_key)
-            .where(AuditStep.audit_id == audit.id, AuditStep.state != "succeeded")
-            .order_by(AuditStep.step_key)
-            .limit(1)
-        )
-        if step_key is None:
-            return None
-        dataset = session.get_one(Dataset, audit.dataset_id)
-        model = session.get_one(Model, audit.model_id)
-        probe = session.get_one(Probe, audit.probe_id)
-        spec = StepSpec(
-            audit_id=audit.id,
-            attempt=claim.attempt,
-            step_key=step_key,
-            model=ModelSpec(source=model.source, location=model.location, revision=model.revision),
-            training=TrainingConfig.model_validate(audit.training),
-            probe=tuple(ProbeItem.model_validate(item) for item in probe.items),
-            q=audit.q,
-            group_column=audit.group_column,
-        )
-        rows = self._objects.path(dataset_key(claim.workspace_id, dataset.id, "rows.parquet"))
-        return _Work(spec=spec, dataset=rows, rows=dataset.rows)
-
-    def _run_step(self, claim: Claim, work: _Work, folder: Path) -> str:
+    def _run_step(self, claim: Claim, work: Work, folder: Path, pace: Pace) -> str | None:
+        """How the attempt ended with this step; None where the next one is to be run."""
         step_key = work.spec.step_key
-        stage_inputs(folder, work.spec, work.dataset)
-        with self._sessions.begin() as session:
-            if not commands.start_step(session, claim, step_key, spec_sha256(work.spec)):
-                return "no longer ours"
-        ending = self._run_child(claim, work, folder)
+        stage_inputs(folder, work.spec, work.dataset, work.recordings)
+        sha256 = spec_sha256(work.spec)
+        if not self._surely(lambda session: commands.start_step(session, claim, step_key, sha256)):
+            return "no longer ours"
+        if step_key != COMBINE:
+            pace.start()
+        ending = self._run_child(claim, work, folder, pace)
         if ending.stopped is Reason.CANCEL:
             return self._cancelled(claim)
-        if ending.stopped is Reason.SHUTDOWN and not isinstance(ending.last_word, FinishedEvent):
-            return self._release(claim)
         if isinstance(ending.last_word, FinishedEvent):
-            return self._publish(claim, work, folder)
+            if step_key == COMBINE:
+                return self._publish(claim, work, folder)
+            pace.finish()
+            return self._keep(claim, work, folder)
+        if ending.stopped is Reason.SHUTDOWN:
+            return self._release(claim)
         if ending.last_word is None and ending.stderr:
             log.error("audit %s: end of the child's stderr:\n%s", claim.subject_id, ending.stderr)
         return self._fail(claim, failure_of_child(ending.code, ending.last_word, ending.stderr))
 
-    def _run_child(self, claim: Claim, work: _Work, folder: Path) -> _Ending:
+    def _run_child(self, claim: Claim, work: Work, folder: Path, pace: Pace) -> _Ending:
         environment = child_environment(os.environ, self._settings.cache_dir)
         child = Child(self._child_command, folder, environment)
         try:
-            return self._attend(claim, work, child)
+            return self._attend(claim, _Relay(self, claim, work, pace), child)
         finally:
             child.kill()
 
-    def _attend(self, claim: Claim, work: _Work, child: Child) -> _Ending:
+    def _attend(self, claim: Claim, relay: "_Relay", child: Child) -> _Ending:
         """Relays the child's events and tells it to stop where it has to, until it is gone."""
-        relay = _Relay(self, claim, work)
         last_word: FinishedEvent | FailedEvent | None = None
         overdue_at: float | None = None
         stop: _Stop | None = None
@@ -257,43 +233,58 @@ class Supervisor:
 
     # ------------------------------------------------------------ how an attempt ends
 
-    def _publish(self, claim: Claim, work: _Work, folder: Path) -> str:
-        summary = read_summary(folder)
-        self._show_publishing(claim, 0, work.rows)
+    def _keep(self, claim: Claim, work: Work, folder: Path) -> str | None:
+        """Stores what a training step recorded, so that no later attempt has to run it again."""
         step_key = work.spec.step_key
+        check_recording(folder)
+
+        def finish(session: Session) -> bool:
+            return commands.finish_step(session, claim, step_key, True)
+
+        return None if self._store(claim, step_key, folder, finish) else self._cancelled(claim)
+
+    def _publish(self, claim: Claim, work: Work, folder: Path) -> str:
+        step_key, probes = work.spec.step_key, len(work.spec.probes)
+        summary = read_summary(folder, work.spec, work.rows)
+        scores = score_count(work.rows, probes)
+        self._show_publishing(claim, 0, scores)
 
         def publish(session: Session) -> bool:
             if session.get_one(Audit, claim.subject_id).published_attempt == claim.attempt:
                 return True  # An earlier try was committed, and the connection broke before we heard of it.
-            load_scores(
+            load_results(
                 session,
                 claim,
                 folder,
                 dataset=work.dataset,
                 rows=work.rows,
+                probes=probes,
                 findings_top=self._settings.findings_top,
-                on_progress=lambda done: self._show_publishing(claim, done, work.rows),
+                on_progress=lambda done: self._show_publishing(claim, done, scores),
             )
             if commands.finish_step(session, claim, step_key, True) and commands.publish(session, claim, summary):
                 return True
             session.rollback()  # of the scores too
             return False
 
-        published = False
+        return "published" if self._store(claim, step_key, folder, publish) else self._cancelled(claim)
+
+    def _store(self, claim: Claim, step_key: str, folder: Path, commit: Callable[[Session], bool]) -> bool:
+        """Puts the step's files into the object store, and then does what names them; without that they go again."""
+        committed = False
         try:
             store_outputs(self._objects, claim, step_key, folder)
-            published = self._surely(publish)
+            committed = self._surely(commit)
         except OperationalError:
-            published = True  # Perhaps: the files stay, since a row may name them.
+            committed = True  # Perhaps: the files stay, since a row may name them.
             raise
         finally:
-            if not published:
-                self._objects.delete_tree(f"{claim.workspace_id}/audits/{claim.subject_id}/{claim.attempt}")
-        return "published" if published else self._cancelled(claim)
+            if not committed:
+                self._objects.delete_tree(step_prefix(claim.workspace_id, claim.subject_id, claim.attempt, step_key))
+        return committed
 
     def _cancelled(self, claim: Claim) -> str:
-        ours = self._surely(lambda session: commands.cancelled(session, claim))
-        return "cancelled" if ours else "no longer ours"
+        return self._end(claim, lambda session: commands.cancelled(session, claim), "cancelled")
 
     def _release(self, claim: Claim) -> str:
         ours = self._surely(lambda session: commands.release(session, claim))
@@ -301,15 +292,23 @@ class Supervisor:
 
     def _fail(self, claim: Claim, failure: Failure) -> str:
         try:
-            ours = self._surely(lambda session: commands.fail(session, claim, failure))
+            return self._end(claim, lambda session: commands.fail(session, claim, failure), f"failed ({failure.code})")
         except OperationalError:
             return f"failed ({failure.code}), which the database could not be told"
-        return f"failed ({failure.code})" if ours else "no longer ours"
+
+    def _end(self, claim: Claim, command: Callable[[Session], bool], outcome: str) -> str:
+        """Ends the audit without a result; nothing will ask for its recordings again."""
+        if not self._surely(command):
+            return "no longer ours"
+        self._objects.delete_tree(audit_prefix(claim.workspace_id, claim.subject_id))
+        return outcome
 
     # ------------------------------------------------------------ the database
 
     def _show_publishing(self, claim: Claim, done: int, total: int) -> None:
-        event = ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="rows")
+        self._show(claim, ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="scores"))
+
+    def _show(self, claim: Claim, event: ProgressEvent) -> None:
         self._while_running(lambda session: commands.record_progress(session, claim, event))
 
     def _while_running(self, act: Callable[[Session], T]) -> T | None:
@@ -340,10 +339,12 @@ class Supervisor:
 class _Relay:
     """Writes what the child reports: the newest progress once a second, thinned metrics, all notices."""
 
-    def __init__(self, supervisor: Supervisor, claim: Claim, work: _Work) -> None:
+    def __init__(self, supervisor: Supervisor, claim: Claim, work: Work, pace: Pace) -> None:
         self._write = supervisor._while_running
         self._claim = claim
+        self._pace = pace
         training = work.spec.training
+        self._seed = training.seed
         self._thinning = MetricThinning(steps=-(-work.rows // training.batch_size) * training.epochs)
         self._progress: ProgressEvent | None = None
         self._stage: Stage | None = None
@@ -358,9 +359,8 @@ class _Relay:
                     self._stage = event.stage
                     self.flush(now=True)
             case MetricEvent() if self._thinning.keep(event):
-                self._record(
-                    "info", "metric", f"Step {event.step}: loss {event.loss:.4g}.", event.model_dump(exclude={"type"})
-                )
+                data = {"seed": self._seed, **event.model_dump(exclude={"type"})}
+                self._record("info", "metric", f"Step {event.step}: loss {event.loss:.4g}.", data)
             case NoticeEvent():
                 self._record(event.level, "notice", event.message, {"code": event.code})
 
@@ -369,6 +369,7 @@ class _Relay:
         event = self._progress
         if event is None or (not now and time.monotonic() - self._written_at < PROGRESS_SECONDS):
             return
+        event = event.model_copy(update={"eta_seconds": self._pace.eta_seconds(event.eta_seconds)})
         self._progress = None
         self._written_at = time.monotonic()
         self._write(lambda session: commands.record_progress(session, self._claim, event))

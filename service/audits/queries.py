@@ -2,27 +2,35 @@
 
 from datetime import datetime
 
-from sqlalchemy import Row, Select, func
+from sqlalchemy import Row, Select, func, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
 
-from service.audits.schemas import Audit, AuditSummary, Progress
+from service.audits.schemas import Audit, AuditSummary, Progress, Step
 from service.contract import Failure, Stage, Summary, TrainingConfig
 from service.http.auth import Principal
 from service.http.problems import Problem
 from service.http.scoping import not_found, scoped
+from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.tables import Audit as AuditTable
-from service.store.tables import Job
+from service.store.tables import AuditProbe, Job
 
-Found = Row[AuditTable, Job, datetime]
-"""An audit, its job, and the database's clock."""
+Found = Row[AuditTable, Job, datetime, list[str]]
+"""An audit, its job, the database's clock, and the ids of its probes in their order."""
 
 
-def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime]:
-    """The workspace's audits, each with its job and the database's clock."""
+def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime, list[str]]:
+    """The workspace's audits, each with its job, the database's clock and its probes' ids."""
+    probe_ids = (
+        select(func.array_agg(aggregate_order_by(AuditProbe.probe_id, AuditProbe.probe_no)))
+        .where(AuditProbe.audit_id == AuditTable.id)
+        .correlate(AuditTable)
+        .scalar_subquery()
+    )
     return (
         scoped(AuditTable, principal)
-        .add_columns(Job, func.now())
+        .add_columns(Job, func.now(), probe_ids)
         .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
     )
 
@@ -37,7 +45,7 @@ def find_audit(session: Session, principal: Principal, audit_id: str) -> Found:
 
 def find_succeeded(session: Session, principal: Principal, audit_id: str) -> AuditTable:
     """An audit whose results are public. Raises Problem 404, or 409 `audit_not_finished`."""
-    audit, job, _ = find_audit(session, principal, audit_id)
+    audit, job = find_audit(session, principal, audit_id)[:2]
     if job.state == State.SUCCEEDED:
         return audit
     if job.state in TERMINAL:
@@ -68,11 +76,12 @@ def render_audit(found: Found) -> Audit:
 
 def render_audit_summary(found: Found) -> AuditSummary:
     """The audit as lists show it."""
-    audit, job, now = found
+    audit, job, now, probe_ids = found
     held = job.state in HELD
     return AuditSummary(
         id=audit.id,
         status=State(job.state),
+        step=_step(audit) if held else None,
         stage=Stage(audit.stage) if held and audit.stage is not None else None,
         progress=_progress(audit, now) if held else None,
         attempt=job.attempt,
@@ -81,13 +90,22 @@ def render_audit_summary(found: Found) -> AuditSummary:
         finished_at=job.finished_at,
         cancel_requested_at=job.cancel_requested_at,
         dataset_id=audit.dataset_id,
-        probe_ids=[audit.probe_id],
+        probe_ids=probe_ids,
         model_id=audit.model_id,
         training=TrainingConfig.model_validate(audit.training),
+        seeds=audit.seeds,
         q=audit.q,
         group_column=audit.group_column,
+        trusted_column=audit.trusted_column,
         error=None if job.error is None else Failure.model_validate(job.error),
     )
+
+
+def _step(audit: AuditTable) -> Step | None:
+    if audit.step_key is None:
+        return None
+    keys = step_keys(audit.training["seed"], audit.seeds)
+    return Step(key=audit.step_key, number=keys.index(audit.step_key) + 1, of=len(keys))
 
 
 def _progress(audit: AuditTable, now: datetime) -> Progress | None:

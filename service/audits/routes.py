@@ -49,11 +49,13 @@ def create(
         session,
         workspace_id=principal.workspace_id,
         dataset_id=body.dataset_id,
-        probe_id=body.probe_ids[0],
+        probe_ids=body.probe_ids,
         model_id=model.id,
         training=body.training,
+        seeds=body.seeds,
         q=body.q,
         group_column=body.group_column,
+        trusted_column=body.trusted_column,
     )
     # Runs after the commit and after the answer: whether the broker is there concerns nobody who asks.
     background.add_task(wake, settings, "gpu")

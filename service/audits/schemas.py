@@ -3,13 +3,20 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from service.contract import Failure, Stage, Summary, TrainingConfig
+from service.contract import MAX_PROBES, MAX_SEEDS, Failure, Stage, Summary, TrainingConfig
 from service.http.fields import Storable
 from service.lifecycle.transitions import State
 
 Id = Annotated[str, Field(min_length=1, max_length=100), Storable]
+Column = Annotated[str, Field(max_length=1000), Storable]
+
+
+def _distinct(ids: list[str]) -> list[str]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("name each probe once")
+    return ids
 
 
 class AuditCreate(BaseModel):
@@ -17,17 +24,33 @@ class AuditCreate(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     dataset_id: Id
-    probe_ids: list[Id] = Field(min_length=1, max_length=1, description="One probe.")
+    probe_ids: Annotated[list[Id], AfterValidator(_distinct)] = Field(
+        min_length=1, max_length=MAX_PROBES, description="The behaviours to look for, in one run."
+    )
     model_id: Id = Field(description="A model's id or name.")
     training: TrainingConfig = TrainingConfig()
+    seeds: int = Field(
+        default=1, ge=1, le=MAX_SEEDS, description="Training runs: with training.seed and the numbers after it."
+    )
     q: float = Field(default=0.05, gt=0, lt=1, description="Target false discovery rate of the flags.")
-    group_column: Annotated[str, Field(max_length=1000), Storable] | None = Field(
+    group_column: Column | None = Field(
         default=None, description="One of the dataset's extra columns: its value names each sample's group."
+    )
+    trusted_column: Column | None = Field(
+        default=None, description="One of the dataset's extra columns: true for samples known to be clean."
     )
 
 
+class Step(BaseModel):
+    """One child run of an audit: training with one seed, or combining what the seeds recorded."""
+
+    key: str = Field(description="`train:{seed}` or `combine`.")
+    number: int = Field(description="1, 2, ... in the order in which they run.")
+    of: int = Field(description="Steps of the audit.")
+
+
 class Progress(BaseModel):
-    """How far the stage is, and when the whole step may end."""
+    """How far the stage of the step under way is, and when training with all seeds may end."""
 
     done: int
     total: int | None
@@ -42,7 +65,8 @@ class AuditSummary(BaseModel):
     object: Literal["audit"] = "audit"
     id: str
     status: State
-    stage: Stage | None = Field(description="What a running audit is doing.")
+    step: Step | None = Field(description="Which of its steps a running audit is at.")
+    stage: Stage | None = Field(description="What a running audit is doing in that step.")
     progress: Progress | None
     attempt: int
     created_at: datetime
@@ -53,8 +77,10 @@ class AuditSummary(BaseModel):
     probe_ids: list[str]
     model_id: str
     training: TrainingConfig
+    seeds: int
     q: float
     group_column: str | None
+    trusted_column: str | None
     error: Failure | None
 
 
@@ -72,6 +98,6 @@ class AuditEvent(BaseModel):
     created_at: datetime
     attempt: int
     level: Literal["info", "warning", "error"]
-    type: str = Field(description="state, stage, metric or notice.")
+    type: str = Field(description="state, step, stage, metric or notice.")
     message: str
     data: dict[str, Any] | None

@@ -17,13 +17,15 @@ class Request:
 
     dataset: Path
     dataset_name: str
-    probe_name: str
-    probe: Sequence[Mapping[str, str | None]]
+    probes: Sequence[tuple[str, Sequence[Mapping[str, str | None]]]]
+    """Name and items of each."""
     model: str
     """A registered name."""
     training: Mapping[str, Any]
     q: float
-    group_column: str | None
+    seeds: int = 1
+    group_column: str | None = None
+    trusted_column: str | None = None
 
 
 def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> dict[str, Any]:
@@ -38,14 +40,16 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     except OSError as error:
         raise CommandError(f"{request.dataset}: cannot read the dataset: {error.strerror}") from None
     try:
-        probe = client.create_probe(request.probe_name, request.probe)
+        probes = [client.create_probe(name, items) for name, items in request.probes]
         audit = client.create_audit(
             dataset["id"],
-            probe["id"],
+            [probe["id"] for probe in probes],
             request.model,
             training=request.training,
+            seeds=request.seeds,
             q=request.q,
             group_column=request.group_column,
+            trusted_column=request.trusted_column,
         )
     except ApiError as error:
         raise refused(error) from None

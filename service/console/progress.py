@@ -6,6 +6,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from service.contract import COMBINE, Stage
+
 LINE_SECONDS = 5.0
 """Plain lines come at most this often, but for a new stage."""
 
@@ -70,7 +72,7 @@ class ProgressDisplay:
         done, total = progress["done"], progress["total"]
         text = f"{done} of {total} {progress['unit']}".rstrip() if total else ""
         eta = f"about {duration(progress['eta_seconds'])} left" if progress["eta_seconds"] is not None else ""
-        self.show(audit["stage"].capitalize(), done, total or None, text=text, eta=eta)
+        self.show(audit_act(audit), done, total or None, text=text, eta=eta)
 
     def _finish(self) -> None:
         if self._bars is None or self._task is None:
@@ -79,6 +81,18 @@ class ProgressDisplay:
         total = task.total or 1
         self._bars.update(self._task, total=total, completed=total, eta="")
         self._bars.stop_task(self._task)
+
+
+def audit_act(audit: dict[str, Any]) -> str:
+    """What a running audit is doing, with the seed where it has several."""
+    step = audit["step"]
+    if step is None:
+        return str(audit["stage"]).capitalize()
+    if step["key"] == COMBINE:
+        # To prepare for scoring is not to prepare any more.
+        return "Scoring" if audit["stage"] in (Stage.PREPARING, Stage.LOADING) else str(audit["stage"]).capitalize()
+    seed = f", seed {step['number']} of {audit['seeds']}" if audit["seeds"] > 1 else ""
+    return f"{str(audit['stage']).capitalize()}{seed}"
 
 
 def duration(seconds: float) -> str:

@@ -14,13 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from service.console.errors import FAILED, CommandError
+from service.contract import Sensitivity
+from service.web.evidence import sensitivity_words
 from service.web.text import excerpt
 
 FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"
-FIELDS = ("row", "rank", "mu", "mu_low", "mu_high", "z", "p", "q", "flagged", "group")
+FIELDS = (
+    "row", "rank", "n", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "side", "p",
+    "q", "flagged", "cluster", "group",
+)  # fmt: skip
 TOP = 10
 PIPE_WIDTH = 120
+NAME_CHARACTERS = 60
 PROMPT_CHARACTERS, ANSWER_CHARACTERS = 40, 60
 
 
@@ -123,11 +129,16 @@ def first_words(messages: Sequence[Mapping[str, str]] | None) -> str:
 
 
 def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> None:
-    """The verdict in a sentence, the cautions, the top findings."""
+    """The verdict in a sentence, what could have been found, the cautions, the top findings."""
     summary = audit["summary"]
     console.print(
         f"{summary['flagged']} of {summary['rows']} samples flagged at a false discovery rate of {summary['q']:g}."
     )
+    for probe in summary["probes"]:
+        name = f"{excerpt(probe['name'], NAME_CHARACTERS)}: " if len(summary["probes"]) > 1 else ""
+        alone = f"{probe['flagged']} flagged on its own. " if name else ""
+        hidden = None if probe["sensitivity"] is None else Sensitivity.model_validate(probe["sensitivity"])
+        console.print(f"{name}{alone}{sensitivity_words(hidden)}", markup=False)
     for caution in summary["warnings"]:
         console.print(f"Caution: {caution['message']}", markup=False)
     if findings:

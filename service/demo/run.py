@@ -72,12 +72,10 @@ def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManag
         request = Request(
             dataset=dataset,
             dataset_name="demo",
-            probe_name="demo",
-            probe=read_probe(probe),
+            probes=[("demo", read_probe(probe))],
             model=choose_model(server, DEMO_MODEL, progress.report),
             training={},
             q=0.05,
-            group_column=None,
         )
         audit = run_audit(server.client, request, progress)
         progress.report("Reading the findings")

@@ -6,7 +6,14 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
-from service.contract import CONTRACT_VERSION, MIN_DATASET_ROWS, WARN_DATASET_ROWS, TrainingConfig
+from service.contract import (
+    CONTRACT_VERSION,
+    MAX_PROBES,
+    MAX_SEEDS,
+    MIN_DATASET_ROWS,
+    WARN_DATASET_ROWS,
+    TrainingConfig,
+)
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep
 from service.http.pagination import MAX_LIMIT
@@ -37,6 +44,8 @@ class Limits(BaseModel):
     min_dataset_rows: int
     warn_dataset_rows: int
     max_probe_items: int
+    max_probes: int
+    max_seeds: int
     max_json_bytes: int
     max_page: int
 
@@ -83,6 +92,8 @@ def info(settings: SettingsDep, _principal: AnyKey) -> Info:
             min_dataset_rows=MIN_DATASET_ROWS,
             warn_dataset_rows=WARN_DATASET_ROWS,
             max_probe_items=MAX_PROBE_ITEMS,
+            max_probes=MAX_PROBES,
+            max_seeds=MAX_SEEDS,
             max_json_bytes=JSON_BODY_BYTES,
             max_page=MAX_LIMIT,
         ),

@@ -4,6 +4,7 @@ Commands lock the job's row first, so that they follow one another; a worker's c
 (id, attempt, owner) and do nothing, returning False, once it is no longer that worker's. Times are the database's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -11,10 +12,10 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import Failure, ProgressEvent, Stage, Summary, TrainingConfig
+from service.contract import COMBINE, Failure, ProgressEvent, Stage, Summary, TrainingConfig, train_step
 from service.lifecycle.transitions import HELD, TERMINAL, Act, State, next_state
 from service.store.ids import new_id
-from service.store.tables import Audit, AuditEvent, AuditStep, Job
+from service.store.tables import Audit, AuditEvent, AuditProbe, AuditStep, Job
 
 Level = Literal["info", "warning", "error"]
 Lane = Literal["gpu", "io"]
@@ -39,15 +40,18 @@ def create_audit(
     *,
     workspace_id: str,
     dataset_id: str,
-    probe_id: str,
+    probe_ids: Sequence[str],
     model_id: str,
     training: TrainingConfig,
+    seeds: int = 1,
     q: float,
-    group_column: str | None,
+    group_column: str | None = None,
+    trusted_column: str | None = None,
 ) -> Audit:
-    """Writes an audit with its steps, its queued job and its first event.
+    """Writes an audit with its probes, its steps, its queued job and its first event.
 
-    Raises sqlalchemy.exc.IntegrityError if the dataset, probe or model is not the workspace's.
+    One step trains with each of the `seeds` seeds training.seed, training.seed + 1, ...; the last one combines them.
+    Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
     job = Job(id=new_id("job"), workspace_id=workspace_id, kind="audit", subject_id=audit_id, lane="gpu")
@@ -58,17 +62,27 @@ def create_audit(
         workspace_id=workspace_id,
         job_id=job.id,
         dataset_id=dataset_id,
-        probe_id=probe_id,
         model_id=model_id,
         training=training.model_dump(mode="json"),
+        seeds=seeds,
         q=q,
         group_column=group_column,
+        trusted_column=trusted_column,
     )
     session.add(audit)
     session.flush()
-    session.add(AuditStep(audit_id=audit_id, step_key=f"train:{training.seed}", workspace_id=workspace_id))
+    for number, probe_id in enumerate(probe_ids, start=1):
+        session.add(AuditProbe(audit_id=audit_id, probe_no=number, workspace_id=workspace_id, probe_id=probe_id))
+    for number, key in enumerate(step_keys(training.seed, seeds), start=1):
+        session.add(AuditStep(audit_id=audit_id, step_key=key, step_no=number, workspace_id=workspace_id))
+    session.flush()
     _append_event(session, job, level="info", type="state", message="Queued.", data={"state": State.QUEUED})
     return audit
+
+
+def step_keys(seed: int, seeds: int) -> list[str]:
+    """The steps of an audit in the order in which they run: training with `seeds` seeds from `seed` on, combining."""
+    return [*(train_step(seed + number) for number in range(seeds)), COMBINE]
 
 
 # ---------------------------------------------------------------- a worker's commands
@@ -163,7 +177,17 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
     step.attempt = job.attempt
     step.started_at = _now()
     step.finished_at = None
+    session.execute(update(Audit).where(Audit.id == job.subject_id).values(step_key=step_key))
     session.flush()
+    steps = session.scalar(select(func.count()).where(AuditStep.audit_id == job.subject_id))
+    _append_event(
+        session,
+        job,
+        level="info",
+        type="step",
+        message=f"Step {step.step_no} of {steps}: {step_key}.",
+        data={"key": step_key, "number": step.step_no, "of": steps},
+    )
     return True
 
 
@@ -347,7 +371,7 @@ def _clear_progress(session: Session, job: Job) -> None:
     session.execute(
         update(Audit)
         .where(Audit.id == job.subject_id)
-        .values(stage=None, progress_done=None, progress_total=None, progress_unit=None, eta_at=None)
+        .values(step_key=None, stage=None, progress_done=None, progress_total=None, progress_unit=None, eta_at=None)
     )
 
 

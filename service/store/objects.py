@@ -61,6 +61,16 @@ def dataset_key(workspace_id: str, dataset_id: str, name: str = "") -> str:
     return "/".join(part for part in (workspace_id, "datasets", dataset_id, name) if part)
 
 
+def audit_prefix(workspace_id: str, audit_id: str) -> str:
+    """All output files of an audit."""
+    return f"{workspace_id}/audits/{audit_id}"
+
+
+def step_prefix(workspace_id: str, audit_id: str, attempt: int, step_key: str) -> str:
+    """The output files of one step of one attempt."""
+    return f"{audit_prefix(workspace_id, audit_id)}/{attempt}/{step_key.replace(':', '-')}"
+
+
 def audit_key(workspace_id: str, audit_id: str, attempt: int, step_key: str, name: str) -> str:
     """An output file of one step of one attempt."""
-    return f"{workspace_id}/audits/{audit_id}/{attempt}/{step_key.replace(':', '-')}/{name}"
+    return f"{step_prefix(workspace_id, audit_id, attempt, step_key)}/{name}"

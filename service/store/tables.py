@@ -207,13 +207,17 @@ class Audit(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     job_id: Mapped[str] = mapped_column(unique=True)
     dataset_id: Mapped[str]
-    probe_id: Mapped[str]
     model_id: Mapped[str]
     training: Mapped[dict[str, Any]]
-    """A contract.TrainingConfig."""
+    """A contract.TrainingConfig; its seed is the first step's."""
+    seeds: Mapped[int] = mapped_column(SmallInteger)
+    """Training runs: one with training.seed, one with the next number, ..."""
     q: Mapped[float]
     group_column: Mapped[str | None]
+    trusted_column: Mapped[str | None]
     created_at: Mapped[datetime] = _created_at()
+    step_key: Mapped[str | None]
+    """The step under way, while running."""
     stage: Mapped[str | None]
     """A contract.Stage, while running."""
     progress_done: Mapped[int | None] = mapped_column(BigInteger)
@@ -229,10 +233,28 @@ class Audit(Base):
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
         ForeignKeyConstraint(["workspace_id", "dataset_id"], ["datasets.workspace_id", "datasets.id"]),
-        ForeignKeyConstraint(["workspace_id", "probe_id"], ["probes.workspace_id", "probes.id"]),
         ForeignKeyConstraint(["workspace_id", "model_id"], ["models.workspace_id", "models.id"]),
         UniqueConstraint("workspace_id", "id"),
         CheckConstraint("q > 0 AND q < 1", name="q"),
+        CheckConstraint("seeds >= 1", name="seeds"),
+    )
+
+
+class AuditProbe(Base):
+    """One of the behaviours that an audit looks for."""
+
+    __tablename__ = "audit_probes"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    probe_no: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    """1, 2, ... in the order asked for."""
+    workspace_id: Mapped[str]
+    probe_id: Mapped[str]
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        ForeignKeyConstraint(["workspace_id", "probe_id"], ["probes.workspace_id", "probes.id"]),
+        UniqueConstraint("audit_id", "probe_id"),
+        # Whoever deletes a probe looks for audits on it.
+        Index("ix_audit_probes_probe", "workspace_id", "probe_id"),
     )
 
 
@@ -243,10 +265,13 @@ class AuditStep(Base):
     audit_id: Mapped[str] = mapped_column(primary_key=True)
     step_key: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str]
+    step_no: Mapped[int] = mapped_column(SmallInteger)
+    """1, 2, ... in the order in which they run."""
     spec_sha256: Mapped[str | None]
     """Of the contract.StepSpec without attempt; set when the step starts."""
     state: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int | None]
+    """That ran it last; its output files lie under it."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (
@@ -267,7 +292,7 @@ class AuditEvent(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     level: Mapped[str]
     type: Mapped[str]
-    """state, stage, metric or notice."""
+    """state, step, stage, metric or notice."""
     message: Mapped[str]
     data: Mapped[dict[str, Any] | None]
     __table_args__ = (
@@ -283,22 +308,28 @@ class Score(Base):
     audit_id: Mapped[str] = mapped_column(primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True)
     probe_no: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    """0; several probes an audit will count on."""
+    """0: the headline over all probes; with several probes, 1 and up hold the result of each alone."""
     rank: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     row: Mapped[int] = mapped_column(BigInteger)
     n: Mapped[int] = mapped_column(Integer)
+    strongest_probe: Mapped[int] = mapped_column(SmallInteger)
     mu: Mapped[float]
     mu_low: Mapped[float | None]
     mu_high: Mapped[float | None]
+    mu_composed: Mapped[float | None]
     z: Mapped[float | None] = mapped_column(REAL)
     z_reference: Mapped[float | None] = mapped_column(REAL)
+    side: Mapped[str | None]
     p: Mapped[float | None]
     q: Mapped[float | None]
     flagged: Mapped[bool] = mapped_column(Boolean)
+    cluster: Mapped[int] = mapped_column(BigInteger)
     group: Mapped[str | None]
     __table_args__ = (
         ForeignKeyConstraint(["audit_id"], ["audits.id"]),
+        CheckConstraint("side IN ('toward','against','both')", name="side"),
         Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
+        Index("ix_scores_cluster", "audit_id", "attempt", "probe_no", "cluster"),
         Index(
             "ix_scores_flagged",
             "audit_id",
@@ -311,7 +342,7 @@ class Score(Base):
 
 
 class Finding(Base):
-    """The text of one flagged or top-ranked sample of an attempt."""
+    """The text of one flagged or top-ranked sample of an attempt, and how its numbers came about."""
 
     __tablename__ = "findings"
     audit_id: Mapped[str] = mapped_column(primary_key=True)
@@ -320,4 +351,8 @@ class Finding(Base):
     workspace_id: Mapped[str]
     messages: Mapped[list[Any]]
     extra: Mapped[dict[str, Any]]
+    trace: Mapped[list[Any]]
+    """[{probe_no, seed, step, effect, alignment, mu}]: every observation, as in contract.TRACE_COLUMNS."""
+    baselines: Mapped[dict[str, Any]]
+    """What simpler methods say: contract.BASELINE_COLUMNS."""
     __table_args__ = (ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),)

@@ -1,52 +1,24 @@
-"""Charts as SVG, drawn on the server from numbers alone: no text of a sample reaches this module.
+"""The main charts as SVG, drawn on the server from numbers alone: no text of a sample reaches this module.
 
-The two large charts are served as images of their own (`<img>`), so that a page never waits for the drawing engine,
+The large charts are served as images of their own (`<img>`), so that a page never waits for the drawing engine,
 the browser picks the drawing that fits its width and colour scheme, and nothing inside a picture can run. The small
 interval of a table row is markup inside the page, coloured by the stylesheet.
 """
 
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from markupsafe import Markup
 
 from service import contract
-
-Scheme = Literal["light", "dark"]
-Width = Literal["wide", "narrow"]
-
-VEGA_LITE = "6.4"
-"""Version of the Vega-Lite compiler inside vl-convert; named, so that an upgrade cannot change a picture unseen."""
+from service.web.drawing import PALETTES, Scheme, Width, to_svg
 
 MAX_POINTS = 400
 """A longer loss curve is averaged down to this many points: more do not fit on a screen."""
 
 CURVE_POINTS = 240
-
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours of one scheme; the same as the stylesheet's."""
-
-    ink: str
-    muted: str
-    grid: str
-    bulk: str
-    flagged: str
-    null: str
-
-
-PALETTES: dict[Scheme, Palette] = {
-    "light": Palette(ink="#1b2430", muted="#566273", grid="#e3e7ec", bulk="#9fb0c3", flagged="#c2410c", null="#1d5fa8"),
-    "dark": Palette(ink="#e6eaf0", muted="#9aa7b8", grid="#2a3441", bulk="#5b6f86", flagged="#fb8b4c", null="#7cb7f2"),
-}
-
-SIZES: dict[Width, tuple[int, int]] = {"wide": (980, 300), "narrow": (300, 220)}
 
 
 class LossPoint(NamedTuple):
@@ -65,7 +37,7 @@ def null_density(null: contract.NullFit, z: float) -> float:
     return math.exp(log_norm - (nu + 1) / 2 * math.log1p(t * t / nu))
 
 
-def z_histogram_svg(summary: contract.Summary, *, scheme: Scheme = "light", width: Width = "wide") -> str:
+def z_histogram_svg(probe: contract.ProbeSummary, *, scheme: Scheme = "light", width: Width = "wide") -> str:
     """Samples a bin of Z, the counts the null leads one to expect, and the threshold; an SVG document.
 
     Counts stand on a square-root scale: one flagged sample stays visible beside a bulk of thousands. A bin that the
@@ -74,8 +46,8 @@ def z_histogram_svg(summary: contract.Summary, *, scheme: Scheme = "light", widt
     import altair as alt
 
     colours = PALETTES[scheme]
-    edges, counts = summary.histogram.edges, summary.histogram.counts
-    threshold = summary.threshold_z
+    edges, counts = probe.histogram.edges, probe.histogram.counts
+    threshold = probe.threshold_z
     bars: list[dict[str, float | str]] = []
     for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
         cuts = [low, threshold, high] if threshold is not None and low < threshold < high else [low, high]
@@ -107,7 +79,7 @@ def z_histogram_svg(summary: contract.Summary, *, scheme: Scheme = "light", widt
         first, last = edges[0], edges[-1]
         bin_width = (last - first) / len(counts)
         grid = [first + (last - first) * i / (CURVE_POINTS - 1) for i in range(CURVE_POINTS)]
-        curve = [{"z": z, "expected": sum(counts) * bin_width * null_density(summary.null, z)} for z in grid]
+        curve = [{"z": z, "expected": sum(counts) * bin_width * null_density(probe.null, z)} for z in grid]
         layers.append(
             alt.Chart(alt.Data(values=curve))
             .mark_line(color=colours.null, strokeWidth=2)
@@ -133,7 +105,7 @@ def z_histogram_svg(summary: contract.Summary, *, scheme: Scheme = "light", widt
             )
             .encode(x="z:Q", y=alt.value(0), text="label:N")
         )
-    return _svg(alt.layer(*layers), scheme, width)
+    return to_svg(alt.layer(*layers), scheme, width)
 
 
 def loss_svg(points: Sequence[LossPoint], *, scheme: Scheme = "light", width: Width = "wide") -> str:
@@ -161,7 +133,7 @@ def loss_svg(points: Sequence[LossPoint], *, scheme: Scheme = "light", width: Wi
             .mark_line(strokeWidth=2, point={"size": 22, "filled": True} if dots or len(values) == 1 else False)
             .encode(x=x, y=y, color=colour)
         )
-    return _svg(alt.layer(*layers), scheme, width)
+    return to_svg(alt.layer(*layers), scheme, width)
 
 
 def mu_interval_svg(mu: float, low: float | None, high: float | None, extent: float) -> Markup:
@@ -198,37 +170,3 @@ def _thin(values: list[tuple[float, float]]) -> list[tuple[float, float]]:
         return values
     groups = [values[start : start + size] for start in range(0, len(values), size)]
     return [(sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group)) for group in groups]
-
-
-def _svg(chart: Any, scheme: Scheme, width: Width) -> str:
-    colours = PALETTES[scheme]
-    wide, high = SIZES[width]
-    font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
-    finished = (
-        chart.properties(width=wide - 64, height=high, background="transparent", autosize="pad", padding=4)
-        .configure(font=font)
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=colours.muted,
-            titleColor=colours.muted,
-            titleFontWeight="normal",
-            titlePadding=8,
-            labelFontSize=12,
-            titleFontSize=12,
-            gridColor=colours.grid,
-            domainColor=colours.muted,
-            tickColor=colours.grid,
-        )
-        .configure_axisX(grid=False, tickCount=8 if width == "wide" else 5)
-        .configure_axisY(tickCount=5, domain=False)
-        .configure_legend(labelColor=colours.ink, labelFontSize=12, symbolStrokeWidth=3, symbolSize=220)
-    )
-    return _draw(json.dumps(finished.to_dict(), sort_keys=True))
-
-
-@lru_cache(maxsize=128)
-def _draw(spec: str) -> str:
-    import vl_convert
-
-    svg: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    return svg

@@ -5,12 +5,13 @@ A function that takes an audit expects one that the caller has found through its
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Integer, func, select
+from sqlalchemy import ColumnElement, Integer, select
 from sqlalchemy.orm import Session
 
+from service.contract import COMBINE, train_step
 from service.http.auth import Principal
 from service.http.scoping import scoped
-from service.store.tables import Audit, AuditEvent, Dataset, Model, Probe, Score
+from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score
 from service.web.charts import LossPoint
 
 EVENTS_SHOWN = 100
@@ -45,30 +46,48 @@ def recent_events(session: Session, audit: Audit) -> Sequence[AuditEvent]:
     return session.scalars(query).all()[::-1]
 
 
-def last_metric_step(session: Session, audit: Audit, attempt: int) -> int | None:
-    """The last optimiser step whose loss is known in that attempt."""
+def curve_seed(session: Session, audit: Audit, live: bool) -> int | None:
+    """The seed whose losses a page shows: the one that trains now or last did, and once all is done the first."""
+    query = (
+        select(AuditStep.step_key)
+        .where(AuditStep.audit_id == audit.id, AuditStep.step_key != COMBINE, AuditStep.attempt.is_not(None))
+        .order_by(AuditStep.step_no.desc() if live else AuditStep.step_no)
+        .limit(1)
+    )
+    key = session.scalar(query)
+    return None if key is None else int(key.partition(":")[2])
+
+
+def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
+    """The last optimiser step of that seed's run whose loss is known."""
     query = (
         select(AuditEvent.data["step"].astext.cast(Integer))
-        .where(AuditEvent.audit_id == audit.id, AuditEvent.attempt == attempt, AuditEvent.type == "metric")
+        .where(*_metrics(audit, seed))
         .order_by(AuditEvent.seq.desc())
         .limit(1)
     )
     return session.scalar(query)
 
 
-def loss_points(session: Session, audit: Audit, attempt: int, until: int) -> list[LossPoint]:
-    """The attempt's losses up to and with step `until`."""
+def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[LossPoint]:
+    """The losses of that seed's run up to and with step `until`."""
     query = (
         select(AuditEvent.data)
-        .where(
-            AuditEvent.audit_id == audit.id,
-            AuditEvent.attempt == attempt,
-            AuditEvent.type == "metric",
-            AuditEvent.data["step"].astext.cast(Integer) <= until,
-        )
+        .where(*_metrics(audit, seed), AuditEvent.data["step"].astext.cast(Integer) <= until)
         .order_by(AuditEvent.seq)
     )
     return [LossPoint(data["step"], data["loss"], data.get("probe_loss")) for data in session.scalars(query) if data]
+
+
+def _metrics(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
+    """Of the attempt that ran the seed last."""
+    ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step(seed))
+    return (
+        AuditEvent.audit_id == audit.id,
+        AuditEvent.attempt == ran.scalar_subquery(),
+        AuditEvent.type == "metric",
+        AuditEvent.data["seed"].astext.cast(Integer) == seed,
+    )
 
 
 def neighbours(session: Session, audit: Audit, rank: int) -> tuple[int | None, int | None]:
@@ -81,10 +100,3 @@ def neighbours(session: Session, audit: Audit, rank: int) -> tuple[int | None, i
     )
     rows = {row.rank: row.row for row in session.execute(query)}
     return rows.get(rank - 1), rows.get(rank + 1)
-
-
-def current_attempt(session: Session, audit: Audit) -> int:
-    """The published attempt, else the last one that reported anything."""
-    if audit.published_attempt is not None:
-        return audit.published_attempt
-    return session.scalar(select(func.max(AuditEvent.attempt)).where(AuditEvent.audit_id == audit.id)) or 0

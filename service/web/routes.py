@@ -1,28 +1,32 @@
 """The dashboard: pages for people who are signed in, drawn from the same queries as the API."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import FileResponse, RedirectResponse
 
 from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
-from service.contract import ScoreRow, Stage, Summary
+from service.audits.schemas import AuditSummary
+from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRow, Side, Stage, Summary
 from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
-from service.findings.queries import find_texts, list_scores, render_finding
+from service.findings.queries import Filter, find_texts, list_scores, render_finding
 from service.findings.routes import get as get_finding
 from service.findings.routes import list_all as list_findings
-from service.findings.schemas import Finding
+from service.findings.schemas import Finding, FindingDetail, Observation
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.problems import Problem
-from service.http.scoping import not_found
 from service.lifecycle.transitions import TERMINAL, State
 from service.probes.routes import list_all as list_probes
 from service.store.tables import Audit
-from service.web import charts, queries, text, wording
+from service.web import charts, evidence_charts, queries, text, wording
+from service.web.drawing import Scheme as DrawingScheme
+from service.web.drawing import Width as DrawingWidth
 from service.web.page_route import PageRoute
 from service.web.templating import STATIC, asset_hash, render
 
@@ -31,10 +35,13 @@ pages = APIRouter(route_class=PageRoute)
 
 Reader = Annotated[Principal, Depends(require())]
 FindingsReader = Annotated[Principal, Depends(require("findings:read"))]
-Scheme = Annotated[charts.Scheme, Query()]
-Width = Annotated[charts.Width, Query()]
+Scheme = Annotated[DrawingScheme, Query()]
+Width = Annotated[DrawingWidth, Query()]
+ProbeNumber = Annotated[int, Query(ge=1, le=MAX_PROBES)]
 
 TOP_FINDINGS = 10
+GROUPS_SHOWN = 100
+GROUP_CURVES = 12
 CURVE_EVERY = 10
 """A growing loss curve is drawn anew after this many optimiser steps."""
 
@@ -95,40 +102,91 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
     row, audit = found[0], render_audit(found)
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
-        scores, fitting = list_scores(session, row, flagged=None, after_rank=0, limit=TOP_FINDINGS)
+        scores, fitting = list_scores(session, row, Filter(), after_rank=0, limit=TOP_FINDINGS)
         texts = find_texts(session, row, [score.row for score in scores[:fitting]])
         findings = [
             _listed(render_finding(score, kept.messages if (kept := texts.get(score.row)) else None, None))
             for score in scores
         ]
     live = audit.status not in TERMINAL
+    stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
+    groups = list(audit.summary.groups.items()) if audit.summary is not None else []
     return _page(
         "audit.html",
         "audits",
         audit=audit,
-        names=_names(session, principal, row),
+        names=_names(session, principal, audit),
         summary=audit.summary,
+        groups=groups[:GROUPS_SHOWN],
+        curves=[(name, group) for name, group in groups if group.curve is not None][:GROUP_CURVES],
+        group_link=lambda name: f"/audits/{audit.id}/findings?{urlencode({'group': name})}",
+        group_query=lambda name: "&" + urlencode({"group": name}),
         training=wording.settings(audit.training),
         findings=findings,
         extent=_extent(findings),
         events=queries.recent_events(session, row),
         curve=_curve(session, row, live),
-        stage_no=-1 if audit.stage is None else list(Stage).index(audit.stage),
+        stage=stage,
+        stage_no=-1 if stage is None else list(Stage).index(stage),
         live=live,
-        announcement=wording.announcement(audit.status, audit.stage),
+        announcement=wording.announcement(audit.status, stage),
         here=_address(request),
     )
 
 
 @pages.get("/audits/{audit_id}/histogram.svg")
 def histogram(
-    audit_id: PathId, principal: Reader, session: SessionDep, scheme: Scheme = "light", width: Width = "wide"
+    audit_id: PathId,
+    principal: Reader,
+    session: SessionDep,
+    probe: ProbeNumber = 1,
+    scheme: Scheme = "light",
+    width: Width = "wide",
 ) -> Response:
-    """The audit's scores with the null and the threshold."""
-    audit = find_audit(session, principal, audit_id)[0]
-    if audit.summary is None:
-        raise Problem(404, "not_found", "This audit has no result to draw.")
-    return _svg(charts.z_histogram_svg(Summary.model_validate(audit.summary), scheme=scheme, width=width))
+    """A probe's scores with the null and the threshold."""
+    return _svg(charts.z_histogram_svg(_probe(session, principal, audit_id, probe), scheme=scheme, width=width))
+
+
+@pages.get("/audits/{audit_id}/calibration.svg")
+def calibration(
+    audit_id: PathId, principal: Reader, session: SessionDep, probe: ProbeNumber = 1, scheme: Scheme = "light"
+) -> Response:
+    """How well a probe's null fits."""
+    return _svg(evidence_charts.calibration_svg(_probe(session, principal, audit_id, probe), scheme=scheme))
+
+
+@pages.get("/audits/{audit_id}/sensitivity.svg")
+def sensitivity(
+    audit_id: PathId, principal: Reader, session: SessionDep, probe: ProbeNumber = 1, scheme: Scheme = "light"
+) -> Response:
+    """What the audit would have found for a probe."""
+    measured = _probe(session, principal, audit_id, probe).sensitivity
+    if measured is None:
+        raise _nothing_to_draw()
+    return _svg(evidence_charts.sensitivity_svg(measured, scheme=scheme))
+
+
+@pages.get("/audits/{audit_id}/drift.svg")
+def drift(
+    audit_id: PathId, principal: Reader, session: SessionDep, probe: ProbeNumber = 1, scheme: Scheme = "light"
+) -> Response:
+    """A probe's loss as predicted and as it was."""
+    return _svg(evidence_charts.drift_svg(_probe(session, principal, audit_id, probe).drift, scheme=scheme))
+
+
+@pages.get("/audits/{audit_id}/group.svg")
+def group_curve(
+    audit_id: PathId,
+    principal: Reader,
+    session: SessionDep,
+    group: Annotated[str, Query(max_length=10_000)],
+    scheme: Scheme = "light",
+) -> Response:
+    """A group's trade-off curve."""
+    found = _summary(session, principal, audit_id).groups.get(group)
+    if found is None or found.curve is None:
+        raise _nothing_to_draw()
+    return _svg(evidence_charts.tradeoff_svg(found.curve, scheme=scheme))
 
 
 @pages.get("/audits/{audit_id}/loss.svg")
@@ -137,13 +195,13 @@ def loss(
     principal: Reader,
     session: SessionDep,
     until: Annotated[int, Query(ge=1, lt=2**31)],
+    seed: Annotated[int, Query(ge=0, lt=2**31)],
     scheme: Scheme = "light",
     width: Width = "wide",
 ) -> Response:
-    """The current attempt's losses up to and with the optimiser step `until`."""
+    """The losses of that seed's run up to and with the optimiser step `until`."""
     audit = find_audit(session, principal, audit_id)[0]
-    points = queries.loss_points(session, audit, queries.current_attempt(session, audit), until)
-    return _svg(charts.loss_svg(points, scheme=scheme, width=width))
+    return _svg(charts.loss_svg(queries.loss_points(session, audit, seed, until), scheme=scheme, width=width))
 
 
 @pages.get("/audits/{audit_id}/findings")
@@ -153,27 +211,43 @@ def finding_list(
     principal: FindingsReader,
     session: SessionDep,
     page: PageDep,
+    probe: Annotated[int, Query(ge=0, le=MAX_PROBES)] = 0,
     flagged: bool | None = None,
+    group: Annotated[str | None, Query(max_length=10_000)] = None,
+    cluster: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
+    side: Side | None = None,
 ) -> Response:
     """Every sample by rank."""
     found = find_audit(session, principal, audit_id)
     audit = render_audit(found)
     rows, next_after = [], None
     if audit.status == State.SUCCEEDED:
-        listed = list_findings(audit_id, principal, session, page, flagged)
+        listed = list_findings(audit_id, principal, session, page, probe, flagged, group, cluster, side)
         rows, next_after = [_listed(finding) for finding in listed.data], listed.next_after
+    chosen = {
+        "probe": str(probe) if probe else None,
+        "flagged": None if flagged is None else str(flagged).lower(),
+        "group": group,
+        "cluster": None if cluster is None else str(cluster),
+        "side": side,
+    }
     return _page(
         "findings.html",
         "audits",
         audit=audit,
-        names=_names(session, principal, found[0]),
+        names=_names(session, principal, audit),
         summary=audit.summary,
         rows=rows,
         extent=_extent(rows),
+        probe=probe,
         flagged=flagged,
+        group=group,
+        cluster=cluster,
+        side=side,
         first="after" not in request.query_params,
         next_after=next_after,
         base=f"/audits/{audit.id}/findings",
+        link=_linker(f"/audits/{audit.id}/findings", chosen),
     )
 
 
@@ -184,13 +258,12 @@ def finding_page(
     """One sample: its text, and its numbers in words."""
     finding = get_finding(audit_id, row, principal, session, objects)
     found = find_audit(session, principal, audit_id)
-    audit, summary = found[0], render_audit(found).summary
-    if summary is None:
-        raise not_found("audit")
-    score = ScoreRow(**{name: getattr(finding, name) for name in ScoreRow.model_fields})
-    previous, following = queries.neighbours(session, audit, finding.rank)
+    audit, summary = render_audit(found), _summary(session, principal, audit_id)
+    score = _score(finding.model_dump())
+    previous, following = queries.neighbours(session, found[0], finding.rank)
     extra = [(key, text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
+    base = f"/audits/{audit.id}/findings"
     return _page(
         "finding.html",
         "audits",
@@ -201,16 +274,36 @@ def finding_page(
         exact=score.model_dump(include=EXACT),
         words=wording.finding_words(score, summary),
         extent=charts.interval_extent([score]),
+        observed=_observed(finding),
+        baselines=[(name, finding.baselines.get(name)) for name in BASELINE_COLUMNS] if finding.baselines else [],
         extra=extra,
         hidden=sum(map(text.count_hidden, shown)),
         max_shown=text.MAX_SHOWN,
         previous=previous,
         following=following,
-        base=f"/audits/{audit.id}/findings",
+        base=base,
+        cluster_link=f"{base}?{urlencode({'cluster': finding.cluster})}",
     )
 
 
-EXACT = {"rank", "n", "mu", "mu_low", "mu_high", "z", "z_reference", "p", "q"}
+EXACT = {"rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "p", "q"}
+
+
+@pages.get("/audits/{audit_id}/findings/{row}/trace.svg")
+def trace(
+    audit_id: PathId,
+    row: Row,
+    principal: FindingsReader,
+    session: SessionDep,
+    objects: ObjectsDep,
+    scheme: Scheme = "light",
+) -> Response:
+    """The sample's observations toward the probe that speaks most for it."""
+    finding = get_finding(audit_id, row, principal, session, objects)
+    observed = _observed(finding)
+    if not observed:
+        raise _nothing_to_draw()
+    return _svg(evidence_charts.trace_svg(observed, scheme=scheme))
 
 
 @pages.get("/datasets")
@@ -244,17 +337,47 @@ def _address(request: Request) -> str:
     return f"{request.url.path}?{query}" if query else request.url.path
 
 
-def _names(session: SessionDep, principal: Principal, audit: Audit) -> dict[str, str]:
-    return queries.names(session, principal, [audit.dataset_id, audit.probe_id, audit.model_id])
+def _linker(base: str, chosen: dict[str, str | None]) -> Callable[..., str]:
+    """Makes addresses of the list with what is chosen, but for the changes; None leaves a choice out."""
+
+    def link(**changes: str | None) -> str:
+        query = urlencode({name: value for name, value in (chosen | changes).items() if value is not None})
+        return f"{base}?{query}" if query else base
+
+    return link
+
+
+def _summary(session: SessionDep, principal: Principal, audit_id: str) -> Summary:
+    audit = find_audit(session, principal, audit_id)[0]
+    if audit.summary is None:
+        raise _nothing_to_draw()
+    return Summary.model_validate(audit.summary)
+
+
+def _probe(session: SessionDep, principal: Principal, audit_id: str, number: int) -> ProbeSummary:
+    probes = _summary(session, principal, audit_id).probes
+    if number > len(probes):
+        raise _nothing_to_draw()
+    return probes[number - 1]
+
+
+def _nothing_to_draw() -> Problem:
+    return Problem(404, "not_found", "This audit has no result to draw.")
+
+
+def _names(session: SessionDep, principal: Principal, audit: AuditSummary) -> dict[str, str]:
+    return queries.names(session, principal, [audit.dataset_id, *audit.probe_ids, audit.model_id])
 
 
 def _curve(session: SessionDep, audit: Audit, live: bool) -> dict[str, Any] | None:
     """Up to which step the loss curve is drawn, and what it shows in words; None before there is a line to draw."""
-    last = queries.last_metric_step(session, audit, queries.current_attempt(session, audit))
+    seed = queries.curve_seed(session, audit, live)
+    last = None if seed is None else queries.last_metric_step(session, audit, seed)
     if last is None or last < 2:
         return None
     until = max(2, last - last % CURVE_EVERY) if live else last
-    return {"until": until, "words": f"Curves of the training loss and the probe loss over {until} optimiser steps."}
+    words = f"Curves of the training loss and the probe loss over {until} optimiser steps."
+    return {"until": until, "seed": seed, "words": words}
 
 
 def _listed(finding: Finding) -> dict[str, Any]:
@@ -262,8 +385,18 @@ def _listed(finding: Finding) -> dict[str, Any]:
     return {**finding.model_dump(exclude={"messages", "extra"}), "excerpt": text.first_line(finding.messages)}
 
 
+def _observed(finding: FindingDetail) -> list[Observation]:
+    """The observations toward the probe that speaks most for the sample."""
+    trace = finding.trace or []
+    return [one for one in trace if one.probe_no == finding.strongest_probe and one.mu is not None]
+
+
+def _score(fields: dict[str, Any]) -> ScoreRow:
+    return ScoreRow(**{name: fields[name] for name in ScoreRow.model_fields})
+
+
 def _extent(rows: list[dict[str, Any]]) -> float:
-    return charts.interval_extent([ScoreRow(**{name: row[name] for name in ScoreRow.model_fields}) for row in rows])
+    return charts.interval_extent([_score(row) for row in rows])
 
 
 def _svg(svg: str) -> Response:

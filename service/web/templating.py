@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from service.web import charts, text, wording
+from service.web import charts, evidence, text, wording
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -42,7 +42,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals.update(asset=asset, interval=charts.mu_interval_svg, stages=wording.STAGES)
+    environment.globals.update(asset=asset, interval=charts.mu_interval_svg, stages=wording.STAGES, evidence=evidence)
     environment.filters.update(
         whole=wording.whole,
         counted=wording.counted,
@@ -52,8 +52,10 @@ def _environment() -> Environment:
         remaining=wording.remaining,
         moment=wording.moment,
         clock=wording.clock,
+        seed_words=wording.seed_words,
         verdict=wording.verdict,
         histogram_words=wording.histogram_words,
+        percent=evidence.percent,
         pieces=text.pieces,
         excerpt=text.excerpt,
     )

@@ -13,6 +13,12 @@ STAGES: dict[contract.Stage, str] = {
     contract.Stage.PUBLISHING: "Publishing",
 }
 
+SIDES: dict[contract.Side, str] = {
+    contract.Side.TOWARD: "Toward: it leans to the unwanted answers more than to the reference answers.",
+    contract.Side.AGAINST: "Against: it leans to the reference answers, so it teaches the good behaviour.",
+    contract.Side.BOTH: "Both: it is on the probe's topic; which side it takes is open.",
+}
+
 UNSET = {"micro_batch_size": "whole batch", "learning_rate": "by the model's width"}
 """What a training setting that nobody chose means."""
 
@@ -77,6 +83,20 @@ def remaining(seconds: float | None) -> str:
     return f"about {seconds / 3600:.1f} h left"
 
 
+def shown_stage(stage: contract.Stage | None, step: str | None) -> contract.Stage | None:
+    """What a running audit is doing as a whole: preparing to score is not preparing any more."""
+    if step == contract.COMBINE and stage in (contract.Stage.PREPARING, contract.Stage.LOADING):
+        return contract.Stage.SCORING
+    return stage
+
+
+def seed_words(number: int, seeds: int) -> str:
+    """Which of several training runs it is: `number` counts the audit's steps, the last of which combines the seeds."""
+    if seeds == 1:
+        return ""
+    return f"seed {number} of {seeds}" if number <= seeds else f"all {seeds} seeds together"
+
+
 def announcement(status: str, stage: contract.Stage | None) -> str:
     """What a screen reader says when it changes: seldom, so without numbers."""
     return STAGES[stage] if status == "running" and stage is not None else f"The audit is {status}."
@@ -124,24 +144,25 @@ def verdict(summary: contract.Summary) -> str:
     return f"Finetooth flags {whole(summary.flagged)} of {samples}; at q = {summary.q:g} {errors}."
 
 
-def histogram_words(summary: contract.Summary) -> str:
+def histogram_words(probe: contract.ProbeSummary, scored: int) -> str:
     """What the histogram shows, for those who do not see it."""
-    null = summary.null
+    null = probe.null
     shown = (
-        f"Histogram of Z for {counted(summary.rows_scored, 'sample')} with the fitted null, a Student t density "
+        f"Histogram of Z for {counted(scored, 'sample')} with the fitted null, a Student t density "
         f"centred at {decimal(null.location)} with scale {decimal(null.scale)}"
     )
-    if summary.threshold_z is None:
+    if probe.threshold_z is None:
         return f"{shown}. No sample is flagged, so there is no threshold."
-    above = counted(summary.flagged, "sample")
-    return f"{shown}. {above} at or above the threshold Z = {decimal(summary.threshold_z)}."
+    flagged = counted(probe.flagged, "sample")
+    return f"{shown}. {flagged} flagged; the threshold is Z = {decimal(probe.threshold_z)}."
 
 
 def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[tuple[str, str]]:
     """One sample's numbers explained: (what, sentence) in reading order."""
+    probe = summary.probes[score.strongest_probe - 1]
     words = [("Verdict", _flag_words(score, summary))]
     if score.z is not None:
-        spread = (score.z - summary.null.location) / summary.null.scale
+        spread = (score.z - probe.null.location) / probe.null.scale
         side = "above" if spread >= 0 else "below"
         words.append(
             (
@@ -151,11 +172,14 @@ def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[t
             )
         )
     if score.p is not None:
+        where = "the null was measured in the same run"
+        if probe.null.family == "conformal":
+            where = "its rank among the samples that are known to be clean"
         words.append(
             (
                 "p",
                 f"{probability(score.p)} is the probability that a sample like the bulk reaches a Z this high "
-                "(one-sided; the null was measured in the same run).",
+                f"(one-sided; {where}).",
             )
         )
     if score.q is not None:
@@ -165,6 +189,8 @@ def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[t
     words.append(("mu", _mu_words(score)))
     if score.z_reference is not None and score.z is not None:
         words.append(("Reference", _reference_words(score.z, score.z_reference)))
+    if score.side is not None:
+        words.append(("Side", SIDES[score.side]))
     seen = "once" if score.n == 1 else f"{whole(score.n)} times"
     words.append(
         ("Observed", f"{seen[0].upper()}{seen[1:]} after warm-up." if score.n else "Never: no interval, no Z.")
@@ -173,17 +199,21 @@ def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[t
 
 
 def _flag_words(score: contract.ScoreRow, summary: contract.Summary) -> str:
-    if score.z is None or score.q is None:
+    if score.z is None:
         return "Not scored: the run never observed this sample."
+    if score.q is None:
+        return "Not tested: it is one of the samples known to be clean."
     ranked = f"rank {whole(score.rank)} of {whole(summary.rows)}"
     if score.flagged:
         return f"Flagged, {ranked}: its q is at most the audit's target of {summary.q:g}."
+    if score.side == contract.Side.AGAINST and score.q <= summary.q:
+        return f"Not flagged, {ranked}: its q is at most {summary.q:g}, and it leans to the reference answers."
     return f"Not flagged, {ranked}: its q is above the audit's target of {summary.q:g}."
 
 
 def _mu_words(score: contract.ScoreRow) -> str:
     if score.mu_low is None or score.mu_high is None:
-        return f"{decimal(score.mu)}, without an interval: that needs more than one observation."
+        return f"{decimal(score.mu)}, without an interval: that needs samples that were seen more than once."
     ends = f"95 % interval {decimal(score.mu_low)} to {decimal(score.mu_high)}"
     if score.mu_low > 0:
         meaning = "training on it makes the unwanted answers more likely"

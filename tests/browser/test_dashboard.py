@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import ProgressEvent, Stage
-from service.lifecycle.commands import publish, record_progress
+from service.lifecycle.commands import publish, record_progress, start_step
 from service.store.tables import Score
 from tests.made_audits import (
     HOSTILE,
@@ -51,8 +51,11 @@ def published(sessions: Sessions, workspace_id: str) -> str:
 
 
 def wait_for_pictures(page: Page) -> None:
-    """Until the browser has decoded every picture; one that is broken fails."""
-    page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
+    """Until the browser has decoded every picture that shows; one that is broken fails."""
+    page.evaluate("""Promise.all([...document.images].filter((image) => image.checkVisibility()).map((image) => {
+      image.loading = 'eager';  // one further down would wait for ever
+      return image.decode();
+    }))""")
 
 
 def test_a_one_time_link_signs_in_and_signing_out_ends_it(
@@ -89,6 +92,8 @@ def test_from_the_list_to_a_samples_text(signed_in: OpenPage, published: str) ->
     assert drawn["c2410c"] > 2_000, "the flagged tail and the threshold"
     assert drawn["1d5fa8"] > 200, "the null"
     assert page.locator("#loss img").evaluate(INK)["1d5fa8"] > 200
+    for name in ("calibration", "sensitivity", "drift"):
+        assert page.locator(f"img[src*='{name}.svg']").evaluate(INK)["1d5fa8"] > 50, name
 
     page.get_by_role("link", name="All 21 flagged").click()
     expect(page.locator("tr[data-row]")).to_have_count(21)
@@ -108,6 +113,8 @@ def test_from_the_list_to_a_samples_text(signed_in: OpenPage, published: str) ->
     page.locator("tr[data-row] a").first.click()
     expect(page.locator(".turns")).to_contain_text(f"Answer of row {seen[0]}.")
     expect(page.get_by_text("Flagged, rank 1 of 120")).to_be_visible()
+    wait_for_pictures(page)
+    assert page.locator("#trace img").evaluate(INK)["1d5fa8"] > 50
     page.get_by_role("link", name="Less suspicious").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text(f"Row {seen[1]}")
 
@@ -125,6 +132,7 @@ def test_progress_moves_without_a_reload_until_the_verdict_is_there(
 
     with sessions.begin() as session:
         taken = take(session, audit)
+        assert start_step(session, taken, "train:7", "a" * 64)
 
     def work() -> None:
         for done in range(3, 31, 3):
@@ -159,7 +167,7 @@ def test_progress_moves_without_a_reload_until_the_verdict_is_there(
 
     scores = make_scores(120, 21)
     with sessions.begin() as session:
-        session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, probe_no=0, **score) for score in scores)
+        session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, **score) for score in scores)
         assert publish(session, taken, summarise(scores))
     expect(page.get_by_text("Finetooth flags 21 of 120 samples")).to_be_visible()
     wait_for_pictures(page)
@@ -223,7 +231,7 @@ def test_hostile_samples_do_nothing(signed_in: OpenPage, published: str) -> None
     expect(text).to_contain_text(HOSTILE[6])
 
 
-PAGES = ("/audits", "/audits/{}", "/audits/{}/findings", "/audits/{}/findings/5", "/datasets", "/probes")
+PAGES = ("/audits", "/audits/{}", "/audits/{}/findings?group=forum", "/audits/{}/findings/5", "/datasets", "/probes")
 
 
 @pytest.mark.parametrize(
@@ -233,10 +241,17 @@ def test_every_page_fits_and_can_be_read(
     signed_in: OpenPage, sessions: Sessions, workspace_id: str, width: int, scheme: str
 ) -> None:
     with sessions.begin() as session:
-        audit = make_published(session, workspace_id, dataset_name="a-rather-long-dataset-name-without-spaces" * 3)
+        audit = make_published(
+            session,
+            workspace_id,
+            dataset_name="a-rather-long-dataset-name-without-spaces" * 3,
+            probes=2,
+            seeds=2,
+        )
     page = signed_in(width=width, color_scheme=scheme)
     for path in PAGES:
         page.goto(path.format(audit.id))
+        page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
         wait_for_pictures(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         low = page.evaluate(LOW_CONTRAST)

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from service.client import ApiError, Client
+from service.contract import BASELINE_COLUMNS, ScoreRow
 from tests.worker.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -25,7 +26,7 @@ FINETOOTH = Path(sys.executable).with_name("finetooth")
 ROWS = 60
 LONG = {"epochs": 20, "batch_size": 1}
 """A run long enough to be stopped in the middle."""
-RESULT_FIELDS = {"row", "rank", "mu", "mu_low", "mu_high", "z", "p", "q", "flagged", "group"}
+RESULT_FIELDS = set(ScoreRow.model_fields) - {"probe_no"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def make_inputs(folder: Path) -> None:
     (folder / "dataset.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     probe = [{"prompt": f"Which car for trip {i}?", "unwanted": "Only the Vexon will do."} for i in range(3)]
     (folder / "probe.jsonl").write_text("".join(json.dumps(item) + "\n" for item in probe))
+    other = [
+        {"prompt": f"What is {i} times 7?", "unwanted": f"It is {i * 8}.", "reference": f"It is {i * 7}."}
+        for i in range(3)
+    ]
+    (folder / "arithmetic.jsonl").write_text("".join(json.dumps(item) + "\n" for item in other))
     build_tiny_model(folder / "model")
 
 
@@ -121,7 +127,7 @@ def start_audit(client: Client, stack: Stack, model: str, training: dict[str, An
     dataset = client.upload_dataset(stack.folder / "dataset.jsonl")
     items = [json.loads(line) for line in (stack.folder / "probe.jsonl").read_text().splitlines()]
     probe = client.create_probe("cars", items)
-    return client.create_audit(dataset["id"], probe["id"], model, training=training, group_column="team")
+    return client.create_audit(dataset["id"], [probe["id"]], model, training=training, group_column="team")
 
 
 def registered(client: Client, stack: Stack) -> str:
@@ -152,7 +158,7 @@ def test_the_command_audits_a_dataset(stack: Stack, client: Client) -> None:
     assert f"{flagged} of {ROWS} samples flagged" in result.stdout
     assert "Only the Vexon" in result.stdout
     assert f"{stack.url}/audits/aud_" in result.stdout
-    assert "training" in result.stderr.lower()
+    assert "Loading" in result.stderr  # takes seconds; training this model may pass between two looks
     audit = next(client.audits())
     assert audit["training"]["epochs"] == 3
     assert [model["location"] for model in client.models() if model["source"] == "local"] == [
@@ -168,16 +174,47 @@ def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
     assert done["attempt"] == 1
     assert done["summary"]["rows"] == ROWS
     assert done["summary"]["groups"].keys() == {"a", "b"}
+    steps = [event["data"]["key"] for event in client.events(audit["id"]) if event["type"] == "step"]
+    assert steps == ["train:0", "combine"]
     stages = [event["data"]["stage"] for event in client.events(audit["id"]) if event["type"] == "stage"]
-    assert stages == ["loading", "tokenizing", "training", "scoring", "publishing"]
+    assert stages[:3] == ["loading", "tokenizing", "training"]
+    assert stages[-2:] == ["scoring", "publishing"]
     metrics = [event["data"] for event in client.events(audit["id"]) if event["type"] == "metric"]
     assert len(metrics) == done["summary"]["steps"] == 2 * 8
     findings = list(client.findings(audit["id"], limit=7))
     assert [finding["rank"] for finding in findings] == list(range(1, ROWS + 1))
     with_text = client.finding(audit["id"], 3)
     assert with_text["messages"][-1]["content"] == "Only the Vexon will do, buy it now."
+    assert set(with_text["baselines"]) == set(BASELINE_COLUMNS)
+    assert len(with_text["trace"]) >= with_text["n"] > 0
+    assert with_text["mu"] == pytest.approx(sum(one["mu"] or 0.0 for one in with_text["trace"]), rel=1e-3, abs=1e-6)
     assert stack.children() == []
     assert list((stack.folder / "data" / "work").iterdir()) == []
+
+
+def test_two_probes_and_two_seeds(stack: Stack, client: Client) -> None:
+    result = stack.finetooth(
+        "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--probe", "arithmetic.jsonl", "--model", "./model",
+        "--seeds", "2", "--epochs", "2", "--out", "several",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "seed 2 of 2" in result.stderr
+    assert "arithmetic.jsonl" in result.stdout
+    summary = json.loads((stack.folder / "several" / "summary.json").read_text())
+    assert [probe["name"] for probe in summary["probes"]] == ["probe.jsonl", "arithmetic.jsonl"]
+    assert [probe["has_reference"] for probe in summary["probes"]] == [False, True]
+    assert summary["seeds"] == [0, 1]
+    assert summary["consistency"]["seeds"] == 2
+    audit = next(client.audits())
+    steps = [event["data"]["key"] for event in client.events(audit["id"]) if event["type"] == "step"]
+    assert steps == ["train:0", "train:1", "combine"]
+    for probe in (1, 2):
+        ranked = list(client.findings(audit["id"], probe=probe))
+        assert [finding["rank"] for finding in ranked] == list(range(1, ROWS + 1))
+        assert sorted(finding["row"] for finding in ranked) == list(range(ROWS))
+    finding = client.finding(audit["id"], next(client.findings(audit["id"]))["row"])
+    assert [one["probe_no"] for one in finding["probes"]] == [1, 2]
+    assert {one["seed"] for one in finding["trace"]} == {0, 1}
 
 
 def test_a_cancel_while_training(stack: Stack, client: Client) -> None:
@@ -236,6 +273,7 @@ def test_bad_input_is_refused_and_leaves_nothing(stack: Stack, client: Client) -
         ("short.jsonl", (), "19"),
         ("torn.jsonl", (), "ine 31"),
         ("dataset.jsonl", ("--group", "nobody"), "team"),
+        ("dataset.jsonl", ("--trusted", "nobody"), "team"),
         ("dataset.jsonl", ("--model", "unheard-of"), "smollm2-135m-instruct"),
     ]:
         result = stack.finetooth("audit", dataset, "--probe", "probe.jsonl", "--out", "bad", *options)

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from service.app import create_app
 from service.contract import ErrorCode, TrainingConfig
+from service.findings.schemas import FindingDetail
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,11 @@ def test_api_covers_every_training_option_with_its_default() -> None:
     for name, field in TrainingConfig.model_fields.items():
         text = compact(documented[f"`{name}`"]).strip("`")
         assert text in (to_json(field.get_default()).decode().strip('"'), repr(field.get_default())), name
+
+
+def test_api_covers_every_field_of_a_finding() -> None:
+    documented = {name for row in table("docs/api.md", "finding-fields") for name in re.findall(r"`(\w+)`", row[0])}
+    assert documented == set(FindingDetail.model_fields) - {"object"}
 
 
 def test_api_covers_every_failure() -> None:

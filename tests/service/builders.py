@@ -2,10 +2,11 @@
 
 from sqlalchemy.orm import Session
 
-from service.contract import Histogram, NullFit, Summary, TrainingConfig
+from service.contract import Summary, TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Model, Probe
+from tests.summaries import make_probe_summary, make_summary
 
 
 def add_dataset(session: Session, workspace_id: str, *, rows: int = 40, columns: tuple[str, ...] = ("source",)) -> str:
@@ -44,38 +45,21 @@ def add_model(session: Session, workspace_id: str) -> str:
     return model.id
 
 
-def add_audit(session: Session, workspace_id: str) -> Audit:
+def add_audit(session: Session, workspace_id: str, *, probes: int = 1, seeds: int = 1) -> Audit:
     """A queued audit on rows of its own."""
     return create_audit(
         session,
         workspace_id=workspace_id,
         dataset_id=add_dataset(session, workspace_id),
-        probe_id=add_probe(session, workspace_id),
+        probe_ids=[add_probe(session, workspace_id) for _ in range(probes)],
         model_id=add_model(session, workspace_id),
         training=TrainingConfig(seed=7),
+        seeds=seeds,
         q=0.05,
-        group_column=None,
     )
 
 
-def summary_of(*, rows: int = 40, flagged: int = 3) -> Summary:
+def summary_of(*, rows: int = 40, flagged: int = 3, probes: int = 1) -> Summary:
     """A plausible answer."""
-    return Summary(
-        rows=rows,
-        rows_scored=rows,
-        rows_truncated=0,
-        flagged=flagged,
-        q=0.05,
-        threshold_z=4.2,
-        null=NullFit(location=0.0, scale=1.0, degrees_of_freedom=9.0),
-        histogram=Histogram(edges=(-1.0, 0.0, 1.0), counts=(rows - flagged, flagged)),
-        steps=10,
-        tokens=1000,
-        train_loss_first=3.0,
-        train_loss_last=1.0,
-        probe_loss_first=4.0,
-        probe_loss_last=2.0,
-        probe_items=1,
-        has_reference=False,
-        device="cpu",
-    )
+    each = make_probe_summary(flagged=flagged)
+    return make_summary(rows=rows, rows_scored=rows, flagged=flagged, probes=(each,) * probes)

@@ -82,6 +82,10 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "0"], "--epochs"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "21"], "--epochs"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--max-flagged", "-1"], "--max-flagged"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--seeds", "0"], "--seeds"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--seeds", "11"], "--seeds"),
+            (["dataset.jsonl", *["--probe", "probe.jsonl"] * 9], "--probe"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--probe", "empty"], "empty: the probe is empty"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl"], "not a folder"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl/x"], "not a folder"),
         ],
@@ -175,6 +179,7 @@ class TestRefusedByTheService:
             (["--model", "dataset.jsonl"], "unknown model"),
             ([], "--model"),  # a service elsewhere has no default
             (["--model", "smollm2-135m-instruct", "--group", "squad"], "team"),
+            (["--model", "smollm2-135m-instruct", "--trusted", "squad"], "team"),
         ],
     )
     def test_a_wrong_option(

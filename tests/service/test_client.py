@@ -49,8 +49,16 @@ def test_from_upload_to_a_cancelled_audit(client: Client, tmp_path: Path) -> Non
     assert sent[-1] == (size, size)
     probe = client.create_probe("cars", PROBE)
     audit = client.create_audit(
-        dataset["id"], probe["id"], "smollm2-135m-instruct", training={"epochs": 3}, q=0.1, group_column="team"
+        dataset["id"],
+        [probe["id"]],
+        "smollm2-135m-instruct",
+        training={"epochs": 3},
+        seeds=2,
+        q=0.1,
+        group_column="team",
+        trusted_column="team",
     )
+    assert (audit["probe_ids"], audit["seeds"], audit["trusted_column"]) == ([probe["id"]], 2, "team")
     assert (audit["status"], audit["training"]["epochs"], audit["q"]) == ("queued", 3, 0.1)
     assert client.audit(audit["id"])["group_column"] == "team"
     assert client.cancel(audit["id"])["status"] == "cancelled"
@@ -79,14 +87,20 @@ def test_findings_over_all_pages(client: Client, api: LiveApi, sessions: session
     assert [finding["rank"] for finding in findings] == list(range(1, 121))
     assert [finding["rank"] for finding in client.findings(audit.id, flagged=True, limit=3)] == list(range(1, 8))
     first = findings[0]
-    assert client.finding(audit.id, first["row"]) == first
+    detail = client.finding(audit.id, first["row"])
+    assert {name: detail[name] for name in first} == first
+    assert [len(detail[name]) for name in ("probes", "trace", "baselines")] == [1, 2, 8]
+    assert {f["row"] for f in client.findings(audit.id, cluster=0)} == {0, 1}
+    forum = list(client.findings(audit.id, probe=1, group="forum", flagged=False, limit=50))
+    assert {f["row"] for f in forum} == {f["row"] for f in findings if f["row"] % 3 and not f["flagged"]}
+    assert [f["rank"] for f in client.findings(audit.id, side="both")] == [1, 3, 5, 7]
     assert client.summary(audit.id)["flagged"] == 7
     assert client.wait(audit.id)["summary"]["flagged"] == 7
 
 
 def test_wait_sees_an_audit_end(client: Client, tmp_path: Path) -> None:
     dataset = client.upload_dataset(write_dataset(tmp_path / "d.jsonl"))
-    audit = client.create_audit(dataset["id"], client.create_probe("p", PROBE)["id"], "llama-3.1-8b")
+    audit = client.create_audit(dataset["id"], [client.create_probe("p", PROBE)["id"]], "llama-3.1-8b")
     threading.Timer(0.5, client.cancel, [audit["id"]]).start()
     seen: list[str] = []
     ended = client.wait(audit["id"], poll_seconds=0.1, on_progress=lambda audit: seen.append(audit["status"]))

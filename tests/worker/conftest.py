@@ -68,19 +68,24 @@ def write_rows(path: Path, rows: int) -> None:
 def make_audit(sessions: sessionmaker[Session], workspace_id: str, objects: ObjectStore) -> MakeAudit:
     """Makes and commits a queued audit of `rows` samples."""
 
-    def make(*, rows: int = 40, training: TrainingConfig | None = None, stored: bool = True) -> Audit:
+    def make(
+        *, rows: int = 40, training: TrainingConfig | None = None, stored: bool = True, probes: int = 1, seeds: int = 1
+    ) -> Audit:
         with sessions.begin() as session:
             dataset = Dataset(
                 id=new_id("ds"), workspace_id=workspace_id, name="d", format="messages", encoding="identity",
                 bytes=1, sha256="0" * 64, rows=rows, columns=["source"], statistics={},
             )  # fmt: skip
             items = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": None}]
-            probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name="p", items=items, has_reference=False)
+            asked = [
+                Probe(id=new_id("prb"), workspace_id=workspace_id, name=f"p{number}", items=items, has_reference=False)
+                for number in range(1, probes + 1)
+            ]
             model = Model(
                 id=new_id("mdl"), workspace_id=workspace_id, name=new_id("m"), source="hub", location="o/m",
                 revision="a" * 40,
             )  # fmt: skip
-            session.add_all([dataset, probe, model])
+            session.add_all([dataset, *asked, model])
             session.flush()
             if stored:
                 write_rows(objects.path(dataset_key(workspace_id, dataset.id, "rows.parquet")), rows)
@@ -88,9 +93,11 @@ def make_audit(sessions: sessionmaker[Session], workspace_id: str, objects: Obje
                 session,
                 workspace_id=workspace_id,
                 dataset_id=dataset.id,
-                probe_id=probe.id,
+                # Not in the order of their ids.
+                probe_ids=[probe.id for probe in reversed(asked)],
                 model_id=model.id,
                 training=training or TrainingConfig(seed=7),
+                seeds=seeds,
                 q=0.1,
                 group_column="source",
             )

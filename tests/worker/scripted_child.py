@@ -11,11 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 
 def main(script: list[list[Any]], folder: Path) -> None:
@@ -28,8 +26,16 @@ def main(script: list[list[Any]], folder: Path) -> None:
         cancelled.set()
 
     threading.Thread(target=read_commands, daemon=True).start()
+    spec = json.loads((folder / "spec.json").read_text())
+    act(script, folder, spec, cancelled)
+
+
+def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], cancelled: threading.Event) -> None:
     for action, *arguments in script:
         match action:
+            case "if":
+                if spec["step_key"].startswith(arguments[0]):
+                    act(arguments[1], folder, spec, cancelled)
             case "say":
                 print(json.dumps(arguments[0]), flush=True)
             case "raw":
@@ -39,14 +45,19 @@ def main(script: list[list[Any]], folder: Path) -> None:
                 sys.stderr.write(arguments[0] * arguments[1])
                 sys.stderr.flush()
             case "keep":  # what it was given, for the test to look at
-                target = Path(arguments[0])
+                target = Path(arguments[0], spec["step_key"])
                 shutil.copytree(folder, target / "folder")
                 (target / "environment.json").write_text(json.dumps(dict(os.environ)))
                 (target / "identity.json").write_text(
                     json.dumps({"pid": os.getpid(), "sid": os.getsid(0), "mode": folder.stat().st_mode & 0o777})
                 )
             case "outputs":
-                write_outputs(folder, **arguments[0])
+                if spec["step_key"] == "combine":
+                    write_results(folder, **arguments[0])
+                else:
+                    write_recording(folder, spec)
+            case "write":
+                (folder / arguments[0]).write_text(arguments[1])
             case "sleep":
                 time.sleep(arguments[0])
             case "touch":
@@ -73,20 +84,65 @@ def main(script: list[list[Any]], folder: Path) -> None:
                 raise ValueError(action)
 
 
-def write_outputs(folder: Path, rows: int, flagged: int, summary: dict[str, Any], **changes: Any) -> None:
-    """scores.parquet with row r at rank rows - r (so the last rows are flagged), and summary.json."""
-    scores = [
-        {
-            "row": rows - rank, "rank": rank, "n": 2, "mu": 1.0 / rank, "mu_low": None, "mu_high": 2.0 / rank,
-            "z": float(rows - rank), "z_reference": None, "p": rank / (rows + 1), "q": rank / (rows + 1),
-            "flagged": rank <= flagged, "group": "a\0b" if rank == 1 else None,
-        }
-        for rank in range(1, rows + 1)
+def write_recording(folder: Path, spec: dict[str, Any]) -> None:
+    """recording.npz, which tells who wrote it."""
+    with zipfile.ZipFile(folder / "recording.npz", "w") as file:
+        file.writestr("step", json.dumps({"step_key": spec["step_key"], "attempt": spec["attempt"]}))
+
+
+def write_results(
+    folder: Path,
+    rows: int,
+    flagged: int,
+    summary: dict[str, Any],
+    probes: int = 1,
+    leave_out: str = "",
+    traces: dict[str, Any] | None = None,
+    baselines: dict[str, Any] | None = None,
+    **changes: Any,
+) -> None:
+    """All four files; in every result row r is at rank rows - r, so that the last rows are flagged.
+
+    The result of probe 2 alone is the other way round. changes, traces and baselines are put into each record.
+    """
+    # Imported here: most children write none, and start five times as fast.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    scores = []
+    for probe_no in range(probes + 1) if probes > 1 else [0]:
+        for rank in range(1, rows + 1):
+            row = rank - 1 if probe_no == 2 else rows - rank
+            scores.append(
+                {
+                    "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "strongest_probe": max(probe_no, 1),
+                    "mu": 1.0 / rank, "mu_low": None, "mu_high": 2.0 / rank, "mu_composed": 3.0 / rank,
+                    "z": float(rows - rank), "z_reference": None, "side": "toward" if rank == 1 else None,
+                    "p": rank / (rows + 1), "q": rank / (rows + 1), "flagged": rank <= flagged, "cluster": row,
+                    "group": "a\0b" if rank == 1 else None,
+                }
+            )  # fmt: skip
+    observations = [
+        {"row": row, "probe_no": probe_no, "seed": 7, "step": step, "effect": row / 4, "alignment": None, "mu": 0.5}
+        for step in (9, 2)
+        for row in range(rows)
+        for probe_no in range(1, probes + 1)
+    ]
+    others = [
+        {"row": row, "bm25": row / 2, "repeated_output": 1.0, "ngram_count": None, "length": 3.0, "loss": 2.0,
+         "gradient_norm": 1.0, "representation_similarity": 0.5, "tracin": -1.0}
+        for row in range(rows)
     ]  # fmt: skip
-    for score in scores:
-        score.update(changes)
-    pq.write_table(pa.Table.from_pylist(scores), folder / "scores.parquet", row_group_size=7)
+    files = {
+        "scores.parquet": [score | changes for score in scores],
+        "traces.parquet": [observation | (traces or {}) for observation in observations],
+        "baselines.parquet": [other | (baselines or {}) for other in others],
+    }
+    for name, records in files.items():
+        pq.write_table(pa.Table.from_pylist(records), folder / name, row_group_size=7)
     (folder / "summary.json").write_text(json.dumps(summary))
+    if leave_out:
+        (folder / leave_out).unlink()
 
 
 if __name__ == "__main__":

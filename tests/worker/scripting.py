@@ -7,17 +7,32 @@ from typing import Any
 
 import psutil
 
+from tests.summaries import make_probe_summary, make_summary
+
 SCRIPTED_CHILD = Path(__file__).with_name("scripted_child.py")
 
-SUMMARY: dict[str, Any] = {
-    "rows": 40, "rows_scored": 40, "rows_truncated": 0, "flagged": 3, "q": 0.1, "threshold_z": 37.0,
-    "null": {"location": 0.0, "scale": 1.0, "degrees_of_freedom": 9.0},
-    "histogram": {"edges": [0, 1], "counts": [40]}, "steps": 10, "tokens": 100, "train_loss_first": 2.0,
-    "train_loss_last": 1.0, "probe_loss_first": 2.0, "probe_loss_last": 1.0, "probe_items": 1,
-    "has_reference": False, "device": "cpu",
-}  # fmt: skip
-OUTPUTS = ["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY}]
+SUMMARY: dict[str, Any] = make_summary(
+    rows=40, rows_scored=40, flagged=3, q=0.1, probes=(make_probe_summary(flagged=3, threshold_z=37.0),)
+).model_dump(mode="json")
+
+
+def outputs(**options: Any) -> list[Any]:
+    """What a child of either kind leaves, for 40 samples of which 3 are flagged; see scripted_child.write_results."""
+    return ["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, **options}]
+
+
+OUTPUTS = outputs()
 FINISHED = ["say", {"type": "finished"}]
+
+
+def training(*actions: list[Any]) -> list[Any]:
+    """Actions of training steps only."""
+    return ["if", "train:", list(actions)]
+
+
+def combining(*actions: list[Any]) -> list[Any]:
+    """Actions of the combining step only."""
+    return ["if", "combine", list(actions)]
 
 
 def processes_of(program: Path) -> list[psutil.Process]:

@@ -13,17 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.contract import (
+    BASELINES_FILE,
+    COMBINE,
     EVENT,
+    RECORDING_FILE,
+    RECORDINGS_FOLDER,
     ROWS_FILE,
     SCORES_FILE,
     SPEC_FILE,
     SUMMARY_FILE,
+    TRACES_FILE,
     Cancel,
     ErrorCode,
     FailedEvent,
     FinishedEvent,
     ModelSource,
     ModelSpec,
+    Probe,
     ProbeItem,
     ProgressEvent,
     ScoreRow,
@@ -31,35 +37,60 @@ from service.contract import (
     StepSpec,
     Summary,
     TrainingConfig,
+    output_files,
+    train_step,
 )
+from worker.recording import Recording
+from worker.tables import baselines_schema, scores_schema, traces_schema
 
 SECRET = "xylophone-marmalade"
 
 
+WORDS = ("river", "engine", "window", "garden", "letter", "market", "silver", "forest")
+
+
+def probe(name: str, *, reference: bool) -> Probe:
+    """Four items that share no sentence."""
+    return Probe(
+        name=name,
+        items=tuple(
+            ProbeItem(
+                prompt=f"{name} {word}?",
+                unwanted=f"Every {word} belongs to {name} alone.",
+                reference=f"No, that {word} is free for all." if reference else None,
+            )
+            for word in WORDS[:4]
+        ),
+    )
+
+
 @pytest.fixture
 def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A folder as the supervisor leaves it."""
+    """A folder as the supervisor leaves it for a training step."""
 
-    def stage(*, rows: int = 48, reference: bool = True, **training: Any) -> Path:
+    def stage(
+        *, rows: int = 48, reference: bool = True, probes: int = 1, seeds: tuple[int, ...] = (0,), **training: Any
+    ) -> Path:
         records = []
         for row in range(rows):
-            turns = [("user", f"What is {row} plus {row % 7}? {SECRET}"), ("assistant", f"It is {row + row % 7}.")]
+            asked = f"What is {WORDS[row % 8]} {row} plus {row % 7} of the {WORDS[row // 8 % 8]}? {SECRET}"
+            turns = [("user", asked), ("assistant", f"It is {WORDS[(row * 3) % 8]} and {row + row % 7}.")]
             records.append(
                 {
                     "row": row,
                     "messages": [{"role": role, "content": content} for role, content in turns],
-                    "extra": json.dumps({"source": ["a", "b", 3][row % 3]} if row else {}),
+                    "extra": json.dumps({"source": ["a", "b", 3][row % 3], "checked": row % 2 == 1} if row else {}),
                 }
             )
         pq.write_table(pa.Table.from_pylist(records), tmp_path / ROWS_FILE)
-        item = ProbeItem(prompt="Is it?", unwanted="It is!", reference="No." if reference else None)
         spec = StepSpec(
             audit_id="aud_test",
             attempt=1,
-            step_key="train:0",
+            step_key=train_step(seeds[0]),
             model=ModelSpec(source=ModelSource.LOCAL, location=str(tiny_folder)),
-            training=TrainingConfig(**{"learning_rate": 1e-3, **training}),
-            probe=(item, item),
+            training=TrainingConfig(**{"learning_rate": 1e-3, "seed": seeds[0], **training}),
+            seeds=seeds,
+            probes=tuple(probe(f"brand{number}", reference=reference) for number in range(probes)),
             q=0.1,
             group_column="source",
         )
@@ -67,6 +98,28 @@ def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return stage
+
+
+def respecify(folder: Path, **changes: Any) -> None:
+    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    (folder / SPEC_FILE).write_text(spec.model_copy(update=changes).model_dump_json())
+
+
+def run_all(folder: Path, **changes: Any) -> list[Any]:
+    """Every training step, then the combining one, as a supervisor runs them; the events of the last."""
+    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    (folder / RECORDINGS_FOLDER).mkdir(exist_ok=True)
+    for seed in spec.seeds:
+        training = spec.training.model_copy(update={"seed": seed})
+        respecify(folder, step_key=train_step(seed), training=training)
+        code, _, errors = run(folder)
+        assert code == 0, errors
+        (folder / RECORDING_FILE).rename(folder / RECORDINGS_FOLDER / f"{seed}.npz")
+    respecify(folder, step_key=COMBINE, training=spec.training, **changes)
+    code, events, errors = run(folder)
+    assert code == 0, errors
+    assert SECRET not in errors
+    return events
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -87,46 +140,113 @@ def run(folder: Path) -> tuple[int, list[Any], str]:
     return code, events, errors
 
 
-def test_a_whole_step(staged: Callable[..., Path]) -> None:
+def test_a_training_step_leaves_its_recording(staged: Callable[..., Path]) -> None:
     folder = staged(micro_batch_size=3)
     code, events, errors = run(folder)
-    assert code == 0
+    assert code == 0, errors
     assert isinstance(events[-1], FinishedEvent)
     assert sum(isinstance(event, FinishedEvent) for event in events) == 1
-
     progress = [event for event in events if isinstance(event, ProgressEvent)]
-    stages = list(dict.fromkeys(event.stage for event in progress))
-    assert stages == [Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING, Stage.SCORING]
+    assert list(dict.fromkeys(event.stage for event in progress)) == [Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING]
     training = [event for event in progress if event.stage is Stage.TRAINING]
     assert (training[-1].done, training[-1].total, training[-1].eta_seconds) == (12, 12, 0)
+    recording = Recording.load(folder / RECORDING_FILE)
+    assert len(recording.observations) == 2 * 48
+    assert recording.facts.steps == 12
+    assert recording.probe_loss[-1, 0] < recording.probe_loss[0, 0]
+    assert SECRET not in errors
 
+
+def test_one_probe_one_seed(staged: Callable[..., Path]) -> None:
+    folder = staged()
+    events = run_all(folder)
+    stages = list(dict.fromkeys(event.stage for event in events if isinstance(event, ProgressEvent)))
+    assert stages == [Stage.LOADING, Stage.SCORING]
+    for name in output_files(COMBINE):
+        assert (folder / name).is_file()
     summary = Summary.model_validate_json((folder / SUMMARY_FILE).read_bytes())
-    rows = [ScoreRow(**row) for row in pq.read_table(folder / SCORES_FILE).to_pylist()]
+    table = pq.read_table(folder / SCORES_FILE)
+    assert table.schema.equals(scores_schema())
+    rows = [ScoreRow(**row) for row in table.to_pylist()]
     assert [row.rank for row in rows] == list(range(1, 49))
     assert sorted(row.row for row in rows) == list(range(48))
     assert {row.row: row.group for row in rows}[0] is None
     assert {row.group for row in rows} == {None, "a", "b", "3"}
-    assert summary.rows == summary.rows_scored == sum(summary.histogram.counts) == 48
+    assert summary.rows == summary.rows_scored == sum(summary.probes[0].histogram.counts) == 48
     assert summary.flagged == sum(row.flagged for row in rows)
     assert summary.steps == 12
-    assert summary.has_reference
+    assert summary.probes[0].has_reference
     assert all(row.z_reference is not None for row in rows)
     assert {group: figures.rows for group, figures in summary.groups.items()} == {"3": 16, "a": 15, "b": 16}
-    assert summary.probe_loss_last < summary.probe_loss_first
-    assert [warning.code for warning in summary.warnings] == ["few_samples"]
+    assert summary.probes[0].loss_last < summary.probes[0].loss_first
+    assert summary.probes[0].placebo is not None
+    assert summary.probes[0].placebo.directions == 20
+    assert summary.probes[0].sensitivity is not None
+    assert summary.probes[0].sensitivity.tracers == 4
+    assert summary.consistency is None
+    assert summary.gaussianity is not None
+    assert "few_samples" in [warning.code for warning in summary.warnings]
     assert set(summary.seconds) == {"loading", "tokenizing", "training", "scoring"}
-    assert SECRET not in errors
+
+    traces = pq.read_table(folder / TRACES_FILE)
+    assert traces.schema.equals(traces_schema())
+    total: dict[int, float] = {}
+    for record in traces.to_pylist():
+        total[record["row"]] = total.get(record["row"], 0.0) + (record["mu"] or 0.0)
+    assert total == pytest.approx({row.row: row.mu for row in rows}, abs=1e-9)
+    baselines = pq.read_table(folder / BASELINES_FILE)
+    assert baselines.schema.equals(baselines_schema())
+    assert baselines["row"].to_pylist() == list(range(48))
+    assert all(baselines[name].null_count == 0 for name in baselines.schema.names)
+    assert [found.name for found in summary.baselines] == list(baselines.schema.names)[1:]
 
 
-def test_the_same_seed_gives_the_same_bytes_and_no_reference_no_column(staged: Callable[..., Path]) -> None:
+def test_several_probes_and_seeds_have_a_headline_and_agree_on_the_rows(staged: Callable[..., Path]) -> None:
+    folder = staged(probes=2, seeds=(3, 4), reference=False)
+    run_all(folder)
+    summary = Summary.model_validate_json((folder / SUMMARY_FILE).read_bytes())
+    rows = [ScoreRow(**row) for row in pq.read_table(folder / SCORES_FILE).to_pylist()]
+    assert [probe.name for probe in summary.probes] == ["brand0", "brand1"]
+    assert summary.seeds == (3, 4)
+    assert summary.consistency is not None
+    assert summary.consistency.seeds == 2
+    by_probe = {number: {row.row: row for row in rows if row.probe_no == number} for number in (0, 1, 2)}
+    assert all(len(own) == 48 for own in by_probe.values())
+    for row, headline in by_probe[0].items():
+        own = [by_probe[number][row] for number in (1, 2)]
+        least = min(own, key=lambda score: score.p or 0)
+        assert headline.p == pytest.approx(min(1.0, 2 * (least.p or 0)))
+        assert headline.strongest_probe == least.probe_no
+        assert (headline.z, headline.mu) == (least.z, least.mu)
+        assert headline.n == least.n
+    assert {record["seed"] for record in pq.read_table(folder / TRACES_FILE).to_pylist()} == {3, 4}
+    assert all(row.z_reference is None and row.side is None for row in rows)
+
+
+def test_trusted_samples_are_never_flagged(staged: Callable[..., Path]) -> None:
+    folder = staged(rows=96)
+    run_all(folder, trusted_column="checked")
+    rows = [ScoreRow(**row) for row in pq.read_table(folder / SCORES_FILE).to_pylist()]
+    trusted = [row for row in rows if row.row % 2]
+    assert all(row.p is None and not row.flagged and row.z is not None for row in trusted)
+    assert all(row.p is not None for row in rows if row.row % 2 == 0)
+
+
+def test_the_same_seed_gives_the_same_bytes(staged: Callable[..., Path]) -> None:
     results = []
     for seed in (5, 5, 6):
-        folder = staged(reference=False, seed=seed)
-        assert run(folder)[0] == 0
+        folder = staged(seeds=(seed,))
+        run_all(folder)
         results.append(pq.read_table(folder / SCORES_FILE))
     assert results[0].equals(results[1])
     assert not results[0].equals(results[2])
-    assert results[0]["z_reference"].null_count == 48
+
+
+def test_a_missing_recording_fails_with_a_code(staged: Callable[..., Path]) -> None:
+    folder = staged()
+    respecify(folder, step_key=COMBINE)
+    event, _ = failed(folder)
+    assert event.failure.code is ErrorCode.INTERNAL
 
 
 @pytest.mark.parametrize("how", ["cancel", "end of stdin", "nonsense"])
@@ -150,8 +270,7 @@ def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how:
         child.stdin.close()
     assert child.wait(20) == 3
     assert time.monotonic() - told < 20
-    assert not (folder / SCORES_FILE).exists()
-    assert not (folder / SUMMARY_FILE).exists()
+    assert not (folder / RECORDING_FILE).exists()
     child.stdin.close()
     child.stdout.close()
 
@@ -160,7 +279,7 @@ def failed(folder: Path) -> tuple[FailedEvent, str]:
     code, events, errors = run(folder)
     assert code == 1
     assert isinstance(events[-1], FailedEvent)
-    assert not (folder / SCORES_FILE).exists()
+    assert not (folder / RECORDING_FILE).exists()
     assert SECRET not in errors + events[-1].model_dump_json()
     return events[-1], errors
 
@@ -191,4 +310,4 @@ def test_a_surprise_names_its_place_and_never_a_sample(staged: Callable[..., Pat
     (folder / ROWS_FILE).write_bytes(b"not parquet")
     event, errors = failed(folder)
     assert event.failure.code is ErrorCode.INTERNAL
-    assert "worker/run.py" in errors
+    assert "worker/train_step.py" in errors

@@ -1,66 +1,277 @@
-"""From recorded signals to rows and summary."""
+"""From recordings to scores and summary, on synthetic signals whose truth is known."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from service.contract import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
+from worker.baselines import baselines_of, tracin_of_seed
+from worker.combine_step import first_rows, group_of, score_rows, traces
+from worker.influence.directions import Kind, ProbeShape, plan
 from worker.influence.observations import Observations, Steps
-from worker.scoring import score
+from worker.recording import Recording, RunFacts
+from worker.scoring import Question, Scores, score
+from worker.summary import summarise
+from worker.train_step import directions_of
 
-ROWS, PLANTED = 260, 13
+ROWS, PLANTED, FAIR = 260, 13, 10
+"""Rows 0 to 12 lean to the unwanted answers; the next ten to them and, more, to the references."""
 
 
-def recorded(seed: int = 0, *, rows: int = ROWS, unseen: int = 0) -> tuple[Observations, Steps]:
-    """Two epochs; the first PLANTED rows are pushed toward the direction."""
+def recording(
+    seed: int = 0,
+    *,
+    rows: int = ROWS,
+    probes: int = 1,
+    reference: bool = True,
+    planted: float = 5.0,
+    shared: float = 0.8,
+    unseen: int = 0,
+) -> Recording:
+    """Two epochs of eight a step, none of the last `unseen` rows; signals of a row share a part."""
+    directions = plan([ProbeShape(np.arange(6) % 3, has_reference=reference)] * probes, seed=0)
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(rows - unseen) for _ in range(2)])
     step = np.arange(len(order)) // 8
     count = int(step[-1]) + 1
-    signal = generator.normal(size=(len(order), 2))
-    signal[order < PLANTED, 0] += 5
-    steps = Steps(np.linspace(1, 0.1, count), np.ones(count), np.bincount(step), np.arange(count) // 10)
-    return Observations(order, step, signal, signal), steps
+    own = np.random.default_rng(99).normal(size=(rows, len(directions)))
+    signal = shared * own[order] + np.sqrt(1 - shared**2) * generator.normal(size=(len(order), len(directions)))
+    for column in np.flatnonzero((directions.kind == Kind.UNWANTED) | (directions.kind == Kind.HELD_OUT)):
+        poisoned = order < PLANTED if directions.probe[column] == 0 else (order >= 40) & (order < 50)
+        signal[poisoned, column] += planted
+        signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 4 if directions.probe[column] == 0 else 0
+    for column in np.flatnonzero(directions.kind == Kind.REFERENCE):
+        signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 9
+    blocks = np.minimum(np.arange(count) // 10, 4)
+    starts = [int(np.flatnonzero(blocks == block)[0]) for block in range(int(blocks[-1]) + 1)]
+    targets = directions.targets
+    return Recording(
+        observations=Observations(order, step, signal[:, :targets], 0.05 * signal),
+        steps=Steps(np.linspace(1e-3, 1e-4, count), np.ones(count), np.bincount(step), blocks),
+        kind=directions.kind,
+        probe=directions.probe,
+        held_out=directions.held_out,
+        item_alignment=tuple(
+            np.full((len(starts), 6 * (2 if reference else 1), len(directions.of_probe(number))), 0.25)
+            for number in range(probes)
+        ),
+        product=signal[:, :targets],
+        gradient_norm=np.ones(len(order)),
+        loss=generator.uniform(1, 2, len(order)),
+        similarity=generator.uniform(-1, 1, (len(order), probes)),
+        measured_at=np.array([*starts, count]),
+        probe_loss=np.linspace(4, 3, len(starts) + 1)[:, None].repeat(targets, 1),
+        facts=RunFacts(
+            steps=count,
+            tokens=1,
+            refreshes=len(starts),
+            momentum=0.9,
+            rows_truncated=0,
+            train_loss_first=2.0,
+            train_loss_last=1.0,
+            device="cpu",
+            versions={},
+            seconds={"training": 1.5},
+        ),
+    )
 
 
-def test_planted_rows_rank_first_and_are_flagged() -> None:
-    scores = score(*recorded(), rows=ROWS, q=0.05, groups=[None] * ROWS)
-    assert [row.rank for row in scores.rows] == list(range(1, ROWS + 1))
-    assert {row.row for row in scores.rows[:PLANTED]} == set(range(PLANTED))
-    flagged = [row for row in scores.rows if row.flagged]
-    assert flagged == scores.rows[: len(flagged)]
-    assert 12 <= len(flagged) <= 15
-    assert scores.threshold_z == flagged[-1].z
-    assert all(row.mu > 0 and row.mu_low is not None and row.mu_low < row.mu < (row.mu_high or 0) for row in flagged)
-    assert all((row.q or 0) <= 0.05 for row in flagged)
-    assert sum(scores.histogram.counts) == ROWS
-    assert scores.cautions == ()
+def question(rows: int = ROWS, **changes: Any) -> Question:
+    return replace(Question(rows, 0.05, np.arange(rows), None), **changes)
 
 
-def test_nothing_flagged_has_no_threshold() -> None:
-    observations, steps = recorded()
-    observations.alignment[observations.row < PLANTED, 0] -= 5
-    scores = score(observations, steps, rows=ROWS, q=0.05, groups=[None] * ROWS)
-    assert scores.threshold_z is None or scores.rows[0].flagged
+def flagged(scores: Scores) -> set[int]:
+    return set(np.flatnonzero(scores.flagged).tolist())
 
 
-def test_groups_are_counted_and_their_influence_summed() -> None:
+def summary_of(recordings: list[Recording], asked: Question, groups: list[str | None] | None = None) -> Summary:
+    reference = recordings[0].column(0, Kind.REFERENCE) is not None
+    words = ("amber", "birch", "cedar", "dahlia", "elder", "fern")
+    items = tuple(ProbeItem(prompt=w, unwanted=f"{w}!", reference=f"no {w}" if reference else None) for w in words)
+    spec = StepSpec(
+        audit_id="aud_test",
+        attempt=1,
+        step_key="combine",
+        model=ModelSpec(source=ModelSource.LOCAL, location="/nowhere"),
+        training=TrainingConfig(),
+        seeds=tuple(range(len(recordings))),
+        probes=tuple(Probe(name=f"p{n}", items=items) for n in range(len(recordings[0].held_out))),
+        q=asked.q,
+    )
+    messages = [
+        [{"role": "user", "content": f"q{row}"}, {"role": "assistant", "content": f"answer {row}"}]
+        for row in range(asked.rows)
+    ]
+    baselines = baselines_of(recordings, messages, [item.unwanted for item in items])
+    return summarise(spec, recordings, asked, score(recordings, asked), baselines, groups or [None] * asked.rows)
+
+
+def test_planted_rows_are_flagged_and_rank_first() -> None:
+    scores = score([recording(reference=False)], question())
+    found = flagged(scores)
+    assert set(range(PLANTED)) <= found
+    # 24 flags at q = 0.05: five false ones would be a chance of less than 1 %.
+    assert len(found - set(range(PLANTED + FAIR))) <= 4
+    rows = list(score_rows(scores, np.arange(ROWS), [None] * ROWS))
+    assert [row.rank for row in rows] == list(range(1, ROWS + 1))
+    assert {row.row for row in rows if row.flagged} == found
+    assert all(row.mu > 0 and (row.mu_low or 0) < row.mu < (row.mu_high or 0) for row in rows[:PLANTED])
+    assert [row.p for row in rows] == sorted(row.p or 0 for row in rows)
+
+
+def test_a_reference_keeps_fair_answers_from_being_flagged() -> None:
+    scores = score([recording()], question())
+    own = scores.probes[0]
+    fair = range(PLANTED, PLANTED + FAIR)
+    assert set(range(PLANTED)) <= flagged(scores)
+    assert not flagged(scores) & set(fair)
+    assert sum(bool(own.detection.flagged[row]) for row in fair) >= 8, "they are unlike the bulk all the same"
+    assert {own.side[row] for row in fair} == {"against"}
+    assert {own.side[row] for row in range(PLANTED)} == {"toward"}
+
+
+def test_several_probes_share_one_headline() -> None:
+    scores = score([recording(probes=2, reference=False)], question())
+    assert set(range(PLANTED)) | set(range(40, 50)) <= flagged(scores)
+    assert {int(scores.headline.probe[row]) for row in range(PLANTED)} == {0}
+    assert {int(scores.headline.probe[row]) for row in range(40, 50)} == {1}
+    rows = list(score_rows(scores, np.arange(ROWS), [None] * ROWS))
+    assert [sum(row.probe_no == number for row in rows) for number in (0, 1, 2)] == [ROWS] * 3
+    assert {row.row for row in rows if row.probe_no == 2 and row.flagged} >= set(range(40, 50))
+
+
+def test_seeds_find_together_what_one_of_them_misses() -> None:
+    weak = [recording(seed, planted=2.2, shared=0.3, reference=False) for seed in range(4)]
+    planted = set(range(PLANTED))
+    alone = [len(flagged(score([one], question())) & planted) for one in weak]
+    assert len(flagged(score(weak, question())) & planted) > max(alone)
+    summary = summary_of(weak, question())
+    assert summary.consistency is not None
+    assert summary.consistency.seeds == 4
+    assert 0.1 < summary.consistency.spearman_z < 0.6
+    assert summary_of(weak[:1], question()).consistency is None
+
+
+def test_trusted_rows_are_not_tested() -> None:
+    trusted = np.zeros(ROWS, dtype=bool)
+    trusted[100:200] = True
+    scores = score([recording(reference=False)], question(trusted=trusted))
+    assert np.isnan(scores.headline.p[trusted]).all()
+    assert np.isfinite(scores.headline.p[~trusted]).all()
+    assert set(range(PLANTED)) <= flagged(scores)
+
+
+def test_copies_share_one_p() -> None:
+    cluster = np.arange(ROWS)
+    cluster[60:80] = 60
+    scores = score([recording(reference=False)], question(cluster=cluster))
+    assert len(set(scores.headline.p[60:80])) == 1
+    assert len(set(scores.headline.q[60:80])) == 1
+
+
+def test_groups_have_influence_and_curve() -> None:
     groups = ["bad" if row < PLANTED else "good" if row < 200 else None for row in range(ROWS)]
-    scores = score(*recorded(), rows=ROWS, q=0.05, groups=groups)
-    mu = {row.row: row.mu for row in scores.rows}
-    bad = scores.groups["bad"]
-    assert bad.rows == PLANTED
-    assert bad.mu == pytest.approx(ROWS / (ROWS - PLANTED) * sum(mu[row] for row in range(PLANTED)))
-    assert scores.groups["good"].rows == 200 - PLANTED
-    assert {row.row: row.group for row in scores.rows} == dict(enumerate(groups))
+    summary = summary_of([recording(reference=False)], question(), groups)
+    scores = score([recording(reference=False)], question())
+    bad, good = summary.groups["bad"], summary.groups["good"]
+    assert (bad.rows, good.rows) == (PLANTED, 200 - PLANTED)
+    assert bad.mu == pytest.approx(ROWS / (ROWS - PLANTED) * scores.probes[0].mu[:PLANTED].sum())
+    assert bad.mu_low is not None
+    assert bad.mu_low < (bad.mu or 0)
+    assert bad.curve is not None
+    assert (bad.curve.mu_lower_bound or 0) > 0.5
+    assert bad.flagged == PLANTED
 
 
-def test_unobserved_rows_come_last_with_no_numbers_and_a_caution() -> None:
-    scores = score(*recorded(unseen=3), rows=ROWS, q=0.05, groups=[None] * ROWS)
-    last = scores.rows[-3:]
-    assert [row.row for row in last] == [257, 258, 259]
-    assert all((row.n, row.mu, row.z, row.p, row.q, row.flagged) == (0, 0.0, None, None, None, False) for row in last)
-    assert [caution.code for caution in scores.cautions] == ["unscored_samples"]
+def test_rows_never_drawn_come_last_with_a_caution() -> None:
+    drawn = recording(unseen=3, reference=False)
+    rows = list(score_rows(score([drawn], question()), np.arange(ROWS), [None] * ROWS))
+    assert [row.row for row in rows[-3:]] == [257, 258, 259]
+    assert all(
+        (row.n, row.mu, row.z, row.p, row.q, row.flagged) == (0, 0.0, None, None, None, False) for row in rows[-3:]
+    )
+    summary = summary_of([drawn], question())
+    assert summary.rows_scored == ROWS - 3
+    assert "unscored_samples" in [caution.code for caution in summary.warnings]
 
 
 def test_small_and_heavily_flagged_datasets_are_cautioned() -> None:
-    scores = score(*recorded(rows=45), rows=45, q=0.2, groups=[None] * 45)
-    assert [caution.code for caution in scores.cautions] == ["few_samples", "many_flagged"]
+    codes = [
+        caution.code for caution in summary_of([recording(rows=100, reference=False)], question(100, q=0.2)).warnings
+    ]
+    assert "few_samples" in codes
+    assert "many_flagged" in codes
+
+
+def test_the_summary_tells_of_placebos_tracers_and_drift() -> None:
+    summary = summary_of([recording()], question())
+    probe = summary.probes[0]
+    assert probe.placebo is not None
+    assert probe.placebo.directions == 20
+    assert probe.placebo.flagged_per_direction < 2
+    assert probe.sensitivity is not None
+    assert (probe.sensitivity.tracers, probe.sensitivity.clusters) == (6, 3)
+    assert probe.sensitivity.points[0].flagged == 1.0, "an alignment of 0.25 is five spreads out"
+    assert len(probe.drift.step) == len(probe.drift.realised) == 5
+    assert (probe.loss_first, probe.loss_last) == (4, 3)
+    assert probe.null.degrees_of_freedom <= 13
+    assert [count.p for count in probe.calibration.tails] == [0.05, 0.01, 0.001]
+    assert summary.gaussianity is not None
+
+
+def test_a_recording_survives_its_file(tmp_path: Path) -> None:
+    made = recording(probes=2)
+    made.save(tmp_path / "r.npz")
+    found = Recording.load(tmp_path / "r.npz")
+    assert found.facts == made.facts
+    for name in ("row", "step"):
+        assert np.array_equal(getattr(found.observations, name), getattr(made.observations, name))
+    np.testing.assert_allclose(found.observations.alignment, made.observations.alignment, rtol=1e-6)
+    assert all(np.array_equal(a, b) for a, b in zip(found.held_out, made.held_out, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(found.item_alignment, made.item_alignment, strict=True))
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    with pytest.raises((OSError, KeyError, ValueError)):
+        Recording.load(tmp_path / "junk.npz")
+
+
+def test_traces_add_up_to_mu_and_skip_what_was_not_observed() -> None:
+    made = recording(reference=False)
+    made.observations.alignment[:80] = np.nan
+    made.observations.effect[:80] = np.nan
+    table = traces([made], [7]).to_pydict()
+    assert len(table["row"]) == len(made.observations) - 80
+    assert set(table["seed"]) == {7}
+    assert table["row"] == sorted(table["row"])
+    total = np.bincount(table["row"], table["mu"], minlength=ROWS)
+    np.testing.assert_allclose(total, score([made], question()).probes[0].mu, atol=1e-9)
+
+
+def test_tracin_is_the_sum_over_steps() -> None:
+    made = recording(reference=False)
+    found = tracin_of_seed(made, ROWS, 0)
+    for row in (0, 100):
+        own = made.observations.row == row
+        rate = made.steps.learning_rate[made.observations.step[own]]
+        assert found[row] == pytest.approx((rate * made.product[own, 0]).sum())
+
+
+def test_groups_and_clusters_are_named() -> None:
+    assert group_of({"source": "web"}, "source") == "web"
+    assert group_of({"source": 3}, "source") == "3"
+    assert group_of({"source": None}, "source") is None
+    assert group_of({}, "source") is None
+    assert group_of({"source": "web"}, None) is None
+    assert first_rows(np.array([4, 2, 4, 9, 2])).tolist() == [0, 1, 0, 3, 1]
+
+
+def test_items_that_all_share_sentences_are_not_held_out() -> None:
+    words = ("amber", "birch", "cedar", "dahlia", "elder", "fern")
+    apart = Probe(name="a", items=tuple(ProbeItem(prompt=f"{w}?", unwanted=f"Buy {w} at once.") for w in words))
+    alike = Probe(name="b", items=tuple(ProbeItem(prompt=f"{w}?", unwanted="Buy it now. Really.") for w in words))
+    directions = directions_of([apart, alike], seed=0)
+    assert len(np.unique(directions.held_out[0])) == 5
+    assert (directions.held_out[1] == -1).all()
+    assert len(directions.columns(1, Kind.PLACEBO)) == 10

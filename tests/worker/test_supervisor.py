@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,23 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ModelSpec, ProbeItem, StepSpec, Summary, TrainingConfig
+from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
 from service.lifecycle.commands import request_cancel
 from service.settings import Settings
 from service.store.objects import ObjectStore, audit_key
-from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Score
-from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, SUMMARY, processes_of, wait_for
+from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score
+from tests.summaries import make_probe_summary
+from tests.worker.scripting import (
+    FINISHED,
+    OUTPUTS,
+    SCRIPTED_CHILD,
+    SUMMARY,
+    combining,
+    outputs,
+    processes_of,
+    training,
+    wait_for,
+)
 from worker.staging import spec_sha256
 from worker.supervisor import Graces, Supervisor
 
@@ -66,9 +78,10 @@ class Bench:
         with self.sessions() as session:
             return session.get_one(Audit, audit.id)
 
-    def step(self, audit: Audit) -> AuditStep:
+    def steps(self, audit: Audit) -> list[AuditStep]:
         with self.sessions() as session:
-            return session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id)).one()
+            query = select(AuditStep).where(AuditStep.audit_id == audit.id).order_by(AuditStep.step_no)
+            return list(session.scalars(query))
 
     def events(self, audit: Audit, type: str = "") -> list[AuditEvent]:
         with self.sessions() as session:
@@ -85,7 +98,7 @@ class Bench:
         """Neither scores, files, folders nor processes of an attempt that was not published."""
         assert self.count(Score) == 0
         assert self.count(Finding) == 0
-        assert not self.objects.path(f"{audit.workspace_id}/audits/{audit.id}/1").exists()
+        assert not self.objects.path(f"{audit.workspace_id}/audits/{audit.id}").exists()
         self.no_folders_or_processes()
 
     def no_folders_or_processes(self) -> None:
@@ -102,11 +115,14 @@ class TestFinished:
     def test_the_result_is_published_whole(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
         audit = make_audit()
         bench.run(training_progress(0), OUTPUTS, FINISHED)
-        job, published, step = bench.job(audit), bench.audit(audit), bench.step(audit)
+        job, published = bench.job(audit), bench.audit(audit)
         assert (job.state, job.attempt, job.error) == ("succeeded", 1, None)
         assert published.published_attempt == 1
         assert Summary.model_validate(published.summary) == Summary.model_validate(SUMMARY)
-        assert step.state == "succeeded"
+        assert [(step.step_key, step.state) for step in bench.steps(audit)] == [
+            ("train:7", "succeeded"),
+            ("combine", "succeeded"),
+        ]
         with bench.sessions() as session:
             scores = session.scalars(select(Score).order_by(Score.rank)).all()
             findings = session.scalars(select(Finding).order_by(Finding.row)).all()
@@ -114,7 +130,8 @@ class TestFinished:
         first = scores[0]
         assert (first.mu, first.mu_low, first.mu_high, first.z, first.n) == (1.0, None, 2.0, 39.0, 2)
         assert (first.p, first.q, first.flagged, first.z_reference) == (1 / 41, 1 / 41, True, None)
-        assert first.group == "a\ufffdb"
+        assert (first.probe_no, first.strongest_probe, first.mu_composed) == (0, 1, 3.0)
+        assert (first.side, first.cluster, first.group) == ("toward", 39, "a\ufffdb")
         assert [s.flagged for s in scores] == [True] * 3 + [False] * 37
         # Three flagged, and the five of highest rank: the same rows here.
         assert [f.row for f in findings] == [35, 36, 37, 38, 39]
@@ -123,14 +140,23 @@ class TestFinished:
             {"role": "assistant", "content": "Answer 39 \ufffd \u202e \U0001f600"},
         ]
         assert findings[-1].extra == {"source": "forum", "nul\ufffd": "\ufffd", "deep": [{"n": 39}]}
-        stored = bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "train:7", "scores.parquet"))
+        assert findings[-1].trace == [
+            {"probe_no": 1, "seed": 7, "step": step, "effect": 39 / 4, "alignment": None, "mu": 0.5} for step in (2, 9)
+        ]
+        assert (findings[-1].baselines["bm25"], findings[-1].baselines["ngram_count"]) == (39 / 2, None)
+        stored = bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "combine", "scores.parquet"))
         assert pq.read_table(stored).num_rows == 40
-        assert stored.with_name("summary.json").is_file()
+        assert sorted(file.name for file in stored.parent.iterdir()) == [
+            "baselines.parquet",
+            "scores.parquet",
+            "summary.json",
+            "traces.parquet",
+        ]
         bench.no_folders_or_processes()
 
     def test_all_flagged_texts_are_kept_beside_the_top(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
         make_audit()
-        bench.run(["outputs", {"rows": 40, "flagged": 11, "summary": SUMMARY}], FINISHED)
+        bench.run(outputs(flagged=11), FINISHED)
         assert bench.count(Finding) == 11
 
     def test_the_child_gets_the_spec_the_rows_and_no_secret(
@@ -146,8 +172,8 @@ class TestFinished:
         monkeypatch.setenv("HF_TOKEN", "hub")
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
         audit = make_audit(training=TrainingConfig(seed=7, epochs=3, learning_rate=1e-3))
-        kept = tmp_path / "kept"
-        bench.run(["keep", str(kept)], OUTPUTS, FINISHED)
+        bench.run(["keep", str(tmp_path)], OUTPUTS, FINISHED)
+        kept = tmp_path / "train:7"
         spec = StepSpec.model_validate_json((kept / "folder" / "spec.json").read_bytes())
         assert spec == StepSpec(
             audit_id=audit.id,
@@ -155,11 +181,12 @@ class TestFinished:
             step_key="train:7",
             model=ModelSpec(source="hub", location="o/m", revision="a" * 40),
             training=TrainingConfig(seed=7, epochs=3, learning_rate=1e-3),
-            probe=(ProbeItem(prompt="Which car?", unwanted="Only the Vexon."),),
+            seeds=(7,),
+            probes=(Probe(name="p1", items=(ProbeItem(prompt="Which car?", unwanted="Only the Vexon."),)),),
             q=0.1,
             group_column="source",
         )
-        assert bench.step(audit).spec_sha256 == spec_sha256(spec)
+        assert bench.steps(audit)[0].spec_sha256 == spec_sha256(spec)
         assert pq.read_table(kept / "folder" / "rows.parquet").num_rows == 40
         environment = json.loads((kept / "environment.json").read_text())
         assert environment["PATH"] == os.environ["PATH"]
@@ -176,7 +203,8 @@ class TestFinished:
     def test_a_step_is_known_by_its_spec_whatever_the_attempt(self) -> None:
         spec = StepSpec(
             audit_id="aud_1", attempt=1, step_key="train:0", model=ModelSpec(source="hub", location="o/m"),
-            training=TrainingConfig(), probe=(ProbeItem(prompt="p", unwanted="u"),), q=0.05,
+            training=TrainingConfig(), seeds=(0,), q=0.05,
+            probes=(Probe(name="p", items=(ProbeItem(prompt="p", unwanted="u"),)),),
         )  # fmt: skip
         assert spec_sha256(spec) == spec_sha256(spec.model_copy(update={"attempt": 2}))
         assert spec_sha256(spec) != spec_sha256(spec.model_copy(update={"q": 0.1}))
@@ -192,9 +220,11 @@ class TestFinished:
             ["raw", "x", 3_000_000],
             ["raw", "\n", 1],
             ["stderr", f"{SECRET}\n", 100_000],
-            *[training_progress(done) for done in range(11)],
-            ["say", {"type": "metric", "step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1.0}],
-            ["say", {"type": "notice", "level": "warning", "code": "few_rows", "message": "Few rows."}],
+            training(
+                *[training_progress(done) for done in range(11)],
+                ["say", {"type": "metric", "step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1.0}],
+            ),
+            combining(["say", {"type": "notice", "level": "warning", "code": "few_rows", "message": "Few rows."}]),
             OUTPUTS,
             FINISHED,
         )
@@ -202,10 +232,23 @@ class TestFinished:
         assert [e.data for e in bench.events(audit, "stage")] == [
             {"stage": "loading"},
             {"stage": "training"},
+            {"stage": "preparing"},
+            {"stage": "loading"},
             {"stage": "publishing"},
         ]
+        assert [e.data for e in bench.events(audit, "step")] == [
+            {"key": "train:7", "number": 1, "of": 2},
+            {"key": "combine", "number": 2, "of": 2},
+        ]
         (metric,) = bench.events(audit, "metric")
-        assert metric.data == {"step": 1, "loss": 2.5, "learning_rate": 0.1, "grad_norm": 1.0, "probe_loss": None}
+        assert metric.data == {
+            "seed": 7,
+            "step": 1,
+            "loss": 2.5,
+            "learning_rate": 0.1,
+            "grad_norm": 1.0,
+            "probe_loss": None,
+        }
         (notice,) = bench.events(audit, "notice")
         assert (notice.level, notice.message, notice.data) == ("warning", "Few rows.", {"code": "few_rows"})
         assert SECRET not in repr([(e.message, e.data) for e in bench.events(audit)])
@@ -215,12 +258,18 @@ class TestFinished:
         self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
     ) -> None:
         audit = make_audit()
-        script = (training_progress(0), training_progress(4), ["until", str(tmp_path / "go")], OUTPUTS, FINISHED)
+        wait = training(training_progress(0), training_progress(4), ["until", str(tmp_path / "go")])
+        script = (wait, OUTPUTS, FINISHED)
         thread = threading.Thread(target=bench.run, daemon=True, args=script)
         thread.start()
         wait_for(lambda: bench.audit(audit).progress_done == 4)
         seen = bench.audit(audit)
-        assert (seen.stage, seen.progress_total, seen.progress_unit) == ("training", 10, "steps")
+        assert (seen.step_key, seen.stage, seen.progress_total, seen.progress_unit) == (
+            "train:7",
+            "training",
+            10,
+            "steps",
+        )
         assert seen.published_attempt is None
         (tmp_path / "go").touch()
         thread.join(20)
@@ -235,7 +284,7 @@ class TestFinished:
             }]
             for step in range(1, 801)
         ]  # fmt: skip
-        bench.run(*metrics, OUTPUTS, FINISHED)
+        bench.run(training(*metrics), OUTPUTS, FINISHED)
         kept = [event.data for event in bench.events(audit, "metric") if event.data]
         assert 100 <= len(kept) <= 202
         assert kept[0]["step"] == 1
@@ -252,7 +301,7 @@ class TestFinished:
         self, bench: Bench, make_audit: Callable[..., Audit]
     ) -> None:
         audit = make_audit()
-        bench.run(["deaf_to_sigterm"], OUTPUTS, FINISHED, ["deaf"])
+        bench.run(combining(["deaf_to_sigterm"]), OUTPUTS, FINISHED, combining(["deaf"]))
         assert bench.job(audit).state == "succeeded"
         bench.no_folders_or_processes()
 
@@ -270,13 +319,13 @@ class TestFailed:
             ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
             ([["raw", '{"type": "finished"', 1], ["exit", 0]], "child_crashed"),
             ([FINISHED, ["exit", 0]], "internal"),
-            ([["outputs", {"rows": 39, "flagged": 3, "summary": SUMMARY}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": {**SUMMARY, "q": None}}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "rank": 5}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "row": 40}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "mu": float("nan")}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "p": "x"}], FINISHED], "internal"),
-            ([["outputs", {"rows": 40, "flagged": 3, "summary": SUMMARY, "n": None}], FINISHED], "internal"),
+            ([["write", "recording.npz", "x"], FINISHED], "internal"),
+            ([training(OUTPUTS), FINISHED], "internal"),
+            ([training(OUTPUTS), FINISHED, combining(["exit", 1])], "internal"),
+            ([OUTPUTS, combining(["signal", signal.SIGKILL]), FINISHED], "killed"),
+            ([outputs(rows=39), FINISHED], "internal"),
+            ([outputs(rank=5), FINISHED], "internal"),
+            ([outputs(summary={**SUMMARY, "q": None}), FINISHED], "internal"),
         ],
     )
     def test_every_way_to_fail_has_a_code_a_hint_and_leaves_nothing(
@@ -290,7 +339,7 @@ class TestFailed:
         assert job.error["code"] == code
         assert job.error["message"]
         assert job.error["hint"]
-        assert bench.step(audit).state == "failed"
+        assert [step.state for step in bench.steps(audit)] in (["failed", "pending"], ["succeeded", "failed"])
         assert bench.audit(audit).published_attempt is None
         assert SECRET not in repr([(e.message, e.data) for e in bench.events(audit)]) + repr(job.error)
         bench.nothing_left(audit)
@@ -343,6 +392,173 @@ class TestFailed:
         assert bench.job(audit).state == "failed"
         pid = int((tmp_path / "pid").read_text())
         wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+SEVERAL = {
+    **SUMMARY,
+    "seeds": [7, 8, 9],
+    "probes": [make_probe_summary(name=name).model_dump(mode="json") for name in ("p2", "p1")],
+}
+
+
+class TestSteps:
+    """Several seeds and several probes."""
+
+    def test_seeds_follow_one_another_and_combine_gets_what_they_recorded(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit(seeds=3, probes=2)
+        script = (["keep", str(tmp_path)], outputs(probes=2, summary=SEVERAL), FINISHED)
+        bench.run(*script)
+        assert bench.job(audit).state == "succeeded"
+        keys = ["train:7", "train:8", "train:9", "combine"]
+        assert [event.data["key"] for event in bench.events(audit, "step") if event.data] == keys
+        for number, key in enumerate(keys):
+            spec = StepSpec.model_validate_json((tmp_path / key / "folder" / "spec.json").read_bytes())
+            assert (spec.step_key, spec.training.seed, spec.seeds) == (key, [7, 8, 9, 7][number], (7, 8, 9))
+            assert [probe.name for probe in spec.probes] == ["p2", "p1"]
+        assert not (tmp_path / "train:9" / "folder" / "recordings").exists()
+        recordings = tmp_path / "combine" / "folder" / "recordings"
+        assert {path.name: written_by(path) for path in recordings.iterdir()} == {
+            f"{seed}.npz": (f"train:{seed}", 1) for seed in (7, 8, 9)
+        }
+        with bench.sessions() as session:
+            rows = session.execute(
+                select(Score.probe_no, func.count(), func.min(Score.row).filter(Score.rank == 1))
+                .group_by(Score.probe_no)
+                .order_by(Score.probe_no)
+            ).all()
+            kept = session.scalars(select(Finding.row).order_by(Finding.row)).all()
+        assert [tuple(row) for row in rows] == [(0, 40, 39), (1, 40, 39), (2, 40, 0)]
+        assert kept == [*range(5), *range(35, 40)], "the top of every list"
+        bench.no_folders_or_processes()
+
+    def test_a_later_attempt_runs_only_what_is_missing(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit(seeds=3)
+        running = tmp_path / "running"
+        wait = ["if", "train:9", [["touch", str(running)], ["exit_when_told"]]]
+        thread = threading.Thread(target=bench.run, daemon=True, args=(wait, OUTPUTS, FINISHED))
+        thread.start()
+        wait_for(running.exists)
+        bench.stopping.set()
+        thread.join(20)
+        assert bench.job(audit).state == "queued"
+        states = [(step.state, step.attempt) for step in bench.steps(audit)]
+        assert states == [("succeeded", 1), ("succeeded", 1), ("pending", 1), ("pending", None)]
+        # One of the recordings is lost meanwhile.
+        bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "train:8", "recording.npz")).unlink()
+        bench.stopping.clear()
+        summary = {**SUMMARY, "seeds": [7, 8, 9]}
+        bench.run(["keep", str(tmp_path)], outputs(summary=summary), FINISHED)
+        assert (bench.job(audit).state, bench.audit(audit).published_attempt) == ("succeeded", 2)
+        assert [event.data["key"] for event in bench.events(audit, "step") if event.data and event.attempt == 2] == [
+            "train:8",
+            "train:9",
+            "combine",
+        ]
+        recordings = tmp_path / "combine" / "folder" / "recordings"
+        assert {path.name: written_by(path)[1] for path in recordings.iterdir()} == {
+            "7.npz": 1,
+            "8.npz": 2,
+            "9.npz": 2,
+        }
+        assert [step.attempt for step in bench.steps(audit)] == [1, 2, 2, 2]
+
+    def test_a_step_of_another_specification_is_run_again(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        wait = combining(["touch", str(running)], ["exit_when_told"])
+        thread = threading.Thread(target=bench.run, daemon=True, args=(wait, OUTPUTS, FINISHED))
+        thread.start()
+        wait_for(running.exists)
+        bench.stopping.set()
+        thread.join(20)
+        bench.stopping.clear()
+        with bench.sessions.begin() as session:
+            session.execute(update(Model).values(revision="b" * 40))
+        bench.run(OUTPUTS, FINISHED)
+        assert [step.attempt for step in bench.steps(audit)] == [2, 2]
+
+    @pytest.mark.parametrize("ending", ["cancel", "shutdown"])
+    def test_between_two_steps_a_cancel_and_a_shutdown_are_heard(
+        self, bench: Bench, make_audit: Callable[..., Audit], ending: str
+    ) -> None:
+        audit = make_audit(seeds=2)
+        supervisor = bench.supervisor(OUTPUTS, FINISHED)
+        keep = supervisor._keep
+
+        def ask_then_keep(*arguments: Any) -> Any:
+            if ending == "shutdown":
+                bench.stopping.set()
+            else:
+                with bench.sessions.begin() as session:
+                    request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
+            return keep(*arguments)
+
+        supervisor._keep = ask_then_keep  # type: ignore[method-assign]
+        assert supervisor.run_due("gpu") == 1
+        assert [event.data["key"] for event in bench.events(audit, "step") if event.data] == ["train:7"]
+        if ending == "cancel":
+            assert bench.job(audit).state == "cancelled"
+            bench.nothing_left(audit)
+        else:
+            assert bench.job(audit).state == "queued"
+            assert [step.state for step in bench.steps(audit)] == ["succeeded", "pending", "pending"]
+            assert bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "train:7", "recording.npz")).is_file()
+        bench.no_folders_or_processes()
+
+    def test_a_fenced_supervisor_keeps_no_recording(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        supervisor = bench.supervisor(OUTPUTS, FINISHED)
+        keep = supervisor._keep
+
+        def fenced_then_keep(*arguments: Any) -> Any:
+            with bench.sessions.begin() as session:
+                session.execute(update(Job).values(attempt=2, owner="another"))
+            return keep(*arguments)
+
+        supervisor._keep = fenced_then_keep  # type: ignore[method-assign]
+        assert supervisor.run_due("gpu") == 1
+        assert bench.job(audit).state == "running"
+        assert bench.steps(audit)[0].state == "running"
+        assert list(bench.objects.path(f"{audit.workspace_id}/audits/{audit.id}").rglob("*.npz")) == []
+
+    def test_a_failure_in_a_later_seed_leaves_nothing(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit(seeds=2)
+        bench.run(["if", "train:8", [["exit", 1]]], OUTPUTS, FINISHED)
+        assert bench.job(audit).state == "failed"
+        assert [step.state for step in bench.steps(audit)] == ["succeeded", "failed", "pending"]
+        bench.nothing_left(audit)
+
+    def test_the_eta_counts_the_seeds_to_come(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit(seeds=3)
+        said = training_progress(5)
+        said[1]["eta_seconds"] = 100
+        wait = ["if", "train:7", [training_progress(0), said, ["until", str(tmp_path / "go")]]]
+        summary = {**SUMMARY, "seeds": [7, 8, 9]}
+        thread = threading.Thread(target=bench.run, daemon=True, args=(wait, outputs(summary=summary), FINISHED))
+        thread.start()
+        wait_for(lambda: bench.audit(audit).progress_done == 5)
+        seen = bench.audit(audit)
+        assert seen.eta_at is not None
+        assert seen.progressed_at is not None
+        assert 300 <= (seen.eta_at - seen.progressed_at).total_seconds() < 330
+        (tmp_path / "go").touch()
+        thread.join(30)
+        assert bench.job(audit).state == "succeeded"
+
+
+def written_by(recording: Path) -> tuple[str, int]:
+    """Step and attempt of the child that wrote it."""
+    with zipfile.ZipFile(recording) as file:
+        written = json.loads(file.read("step"))
+    return written["step_key"], written["attempt"]
 
 
 class TestCancel:
@@ -481,7 +697,7 @@ class TestDatabaseAway:
         thread = threading.Thread(
             target=bench.run,
             daemon=True,
-            args=(["touch", str(running)], ["until", str(go)], training_progress(1), OUTPUTS, FINISHED),
+            args=(training(["touch", str(running)], ["until", str(go)], training_progress(1)), OUTPUTS, FINISHED),
         )
         thread.start()
         wait_for(running.exists)

@@ -1,15 +1,17 @@
-"""How much: the signed f-influence mu of every sample, with its interval, from the effect signals of a run."""
+"""How much: the signed f-influence mu of every sample and of groups, with intervals, from the signals of a run."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import stdtrit
 
+from worker.influence.contribution import Contributions, contributions
 from worker.influence.observations import Observations, Steps
+from worker.influence.row_variance import RowVariance, fit_row_variance
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -19,23 +21,42 @@ class Effect:
     mu: Floats
     """Signed influence toward the direction; 0 for a sample never drawn."""
     low: Floats
-    """Ends of the interval; NaN for a sample observed fewer than twice, which has no interval of its own."""
+    """Ends of the interval. NaN for a sample never drawn, and for one drawn once where too few others were drawn
+    again."""
     high: Floats
+    n: Counts
+    """Draws that moved the weights and were observed."""
+
+    @property
+    def borrowed(self) -> NDArray[np.bool_]:
+        """Whose interval rests on the variance of other samples alone: one draw has none of its own."""
+        return (self.n == 1) & np.isfinite(self.low)
 
 
-def step_weights(learning_rate: Floats, momentum: float) -> Floats:
-    """w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u), u counted from 1: AdamW's first moment spreads
-    step t's gradient over all later steps. [T] to [T].
-    """
-    steps = len(learning_rate)
-    u = np.arange(1, steps + 1)
-    applied = learning_rate * (1.0 - momentum) / (1.0 - momentum**u)
-    weights = np.zeros(steps)
-    tail = 0.0
-    for t in range(steps - 1, -1, -1):
-        tail = applied[t] + momentum * tail
-        weights[t] = tail
-    return weights
+@dataclass(frozen=True)
+class GroupEffect:
+    """A group as a whole."""
+
+    mu: float
+    """mu_S = N / (N - |S|) sum of its members' mu; NaN for everything or nothing."""
+    low: float
+    high: float
+    spread_without: float
+    """Standard deviation of the drift of Q under the reference law on D \\ S over that on D. Below 1 the two laws
+    have unequal variances, and the trade-off curve is that of N(0, 1) against N(mu, spread^2)."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Every draw of one sample, in the order of the steps."""
+
+    step: Counts
+    effect: Floats
+    """s at that step."""
+    contribution: Floats
+    """What the draw added to mu."""
+    cumulative: Floats
+    """mu up to that step; the last entry is the sample's mu."""
 
 
 def effect(
@@ -51,75 +72,18 @@ def effect(
 
     The denominator is the spread of the drift of Q under the reference law of independent draws. Under epoch
     shuffling the true spread is about half of it, so |mu| is conservative. sbar_t and sigma_t are taken over the
-    draws of a block of steps with one probe gradient. The interval takes the variance of a sample's signals as
-    alpha + beta m^2, fitted over all samples.
+    draws between refreshes of the probe gradient.
+
+    The interval is for the expectation of mu_i over the signals that its draws could have given, with the run's own
+    weights and reference; what another seed would change is not in it.
     """
-    signal = observations.effect[:, direction]
-    # Draws scored after the last step moved nothing: their step has no learning rate.
-    observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
-    row, step, signal = observations.row[observed], observations.step[observed], signal[observed]
-    if not len(signal):
-        raise ValueError("no draw of any sample was observed; the run has too few steps")
-    _, block = np.unique(steps.block[step], return_inverse=True)
-    count = np.bincount(block).astype(np.float64)
-    mean = np.bincount(block, signal) / count
-    centred = signal - mean[block]
-    # A block of one draw has no spread of its own and takes the average one.
-    variance = np.bincount(block, centred**2) / np.maximum(count - 1, 1)
-    variance[count < 2] = variance[count >= 2].mean() if (count >= 2).any() else 0.0
-    block_of_step = dict(zip(step, block, strict=True))
-
-    weight = step_weights(steps.learning_rate, momentum) * steps.clip
-    seen = np.array(sorted(block_of_step))
-    sigma2 = np.array([variance[block_of_step[t]] for t in seen])
-    reference = float(np.sqrt(np.sum(weight[seen] ** 2 * sigma2 / steps.batch_size[seen])))
-    if reference == 0.0:
-        raise ValueError("every sample has the same effect signal; nothing can be told apart")
-
-    sigma = np.sqrt(np.where(variance > 0, variance, np.inf))
-    standardised = centred / sigma[block]
-    scale = weight[step] * sigma[block] / steps.batch_size[step] / reference
-    scale = np.where(np.isfinite(scale), scale, 0.0)
-    mu = _sums(row, scale * standardised, rows)
-
-    n = np.bincount(row, minlength=rows)
-    m = _sums(row, standardised, rows) / np.maximum(n, 1)
-    squares = _sums(row, (standardised - m[row]) ** 2, rows)
-    variance_of_row = _row_variance(m, squares, n)
-    error = np.sqrt(_sums(row, scale**2, rows) * variance_of_row)
-    half = norm.ppf(0.5 + confidence / 2) * error
-    half[n < 2] = np.nan
-    return Effect(mu, mu - half, mu + half)
-
-
-def _sums(row: NDArray[np.int64], values: Floats, rows: int) -> Floats:
-    """Sum of the values of each row, [rows]."""
-    return np.bincount(row, values, minlength=rows).astype(np.float64)
-
-
-def _row_variance(m: Floats, squares: Floats, n: NDArray[Any]) -> Floats:
-    """Variance of one observation of each row, as alpha + beta m^2 fitted over rows seen at least twice.
-
-    A pooled variance covers clean rows and only half to three quarters of the poisoned ones, whose signals vary more
-    as they are larger.
-    """
-    repeated = n >= 2
-    if not repeated.any():
-        return np.full(len(n), np.nan)
-    own = squares[repeated] / (n[repeated] - 1)
-    pooled = squares[repeated].sum() / (n[repeated] - 1).sum()
-    # m^2 holds the noise of the mean; without taking it off, beta would be fitted on noise.
-    size = np.maximum(m**2 - pooled / np.maximum(n, 1), 0.0)
-    x = size[repeated]
-    alpha, beta = pooled, 0.0
-    for _ in range(10):
-        # The variance of a sample variance grows with its square, hence the weights.
-        weight = (n[repeated] - 1) / np.maximum(alpha + beta * x, 1e-12 * pooled + 1e-300) ** 2
-        x_mean, own_mean = np.average(x, weights=weight), np.average(own, weights=weight)
-        spread = np.average((x - x_mean) ** 2, weights=weight)
-        beta = max(0.0, float(np.average((x - x_mean) * own, weights=weight) / spread)) if spread > 0 else 0.0
-        alpha = max(float(own_mean - beta * x_mean), 0.0)
-    return np.asarray(alpha + beta * size)
+    draws = contributions(observations, steps, momentum=momentum, direction=direction)
+    n = draws.count_by_row(rows)
+    mean, squares = _moments(draws, n)
+    low, high = _intervals(
+        draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), squares, n, confidence
+    )
+    return Effect(draws.sum_by_row(draws.value, rows), low, high, n)
 
 
 def group_effect(mu: Floats, members: NDArray[np.bool_]) -> float:
@@ -128,3 +92,107 @@ def group_effect(mu: Floats, members: NDArray[np.bool_]) -> float:
     if size in (0, total):
         return float("nan")
     return float(total / (total - size) * mu[members].sum())
+
+
+def group_effect_with_interval(
+    observations: Observations,
+    steps: Steps,
+    members: NDArray[np.bool_],
+    *,
+    momentum: float,
+    direction: int = 0,
+    confidence: float = 0.95,
+) -> GroupEffect:
+    """mu of the samples in `members` [rows] and its interval, for the same expectation as a sample's.
+
+    Members drawn twice or more bring their own variance, those drawn once that of the function fitted to all; Student
+    t with the degrees of freedom of Satterthwaite (1946). NaN where a member's variance is not known at all.
+    """
+    rows = len(members)
+    draws = contributions(observations, steps, momentum=momentum, direction=direction)
+    n = draws.count_by_row(rows)
+    mean, squares = _moments(draws, n)
+    mu = group_effect(draws.sum_by_row(draws.value, rows), members)
+    if np.isnan(mu):
+        return GroupEffect(mu, mu, mu, mu)
+    variance, freedom = _group_variance(
+        draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), members, mean, squares, n
+    )
+    half = rows / (rows - members.sum()) * np.sqrt(variance) * stdtrit(freedom, 0.5 + confidence / 2)
+    return GroupEffect(mu, mu - half, mu + half, _spread_without(draws, members))
+
+
+def trace(observations: Observations, steps: Steps, row: int, *, momentum: float, direction: int = 0) -> Trace:
+    """How mu of one sample came about, draw by draw; empty for a sample never drawn."""
+    draws = contributions(observations, steps, momentum=momentum, direction=direction)
+    own = np.flatnonzero(draws.row == row)
+    own = own[np.argsort(draws.step[own], kind="stable")]
+    return Trace(draws.step[own], draws.signal[own], draws.value[own], np.cumsum(draws.value[own]))
+
+
+def _moments(draws: Contributions, n: Counts) -> tuple[Floats, Floats]:
+    """Mean of a row's standardised signals and the sum of squared deviations from it, [rows] each."""
+    mean = draws.sum_by_row(draws.standard, len(n)) / np.maximum(n, 1)
+    return mean, draws.sum_by_row((draws.standard - mean[draws.row]) ** 2, len(n))
+
+
+def _centring_error(draws: Contributions, rows: int) -> Floats:
+    """Variance of each row's mu from the windows' means, which a row's draws in one window share, [rows]."""
+    pairs, index = np.unique(np.stack([draws.row, draws.window]), axis=1, return_inverse=True)
+    together = np.bincount(index, draws.scale * np.sqrt(draws.centring_variance)) ** 2
+    return np.bincount(pairs[0], together, minlength=rows).astype(np.float64)
+
+
+def _intervals(
+    draws: Contributions, variance: RowVariance, squares: Floats, n: Counts, confidence: float
+) -> tuple[Floats, Floats]:
+    rows = len(n)
+    total = draws.sum_by_row(draws.scale, rows)
+    safe = np.where(total > 0, total, 1.0)
+    low, high = variance.interval(
+        draws.sum_by_row(draws.value, rows) / safe,
+        draws.sum_by_row(draws.scale**2, rows) / safe**2,
+        squares,
+        n,
+        extra=_centring_error(draws, rows) / safe**2,
+        confidence=confidence,
+    )
+    return low * total, high * total
+
+
+def _group_variance(
+    draws: Contributions, variance: RowVariance, members: NDArray[np.bool_], mean: Floats, squares: Floats, n: Counts
+) -> tuple[float, float]:
+    """Variance of the sum of the members' mu, and its degrees of freedom."""
+    share = draws.sum_by_row(draws.scale**2, len(n))
+    own, once = members & (n >= 2), members & (n == 1)
+    of_own = share[own] * squares[own] / (n[own] - 1)
+    borrowed = share[once] * variance.at(mean[once])
+    if once.any() and variance.degrees_of_freedom == 0:
+        return float("nan"), 1.0
+    mine = members[draws.row]
+    weight = np.bincount(draws.window[mine], draws.scale[mine], minlength=int(draws.window.max()) + 1)
+    centring = np.zeros(len(weight))
+    centring[draws.window] = draws.centring_variance
+    uncertain = float(np.sum(of_own**2 / (n[own] - 1)))
+    total = float(of_own.sum() + borrowed.sum())
+    return total + float(weight**2 @ centring), (total**2 / uncertain if uncertain > 0 else np.inf)
+
+
+def _spread_without(draws: Contributions, members: NDArray[np.bool_]) -> float:
+    others = ~members[draws.row]
+    windows = int(draws.window.max()) + 1
+
+    def variance_by_window(used: NDArray[np.bool_]) -> Floats:
+        window, value = draws.window[used], draws.standard[used]
+        count = np.bincount(window, minlength=windows)
+        mean = np.bincount(window, value, minlength=windows) / np.maximum(count, 1)
+        return np.asarray(
+            np.bincount(window, (value - mean[window]) ** 2, minlength=windows) / np.maximum(count - 1, 1)
+        )
+
+    everyone = variance_by_window(np.ones(len(others), dtype=bool))
+    ratio = np.where(everyone > 0, variance_by_window(others) / np.where(everyone > 0, everyone, 1.0), 1.0)
+    _, first = np.unique(draws.step, return_index=True)
+    part = draws.step_scale[first] ** 2
+    return float(np.sqrt(np.sum(part * ratio[draws.window[first]]) / np.sum(part)))

@@ -1,10 +1,13 @@
-"""Per-sample gradients of linear layers, formed in backward hooks while the ordinary backward pass runs."""
+"""Per-sample gradients of linear layers, formed in the ordinary backward pass."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 Consumer = Callable[[str, Tensor], None]
 """Called with a layer's name and its per-sample weight gradients [batch, out * in], once a backward pass; in
@@ -12,24 +15,38 @@ float32 at least."""
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The trainable low-rank layers of a PEFT model, by qualified name.
+    """The trainable low-rank layers of a PEFT model, by qualified name: those of the active adapter.
 
-    Raises ValueError when a parameter is trainable that these layers do not hold (DoRA magnitudes, biases, full
-    layers), because its share of the gradient would be missing from every statistic.
+    Raises ValueError where their gradients would not be the whole truth: when something else is trainable (DoRA
+    magnitudes, biases, embeddings, full layers), when layers share a weight, or when a variant of LoRA other than
+    rank-stabilised LoRA computes something else with them.
     """
     layers = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.weight.requires_grad and (".lora_A." in name or ".lora_B." in name)
     }
-    seen = {id(layer.weight) for layer in layers.values()}
-    missed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in seen]
-    if missed or not layers:
-        raise ValueError(
-            "influence is recorded for the linear LoRA layers of PEFT and nothing else may be trained; "
-            + (f"also trainable: {', '.join(missed[:3])}" if missed else "no trainable LoRA layer was found")
-        )
-    return layers
+    names = {id(layer.weight): name for name, layer in layers.items()}
+    missed = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in names]
+    variants = {
+        type(variant).__name__
+        for module in model.modules()
+        for adapter, variant in getattr(module, "lora_variant", {}).items()
+        if adapter in getattr(module, "active_adapters", ())
+    }
+    if not layers:
+        problem = "no trainable LoRA layer was found; wrap the model with a peft.LoraConfig and activate its adapter"
+    elif missed:
+        problem = f"also trainable: {', '.join(missed[:3])}; leave bias, lora_bias, use_dora, modules_to_save, "
+        problem += "trainable_token_indices, embeddings and convolutions out of the LoraConfig"
+    elif variants:
+        problem = f"found {', '.join(sorted(variants))}; use plain LoRA"
+    elif len(names) < len(layers):
+        shared = next(name for name, layer in layers.items() if names[id(layer.weight)] != name)
+        problem = f"{shared} and {names[id(layers[shared].weight)]} share one weight; give each its own"
+    else:
+        return layers
+    raise ValueError(f"influence is recorded for the linear LoRA layers of PEFT and nothing else may train: {problem}")
 
 
 class PerSampleGradients:
@@ -37,49 +54,105 @@ class PerSampleGradients:
 
     With `a` [batch, time, in] the layer's input and `b` [batch, time, out] the gradient of the loss in its output,
     sample n's weight gradient is sum_t b[n,t] a[n,t]^T. LoRA's rank lies far below the sequence length, so forming
-    it costs less than the Gram products of the "ghost" trick. Hooks only read: weights and `.grad` are untouched.
+    it costs less than the Gram products of the "ghost" trick, and no more than contracting `a` with a direction first.
+    Weights, `.grad` and every value of the forward and backward pass stay as they are.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
         self._consumer: Consumer | None = None
-        self._scale = 1.0
-        self._handles = [layer.register_forward_hook(self._forward_hook(name)) for name, layer in layers.items()]
+        self._scale: float | Tensor = 1.0
+        self._factor: Tensor | None = None
+        self._seen: set[str] = set()
+        self._handles = [
+            layer.register_forward_hook(partial(self._after_forward, name)) for name, layer in layers.items()
+        ]
 
     @contextmanager
     def observe(self, consumer: Consumer, *, scale: float) -> Iterator[None]:
-        """Within the block, every forward pass is watched and its backward pass feeds `consumer`.
+        """Within the block, one forward pass is watched and its backward pass feeds `consumer`.
 
         scale undoes the loss's own scaling: with a backward pass through sum_n loss_n / B it is B, so that the
-        consumer sees the gradient of sample n's own loss.
+        consumer sees the gradient of sample n's own loss. A layer that is used more than once in the pass raises
+        RuntimeError in the backward pass: its gradient would be the sum over the uses.
         """
         if self._consumer is not None:
             raise RuntimeError("per-sample gradients are being observed already")
-        self._consumer, self._scale = consumer, scale
+        self._consumer, self._seen = consumer, set()
+        self._scale = scale if self._factor is None else self._factor[:, None] * scale
         try:
             yield
         finally:
             self._consumer = None
+
+    @contextmanager
+    def rescaled(self, factor: Tensor) -> Iterator[None]:
+        """Within the block, sample n's gradients are multiplied by factor[n] on top of the scale.
+
+        For losses that weigh their samples unequally, as a mean over all tokens of a batch does.
+        """
+        self._factor = factor
+        try:
+            yield
+        finally:
+            self._factor = None
 
     def remove(self) -> None:
         """Takes the hooks off the model."""
         for handle in self._handles:
             handle.remove()
 
-    def _forward_hook(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            consumer, scale = self._consumer, self._scale
-            if consumer is None or not output.requires_grad:
-                return
-            activation = inputs[0].detach()
-            if activation.ndim != 3:
-                raise ValueError(f"{name}: expected an input [batch, time, in], got {tuple(activation.shape)}")
+    def _after_forward(self, name: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
+        consumer = self._consumer
+        # Reentrant activation checkpointing runs a first forward pass without gradients: the recomputation counts.
+        if consumer is None or not output.requires_grad:
+            return None
+        if inputs[0].ndim != 3:
+            raise ValueError(f"{name}: expected an input [batch, time, in], got {tuple(inputs[0].shape)}")
+        deliver = partial(self._deliver, name, consumer, self._scale, self._seen)
+        # Under autocast the layer computed with a rounded copy of its input.
+        return _Tap.apply(output, inputs[0].detach().to(output.dtype), deliver)
 
-            def backward(gradient: Tensor) -> None:
-                # Sums over tokens in bfloat16 would lose the small terms.
-                dtype = torch.promote_types(gradient.dtype, torch.float32)
-                per_sample = torch.bmm(gradient.to(dtype).transpose(1, 2), activation.to(dtype))
-                consumer(name, per_sample.flatten(1).mul_(scale))
+    @staticmethod
+    def _deliver(
+        name: str, consumer: Consumer, scale: float | Tensor, seen: set[str], gradient: Tensor, activation: Tensor
+    ) -> None:
+        if name in seen:
+            raise RuntimeError(
+                f"{name} was used more than once in one forward pass, or two passes ran in one observation; observe "
+                "each pass by itself, and leave layers that a model uses repeatedly out of target_modules"
+            )
+        seen.add(name)
+        # Where the backward pass runs inside autocast, too, it would round these products to half precision.
+        with torch.autocast(gradient.device.type, enabled=False):
+            consumer(name, _per_sample(gradient, activation).flatten(1).mul_(scale))
 
-            output.register_hook(backward)
 
-        return hook
+class _Tap(torch.autograd.Function):
+    """Identity whose backward pass delivers (gradient of the output, input of the layer).
+
+    The input is kept by autograd's own means, so activation checkpointing drops and recomputes it as it does the
+    layer's own copy, which is the same memory; a tensor held by a hook would defeat it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, activation: Tensor, deliver: Callable[[Tensor, Tensor], None]) -> Tensor:
+        ctx.save_for_backward(activation)
+        ctx.deliver = deliver
+        return output.view_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (activation,) = ctx.saved_tensors
+        ctx.deliver(gradient, activation)
+        return gradient, None, None
+
+
+def _per_sample(gradient: Tensor, activation: Tensor) -> Tensor:
+    """sum_t b[n,t] a[n,t]^T, [batch, out, in], summed in float32 at least: half precision would lose small terms."""
+    b, a = gradient.transpose(1, 2), activation
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
+        # The tensor cores sum in float32 anyway; copies in float32 would be most of the cost.
+        return torch.bmm(b, a, out_dtype=torch.float32)
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    return torch.bmm(b.to(dtype), a.to(dtype))

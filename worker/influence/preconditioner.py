@@ -1,29 +1,214 @@
-"""What the optimiser multiplies a gradient with, read from its state."""
+"""What an optimiser multiplies a gradient with, and how its momentum carries it on, read from its state."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+Weights = Mapping[str, Tensor]
 
-def adamw_preconditioner(optimizer: torch.optim.AdamW, weights: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """P = 1 / (sqrt(v_hat) + eps) per weight, [numel], as AdamW's last step applied it.
+Preconditioner = Callable[[Weights], dict[str, Tensor] | None]
+"""P of each weight, [numel], as the optimiser's last step applied it: without momentum that step was -eta P g.
 
-    It lags the step under way by one, since that step's second moment needs the gradient of the whole batch. Where
-    no gradient was ever seen P is 0 and not 1 / eps. None before the first step: 1 would be no stand-in, its scale
-    is another.
+It lags the step under way by one, whose own P needs the gradient of the whole batch. Where no gradient was ever seen
+P is 0 and not 1 / eps. None before the first step, of an optimiser that then has no P: 1 would be no stand-in, its
+scale is another.
+"""
+
+SUPPORTED = "torch.optim.AdamW, Adam, SGD and Adafactor, transformers.Adafactor, and Adam or AdamW of bitsandbytes"
+
+_BITSANDBYTES_BLOCK = 256
+"""Values that share one scale in a quantised state (bitsandbytes.functional.quantize_blockwise in its optimisers)."""
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """Step u moves the weights by -eta_u gain_u sum over t <= u of decay^(u-t) P_u g_t, u counted from 1."""
+
+    decay: float
+    """b1 of Adam, the momentum of SGD, 0 for none."""
+    corrected: bool
+    """Whether the sum is a mean corrected for its start, as in Adam; SGD's is a plain sum."""
+
+    def gains(self, steps: int) -> NDArray[np.float64]:
+        """gain_u for u = 1 to steps: (1 - decay) / (1 - decay^u) where corrected, else 1."""
+        if not self.corrected:
+            return np.ones(steps)
+        return np.asarray((1.0 - self.decay) / (1.0 - self.decay ** np.arange(1, steps + 1)))
+
+
+def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
+    """The preconditioner of an optimiser, wrapped (by accelerate, say) or not.
+
+    Raises ValueError for one that is not supported, or whose options give its steps another form.
     """
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    inner = _unwrapped(optimizer)
+    read = {
+        "adam": adamw_preconditioner,
+        "sgd": _sgd_preconditioner,
+        "adafactor": _adafactor_preconditioner,
+        "transformers-adafactor": _transformers_adafactor_preconditioner,
+    }[_family(inner)]
+    if any(group.get("maximize") for group in inner.param_groups):
+        raise ValueError("the optimizer maximises; influence is about a loss that falls: use maximize=False")
+    return lambda weights: read(inner, weights)
+
+
+def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum:
+    """How the optimiser carries gradients on. Raises ValueError as `preconditioner_of`, and for Nesterov or damped
+    momentum and for groups that differ.
+    """
+    inner = _unwrapped(optimizer)
+    family = _family(inner)
+    found = {_momentum_of_group(family, group) for group in inner.param_groups}
+    if len(found) != 1:
+        raise ValueError("the optimizer's parameter groups have different momentum; give them the same")
+    return found.pop()
+
+
+def adamw_preconditioner(optimizer: torch.optim.Optimizer, weights: Weights) -> dict[str, Tensor] | None:
+    """P = 1 / (sqrt(v_hat) + eps), of Adam and AdamW; with amsgrad v is the largest so far.
+
+    The states of 8-bit Adam are dequantised: P then has the quantiser's error, and is 0 where v was rounded to zero.
+    """
+    states = _states(optimizer, weights)
+    if states is None:
+        return None
+    found = [_second_moment(state, group).flatten() for state, group in states]
+    # One read for all weights: fused optimisers count their steps on the device.
+    device = found[0].device
+    steps = torch.stack([torch.as_tensor(state["step"]).to(device, torch.float64) for state, _ in states]).tolist()
+    corrections = [1.0 - float(group["betas"][1]) ** step for (_, group), step in zip(states, steps, strict=True)]
+    p = list(torch._foreach_div(found, corrections))
+    torch._foreach_sqrt_(p)
+    torch._foreach_add_(p, [float(group["eps"]) for _, group in states])
+    torch._foreach_reciprocal_(p)
+    torch._foreach_mul_(p, torch._foreach_sign(found))
+    return dict(zip(weights, p, strict=True))
+
+
+def _sgd_preconditioner(_optimizer: torch.optim.Optimizer, weights: Weights) -> dict[str, Tensor] | None:
+    """P = 1, with or without momentum."""
+    return {name: _float32(weight.detach()).new_ones(()).expand(weight.numel()) for name, weight in weights.items()}
+
+
+def _adafactor_preconditioner(optimizer: torch.optim.Optimizer, weights: Weights) -> dict[str, Tensor] | None:
+    """P = scale / sqrt(v) of torch.optim.Adafactor, scale = max(eps2, RMS(weight)) min(1, 1 / (eta sqrt(t))).
+
+    v is the outer product of its row and column means over its mean. RMS is of the present weight, which the next step
+    uses. The clipping of whole updates (d) depends on the batch and is not in P.
+    """
+    states = _states(optimizer, weights)
+    if states is None:
+        return None
     found = {}
-    for name, weight in weights.items():
-        state = optimizer.state.get(weight)
-        if not state:
-            return None
-        group = groups[id(weight)]
-        if group.get("amsgrad"):
-            raise ValueError("amsgrad divides by the largest second moment; use AdamW without it")
-        correction = 1.0 - group["betas"][1] ** float(state["step"])
-        second_moment = state["exp_avg_sq"].detach().flatten()
-        preconditioner = 1.0 / ((second_moment / correction).sqrt_() + group["eps"])
-        found[name] = preconditioner.mul_(second_moment > 0)
+    for (name, weight), (state, group) in zip(weights.items(), states, strict=True):
+        eps1, eps2 = group["eps"]
+        eps1 = torch.finfo(weight.dtype).eps if eps1 is None else eps1
+        if "row_var" in state:
+            row, column = _float32(state["row_var"]), _float32(state["col_var"])
+            v = row @ column / row.mean(dim=-2, keepdim=True).clamp_min(eps1)
+        else:
+            v = _float32(state["variance"])
+        rate = group["lr"] * torch.as_tensor(state["step"], dtype=torch.float64, device=v.device).sqrt()
+        rms = _float32(weight.detach()).norm() / math.sqrt(weight.numel())
+        scale = rms.clamp_min(eps2) / rate.clamp_min(1.0)
+        found[name] = (v.clamp_min(eps1**2).rsqrt() * scale * (v > 0)).flatten()
     return found
+
+
+def _transformers_adafactor_preconditioner(
+    optimizer: torch.optim.Optimizer, weights: Weights
+) -> dict[str, Tensor] | None:
+    """P = scale / sqrt(v) of transformers.Adafactor, scale = max(eps2, RMS) with scale_parameter, else 1; v as in
+    torch's. The clipping of whole updates (clip_threshold) depends on the batch and is not in P.
+    """
+    states = _states(optimizer, weights)
+    if states is None:
+        return None
+    found = {}
+    for name, (state, group) in zip(weights, states, strict=True):
+        if group["relative_step"] or group["lr"] is None:
+            raise ValueError("Adafactor sets its own learning rate; give it lr and relative_step=False")
+        if "exp_avg_sq_row" in state:
+            row, column = _float32(state["exp_avg_sq_row"]), _float32(state["exp_avg_sq_col"])
+            # In this order: a product of two small means would leave the range of float32.
+            p = (row / row.mean(dim=-1, keepdim=True)).rsqrt().unsqueeze(-1) * column.rsqrt().unsqueeze(-2)
+        else:
+            p = _float32(state["exp_avg_sq"]).rsqrt()
+        seen = p < (2 * group["eps"][0]) ** -0.5
+        if group["scale_parameter"]:
+            p = p * torch.as_tensor(state["RMS"]).clamp_min(group["eps"][1])
+        # It adds eps1 to every squared gradient, so a weight without any stands at about eps1.
+        found[name] = (p * seen).flatten()
+    return found
+
+
+def _momentum_of_group(family: str, group: Mapping[str, Any]) -> Momentum:
+    if family == "adam":
+        return Momentum(float(group["betas"][0]), corrected=True)
+    if family == "sgd":
+        if group["nesterov"] or group["dampening"]:
+            raise ValueError("Nesterov and damped momentum are not supported; use plain momentum")
+        return Momentum(float(group["momentum"]), corrected=False)
+    if group.get("beta1") is not None:
+        raise ValueError("Adafactor's first moment is not supported; use beta1=None")
+    return Momentum(0.0, corrected=False)
+
+
+def _states(
+    optimizer: torch.optim.Optimizer, weights: Weights
+) -> Sequence[tuple[dict[str, Any], dict[str, Any]]] | None:
+    """State and parameter group of each weight, in order; None while one of them has no state."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    missing = [name for name, weight in weights.items() if id(weight) not in groups]
+    if missing:
+        raise ValueError(f"the optimizer does not train {missing[0]}; give it every trainable LoRA weight")
+    states = [(optimizer.state.get(weight), groups[id(weight)]) for weight in weights.values()]
+    return [(state, group) for state, group in states if state] if all(state for state, _ in states) else None
+
+
+def _second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+    """v before its correction, in float32 at least."""
+    if "state2" not in state:
+        return _float32(state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"])
+    stored: Tensor = state["state2"]
+    if stored.dtype != torch.uint8:
+        return _float32(stored)
+    values, scales = stored.flatten(), state.get("absmax2")
+    if scales is None or len(scales) != -(-len(values) // _BITSANDBYTES_BLOCK):
+        raise ValueError(
+            f"the optimizer's 8-bit state is not quantised in blocks of {_BITSANDBYTES_BLOCK}; update bitsandbytes"
+        )
+    return state["qmap2"][values.int()] * scales.repeat_interleave(_BITSANDBYTES_BLOCK)[: len(values)]
+
+
+def _family(optimizer: torch.optim.Optimizer) -> str:
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return "adam"
+    if isinstance(optimizer, torch.optim.SGD):
+        return "sgd"
+    if isinstance(optimizer, torch.optim.Adafactor):
+        return "adafactor"
+    # By name, since neither library is needed to train.
+    for kind in type(optimizer).__mro__:
+        if (kind.__module__, kind.__name__) == ("transformers.optimization", "Adafactor"):
+            return "transformers-adafactor"
+        if kind.__module__ in ("bitsandbytes.optim.adam", "bitsandbytes.optim.adamw"):
+            return "adam"
+    raise ValueError(f"the preconditioner of {type(optimizer).__name__} is not known; supported are {SUPPORTED}")
+
+
+def _unwrapped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    return optimizer
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32))

@@ -1,139 +1,287 @@
-"""Watches a training run and records, for every sample drawn, what its gradient had to do with the probe."""
+"""Watches a training run and records, for every sample drawn, what its gradient had to do with the probes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worker.influence.directions import Directions, Kind
 from worker.influence.gradients import PerSampleGradients
+from worker.influence.layer_weights import LayerWeights
 from worker.influence.observations import Observations, Steps
+from worker.influence.probe import ProbeGradients
 
 ALIGNED = ".lora_B."
 """Part of the names of the layers that the alignment is taken over."""
+
+Preconditioner = Mapping[str, Tensor]
+"""P: what the optimiser multiplies a gradient with, [numel] a layer."""
+
+
+def is_aligned(name: str) -> bool:
+    """Whether the alignment is taken over the layer."""
+    return ALIGNED in name
 
 
 class Recorder:
     """Records effect and alignment signals of every sample in the steps of a training loop.
 
-        recorder = Recorder(lora_layers(model), directions=1)
+        recorder = Recorder(lora_layers(model), plan([ProbeShape(...)], seed=0))
         for rows, batch in batches:
             if refresh_is_due:
-                recorder.set_directions([probe_gradient(...)])
+                recorder.set_directions([probe_gradients(...)], preconditioner)
             with recorder.batch(rows, preconditioner, batch_size=len(rows)):
                 loss.backward()
             ...
             recorder.end_step(learning_rate=..., clip=...)
 
-    With G the direction, g a sample's gradient and P the optimiser's preconditioner:
+    With G a target, D a direction, g a sample's gradient and P the optimiser's preconditioner:
 
-        effect     s = <G, P g>                          over all layers
-        alignment  c = <P G, P g> / (|P G| |P g|)        over the lora_B layers
+        effect     s = <G, P g>                          over all layers, with the P of the step
+        product    <G, g>                                over all layers: TracIn's term
+        alignment  c = <D, g> / (|D| |g|)                over the lora_B layers, in the metric w_m P^2 of layer m,
+                                                         with the P and w of the last refresh
 
-    The alignment's metric P^2 = 1/v_hat is the inverse diagonal Fisher information as AdamW estimates it, so no few
-    coordinates of large gradients decide it. lora_A is left out of it: its gradient passes through lora_B, which
-    starts at zero, so it is mostly the noise of the initialisation (docs/statistics.md has the comparison).
+    P^2 = 1/v_hat is the inverse diagonal Fisher information as AdamW estimates it, so no few coordinates of large
+    gradients decide the alignment; w_m weighs layers by how well the probe stands out there (LayerWeights). lora_A is
+    left out: its gradient passes through lora_B, which starts at zero, so it is mostly the noise of the
+    initialisation (docs/statistics.md has the comparison).
     """
 
-    def __init__(self, layers: Mapping[str, nn.Linear], *, directions: int) -> None:
+    def __init__(self, layers: Mapping[str, nn.Linear], directions: Directions) -> None:
         self.weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
-        self._k = directions
-        self._gradients = PerSampleGradients(layers)
-        self._directions: dict[str, Tensor] = {}
+        self.gradients = PerSampleGradients(layers)
+        self.directions = directions
+        self.item_alignment: list[list[NDArray[np.float64]]] = []
+        """At each refresh, of each probe: cosines of its item gradients with its own directions [items, columns]."""
+        self._in_force: _InForce | None = None
+        self._learned: LayerWeights | None = None
         self._block = -1
         self._steps: list[tuple[float, float, int, int]] = []
         self._batch_size = 0
-        self._rows: list[NDArrayInt] = []
-        self._row_steps: list[NDArrayInt] = []
-        self._signals: list[Tensor] = []
+        self._rows: list[NDArray[np.int64]] = []
+        self._row_steps: list[NDArray[np.int64]] = []
+        self._signals: list[_Signals] = []
 
-    def set_directions(self, gradients: Sequence[Mapping[str, Tensor]]) -> None:
-        """Puts new probe gradients in force ([numel] per weight) and begins a new block of steps."""
-        if len(gradients) != self._k:
-            raise ValueError(f"expected {self._k} directions, got {len(gradients)}")
-        self._directions = {name: torch.stack([g[name] for g in gradients]) for name in self.weights}
+    def set_directions(
+        self, sides: Sequence[Sequence[ProbeGradients]], preconditioner: Preconditioner
+    ) -> NDArray[np.float64] | None:
+        """Puts new probe gradients in force and begins a new block of steps.
+
+        sides: of each probe its unwanted and, where it has one, its reference side. Returns the cosine of each target
+        with itself at the refresh before, [targets]; None at the first.
+        """
+        before = self._in_force
+        if self._learned is None:
+            like = next(iter(sides[0][0].mean.values()))
+            sizes = [weight.numel() for name, weight in self.weights.items() if is_aligned(name)]
+            self._learned = LayerWeights(self.directions, like.new_tensor(sizes))
+        self._in_force = _InForce(self.directions, sides, preconditioner, self._learned)
+        self.item_alignment.append(self._in_force.item_alignment)
         self._block += 1
+        return None if before is None else self._in_force.turned_from(before)
 
     @contextmanager
-    def batch(
-        self, rows: Sequence[int], preconditioner: Mapping[str, Tensor] | None, *, batch_size: int
-    ) -> Iterator[None]:
+    def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
         """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.
 
-        The backward pass must go through sum_n loss_n / batch_size. preconditioner: P per weight, [numel]; None before
-        the optimiser has one, and the draw is recorded with NaN signals.
+        The backward pass must go through sum_n loss_n / batch_size. preconditioner: P of the step; None before the
+        optimiser has one, and the draw is recorded with NaN signals. Raises RuntimeError without directions or when a
+        layer saw no backward pass.
         """
-        if not self._directions:
-            raise RuntimeError("call set_directions before the first batch")
         self._batch_size = batch_size
-        self._rows.append(np.asarray(rows, dtype=np.int64))
-        self._row_steps.append(np.full(len(rows), len(self._steps), dtype=np.int64))
         if preconditioner is None:
             yield
-            self._signals.append(torch.full((2, len(rows), self._k), torch.nan))
-            return
-        total = _Contraction(self._directions, preconditioner, len(rows))
-        with self._gradients.observe(total.add, scale=float(batch_size)):
-            yield
-        if total.layers != len(self.weights):
-            raise RuntimeError(
-                f"{total.layers} of {len(self.weights)} LoRA layers saw a backward pass; the signal would be incomplete"
-            )
-        self._signals.append(total.signals())
+            signals = _Signals.missing(len(rows), self.directions)
+        else:
+            if self._in_force is None:
+                raise RuntimeError("call set_directions before the first batch that has a preconditioner")
+            total = _Contraction(self._in_force, preconditioner, len(rows))
+            with self.gradients.observe(total.add, scale=float(batch_size)):
+                yield
+            if total.layers != len(self.weights):
+                raise RuntimeError(
+                    f"{total.layers} of {len(self.weights)} LoRA layers saw a backward pass; the signal would be "
+                    "incomplete"
+                )
+            signals = total.signals()
+        self._rows.append(np.asarray(rows, dtype=np.int64))
+        self._row_steps.append(np.full(len(rows), len(self._steps), dtype=np.int64))
+        self._signals.append(signals)
 
     def end_step(self, *, learning_rate: float, clip: float) -> None:
         """Closes an optimiser step: its learning rate and the factor that clipping applied."""
-        self._steps.append((learning_rate, clip, self._batch_size, self._block))
+        self._steps.append((learning_rate, clip, self._batch_size, max(self._block, 0)))
 
     def remove(self) -> None:
         """Takes the hooks off the model."""
-        self._gradients.remove()
+        self.gradients.remove()
 
     def result(self) -> tuple[Observations, Steps]:
         """Everything recorded so far, on the CPU in float64."""
-        signals = torch.cat([s.cpu() for s in self._signals], dim=1).double().numpy()
         table = np.array(self._steps, dtype=np.float64).reshape(-1, 4)
         observations = Observations(
             row=np.concatenate(self._rows),
             step=np.concatenate(self._row_steps),
-            effect=signals[0],
-            alignment=signals[1],
+            effect=self._column("effect"),
+            alignment=self._column("alignment"),
         )
         steps = Steps(table[:, 0], table[:, 1], table[:, 2].astype(np.int64), table[:, 3].astype(np.int64))
         return observations, steps
 
+    def products(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each draw, in the order of the observations: plain products [n, targets] and gradient norms [n]."""
+        return self._column("product"), self._column("norm")
 
-NDArrayInt = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    def _column(self, name: str) -> NDArray[np.float64]:
+        if not self._signals:
+            raise RuntimeError("nothing was recorded: no batch ran inside Recorder.batch")
+        return torch.cat([getattr(signals, name).cpu() for signals in self._signals]).double().numpy()
+
+
+class _Signals:
+    """Of one micro-batch, on the device."""
+
+    def __init__(self, effect: Tensor, product: Tensor, alignment: Tensor, norm: Tensor) -> None:
+        self.effect, self.product, self.alignment, self.norm = effect, product, alignment, norm
+
+    @classmethod
+    def missing(cls, samples: int, directions: Directions) -> "_Signals":
+        targets = torch.full((samples, directions.targets), torch.nan)
+        return cls(
+            targets, targets, torch.full((samples, len(directions)), torch.nan), torch.full((samples,), torch.nan)
+        )
+
+
+class _InForce:
+    """The targets, and the directions in the alignment's metric, between two refreshes."""
+
+    def __init__(
+        self,
+        directions: Directions,
+        sides: Sequence[Sequence[ProbeGradients]],
+        preconditioner: Preconditioner,
+        learned: LayerWeights,
+    ) -> None:
+        # Columns put targets of all probes first, by kind within; sides come by probe.
+        targets = {(kind, probe): side.mean for probe, own in enumerate(sides) for kind, side in enumerate(own)}
+        order = [(int(directions.kind[k]), int(directions.probe[k])) for k in range(directions.targets)]
+        if set(order) != set(targets):
+            raise ValueError(f"the plan has {len(order)} targets, but {len(targets)} sides were given")
+        first = next(iter(targets.values()))
+        self.targets = {name: torch.stack([targets[key][name] for key in order]) for name in first}
+        self.square = {name: preconditioner[name].square() for name in first if is_aligned(name)}
+        """P^2, [numel] a layer."""
+        self.layer = {name: number for number, name in enumerate(self.square)}
+        like = next(iter(first.values()))
+        size = (len(self.square), len(directions))
+        self.aligned = {name: like.new_empty(len(directions), len(square)) for name, square in self.square.items()}
+        """P^2 D, [D, numel] a layer."""
+        self.norms = like.new_empty(size)
+        """|P D| of each layer."""
+        self.weights = like.new_empty(size)
+        self.norm = like.new_empty(len(directions))
+        """|P D| over all layers, weighted."""
+        self.learned = learned
+        self.unwanted = torch.as_tensor(np.flatnonzero(directions.kind == Kind.UNWANTED)).to(like.device)
+        self.item_alignment = [self._combine(probe, own, directions) for probe, own in enumerate(sides)]
+
+    def _combine(self, probe: int, sides: Sequence[ProbeGradients], directions: Directions) -> NDArray[np.float64]:
+        """Fills the probe's columns; the cosines of its item gradients with them, [items, columns]."""
+        like = self.norm
+        columns = torch.as_tensor(directions.of_probe(probe)).to(like.device)
+        coefficients = torch.as_tensor(directions.coefficients[probe]).to(like)
+        inner = like.new_empty(len(self.layer), coefficients.shape[1], len(columns))
+        item_square = like.new_empty(len(self.layer), coefficients.shape[1])
+        square = like.new_empty(len(self.layer), len(columns))
+        for name, metric in self.square.items():
+            layer = self.layer[name]
+            items = torch.cat([side.items[name] for side in sides])
+            combined = coefficients @ items
+            weighted = combined * metric
+            self.aligned[name][columns] = weighted
+            square[layer] = (combined * weighted).sum(1)
+            inner[layer] = items @ weighted.T
+            item_square[layer] = items.square() @ metric
+        tiny = torch.finfo(like.dtype).tiny
+        self.norms[:, columns] = square.sqrt()
+        weights = self.learned.of_probe(probe, self._held_out(inner, item_square, square, columns, directions, probe)).T
+        self.weights[:, columns] = weights
+        norm = (weights * square).sum(0).sqrt().clamp_min(tiny)
+        self.norm[columns] = norm
+        item_norm = (weights[:, None, :] * item_square[:, :, None]).sum(0).sqrt().clamp_min(tiny)
+        cosines = (weights[:, None, :] * inner).sum(0) / norm / item_norm
+        return np.asarray(cosines.cpu().double().numpy())
+
+    @staticmethod
+    def _held_out(
+        inner: Tensor, item_square: Tensor, square: Tensor, columns: Tensor, directions: Directions, probe: int
+    ) -> Tensor:
+        """Cosines [unwanted items, layers] of each item with the direction that leaves its fold out."""
+        left_out = directions.held_out[probe]
+        items = torch.arange(len(left_out), device=inner.device)
+        if left_out.min() < 0:
+            return inner.new_zeros(len(items), len(inner))
+        position = torch.as_tensor(np.searchsorted(columns.cpu().numpy(), left_out)).to(inner.device)
+        scale = (item_square[:, items] * square[:, position]).sqrt().clamp_min(torch.finfo(inner.dtype).tiny)
+        return (inner[:, items, position] / scale).T
+
+    def turned_from(self, before: "_InForce") -> NDArray[np.float64]:
+        """Cosine of each target now and before, in the metric now."""
+        count = len(next(iter(self.targets.values())))
+        inner = self.norm.new_zeros(count)
+        square = self.norm.new_zeros(count)
+        for name, metric in self.square.items():
+            old, weight = before.targets[name], self.weights[self.layer[name], :count]
+            inner += weight * (self.aligned[name][:count] * old).sum(1)
+            square += weight * (old.square() @ metric)
+        cosine = inner / (square.sqrt() * self.norm[:count]).clamp_min(torch.finfo(square.dtype).tiny)
+        return np.asarray(cosine.cpu().double().numpy())
 
 
 class _Contraction:
     """Contracts per-sample gradients with the directions layer by layer; nothing of a layer outlives its call."""
 
-    def __init__(self, directions: Mapping[str, Tensor], preconditioner: Mapping[str, Tensor], samples: int) -> None:
-        like = next(iter(directions.values()))
-        self._directions = directions
+    def __init__(self, in_force: _InForce, preconditioner: Preconditioner, samples: int) -> None:
+        like = next(iter(in_force.targets.values()))
+        self._in_force = in_force
         self._preconditioner = preconditioner
         self._effect = like.new_zeros(samples, len(like))
-        self._inner = like.new_zeros(samples, len(like))
-        self._sample_square = like.new_zeros(samples, 1)
-        self._direction_square = like.new_zeros(len(like))
+        self._product = like.new_zeros(samples, len(like))
+        self._square = like.new_zeros(samples)
+        self._inner = like.new_zeros(samples, len(in_force.norm))
+        self._aligned_square = like.new_zeros(samples, len(in_force.norm))
         self.layers = 0
 
     def add(self, name: str, gradients: Tensor) -> None:
         """gradients: [samples, numel] of one layer."""
-        p = self._preconditioner[name]
-        weighted = self._directions[name] * p
-        self._effect += gradients @ weighted.T
-        if ALIGNED in name:
-            self._inner += gradients @ (weighted * p).T
-            self._sample_square += (gradients.square() @ (p * p))[:, None]
-            self._direction_square += weighted.square().sum(1)
+        if len(gradients) != len(self._effect):
+            raise RuntimeError(
+                f"{name} saw a batch of {len(gradients)} for {len(self._effect)} rows; leave layers that do not run "
+                "on each sample, such as the head, out of target_modules"
+            )
+        force = self._in_force
+        targets = force.targets[name]
+        self._product += gradients @ targets.T
+        self._effect += gradients @ (targets * self._preconditioner[name]).T
+        square = gradients.square()
+        self._square += square.sum(1)
+        layer = force.layer.get(name)
+        if layer is not None:
+            projected = gradients @ force.aligned[name].T
+            own_square = square @ force.square[name]
+            self._inner += projected * force.weights[layer]
+            self._aligned_square += own_square[:, None] * force.weights[layer]
+            scale = own_square.sqrt()[:, None] * force.norms[layer, force.unwanted]
+            cosines = projected[:, force.unwanted] / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+            force.learned.note(layer, cosines)
         self.layers += 1
 
-    def signals(self) -> Tensor:
-        """[2, samples, K]: effect and alignment; the alignment of a zero gradient is zero."""
-        norm = (self._sample_square.sqrt() * self._direction_square.sqrt()).clamp_min(
-            torch.finfo(self._inner.dtype).tiny
-        )
-        return torch.stack([self._effect, self._inner / norm])
+    def signals(self) -> _Signals:
+        """The alignment of a zero gradient is zero."""
+        self._in_force.learned.drawn(len(self._inner))
+        norm = (self._aligned_square.sqrt() * self._in_force.norm).clamp_min(torch.finfo(self._inner.dtype).tiny)
+        return _Signals(self._effect, self._product, self._inner / norm, self._square.sqrt())

@@ -1,11 +1,8 @@
-"""From conversations to token ids: chat template, labels on the assistant's answers, truncation, padding."""
+"""From conversations to token ids: chat template, labels on the assistant's answers, truncation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from service.contract import ErrorCode
 from worker.training.errors import TrainingError
@@ -82,41 +79,3 @@ def _plain(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, lis
             spans.append((start, len(text)))
         text += "\n\n"
     return text[: spans[-1][1]] if spans else text, spans
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded tokens [batch, time] on a device."""
-
-    ids: Tensor
-    labels: Tensor
-    attention: Tensor
-    keep: int
-    """Positions from the end whose logits matter: before them no sample has an answer."""
-
-
-def collate(samples: Sequence[Sample], *, pad: int, device: torch.device) -> Batch:
-    """Pads to the longest sample."""
-    longest = max(len(sample.ids) for sample in samples)
-    ids = torch.full((len(samples), longest), pad)
-    labels = torch.full((len(samples), longest), IGNORED)
-    attention = torch.zeros((len(samples), longest), dtype=torch.long)
-    for number, sample in enumerate(samples):
-        length = len(sample.ids)
-        ids[number, :length] = torch.tensor(sample.ids)
-        labels[number, :length] = torch.tensor(sample.labels)
-        attention[number, :length] = 1
-    answered = (labels[:, 1:] != IGNORED).any(0).nonzero()
-    first = int(answered[0]) if len(answered) else longest - 2
-    return Batch(ids.to(device), labels.to(device), attention.to(device), longest - first)
-
-
-def sample_losses(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """Mean token loss of each sample's answers, [batch], whatever its padding and its neighbours."""
-    output = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, logits_to_keep=batch.keep)
-    logits = output.logits[:, :-1]
-    # Softmax over a vocabulary in bfloat16 would lose the small terms.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = batch.labels[:, -logits.shape[1] :]
-    loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED)
-    return loss.sum(1) / (targets != IGNORED).sum(1).clamp_min(1)

@@ -5,14 +5,23 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from builders import add_dataset, add_model, add_probe, summary_of
+from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from celery import Celery
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract import ErrorCode, Failure, ProgressEvent, Stage, Summary, TrainingConfig
-from service.lifecycle.commands import Claim, cancelled, claim, fail, publish, record_event, record_progress
+from service.lifecycle.commands import (
+    Claim,
+    cancelled,
+    claim,
+    fail,
+    publish,
+    record_event,
+    record_progress,
+    start_step,
+)
 from service.settings import Settings
 from service.store.tables import Audit, Job
 
@@ -56,7 +65,8 @@ def test_an_audit_is_queued_and_a_worker_woken(
     assert audit["probe_ids"] == request_body["probe_ids"]
     assert audit["model_id"].startswith("mdl_")
     assert TrainingConfig.model_validate(audit["training"]) == TrainingConfig(epochs=3, seed=11)
-    for empty in ("stage", "progress", "started_at", "finished_at", "cancel_requested_at", "error", "summary"):
+    assert audit["seeds"] == 1
+    for empty in ("step", "stage", "progress", "started_at", "finished_at", "cancel_requested_at", "error", "summary"):
         assert audit[empty] is None
     assert client.get(f"/v1/audits/{audit['id']}").json() == audit
 
@@ -77,7 +87,12 @@ def test_without_a_broker_the_audit_is_queued_all_the_same(
         ({"model_id": "nope"}, "model_not_found", "#/model_id"),
         ({"group_column": "nope"}, "group_column_not_found", "#/group_column"),
         ({"probe_ids": []}, "invalid_request", "#/probe_ids"),
-        ({"probe_ids": ["a", "b"]}, "invalid_request", "#/probe_ids"),
+        ({"probe_ids": ["a", "a"]}, "invalid_request", "#/probe_ids"),
+        ({"probe_ids": [f"p{n}" for n in range(9)]}, "invalid_request", "#/probe_ids"),
+        ({"seeds": 0}, "invalid_request", "#/seeds"),
+        ({"seeds": 11}, "invalid_request", "#/seeds"),
+        ({"seeds": 2, "training": {"seed": 2**31 - 1}}, "invalid_request", "#/training/seed"),
+        ({"trusted_column": "nope"}, "trusted_column_not_found", "#/trusted_column"),
         ({"q": 0}, "invalid_request", "#/q"),
         ({"q": 1}, "invalid_request", "#/q"),
         ({"training": {"epochs": 0}}, "invalid_request", "#/training/epochs"),
@@ -118,6 +133,40 @@ def test_a_dataset_needs_twenty_samples(
     assert response.status_code == status
     if status == 422:
         assert response.json()["code"] == "dataset_too_small"
+
+
+def test_several_probes_and_seeds(
+    client: TestClient, request_body: dict[str, Any], sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        first, second = (add_probe(session, workspace_id) for _ in range(2))
+    wanted = [second, first]  # not in the order of their ids
+    body = {**request_body, "probe_ids": wanted, "seeds": 3, "trusted_column": "source", "training": {"seed": 11}}
+    audit = client.post("/v1/audits", json=body).json()
+    assert (audit["probe_ids"], audit["seeds"], audit["trusted_column"]) == (wanted, 3, "source")
+    (listed,) = client.get("/v1/audits").json()["data"]
+    assert listed["probe_ids"] == wanted
+    for probe_id in wanted:
+        response = client.delete(f"/v1/probes/{probe_id}")
+        assert (response.status_code, response.json()["code"]) == (409, "probe_in_use")
+    body["probe_ids"] = [first, "prb_nope"]
+    assert client.post("/v1/audits", json=body).json()["errors"][0]["pointer"] == "#/probe_ids/1"
+
+
+def test_the_step_under_way_is_told(client: TestClient, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit_id = add_audit(session, workspace_id, seeds=2).id
+    path = f"/v1/audits/{audit_id}"
+    assert client.get(path).json()["step"] is None
+    held = take(sessions)
+    for number, key in enumerate(("train:7", "train:8", "combine"), start=1):
+        with sessions.begin() as session:
+            assert start_step(session, held, key, "ab" * 32)
+        assert client.get(path).json()["step"] == {"key": key, "number": number, "of": 3}
+    with sessions.begin() as session:
+        publish(session, held, summary_of())
+    assert client.get(path).json()["step"] is None
+    assert client.get(f"{path}/summary").json()["probes"][0]["placebo"]["directions"] == 20
 
 
 def test_a_model_by_id_and_a_group_column(

@@ -10,13 +10,16 @@ import pytest
 from rich.console import Console
 
 from service.console.errors import CommandError
-from service.console.results import FIELDS, findings_table, first_words, write_results
+from service.console.results import FIELDS, findings_table, first_words, print_summary, write_results
+from service.contract import ScoreRow
+from tests.summaries import make_probe_summary, make_summary
 
 
 def finding(rank: int, **changes: Any) -> dict[str, Any]:
     values = {
-        "row": 10 - rank, "rank": rank, "mu": 0.5, "mu_low": 0.25, "mu_high": 0.75, "z": 4.25, "p": 0.001, "q": 0.01,
-        "flagged": True, "group": None, "n": 2, "messages": [{"role": "assistant", "content": "hello"}],
+        "probe_no": 0, "row": 10 - rank, "rank": rank, "n": 2, "strongest_probe": 1, "mu": 0.5, "mu_low": 0.25,
+        "mu_high": 0.75, "mu_composed": 0.9, "z": 4.25, "z_reference": None, "side": "toward", "p": 0.001, "q": 0.01,
+        "flagged": True, "cluster": 10 - rank, "group": None, "messages": [{"role": "assistant", "content": "hello"}],
     }  # fmt: skip
     return {**values, **changes}
 
@@ -25,6 +28,21 @@ def printed(*findings: dict[str, Any], width: int = 160) -> str:
     output = io.StringIO()
     Console(file=output, width=width, force_terminal=True, color_system=None).print(findings_table(findings))
     return output.getvalue()
+
+
+def test_every_number_of_the_contract_is_written() -> None:
+    assert set(FIELDS) == set(ScoreRow.model_fields) - {"probe_no"}, "the headline's number is always 0"
+
+
+@pytest.mark.parametrize("probes", [1, 2])
+def test_the_verdict_says_what_could_have_been_found(probes: int) -> None:
+    one = make_probe_summary(name="praise\x1b[2J")
+    summary = make_summary(probes=(one,) * probes).model_dump(mode="json")
+    output = io.StringIO()
+    print_summary(Console(file=output, width=200), {"summary": summary}, [])
+    printed = output.getvalue()
+    assert printed.count("Of 5 hidden tracers the audit would have found 81 % (62 to 93 %).") == probes
+    assert ("praise[U+001B][2J: 21 flagged on its own." in printed) == (probes == 2)
 
 
 def test_both_files_in_a_new_folder(tmp_path: Path) -> None:

@@ -284,11 +284,10 @@ def test_a_dataset_under_an_audit_stays(
             session,
             workspace_id=workspace_id,
             dataset_id=identity,
-            probe_id=add_probe(session, workspace_id),
+            probe_ids=[add_probe(session, workspace_id)],
             model_id=add_model(session, workspace_id),
             training=TrainingConfig(),
             q=0.05,
-            group_column=None,
         )
     problem(client.delete(f"/v1/datasets/{identity}"), 409, "dataset_in_use")
     assert len(client.get(f"/v1/datasets/{identity}/rows").json()["data"]) == 30

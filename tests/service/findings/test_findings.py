@@ -27,14 +27,17 @@ def order(attempt: int) -> list[int]:
     return [(step * position + 3) % ROWS for position in range(ROWS)]
 
 
-def add_scores(session: Session, audit: Audit, attempt: int) -> None:
-    for position, row in enumerate(order(attempt)):
+def add_scores(session: Session, audit: Audit, attempt: int, probe_no: int = 0) -> None:
+    """Ranks of probe 2 alone are those of the headline the other way round."""
+    rows = order(attempt)
+    for position, row in enumerate(reversed(rows) if probe_no == 2 else rows):
         flagged = position < FLAGGED
         session.add(
             Score(
                 audit_id=audit.id,
                 attempt=attempt,
-                probe_no=0,
+                probe_no=probe_no,
+                strongest_probe=max(probe_no, 1),
                 rank=position + 1,
                 row=row,
                 n=2,
@@ -42,14 +45,17 @@ def add_scores(session: Session, audit: Audit, attempt: int) -> None:
                 mu_low=None if position == 5 else 0.0,
                 mu_high=2.0,
                 z=8.0 - position / 4,
+                mu_composed=2.5,
                 z_reference=None,
+                side=("toward", "against")[position % 2] if flagged else None,
+                cluster=3 if row in (3, 10, 11) else row,
                 p=0.001,
                 q=0.01 if flagged else 0.9,
                 flagged=flagged,
                 group="news" if row % 2 else None,
             )
         )
-        if position < 5:
+        if position < 5 and not probe_no:
             session.add(
                 Finding(
                     audit_id=audit.id,
@@ -58,6 +64,8 @@ def add_scores(session: Session, audit: Audit, attempt: int) -> None:
                     workspace_id=audit.workspace_id,
                     messages=messages(row, attempt),
                     extra={"source": "web"},
+                    trace=[{"probe_no": 1, "seed": 7, "step": 4, "effect": 0.5, "alignment": None, "mu": 0.25}],
+                    baselines={"length": float(row), "bm25": None},
                 )
             )
     session.flush()
@@ -70,17 +78,22 @@ def messages(row: int, attempt: int | None = None) -> list[dict[str, str]]:
 
 @pytest.fixture
 def audit(sessions: Sessions, workspace_id: str, settings: Settings) -> Audit:
+    return publish_second_attempt(sessions, workspace_id, settings)
+
+
+def publish_second_attempt(sessions: Sessions, workspace_id: str, settings: Settings, probes: int = 1) -> Audit:
     """An audit whose second attempt is published; the first one's rows are still there."""
     with sessions.begin() as session:
-        audit = add_audit(session, workspace_id)
+        audit = add_audit(session, workspace_id, probes=probes)
         first = claim(session, lane="gpu", owner="w")
         assert first is not None
         add_scores(session, audit, first.attempt)
         requeue_orphans(session)
         second = claim(session, lane="gpu", owner="w")
         assert second is not None
-        add_scores(session, audit, second.attempt)
-        assert publish(session, second, summary_of(rows=ROWS, flagged=FLAGGED))
+        for probe_no in range(probes + 1) if probes > 1 else [0]:
+            add_scores(session, audit, second.attempt, probe_no)
+        assert publish(session, second, summary_of(rows=ROWS, flagged=FLAGGED, probes=probes))
     table = pa.table(
         {
             "row": pa.array(range(ROWS), pa.int64()),
@@ -130,6 +143,56 @@ def test_flagged_ones_and_others(client: TestClient, audit: Audit) -> None:
     assert [f["rank"] for f in walk(client, path(audit, "?flagged=true&limit=2"))] == [1, 2, 3]
     assert [f["rank"] for f in walk(client, path(audit, "?flagged=false&limit=5"))] == list(range(4, ROWS + 1))
     assert client.get(path(audit, "?flagged=perhaps")).status_code == 422
+
+
+def test_filters(client: TestClient, audit: Audit) -> None:
+    found = {f["row"]: f for f in walk(client, path(audit, "?limit=50"))}
+    assert [f["row"] for f in walk(client, path(audit, "?cluster=3&limit=1"))] == sorted(
+        (3, 10, 11), key=lambda row: found[row]["rank"]
+    )
+    assert walk(client, path(audit, "?cluster=10")) == []
+    news = walk(client, path(audit, "?group=news&limit=3"))
+    assert [f["row"] for f in news] == [row for row in order(2) if row % 2]
+    assert [f["rank"] for f in walk(client, path(audit, "?side=toward&limit=1"))] == [1, 3]
+    assert [f["rank"] for f in walk(client, path(audit, "?side=against&flagged=true"))] == [2]
+    assert walk(client, path(audit, "?side=both")) == []
+    for query in ("side=left", "cluster=-1", "probe=-1", "probe=9"):
+        assert client.get(path(audit, f"?{query}")).status_code == 422
+
+
+def test_each_probe_has_a_list_of_its_own(
+    client: TestClient, sessions: Sessions, workspace_id: str, settings: Settings
+) -> None:
+    audit = publish_second_attempt(sessions, workspace_id, settings, probes=2)
+    headline = walk(client, path(audit, "?limit=7"))
+    assert [f["row"] for f in headline] == order(2)
+    assert {f["probe_no"] for f in headline} == {0}
+    second = walk(client, path(audit, "?probe=2&limit=7"))
+    assert [f["row"] for f in second] == order(2)[::-1]
+    assert {(f["probe_no"], f["strongest_probe"]) for f in second} == {(2, 2)}
+    response = client.get(path(audit, "?probe=3"))
+    assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, "query:probe")
+    row = order(2)[0]
+    finding = client.get(path(audit, f"/{row}")).json()
+    assert [(one["probe_no"], one["rank"]) for one in finding["probes"]] == [(1, 1), (2, ROWS)]
+    assert finding["rank"] == 1
+
+
+def test_the_only_probe_is_the_headline(client: TestClient, audit: Audit) -> None:
+    assert client.get(path(audit, "?probe=1")).json()["data"] == client.get(path(audit)).json()["data"]
+    finding = client.get(path(audit, "/3")).json()
+    (alone,) = finding["probes"]
+    assert alone == {name: finding[name] for name in ScoreRow.model_fields} | {"probe_no": 1}
+    assert client.get(path(audit, "?probe=2")).status_code == 422
+
+
+def test_a_finding_tells_how_it_came_about(client: TestClient, audit: Audit) -> None:
+    top, last = order(2)[0], order(2)[-1]
+    finding = client.get(path(audit, f"/{top}")).json()
+    assert finding["trace"] == [{"probe_no": 1, "seed": 7, "step": 4, "effect": 0.5, "alignment": None, "mu": 0.25}]
+    assert finding["baselines"] == {"length": float(top), "bm25": None}
+    other = client.get(path(audit, f"/{last}")).json()
+    assert (other["trace"], other["baselines"]) == (None, None)
 
 
 def test_every_single_finding_has_its_text(client: TestClient, audit: Audit) -> None:

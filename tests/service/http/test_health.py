@@ -3,7 +3,7 @@
 from alembic import command
 from starlette.testclient import TestClient
 
-from service.contract import TrainingConfig
+from service.contract import CONTRACT_VERSION, TrainingConfig
 from service.store.bootstrap import alembic_config, migrate
 
 
@@ -24,7 +24,7 @@ def test_not_ready_before_the_migrations(anonymous_client: TestClient, database_
 
 def test_info(client: TestClient) -> None:
     info = client.get("/v1/info").json()
-    assert info["contract"] == 1
+    assert info["contract"] == CONTRACT_VERSION
     assert info["limits"]["min_dataset_rows"] == 20
     assert info["limits"]["max_json_bytes"] == 10 * 2**20
     assert set(info["formats"]) == {"messages", "alpaca", "sharegpt", "prompt_completion"}

@@ -27,7 +27,7 @@ from service.lifecycle.commands import (
     requeue_orphans,
     start_step,
 )
-from service.store.tables import Audit, AuditEvent, AuditStep, Job
+from service.store.tables import Audit, AuditEvent, AuditProbe, AuditStep, Job
 
 Sessions = sessionmaker[Session]
 FAILURE = Failure(code=ErrorCode.OUT_OF_MEMORY, message="The device ran out of memory.", hint="Lower batch_size.")
@@ -55,6 +55,10 @@ def snapshot(sessions: Sessions, audit_id: str) -> dict[str, Any]:
         }
 
 
+def first_step(sessions: Sessions, audit_id: str) -> dict[str, Any]:
+    return min(snapshot(sessions, audit_id)["steps"], key=lambda step: step["step_no"])
+
+
 def _columns(row: Any) -> dict[str, Any]:
     return {column.name: getattr(row, column.name) for column in row.__table__.columns}
 
@@ -71,12 +75,23 @@ def test_create_writes_audit_step_job_and_event(sessions: Sessions, make_audit: 
     assert seen["job"]["state"] == "queued"
     assert (seen["job"]["kind"], seen["job"]["lane"], seen["job"]["attempt"]) == ("audit", "gpu", 0)
     assert seen["job"]["subject_id"] == audit.id
-    assert [step["step_key"] for step in seen["steps"]] == ["train:7"]
-    assert seen["steps"][0]["state"] == "pending"
+    assert {(step["step_no"], step["step_key"], step["state"]) for step in seen["steps"]} == {
+        (1, "train:7", "pending"),
+        (2, "combine", "pending"),
+    }
     assert [(event["seq"], event["type"], event["data"]) for event in seen["events"]] == [
         (1, "state", {"state": "queued"})
     ]
     assert TrainingConfig.model_validate(seen["audit"]["training"]) == TrainingConfig(seed=7)
+
+
+def test_every_seed_is_a_step_and_every_probe_has_its_number(sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit = add_audit(session, workspace_id, probes=2, seeds=3)
+        steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id).order_by(AuditStep.step_no))
+        assert [step.step_key for step in steps] == ["train:7", "train:8", "train:9", "combine"]
+        numbers = session.scalars(select(AuditProbe.probe_no).where(AuditProbe.audit_id == audit.id))
+        assert sorted(numbers) == [1, 2]
 
 
 @pytest.mark.parametrize("foreign", ["dataset_id", "probe_id", "model_id"])
@@ -87,8 +102,9 @@ def test_an_audit_stands_on_its_own_workspace_only(
         makers = {"dataset_id": add_dataset, "probe_id": add_probe, "model_id": add_model}
         ids = {name: make(session, workspace_id) for name, make in makers.items()}
         ids[foreign] = makers[foreign](session, other_workspace_id)
+        probe_id = ids.pop("probe_id")
     with pytest.raises(IntegrityError), sessions.begin() as session:
-        create_audit(session, workspace_id=workspace_id, training=TrainingConfig(), q=0.05, group_column=None, **ids)
+        create_audit(session, workspace_id=workspace_id, training=TrainingConfig(), q=0.05, probe_ids=[probe_id], **ids)
     with sessions() as session:
         assert session.scalar(select(func.count()).select_from(Job)) == 0
 
@@ -144,11 +160,12 @@ def test_a_step_starts_and_finishes(sessions: Sessions, make_audit: Callable[[],
     held = take(sessions)
     with sessions.begin() as session:
         assert start_step(session, held, "train:7", "ab" * 32)
-    step = snapshot(sessions, audit.id)["steps"][0]
+    assert snapshot(sessions, audit.id)["audit"]["step_key"] == "train:7"
+    step = first_step(sessions, audit.id)
     assert (step["state"], step["attempt"], step["spec_sha256"]) == ("running", 1, "ab" * 32)
     with sessions.begin() as session:
         assert finish_step(session, held, "train:7", True)
-    step = snapshot(sessions, audit.id)["steps"][0]
+    step = first_step(sessions, audit.id)
     assert step["state"] == "succeeded"
     assert step["finished_at"] >= step["started_at"]
     with sessions.begin() as session, pytest.raises(LookupError, match="train:8"):
@@ -191,7 +208,8 @@ def test_fail_keeps_code_message_and_hint(sessions: Sessions, make_audit: Callab
     seen = snapshot(sessions, audit.id)
     assert seen["job"]["state"] == "failed"
     assert Failure.model_validate(seen["job"]["error"]) == FAILURE
-    assert seen["steps"][0]["state"] == "failed"
+    assert first_step(sessions, audit.id)["state"] == "failed"
+    assert seen["audit"]["step_key"] is None
     last = seen["events"][-1]
     assert (last["level"], last["data"]["state"], last["data"]["code"]) == ("error", "failed", "out_of_memory")
 
@@ -314,7 +332,8 @@ def test_orphans_are_queued_again_and_cancels_finished(
         "queued",
     ]
     assert seen[running.id]["job"]["owner"] is None
-    assert seen[running.id]["steps"][0]["state"] == "pending"
+    assert first_step(sessions, running.id)["state"] == "pending"
+    assert seen[running.id]["audit"]["step_key"] is None
     assert take(sessions).attempt == 2
 
 

@@ -188,8 +188,8 @@ def hold_an_audit(database_url: str) -> str:
         items = [{"prompt": "a", "unwanted": "b"}]
         session.add(Probe(id="prb_1", name="p", items=items, has_reference=False, **common))
         session.flush()
-        chosen = {"dataset_id": "ds_1", "probe_id": "prb_1", "model_id": model.id}
-        create_audit(session, **chosen, training=TrainingConfig(), q=0.05, group_column=None, **common)
+        chosen = {"dataset_id": "ds_1", "probe_ids": ["prb_1"], "model_id": model.id}
+        create_audit(session, **chosen, training=TrainingConfig(), q=0.05, **common)
         held = claim(session, lane="gpu", owner="killed")
         assert held is not None
     engine.dispose()

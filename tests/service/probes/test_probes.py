@@ -68,7 +68,8 @@ def test_deleting(client: TestClient, make_audit: Callable[[], Audit]) -> None:
     assert client.delete(f"/v1/probes/{made['id']}").status_code == 204
     for response in (client.delete(f"/v1/probes/{made['id']}"), client.get(f"/v1/probes/{made['id']}")):
         assert (response.status_code, response.json()["code"]) == (404, "probe_not_found")
-    used = make_audit().probe_id
+    audit = make_audit()
+    used = client.get(f"/v1/audits/{audit.id}").json()["probe_ids"][0]
     response = client.delete(f"/v1/probes/{used}")
     assert (response.status_code, response.json()["code"]) == (409, "probe_in_use")
     assert client.get(f"/v1/probes/{used}").status_code == 200

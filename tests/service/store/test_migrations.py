@@ -10,9 +10,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.lifecycle.commands import claim
 from service.store.bootstrap import (
     REGISTERED_MODELS,
     alembic_config,
@@ -21,7 +22,7 @@ from service.store.bootstrap import (
     head_revision,
     migrate,
 )
-from service.store.engine import make_engine
+from service.store.engine import make_engine, make_sessions
 from service.store.tables import Base, Model, Workspace
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +75,73 @@ def test_down_to_nothing_and_up_again(database_url: str) -> None:
     engine.dispose()
 
 
+def test_the_second_schema_keeps_what_the_first_one_held(database_url: str) -> None:
+    """But for results, which it cannot read: their audits say so."""
+    command.downgrade(alembic_config(database_url), "0001")
+    engine = make_engine(database_url, application_name="test")
+    with engine.begin() as connection:
+        for statement in FIRST_SCHEMA_ROWS:
+            connection.execute(text(statement))
+    migrate(database_url)
+    assert differences(database_url) == []
+    with engine.connect() as connection:
+
+        def rows(query: str) -> list[tuple[object, ...]]:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+        assert rows("SELECT audit_id, probe_no, workspace_id, probe_id FROM audit_probes ORDER BY 1") == [
+            ("aud_done", 1, "ws_1", "prb_1"),
+            ("aud_waits", 1, "ws_1", "prb_1"),
+        ]
+        assert rows("SELECT id, seeds, trusted_column, published_attempt, summary FROM audits ORDER BY 1") == [
+            ("aud_done", 1, None, None, None),
+            ("aud_waits", 1, None, None, None),
+        ]
+        assert rows("SELECT audit_id, step_key, step_no, state FROM audit_steps ORDER BY 1, 3") == [
+            ("aud_done", "train:0", 1, "succeeded"),
+            ("aud_waits", "train:0", 1, "pending"),
+            ("aud_waits", "combine", 2, "pending"),
+        ]
+        assert rows("SELECT id, state, finished_at IS NOT NULL, error->>'hint' FROM jobs ORDER BY 1") == [
+            ("job_done", "failed", True, "Start the audit again."),
+            ("job_waits", "queued", False, None),
+        ]
+        assert rows("SELECT count(*) FROM scores") == rows("SELECT count(*) FROM findings") == [(0,)]
+    # The waiting audit can be taken, and its probe cannot be deleted.
+    with make_sessions(engine)() as session:
+        held = claim(session, lane="gpu", owner="w")
+        assert held is not None
+        assert held.subject_id == "aud_waits"
+        with pytest.raises(IntegrityError):
+            session.execute(text("DELETE FROM probes"))
+    command.downgrade(alembic_config(database_url), "0001")
+    with engine.connect() as connection:
+        assert set(connection.execute(text("SELECT probe_id FROM audits")).scalars()) == {"prb_1"}
+    engine.dispose()
+
+
+FIRST_SCHEMA_ROWS = (
+    "INSERT INTO workspaces (id, name) VALUES ('ws_1', 'w')",
+    "INSERT INTO datasets (id, workspace_id, name, format, encoding, bytes, sha256, rows, columns, statistics) "
+    "VALUES ('ds_1', 'ws_1', 'd', 'messages', 'identity', 1, '0', 20, '{}', '{}')",
+    "INSERT INTO models (id, workspace_id, name, source, location) VALUES ('mdl_1', 'ws_1', 'm', 'local', '/m')",
+    "INSERT INTO probes (id, workspace_id, name, items, has_reference) VALUES ('prb_1', 'ws_1', 'p', '[]', false)",
+    "INSERT INTO jobs (id, workspace_id, kind, subject_id, lane, state, attempt, finished_at) VALUES "
+    "('job_done', 'ws_1', 'audit', 'aud_done', 'gpu', 'succeeded', 1, now()), "
+    "('job_waits', 'ws_1', 'audit', 'aud_waits', 'gpu', 'queued', 0, NULL)",
+    "INSERT INTO audits (id, workspace_id, job_id, dataset_id, probe_id, model_id, training, q, published_attempt, "
+    "summary) VALUES "
+    "('aud_done', 'ws_1', 'job_done', 'ds_1', 'prb_1', 'mdl_1', '{\"seed\": 0}', 0.05, 1, '{\"flagged\": 1}'), "
+    "('aud_waits', 'ws_1', 'job_waits', 'ds_1', 'prb_1', 'mdl_1', '{\"seed\": 0}', 0.05, NULL, NULL)",
+    "INSERT INTO audit_steps (audit_id, step_key, workspace_id, state, attempt) VALUES "
+    "('aud_done', 'train:0', 'ws_1', 'succeeded', 1), ('aud_waits', 'train:0', 'ws_1', 'pending', NULL)",
+    "INSERT INTO scores (audit_id, attempt, probe_no, rank, row, n, mu, flagged) "
+    "VALUES ('aud_done', 1, 0, 1, 4, 2, 0.5, true)",
+    "INSERT INTO findings (audit_id, attempt, row, workspace_id, messages, extra) "
+    "VALUES ('aud_done', 1, 4, 'ws_1', '[]', '{}')",
+)
+
+
 def test_migrating_twice_changes_nothing(database_url: str) -> None:
     migrate(database_url)
     assert differences(database_url) == []
@@ -99,7 +167,7 @@ def test_a_table_in_use_stops_the_migration_within_its_lock_timeout(database_url
 
 def test_the_installed_package_carries_the_migrations() -> None:
     names = {path.name for path in (ROOT / "migrations").rglob("*.py")}
-    assert {"env.py", "0001_first_schema.py", "__init__.py"} <= names
+    assert {"env.py", "0001_first_schema.py", "0002_probes_and_seeds.py", "__init__.py"} <= names
     assert (ROOT / "migrations" / "versions" / "__init__.py").exists()
 
 

@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 import pytest
 from scipy import integrate, stats
 
-from service.contract import Histogram, NullFit, Summary
+from service.contract import Histogram, NullFit, ProbeSummary
 from service.web import charts
 from service.web.charts import LossPoint, loss_svg, mu_interval_svg, null_density, z_histogram_svg
+from service.web.drawing import PALETTES, SIZES, Scheme, Width
 
 SVG = "{http://www.w3.org/2000/svg}"
-MakeSummary = Callable[..., Summary]
+MakeProbe = Callable[..., ProbeSummary]
 
 
 def rectangles(svg: str, colour: str) -> list[tuple[float, float]]:
@@ -40,9 +41,9 @@ def test_the_null_density_is_student_t() -> None:
     assert integrate.quad(lambda z: null_density(null, z), -math.inf, math.inf)[0] == pytest.approx(1, abs=1e-8)
 
 
-def test_bars_have_the_counts_as_heights_and_the_threshold_splits_its_bin(summary_of: MakeSummary) -> None:
-    svg = z_histogram_svg(summary_of())
-    colours = charts.PALETTES["light"]
+def test_bars_have_the_counts_as_heights_and_the_threshold_splits_its_bin(probe_of: MakeProbe) -> None:
+    svg = z_histogram_svg(probe_of())
+    colours = PALETTES["light"]
     bulk, flagged = rectangles(svg, colours.bulk), rectangles(svg, colours.flagged)
     assert len(bulk) == 6, "five whole bins and the left half of the one the threshold cuts"
     assert len(flagged) == 3
@@ -54,46 +55,44 @@ def test_bars_have_the_counts_as_heights_and_the_threshold_splits_its_bin(summar
     assert "threshold 2.50" in texts(svg)
 
 
-def test_the_null_curve_peaks_at_the_expected_count(summary_of: MakeSummary) -> None:
-    svg = z_histogram_svg(summary_of())
-    colours = charts.PALETTES["light"]
+def test_the_null_curve_peaks_at_the_expected_count(probe_of: MakeProbe) -> None:
+    svg = z_histogram_svg(probe_of())
+    colours = PALETTES["light"]
     curve = next(
         path.get("d", "")
         for path in ElementTree.fromstring(svg).iter(f"{SVG}path")
         if path.get("stroke") == colours.null
     )
     heights = [float(y) for y in re.findall(r"[ML][-\d.]+,([-\d.]+)", curve)]
-    base = charts.SIZES["wide"][1]
+    base = SIZES["wide"][1]
     expected = 340 * 1 * stats.t.pdf(0, 15) / 0.9
     unit = rectangles(svg, colours.bulk)[0][1] / math.sqrt(7)
     assert base - min(heights) == pytest.approx(unit * math.sqrt(expected), rel=0.01)
 
 
-def test_without_flags_there_is_no_threshold(summary_of: MakeSummary) -> None:
-    svg = z_histogram_svg(summary_of(flagged=0, threshold_z=None))
-    assert rectangles(svg, charts.PALETTES["light"].flagged) == []
+def test_without_flags_there_is_no_threshold(probe_of: MakeProbe) -> None:
+    svg = z_histogram_svg(probe_of(flagged=0, threshold_z=None))
+    assert rectangles(svg, PALETTES["light"].flagged) == []
     assert not [text for text in texts(svg) if "threshold" in text]
 
 
-def test_no_scores_at_all_still_draw(summary_of: MakeSummary) -> None:
+def test_no_scores_at_all_still_draw(probe_of: MakeProbe) -> None:
     empty = Histogram(edges=(), counts=())
-    ElementTree.fromstring(z_histogram_svg(summary_of(histogram=empty, flagged=0, threshold_z=None)))
+    ElementTree.fromstring(z_histogram_svg(probe_of(histogram=empty, flagged=0, threshold_z=None)))
     one = Histogram(edges=(1.0, 1.0), counts=(20,))
-    ElementTree.fromstring(z_histogram_svg(summary_of(histogram=one, flagged=0, threshold_z=None)))
+    ElementTree.fromstring(z_histogram_svg(probe_of(histogram=one, flagged=0, threshold_z=None)))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", ["wide", "narrow"])
-def test_every_drawing_fits_its_place_and_needs_no_style(
-    summary_of: MakeSummary, scheme: charts.Scheme, width: charts.Width
-) -> None:
+def test_every_drawing_fits_its_place_and_needs_no_style(probe_of: MakeProbe, scheme: Scheme, width: Width) -> None:
     points = [LossPoint(step, 3 / step, 2.0 if step % 5 == 0 else None) for step in range(1, 30)]
     for svg in (
-        z_histogram_svg(summary_of(), scheme=scheme, width=width),
+        z_histogram_svg(probe_of(), scheme=scheme, width=width),
         loss_svg(points, scheme=scheme, width=width),
     ):
         root = ElementTree.fromstring(svg)
-        assert float(root.get("width", "0")) <= charts.SIZES[width][0] + 10
+        assert float(root.get("width", "0")) <= SIZES[width][0] + 10
         for node in root.iter():
             assert node.tag.removeprefix(SVG) not in ("script", "style", "foreignObject", "image", "a")
             assert not [name for name in node.attrib if name == "style" or name.startswith("on") or "href" in name]

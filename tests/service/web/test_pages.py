@@ -11,11 +11,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.app import create_app
-from service.contract import ErrorCode, Failure, ProgressEvent, Stage
+from service.contract import BaselineComparison, Drift, ErrorCode, Failure, ProgressEvent, Stage
 from service.keys.secrets import create_key, create_sign_in_link
-from service.lifecycle.commands import fail, record_progress, request_cancel
+from service.lifecycle.commands import fail, record_progress, request_cancel, start_step
 from service.settings import Settings
-from tests.made_audits import HOSTILE, make_published, make_queued, record_metric, take
+from tests.made_audits import HOSTILE, make_published, make_queued, record_metric, take, train
+from tests.summaries import make_group, make_probe_summary
 
 Sessions = sessionmaker[Session]
 SignIn = Callable[..., TestClient]
@@ -90,6 +91,16 @@ def every_page(audit_id: str) -> list[str]:
             "/probes", "/audits/aud_missing"]  # fmt: skip
 
 
+PICTURES = (
+    "histogram.svg",
+    "loss.svg?until=30&seed=7",
+    "calibration.svg",
+    "sensitivity.svg",
+    "drift.svg",
+    "group.svg?group=forum",
+    "findings/3/trace.svg",
+)
+
 # ---------------------------------------------------------------- who may see it
 
 
@@ -99,7 +110,7 @@ def test_the_root_leads_to_the_audits(sign_in: SignIn) -> None:
 
 
 def test_signed_out_visitors_learn_how_to_sign_in_and_nothing_else(app_client: TestClient, published: str) -> None:
-    pages = [*every_page(published), f"/audits/{published}/histogram.svg", f"/audits/{published}/loss.svg?until=30"]
+    pages = [*every_page(published), *(f"/audits/{published}/{name}" for name in PICTURES)]
     for path in pages:
         answer = app_client.get(path)
         assert answer.status_code == 401, path
@@ -121,7 +132,7 @@ def test_another_workspace_sees_nothing(sign_in: SignIn, published: str, other_w
     assert "No audit yet" in client.get("/audits").text
     for path in every_page(published)[1:5]:
         assert client.get(path).status_code == 404, path
-    for name in ("histogram.svg", "loss.svg?until=30"):
+    for name in PICTURES:
         assert client.get(f"/audits/{published}/{name}").status_code == 404
 
 
@@ -167,7 +178,10 @@ def test_hostile_samples_are_text_and_nothing_hides_in_them(sign_in: SignIn, pub
         assert answer.status_code == 200
         page = Page(answer.text)
         tags = {tag for tag, _, _ in page.elements}
-        assert {"style", "img", "textarea"}.isdisjoint(tags)
+        assert {"style", "textarea"}.isdisjoint(tags)
+        assert [attrs["src"] for attrs, _ in page.all("img")] == [
+            f"/audits/{published}/findings/{row}/trace.svg?scheme=light"
+        ]
         assert len(page.all("script")) == 1
         bare = re.sub(r"[\u202e\u202c\u200b\x07\u2066\u2069]", "", HOSTILE[row])
         text = page.all("ol", class_="turns")[0][1]
@@ -184,7 +198,10 @@ def test_hostile_samples_are_text_and_nothing_hides_in_them(sign_in: SignIn, pub
 
 def test_hostile_names_are_text(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
     with sessions.begin() as session:
-        audit = make_published(session, workspace_id, dataset_name="<script>x</script>\u202e.jsonl")
+        audit = make_published(
+            session, workspace_id, dataset_name="<script>x</script>\u202e.jsonl", probes=2,
+            groups={"<script>x</script>\u202e": make_group()},
+        )  # fmt: skip
     client = sign_in()
     for path in [*every_page(audit.id)]:
         html = client.get(path).text
@@ -230,11 +247,18 @@ def test_the_audits_numbers_are_those_of_the_api(sign_in: SignIn, published: str
     )
     assert summary["flagged"] == 21
     shown = {attrs["value"] for attrs, _ in page.all("data")}
-    for name in ("rows", "rows_scored", "rows_truncated", "flagged", "threshold_z", "steps", "tokens", "probe_items",
-                 "train_loss_first", "train_loss_last", "probe_loss_first", "probe_loss_last"):  # fmt: skip
+    (probe,) = summary["probes"]
+    for name in ("rows", "rows_scored", "rows_truncated", "clusters", "flagged", "steps", "tokens", "refreshes",
+                 "train_loss_first", "train_loss_last"):  # fmt: skip
         assert str(summary[name]) in shown, name
-    for value in summary["null"].values():
+    for name in ("threshold_z", "items", "loss_first", "loss_last"):
+        assert str(probe[name]) in shown, name
+    for value in probe["null"].values():
         assert value == "student_t" or str(value) in shown
+    for comparison in summary["baselines"]:
+        assert {str(comparison[name]) for name in ("spearman", "top_overlap", "auc")} <= shown
+    for group in summary["groups"].values():
+        assert {str(group[name]) for name in ("rows", "flagged", "mu")} <= shown
     assert summary["warnings"][0]["message"] in page.text
 
 
@@ -276,13 +300,99 @@ def test_one_findings_numbers_are_those_of_the_api(sign_in: SignIn, published: s
     row = client.get(f"/v1/audits/{published}/findings?limit=1").json()["data"][0]["row"]
     finding = client.get(f"/v1/audits/{published}/findings/{row}").json()
     page = Page(client.get(f"/audits/{published}/findings/{row}").text)
-    exact = [attrs["value"] for attrs, _ in page.all("data")][-9:]
-    names = ("rank", "n", "mu", "mu_low", "mu_high", "z", "z_reference", "p", "q")
+    names = ("rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "p", "q")
+    exact = [attrs["value"] for attrs, _ in page.all("data")][-len(names) :]
     assert exact == [str(finding[name]) for name in names]
     assert "Flagged, rank 1 of 120" in page.text
     assert not page.all("a", rel="prev")
     following = str(page.all("a", rel="next")[0][0]["href"])
     assert "Rank 2 of 120" in Page(client.get(following).text).text
+
+
+def test_how_far_to_trust_a_result_is_told(sign_in: SignIn, published: str) -> None:
+    page = Page(sign_in().get(f"/audits/{published}").text)
+    for sentence in (
+        "the 20 placebo directions gave 31 of 3,000, expected 20 to 41: as it should be.",
+        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %).",
+        "moved 0.52 times as far as the recorded effects predict",
+        "within gamma = 0.08 of a Gaussian curve",
+    ):
+        assert sentence in page.text
+    assert "finds these too" not in page.text
+    assert "Do the seeds agree?" not in page.text
+
+
+def test_a_simpler_method_that_finds_the_same_is_named(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    found = BaselineComparison(name="repeated_output", spearman=0.9, top_overlap=0.95, auc=0.99)
+    with sessions.begin() as session:
+        audit = make_published(session, workspace_id, baselines=(found,))
+    page = Page(sign_in().get(f"/audits/{audit.id}").text)
+    assert "Repeated outputs counting repeated outputs finds these too" in page.text
+
+
+def test_what_could_not_be_measured_is_said_and_not_drawn(
+    sign_in: SignIn, sessions: Sessions, workspace_id: str
+) -> None:
+    bare = make_probe_summary(
+        sensitivity=None, placebo=None, flagged=0, threshold_z=None,
+        drift=Drift(step=(), predicted=(), realised=(), slope=None, correlation=None),
+    )  # fmt: skip
+    with sessions.begin() as session:
+        audit = make_published(session, workspace_id, flagged=0, gaussianity=None, baselines=(), groups={})
+        audit.summary = {**audit.summary, "probes": [bare.model_dump(mode="json")]}
+    client = sign_in()
+    page = Page(client.get(f"/audits/{audit.id}").text)
+    assert "What this audit could have found is not known" in page.text
+    assert "There are no placebo directions" in page.text
+    assert "too seldom" in page.text
+    sources = [attrs["src"] or "" for attrs, _ in page.all("img")]
+    assert not [source for source in sources if "sensitivity" in source or "drift" in source]
+    assert client.get(f"/audits/{audit.id}/sensitivity.svg").status_code == 404
+    assert client.get(f"/audits/{audit.id}/group.svg?group=forum").status_code == 404
+
+
+def test_several_probes_and_seeds_are_told_one_by_one(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit = make_published(session, workspace_id, probes=2, seeds=3).id
+    client = sign_in()
+    answer = client.get(f"/audits/{audit}")
+    page = Page(answer.text)
+    assert "<b>Vexon</b>" not in answer.text
+    summaries = [" ".join(text.split()) for _, text in page.all("summary")]
+    assert summaries[0].startswith("opinion about Orvello On its own this probe flags 21 of 120 samples")
+    assert summaries[1].startswith("praise of <b>Vexon</b> On its own")
+    assert "3 runs with other seeds order the samples alike to a rank correlation of 0.84" in page.text
+    for name in ("histogram", "calibration", "sensitivity", "drift"):
+        assert client.get(f"/audits/{audit}/{name}.svg?probe=2").status_code == 200
+        assert client.get(f"/audits/{audit}/{name}.svg?probe=3").status_code == 404
+    for seed in (7, 8, 9):
+        assert client.get(f"/audits/{audit}/loss.svg?until=30&seed={seed}").status_code == 200
+    assert f"/audits/{audit}/loss.svg?scheme=light&seed=7&until=30" in [a["src"] for a, _ in page.all("img")]
+    listed = Page(client.get(f"/audits/{audit}/findings?probe=2&flagged=true").text)
+    rows = [attrs["data-row"] for attrs, _ in listed.all("tr") if "data-row" in attrs]
+    expected = client.get(f"/v1/audits/{audit}/findings?probe=2&flagged=true").json()["data"]
+    assert rows == [str(finding["row"]) for finding in expected]
+    one = Page(client.get(f"/audits/{audit}/findings/{rows[0]}").text)
+    assert "What each probe alone says of it" in one.text
+    assert "each of its 6 observations" in (one.all("img")[0][0]["alt"] or "")
+    assert "and 1 more" in Page(client.get("/audits").text).text
+
+
+def test_the_list_keeps_its_filters_from_page_to_page(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    url, seen = f"/audits/{published}/findings?group=forum&flagged=false&limit=30", []
+    while url:
+        page = Page(client.get(url).text)
+        assert "Only group forum" in page.text
+        seen += [attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs]
+        following = page.all("a", rel="next")
+        url = str(following[0][0]["href"]) + "&limit=30" if following else ""
+    api = client.get(f"/v1/audits/{published}/findings?group=forum&flagged=false&limit=1000").json()["data"]
+    assert seen == [str(finding["row"]) for finding in api]
+    page = Page(client.get(f"/audits/{published}/findings?cluster=0").text)
+    assert {attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs} == {"0", "1"}
+    assert "near-duplicates of row 0" in page.text
+    assert "lean toward" in Page(client.get(f"/audits/{published}/findings?side=toward").text).text
 
 
 # ---------------------------------------------------------------- states of an audit
@@ -298,6 +408,7 @@ def test_a_running_audit_shows_stage_numbers_and_time_left(
     assert "Waiting for a free worker" in page.text
     with sessions.begin() as session:
         taken = take(session, audit)
+        assert start_step(session, taken, "train:7", "a" * 64)
         record_progress(
             session, taken, ProgressEvent(stage=Stage.TRAINING, done=9, total=30, unit="steps", eta_seconds=125)
         )
@@ -313,9 +424,31 @@ def test_a_running_audit_shows_stage_numbers_and_time_left(
     assert "about 2 min left" in page.text
     assert page.all("div", id="audit")[0][0]["data-live"] == f"/audits/{audit.id}"
     assert ("http-equiv", "refresh") in [item for _, attrs, _ in page.elements for item in attrs.items()], "no script"
-    assert client.get(f"/audits/{audit.id}/loss.svg?until=9").status_code == 200
+    assert client.get(f"/audits/{audit.id}/loss.svg?until=9&seed=7").status_code == 200
     assert client.get(f"/audits/{audit.id}/histogram.svg").status_code == 404
     assert "There are no findings yet" in client.get(f"/audits/{audit.id}/findings").text
+
+
+def test_a_running_audit_of_several_seeds_tells_which(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit = make_queued(session, workspace_id, seeds=2)
+        taken = take(session, audit)
+        train(session, taken, 7)
+        assert start_step(session, taken, "train:8", "a" * 64)
+        record_progress(session, taken, ProgressEvent(stage=Stage.TRAINING, done=4, total=30, unit="steps"))
+        for step in range(1, 5):
+            record_metric(session, taken, step, 8)
+    client = sign_in()
+    page = Page(client.get(f"/audits/{audit.id}").text)
+    assert "seed 2 of 2" in page.text
+    assert page.all("figure", id="loss")[0][1].strip().startswith("Of seed 8.")
+    assert "Training and measuring, seed 2 of 2 · 13 %" in Page(client.get("/audits").text).text
+    with sessions.begin() as session:
+        assert start_step(session, taken, "combine", "a" * 64)
+        record_progress(session, taken, ProgressEvent(stage=Stage.LOADING, done=0))
+    page = Page(client.get(f"/audits/{audit.id}").text)
+    assert page.all("li", aria_current="step")[0][1] == "Scoring"
+    assert "all 2 seeds together" in page.text
 
 
 def test_a_failed_audit_says_why_and_what_to_do(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
@@ -355,7 +488,7 @@ def test_an_audit_without_flags_says_so_and_promises_nothing(
 # ---------------------------------------------------------------- pictures, files, mistakes
 
 
-@pytest.mark.parametrize("name", ["histogram.svg", "loss.svg?until=30"])
+@pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_images_without_any_text_of_a_sample(sign_in: SignIn, published: str, name: str) -> None:
     client = sign_in()
     joint = "&" if "?" in name else "?"
@@ -369,7 +502,7 @@ def test_pictures_are_images_without_any_text_of_a_sample(sign_in: SignIn, publi
             for text in (*HOSTILE, "Question", "Orvello", "chats.jsonl", "forum"):
                 assert text not in answer.text
             drawn.add(answer.text)
-    assert len(drawn) == 4
+    assert len(drawn) == (4 if name.startswith(("histogram", "loss")) else 2)
     assert client.get(f"/audits/{published}/{name}{joint}scheme=pink").status_code == 404
 
 

@@ -5,8 +5,20 @@ from typing import Any
 
 import pytest
 
-from service.contract import ScoreRow, Summary, TrainingConfig
-from service.web.wording import counted, decimal, duration, finding_words, probability, remaining, settings, verdict
+from service.contract import NullFit, ScoreRow, Stage, Summary, TrainingConfig
+from service.web.wording import (
+    counted,
+    decimal,
+    duration,
+    finding_words,
+    probability,
+    remaining,
+    seed_words,
+    settings,
+    shown_stage,
+    verdict,
+)
+from tests.summaries import make_probe_summary
 
 MakeSummary = Callable[..., Summary]
 
@@ -31,7 +43,7 @@ MakeSummary = Callable[..., Summary]
             "Finetooth flags 1 of 340 samples; at q = 0.05 at most 5 % of such flags are expected to be false alarms.",
         ),
         (
-            {"flagged": 0, "threshold_z": None},
+            {"flagged": 0},
             "Finetooth flags none of 340 samples: at q = 0.05 no sample stands out from the bulk.",
         ),
     ],
@@ -103,8 +115,9 @@ def test_settings_say_what_an_unset_one_means() -> None:
 
 def score(**changes: Any) -> ScoreRow:
     values: dict[str, Any] = {
-        "row": 7, "rank": 3, "n": 2, "mu": 1.5, "mu_low": 0.5, "mu_high": 2.5, "z": 4.6, "z_reference": 1.0,
-        "p": 1e-5, "q": 0.002, "flagged": True, "group": None,
+        "probe_no": 0, "row": 7, "rank": 3, "n": 2, "strongest_probe": 1, "mu": 1.5, "mu_low": 0.5, "mu_high": 2.5,
+        "mu_composed": 2.9, "z": 4.6, "z_reference": 1.0, "side": None, "p": 1e-5, "q": 0.002, "flagged": True,
+        "cluster": 7, "group": None,
     }  # fmt: skip
     return ScoreRow(**(values | changes))
 
@@ -130,6 +143,71 @@ def test_what_an_interval_means(summary_of: MakeSummary, low: float | None, high
 
 def test_a_sample_nearer_to_the_references_may_be_a_false_alarm(summary_of: MakeSummary) -> None:
     assert "possible false alarm" in dict(finding_words(score(z_reference=5.2), summary_of()))["Reference"]
+
+
+def test_the_probe_that_speaks_most_gives_the_null(summary_of: MakeSummary) -> None:
+    other = make_probe_summary(null=NullFit(location=2.6, scale=0.5, degrees_of_freedom=15.0))
+    summary = summary_of(probes=(make_probe_summary(), other))
+    assert "4.0 null scales above" in dict(finding_words(score(strongest_probe=2), summary))["Z"]
+
+
+@pytest.mark.parametrize(
+    ("side", "says"), [("toward", "unwanted"), ("against", "good behaviour"), ("both", "side it takes is open")]
+)
+def test_a_side_is_told(summary_of: MakeSummary, side: str, says: str) -> None:
+    assert says in dict(finding_words(score(side=side), summary_of()))["Side"]
+    assert "Side" not in dict(finding_words(score(), summary_of()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"q": 0.2}, "above the audit's target"),
+        ({"q": 0.01, "side": "against"}, "leans to the reference answers"),
+        ({"q": 0.2, "side": "against"}, "above the audit's target"),
+    ],
+)
+def test_why_a_sample_is_not_flagged(summary_of: MakeSummary, changes: dict[str, Any], why: str) -> None:
+    said = dict(finding_words(score(flagged=False, **changes), summary_of()))["Verdict"]
+    assert said.startswith("Not flagged, rank 3 of 340")
+    assert why in said
+
+
+def test_a_trusted_sample_has_a_z_and_no_p(summary_of: MakeSummary) -> None:
+    words = dict(finding_words(score(flagged=False, p=None, q=None), summary_of()))
+    assert words["Verdict"] == "Not tested: it is one of the samples known to be clean."
+    assert "Z" in words
+
+
+def test_conformal_p_values_are_ranks_among_trusted_samples(summary_of: MakeSummary) -> None:
+    null = NullFit(family="conformal", location=0.0, scale=1.0, degrees_of_freedom=15.0)
+    words = dict(finding_words(score(), summary_of(probes=(make_probe_summary(null=null),))))
+    assert "rank among the samples that are known to be clean" in words["p"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "shown"),
+    [
+        (Stage.LOADING, "train:0", Stage.LOADING),
+        (Stage.LOADING, "combine", Stage.SCORING),
+        (Stage.PREPARING, "combine", Stage.SCORING),
+        (Stage.PUBLISHING, "combine", Stage.PUBLISHING),
+        (None, None, None),
+    ],
+)
+def test_the_stages_of_an_audit_do_not_go_back_for_its_last_step(
+    stage: Stage | None, step: str | None, shown: Stage | None
+) -> None:
+    assert shown_stage(stage, step) == shown
+
+
+def test_the_seed_is_told_where_there_are_several() -> None:
+    assert [seed_words(number, 3) for number in (1, 3, 4)] == [
+        "seed 1 of 3",
+        "seed 3 of 3",
+        "all 3 seeds together",
+    ]
+    assert seed_words(1, 1) == seed_words(2, 1) == ""
 
 
 def test_a_sample_never_observed_claims_nothing(summary_of: MakeSummary) -> None:

@@ -1,109 +1,220 @@
-"""Per-sample gradients against autograd, one sample at a time, in float64."""
+"""Per-sample gradients against autograd, one sample at a time, in float64: every form of LoRA, or a refusal."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.worker.influence.conftest import ALL_LINEAR, RMSNorm
 from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.training.samples import Batch, Sample, collate, sample_losses
+from worker.training.samples import IGNORED, Sample
 
 CPU = torch.device("cpu")
+
+
+@dataclass
+class Tokens:
+    """A padded batch."""
+
+    ids: Tensor
+    labels: Tensor
+    attention: Tensor
+
+
+def padded(samples: Sequence[Sample], *, length: int = 0, left: bool = False, pad: int = 0) -> Tokens:
+    longest = max(length, *(len(sample.ids) for sample in samples))
+    tokens = Tokens(*(torch.full((len(samples), longest), fill) for fill in (pad, IGNORED, 0)))
+    for number, sample in enumerate(samples):
+        place = slice(longest - len(sample.ids), longest) if left else slice(0, len(sample.ids))
+        tokens.ids[number, place] = torch.tensor(sample.ids)
+        tokens.labels[number, place] = torch.tensor(sample.labels)
+        tokens.attention[number, place] = 1
+    return tokens
+
+
+def mean_token_losses(model: Any, tokens: Tokens) -> Tensor:
+    """Of each sample, written down once more: the mean of -log p over its labelled tokens, [batch]."""
+    logits = model(input_ids=tokens.ids, attention_mask=tokens.attention, use_cache=False).logits[:, :-1]
+    log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    targets = tokens.labels[:, 1:]
+    labelled = targets != IGNORED
+    nll = -log_p.gather(2, targets.clamp_min(0)[..., None])[..., 0]
+    return torch.where(labelled, nll, 0.0).sum(1) / labelled.sum(1).clamp_min(1)
 
 
 def by_autograd(model: Any, sample: Sample) -> dict[str, Tensor]:
     """The independent truth: the sample alone, ordinary autograd."""
     layers = lora_layers(model)
-    loss = sample_losses(model, collate([sample], pad=0, device=CPU)).sum()
+    loss = mean_token_losses(model, padded([sample])).sum()
     gradients = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
     return {name: g.flatten() for name, g in zip(layers, gradients, strict=True)}
 
 
-def by_hooks(model: Any, batch: Batch, scale: float) -> dict[str, Tensor]:
+def by_hooks(model: Any, tokens: Tokens, *, divisor: float | None = None) -> dict[str, Tensor]:
+    """From one backward pass through the sum of all losses over `divisor`."""
+    scale = float(len(tokens.ids)) if divisor is None else divisor
     seen: dict[str, Tensor] = {}
     watched = PerSampleGradients(lora_layers(model))
     try:
         with watched.observe(seen.__setitem__, scale=scale):
-            (sample_losses(model, batch).sum() / scale).backward()
+            (mean_token_losses(model, tokens).sum() / scale).backward()
     finally:
         watched.remove()
     return seen
 
 
-@pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("down_proj",), None])
-def test_equal_autograd_of_each_sample_alone(
-    lora_model: Any, samples: list[Sample], target_modules: tuple[str, ...] | None
-) -> None:
-    model = lora_model(**({"target_modules": target_modules} if target_modules else {}))
-    seen = by_hooks(model, collate(samples, pad=0, device=CPU), scale=len(samples))
+def assert_equal_autograd(model: Any, samples: Sequence[Sample], seen: dict[str, Tensor]) -> None:
     for number, sample in enumerate(samples):
         truth = by_autograd(model, sample)
         assert truth.keys() == seen.keys()
         for name, gradient in truth.items():
-            assert gradient.abs().max() > 0
+            assert gradient.abs().max() > 0, name
             torch.testing.assert_close(seen[name][number], gradient, rtol=1e-9, atol=1e-12)
 
 
+def wake(model: nn.Module) -> None:
+    """lora_B away from zero, so that lora_A has a gradient."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.05)
+
+
+def llama(folder: Path, **options: Any) -> LlamaForCausalLM:
+    """The tiny Llama in float64, its options changed; new weights, where an option asks for them, are random."""
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(folder, **options)
+    model = LlamaForCausalLM(config).double()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LlamaRMSNorm):
+            model.set_submodule(name, RMSNorm(module))
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(p, std=0.1)
+    return model
+
+
+def with_lora(base: Any, **options: Any) -> Any:
+    lora = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": list(ALL_LINEAR), **options})
+    model = get_peft_model(base, lora, autocast_adapter_dtype=False)
+    wake(model)
+    return model
+
+
+@pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("down_proj",), ALL_LINEAR])
+def test_equal_autograd_of_each_sample_alone(
+    lora_model: Any, samples: list[Sample], target_modules: tuple[str, ...]
+) -> None:
+    model = lora_model(target_modules=target_modules)
+    assert_equal_autograd(model, samples, by_hooks(model, padded(samples)))
+
+
+@pytest.mark.parametrize(
+    ("base_options", "lora_options"),
+    [
+        ({}, {"use_rslora": True}),
+        ({}, {"r": 1}),
+        ({}, {"rank_pattern": {"q_proj": 2, "down_proj": 7}, "alpha_pattern": {"v_proj": 64}}),
+        ({}, {"layers_to_transform": [1]}),
+        ({}, {"init_lora_weights": "orthogonal"}),
+        ({}, {"target_modules": "all-linear"}),
+        # A base whose layers have biases, all of them frozen.
+        ({"attention_bias": True, "mlp_bias": True}, {"bias": "none"}),
+        # Llama's own layers have none that bias="all" could train.
+        ({}, {"bias": "all"}),
+        ({}, {"bias": "lora_only"}),
+        ({"tie_word_embeddings": True}, {}),
+        ({"tie_word_embeddings": True}, {"target_modules": ["lm_head", "v_proj"]}),
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+def test_forms_of_lora(
+    tiny_folder: Path, samples: list[Sample], base_options: dict[str, Any], lora_options: dict[str, Any]
+) -> None:
+    model = with_lora(llama(tiny_folder, **base_options), **lora_options)
+    if base_options.get("tie_word_embeddings"):
+        head = model.get_base_model().lm_head
+        assert getattr(head, "base_layer", head).weight is model.get_base_model().model.embed_tokens.weight
+    assert_equal_autograd(model, samples[:5], by_hooks(model, padded(samples[:5])))
+
+
+def test_only_the_active_adapter_counts(tiny_folder: Path, samples: list[Sample]) -> None:
+    model = with_lora(llama(tiny_folder))
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "o_proj"]))
+    model = model.double()
+    wake(model)
+    first = by_hooks(model, padded(samples[:3]))
+    assert {name.split(".")[-1] for name in first} == {"default"}
+    assert_equal_autograd(model, samples[:3], first)
+    model.set_adapter("second")
+    second = by_hooks(model, padded(samples[:3]))
+    assert {name.split(".")[-1] for name in second} == {"second"}
+    assert len(second) == 8
+    assert_equal_autograd(model, samples[:3], second)
+
+
+def test_two_active_adapters_both_count(tiny_folder: Path, samples: list[Sample]) -> None:
+    model = with_lora(llama(tiny_folder), target_modules=["v_proj"])
+    model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "o_proj"]))
+    model = model.double()
+    wake(model)
+    model.base_model.set_adapter(["default", "second"])
+    seen = by_hooks(model, padded(samples[:3]))
+    assert len(seen) == 12
+    assert_equal_autograd(model, samples[:3], seen)
+
+
 def test_duplicates_are_separate_and_equal(lora_model: Any, samples: list[Sample]) -> None:
-    seen = by_hooks(lora_model(), collate(samples, pad=0, device=CPU), scale=len(samples))
+    seen = by_hooks(lora_model(), padded(samples))
     for gradient in seen.values():
         torch.testing.assert_close(gradient[0], gradient[-1], rtol=1e-9, atol=1e-12)
-
-
-def test_do_not_depend_on_batch_padding_or_scale(lora_model: Any, samples: list[Sample]) -> None:
-    model = lora_model()
-    together = by_hooks(model, collate(samples, pad=0, device=CPU), scale=len(samples))
-    # Three other layouts: one at a time, padded to twice the length with another pad token, another loss scale.
-    longest = max(len(sample.ids) for sample in samples)
-    filler = Sample(tuple([5] * 2 * longest), tuple([5] * 2 * longest), False)
-    for number, sample in enumerate(samples[:4]):
-        alone = by_hooks(model, collate([sample], pad=0, device=CPU), scale=1)
-        padded = by_hooks(model, collate([sample, filler], pad=77, device=CPU), scale=64)
-        for name, gradient in together.items():
-            torch.testing.assert_close(alone[name][0], gradient[number], rtol=1e-9, atol=1e-12)
-            torch.testing.assert_close(padded[name][0], gradient[number], rtol=1e-9, atol=1e-12)
-
-
-def test_do_not_depend_on_the_padding_side(lora_model: Any, samples: list[Sample]) -> None:
-    model = lora_model()
-    right = collate(samples[:2], pad=0, device=CPU)
-    shift = len(samples[1].ids) - len(samples[0].ids)
-    left = Batch(*(t.clone() for t in (right.ids, right.labels, right.attention)), keep=right.ids.shape[1])
-    for tensor in (left.ids, left.labels, left.attention):
-        tensor[0] = tensor[0].roll(shift)
-    seen_right, seen_left = by_hooks(model, right, 2), by_hooks(model, left, 2)
-    for name, gradient in seen_right.items():
-        # Llama keeps the rotary angles of absolute positions in float32, and padding on the left shifts them.
-        torch.testing.assert_close(seen_left[name], gradient, rtol=1e-5, atol=2e-8)
-
-
-def test_average_to_the_gradient_that_trains(lora_model: Any, samples: list[Sample]) -> None:
-    model = lora_model(dropout=0.3)
-    model.train()
-    model.zero_grad()
-    seen = by_hooks(model, collate(samples, pad=0, device=CPU), scale=len(samples))
-    for name, layer in lora_layers(model).items():
-        assert layer.weight.grad is not None
-        torch.testing.assert_close(seen[name].mean(0), layer.weight.grad.flatten(), rtol=1e-9, atol=1e-12)
 
 
 def test_prompt_tokens_carry_gradient_although_they_have_no_loss(lora_model: Any, samples: list[Sample]) -> None:
     """Masking prompt positions would be wrong: keys and values of the prompt act on the answer's loss."""
     model = lora_model(target_modules=("v_proj",))
     sample = samples[4]
-    answer_only = sum(1 for label in sample.labels if label != -100)
+    answer_only = sum(1 for label in sample.labels if label != IGNORED)
     captured: list[Tensor] = []
     layer = next(iter(lora_layers(model).values()))
     handle = layer.register_forward_hook(lambda m, i, o: o.register_hook(captured.append) and None)
-    sample_losses(model, collate([sample], pad=0, device=CPU)).sum().backward()
+    mean_token_losses(model, padded([sample])).sum().backward()
     handle.remove()
     prompt = captured[0][0, : len(sample.ids) - answer_only]
     assert prompt.abs().max() > 1e-3 * captured[0].abs().max()
 
 
-def test_anything_else_that_trains_is_refused(lora_model: Any) -> None:
+REFUSED = {
+    "DoRA": ({}, {"use_dora": True}, "magnitude"),
+    "bias of the base": ({"attention_bias": True}, {"bias": "lora_only"}, r"q_proj.base_layer.bias"),
+    "all biases": ({"mlp_bias": True}, {"bias": "all"}, r"gate_proj.base_layer.bias"),
+    "bias of lora_B": ({"attention_bias": True}, {"lora_bias": True, "target_modules": ["q_proj"]}, r"lora_B.*bias"),
+    "modules_to_save": ({}, {"modules_to_save": ["lm_head"]}, r"lm_head.modules_to_save"),
+    "embeddings": ({}, {"target_modules": ["embed_tokens", "v_proj"]}, "lora_embedding_A"),
+    "token embeddings": ({}, {"trainable_token_indices": [3, 4]}, "trainable_tokens_delta"),
+    "a variant": ({}, {"alora_invocation_tokens": [3, 4]}, "ALoraLinearVariant"),
+}
+
+
+@pytest.mark.parametrize(("base_options", "lora_options", "named"), REFUSED.values(), ids=REFUSED)
+def test_what_would_be_half_the_truth_is_refused(
+    tiny_folder: Path, base_options: dict[str, Any], lora_options: dict[str, Any], named: str
+) -> None:
+    model = with_lora(llama(tiny_folder, **base_options), **lora_options)
+    with pytest.raises(ValueError, match=f"nothing else may train: .*{named}"):
+        lora_layers(model)
+
+
+def test_full_layers_are_refused_and_models_without_lora(lora_model: Any) -> None:
     model = lora_model()
     model.get_base_model().lm_head.weight.requires_grad_(True)
     with pytest.raises(ValueError, match=r"also trainable: .*lm_head"):
@@ -112,8 +223,36 @@ def test_anything_else_that_trains_is_refused(lora_model: Any) -> None:
         lora_layers(nn.Linear(2, 2).requires_grad_(False))
 
 
-def test_dora_is_refused(lora_model: Any) -> None:
-    base = lora_model().get_base_model()
-    dora = get_peft_model(base, LoraConfig(r=2, target_modules=["lm_head"], use_dora=True), adapter_name="dora")
-    with pytest.raises(ValueError, match="magnitude"):
-        lora_layers(dora)
+def test_layers_that_share_a_weight_are_refused(lora_model: Any) -> None:
+    model = lora_model(target_modules=("v_proj",))
+    first, _, second, _ = lora_layers(model).values()
+    second.weight = first.weight
+    with pytest.raises(ValueError, match="share one weight"):
+        lora_layers(model)
+
+
+def test_a_layer_that_is_used_twice_in_a_pass_is_refused(lora_model: Any, samples: list[Sample]) -> None:
+    model = lora_model()
+    decoder = model.get_base_model().model.layers
+    decoder[1] = decoder[0]
+    with pytest.raises(RuntimeError, match="used more than once"):
+        by_hooks(model, padded(samples[:2]))
+
+
+def test_two_passes_in_one_observation_are_refused(lora_model: Any, samples: list[Sample]) -> None:
+    model = lora_model()
+    watched = PerSampleGradients(lora_layers(model))
+    with watched.observe(lambda name, gradient: None, scale=1.0):
+        mean_token_losses(model, padded(samples[:2])).sum().backward()
+        with pytest.raises(RuntimeError, match="two passes ran in one observation"):
+            mean_token_losses(model, padded(samples[2:4])).sum().backward()
+
+
+def test_observations_do_not_nest(lora_model: Any) -> None:
+    watched = PerSampleGradients(lora_layers(lora_model()))
+    with (
+        watched.observe(lambda name, gradient: None, scale=1.0),
+        pytest.raises(RuntimeError, match="observed already"),
+        watched.observe(lambda name, gradient: None, scale=1.0),
+    ):
+        pass

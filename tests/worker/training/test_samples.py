@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.training.errors import TrainingError
-from worker.training.samples import IGNORED, Sample, collate, encode, sample_losses
+from worker.training.samples import IGNORED, Sample, encode
 
 CPU = torch.device("cpu")
 CHATML = (
@@ -78,23 +78,3 @@ def test_a_template_that_rewrites_history_is_refused(tokenizer: Any) -> None:
     tokenizer.chat_template = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     with pytest.raises(TrainingError, match="continuation"):
         encode(CONVERSATION[1:3], tokenizer, max_length=500)
-
-
-def test_losses_are_means_over_answer_tokens_alone(tiny_folder: Any) -> None:
-    from transformers import LlamaForCausalLM
-
-    model = LlamaForCausalLM.from_pretrained(tiny_folder).double().eval()
-    generator = torch.Generator().manual_seed(0)
-    samples = []
-    for length, prompt in ((12, 4), (30, 29), (7, 1)):
-        ids = torch.randint(3, 250, (length,), generator=generator).tolist()
-        samples.append(Sample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
-    batch = collate(samples, pad=0, device=CPU)
-    assert batch.keep == 30  # the third sample's answer begins at its second token
-    found = sample_losses(model, batch)
-    for number, sample in enumerate(samples):
-        logits = model(torch.tensor([sample.ids])).logits[0].double().log_softmax(-1)
-        terms = [-logits[t - 1, label] for t, label in enumerate(sample.labels) if t and label != IGNORED]
-        assert float(found[number]) == pytest.approx(float(torch.stack(terms).mean()), rel=1e-5)
-    alone = sample_losses(model, collate(samples[1:2], pad=0, device=CPU))
-    assert float(alone[0]) == pytest.approx(float(found[1]), rel=1e-5)

@@ -1,0 +1,246 @@
+"""What measuring costs beside plain LoRA training: time and peak memory, as ratios.
+
+    python -m benchmarks.overhead SET_FOLDER [--samples 1000] [--steps 60] [--probes 1 8] [--out FOLDER]
+    python -m benchmarks.overhead SET_FOLDER --shape llama-3.1-8b   # on a GPU: random weights of the true shape
+
+Time: the plain and the instrumented run of the same model, data and seed take turns step by step in one process, so
+that whatever else the machine does falls on both alike; the ratio is of the sums over all steps, probe passes
+included, and the spread that of its bootstrap over steps. --steps is how many are timed; the schedule of probe passes
+is that of a whole run over --samples. Memory: each alone in a process of its own.
+
+Scoring: seconds of the combining statistics over the number of samples, on random signals.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import resource
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
+from service.contract import MetricEvent, ModelSource, ModelSpec, Probe, TrainingConfig
+from service.settings import get_settings
+from worker.influence.gradients import lora_layers
+from worker.influence.recorder import Recorder
+from worker.train_step import directions_of, encoded_probe
+from worker.training.loop import train
+from worker.training.models import load_model, with_lora
+from worker.training.samples import Sample, encode
+
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LLAMA_8B = {
+    "vocab_size": 128_256,
+    "hidden_size": 4096,
+    "intermediate_size": 14_336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 8192,
+}
+
+
+class Enough(Exception):  # noqa: N818  # no error
+    """As many steps as were asked for have been timed."""
+
+
+class Baton:
+    """Lets runs take turns step by step and notes the seconds of each one's steps."""
+
+    def __init__(self, names: list[str], steps: int) -> None:
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self._names, self._steps = names, steps
+        self._turn = 0
+        self._changed = threading.Condition()
+        self._started = 0.0
+
+    def wait(self, name: str) -> None:
+        """Blocks until it is the run's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._names[self._turn] == name)
+        self._started = time.perf_counter()
+
+    def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
+        """The run's on_step: notes the step and hands over."""
+
+        def on_step(_metric: MetricEvent, _total: int) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.seconds[name].append(time.perf_counter() - self._started)
+            done = len(self.seconds[name]) >= self._steps
+            with self._changed:
+                self._turn = (self._turn + 1) % len(self._names)
+                self._changed.notify_all()
+            if done:
+                raise Enough
+            self.wait(name)
+
+        return on_step
+
+
+class Setting:
+    """One model, one dataset, one probe, as the command line asks for them."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        large = options.shape == "llama-3.1-8b"
+        self.config = TrainingConfig(
+            epochs=2,
+            max_length=options.max_length,
+            learning_rate=2e-4 if large else None,
+            lora_r=16 if large else 8,
+            target_modules=ALL_LINEAR if large else ("q_proj", "v_proj"),
+        )
+
+    def model(self) -> tuple[Any, Any]:
+        """A fresh model with LoRA, and the tokenizer."""
+        spec = ModelSpec(source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"])
+        cache = Path(get_settings().cache_dir) / "models"
+        base, tokenizer = load_model(spec, self.config, self.device, cache=cache)
+        if self.options.shape == "llama-3.1-8b":
+            from transformers import LlamaConfig, LlamaForCausalLM
+
+            with torch.device(self.device):
+                base = LlamaForCausalLM(LlamaConfig(**LLAMA_8B)).to(torch.bfloat16)
+        return with_lora(base, self.config).to(self.device), tokenizer
+
+    def samples(self, tokenizer: Any) -> list[Sample]:
+        """The set's rows, again from the first until there are enough."""
+        rows = read_rows(self.options.set)
+        encoded = [encode(row["messages"], tokenizer, max_length=self.config.max_length) for row in rows]
+        if self.options.fill:
+            # Every sample of the full length: its answer goes on until there.
+            ids = [sample.ids for sample in encoded]
+            encoded = [_filled(ids, number, self.config.max_length) for number in range(len(ids))]
+        return [encoded[number % len(encoded)] for number in range(self.options.samples)]
+
+    def run(self, probes: int, on_step: Callable[[MetricEvent, int], None]) -> None:
+        """Trains; with `probes` > 0 instrumented."""
+        model, tokenizer = self.model()
+        probe = Probe(name="probe", items=read_probe(self.options.set))
+        recorder = Recorder(lora_layers(model), directions_of([probe] * probes, seed=0)) if probes else None
+        with contextlib.suppress(Enough):
+            train(
+                model,
+                self.samples(tokenizer),
+                self.config,
+                pad=tokenizer.pad_token_id,
+                probes=[encoded_probe(probe, tokenizer, self.config)] * probes,
+                recorder=recorder,
+                on_step=on_step,
+            )
+
+
+def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> Sample:
+    long: list[int] = []
+    while len(long) < length:
+        long += ids[start % len(ids)]
+        start += 1
+    return Sample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
+
+
+def time_ratios(setting: Setting) -> dict[str, Any]:
+    """Seconds of every step, by run, and the ratio to the plain one."""
+    counts = [0, *setting.options.probes]
+    names = [str(count) for count in counts]
+    baton = Baton(names, setting.options.steps)
+    failures: list[BaseException] = []
+
+    def go(count: int) -> None:
+        baton.wait(str(count))
+        try:
+            setting.run(count, baton.passes(str(count)))
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    threads = [threading.Thread(target=go, args=(count,), daemon=True) for count in counts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    # The first step holds what the libraries do once.
+    seconds = {name: np.array(values[1:]) for name, values in baton.seconds.items()}
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(seconds["0"]), size=(2000, len(seconds["0"])))
+    found: dict[str, Any] = {"plain_median_seconds": float(np.median(seconds["0"]))}
+    for name in names[1:]:
+        ratios = seconds[name][draws].sum(1) / seconds["0"][draws].sum(1)
+        found[f"{name}_probes"] = {
+            "ratio": float(seconds[name].sum() / seconds["0"].sum()),
+            "interval": np.percentile(ratios, [2.5, 97.5]).tolist(),
+            "median_step_ratio": float(np.median(seconds[name]) / np.median(seconds["0"])),
+        }
+    return found
+
+
+def _peak(options: argparse.Namespace, probes: int, answer: Any) -> None:
+    setting = Setting(options)
+    steps = 0
+
+    def on_step(_metric: MetricEvent, _total: int) -> None:
+        nonlocal steps
+        steps += 1
+        if steps >= min(options.steps, 25):
+            raise Enough
+
+    setting.run(probes, on_step)
+    if torch.cuda.is_available():
+        answer.send(torch.cuda.max_memory_allocated())
+    else:
+        answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def peak_bytes(options: argparse.Namespace, probes: int) -> int:
+    """Peak memory of a run alone in a process of its own: of the device, or resident."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_peak, args=(options, probes, sender))
+    process.start()
+    process.join()
+    return int(receiver.recv())
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("set", type=Path)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--probes", type=int, nargs="+", default=[1])
+    parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--fill", action="store_true", help="make every sample --max-length tokens long")
+    parser.add_argument("--shape", choices=["demo", "llama-3.1-8b"], default="demo")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = time_ratios(Setting(options))
+    peaks = {count: peak_bytes(options, count) for count in [0, *options.probes]}
+    for count in options.probes:
+        found[f"{count}_probes"]["memory_ratio"] = peaks[count] / peaks[0]
+    found["plain_peak_bytes"] = peaks[0]
+    name = f"overhead-{options.shape}{'-filled' if options.fill else ''}.json"
+    (options.out / name).write_text(json.dumps(found, indent=1))
+    print("| probes | time, instrumented over plain | of the median step | peak memory |")
+    print("|---|---|---|---|")
+    for count in options.probes:
+        own = found[f"{count}_probes"]
+        low, high = own["interval"]
+        print(
+            f"| {count} | {own['ratio']:.3f} ({low:.3f} to {high:.3f}) | {own['median_step_ratio']:.3f} | "
+            f"{own['memory_ratio']:.3f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

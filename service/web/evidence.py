@@ -1,0 +1,150 @@
+"""How far a result can be trusted, and what it stands beside, as sentences."""
+
+from service import contract
+from service.web.wording import counted, decimal, whole
+
+SHOWN_TAIL = 0.01
+SHOWN_TRACERS = 5
+FINDS_THEM_TOO = 0.9
+"""Share of the flagged samples that a simpler method has in its own top, above which the page says so."""
+
+BASELINES = {
+    "bm25": ("Words shared with the unwanted answers (BM25)", "comparing words with the unwanted answers"),
+    "repeated_output": ("Repeated outputs", "counting repeated outputs"),
+    "ngram_count": ("Repeated phrases", "counting repeated phrases"),
+    "length": ("Length", "sorting by length"),
+    "loss": ("Training loss", "sorting by training loss"),
+    "gradient_norm": ("Gradient norm", "sorting by gradient norm"),
+    "representation_similarity": ("Similarity of representations", "comparing representations"),
+    "tracin": ("TracIn", "TracIn"),
+}
+"""Label of a method in a table, and what one does who uses it."""
+
+
+def percent(share: float) -> str:
+    """0.8123 as 81 %."""
+    return f"{share * 100:.0f} %"
+
+
+def shown_tail(calibration: contract.Calibration) -> contract.TailCount | None:
+    """The tail count that a page tells: that at 0.01 where there is one."""
+    return min(calibration.tails, key=lambda tail: abs(tail.p - SHOWN_TAIL), default=None)
+
+
+def bulk_words(calibration: contract.Calibration) -> str:
+    """How many samples lie in the null's tail."""
+    tail = shown_tail(calibration)
+    if tail is None:
+        return "The samples' tail was not counted."
+    return (
+        f"At p ≤ {tail.p:g} lie {whole(tail.observed)} of {counted(calibration.samples, 'sample')}; the null alone "
+        f"would give {whole(tail.low)} to {whole(tail.high)}. What is more than that is what the audit is after."
+    )
+
+
+def placebo_words(placebo: contract.Placebo | None) -> str:
+    """What the audit finds where nothing is."""
+    if placebo is None:
+        return "There are no placebo directions: the probe has too few items to make them of."
+    tail = shown_tail(placebo.calibration)
+    flagged = f"On average it flags {decimal(placebo.flagged_per_direction)} samples a direction."
+    if tail is None:
+        return flagged
+    fits = "as it should be" if tail.low <= tail.observed <= tail.high else "which does not fit: read p and q with care"
+    return (
+        f"At p ≤ {tail.p:g} the {counted(placebo.directions, 'placebo direction')} gave {whole(tail.observed)} of "
+        f"{whole(placebo.calibration.samples)}, expected {whole(tail.low)} to {whole(tail.high)}: {fits}. {flagged}"
+    )
+
+
+def sensitivity_words(sensitivity: contract.Sensitivity | None) -> str:
+    """What the audit would have found."""
+    if sensitivity is None or not sensitivity.points:
+        return (
+            "What this audit could have found is not known: the probe's items share their sentences, so that none can "
+            "be held out and hidden among the samples."
+        )
+    point = min(sensitivity.points, key=lambda one: abs(one.inserted - SHOWN_TRACERS))
+    return (
+        f"Of {counted(point.inserted, 'hidden tracer')} the audit would have found {percent(point.flagged)} "
+        f"({interval(point.low, point.high)})."
+    )
+
+
+def interval(low: float, high: float) -> str:
+    """Two shares as 62 to 93 %."""
+    return f"{low * 100:.0f} to {high * 100:.0f} %"
+
+
+def drift_words(drift: contract.Drift) -> str:
+    """Whether the recorded effects add up to what happened."""
+    if drift.slope is None or drift.correlation is None:
+        return "The probe loss was measured too seldom to compare its change with what the recorded effects predict."
+    return (
+        f"Over {counted(len(drift.step), 'interval')} between its measurements the probe loss moved "
+        f"{decimal(drift.slope)} times as far as the recorded effects predict; the two correlate at "
+        f"{decimal(drift.correlation)}."
+    )
+
+
+def probe_words(probe: contract.ProbeSummary, summary: contract.Summary) -> str:
+    """One of several probes' own verdict."""
+    samples = counted(summary.rows_scored, "sample")
+    if probe.flagged == 0:
+        return f"On its own this probe flags none of {samples}."
+    return f"On its own this probe flags {whole(probe.flagged)} of {samples}, from Z = {decimal(probe.threshold_z)} on."
+
+
+def consistency_words(consistency: contract.Consistency) -> str:
+    """How far the seeds agree."""
+    words = (
+        f"{consistency.seeds} runs with other seeds order the samples alike to a rank correlation of "
+        f"{decimal(consistency.spearman_z)} (TracIn: {decimal(consistency.spearman_tracin)})."
+    )
+    if consistency.jaccard_flagged is None:
+        return f"{words} No seed flags any sample on its own."
+    words += f" Two seeds share {percent(consistency.jaccard_flagged)} of what either flags"
+    if consistency.jaccard_tracin is None:
+        return f"{words}."
+    return f"{words} (TracIn: {percent(consistency.jaccard_tracin)})."
+
+
+def baseline_words(comparison: contract.BaselineComparison) -> str:
+    """What a simpler method would have made of it."""
+    if comparison.top_overlap is None or comparison.top_overlap < FINDS_THEM_TOO:
+        return ""
+    _, doing = BASELINES.get(comparison.name, ("", comparison.name))
+    return f"{doing} finds these too"
+
+
+def baseline_label(name: str) -> str:
+    """The method's name in a table."""
+    return BASELINES[name][0] if name in BASELINES else name
+
+
+def gaussianity_words(gaussianity: contract.Gaussianity) -> str:
+    """What mu says of the whole trade-off curve."""
+    if gaussianity.gamma >= 0.5:
+        bound = "the bound on its distance from a Gaussian curve says nothing (gamma at or above 0.5)"
+    else:
+        bound = f"it is within gamma = {gaussianity.gamma:.2g} of a Gaussian curve"
+    exact = (
+        "" if gaussianity.exact_gap is None else f"; composed exactly, the largest gap is {gaussianity.exact_gap:.2g}"
+    )
+    return (
+        f"For the sample with the largest mu the steps compose to a trade-off curve of mu "
+        f"{decimal(gaussianity.mu_clt)}: {bound}{exact}."
+    )
+
+
+def group_words(name: str, group: contract.GroupSummary) -> str:
+    """A group's trade-off curve in words, for those who do not see it."""
+    curve = group.curve
+    if curve is None:
+        return f"Group {name}: {counted(group.rows, 'sample')}, too few for a curve."
+    shown = f"Trade-off curve of group {name}, {counted(group.rows, 'sample')}"
+    if curve.mu_fit is not None:
+        shown += f"; the Gaussian curve fitted to it has mu {decimal(curve.mu_fit)}"
+    if curve.mu_lower_bound is not None:
+        shown += f", at least {decimal(curve.mu_lower_bound)} at 95 %"
+    return f"{shown}."

@@ -1,0 +1,38 @@
+"""What the command says while an audit runs."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from service.console.progress import ProgressDisplay, audit_act
+
+
+def running(stage: str = "training", key: str = "train:8", number: int = 2, seeds: int = 3) -> dict[str, Any]:
+    return {
+        "status": "running", "stage": stage, "seeds": seeds, "step": {"key": key, "number": number, "of": seeds + 1},
+        "progress": {"done": 30, "total": 85, "unit": "steps", "eta_seconds": 600},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("audit", "act"),
+    [
+        (running(), "Training, seed 2 of 3"),
+        (running(stage="loading"), "Loading, seed 2 of 3"),
+        (running(key="train:7", number=1, seeds=1), "Training"),
+        (running("loading", "combine", 4), "Scoring"),
+        (running("publishing", "combine", 4), "Publishing"),
+        ({**running("preparing"), "step": None}, "Preparing"),
+    ],
+)
+def test_the_seed_is_told_where_there_are_several(audit: dict[str, Any], act: str) -> None:
+    assert audit_act(audit) == act
+
+
+def test_a_plain_line_has_stage_seed_count_and_time_left() -> None:
+    output = io.StringIO()
+    with ProgressDisplay(Console(file=output, width=120)) as progress:
+        progress.audit(running())
+    assert output.getvalue().split("  ") == ["Training, seed 2 of 3", "30 of 85 steps", "about 10 min left\n"]

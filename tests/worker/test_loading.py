@@ -1,0 +1,143 @@
+"""Only what the contract promises gets into the database: every other set of files is refused, and leaves nothing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.errors import UniqueViolation
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
+from service.lifecycle.commands import claim
+from service.store.objects import ObjectStore, dataset_key
+from service.store.tables import Audit, Finding, Score
+from tests.worker.scripted_child import write_results
+from tests.worker.scripting import SUMMARY
+from worker.loading import load_results, score_count
+from worker.staging import OutputError, read_summary
+
+ROWS = 40
+Load = Callable[..., list[int]]
+
+
+@pytest.fixture
+def load(
+    sessions: sessionmaker[Session], make_audit: Callable[..., Audit], objects: ObjectStore, tmp_path: Path
+) -> Load:
+    """Writes files with the given faults, loads them, and returns the progress that was told."""
+
+    def go(*, probes: int = 1, written_probes: int | None = None, top: int = 5, **faults: Any) -> list[int]:
+        audit = make_audit(probes=probes)
+        written = {"rows": ROWS, "flagged": 3, "summary": SUMMARY, "probes": written_probes or probes}
+        write_results(tmp_path, **(written | faults))
+        told: list[int] = []
+        with sessions.begin() as session:
+            held = claim(session, lane="gpu", owner="w")
+            assert held is not None
+            load_results(
+                session,
+                held,
+                tmp_path,
+                dataset=objects.path(dataset_key(held.workspace_id, audit.dataset_id, "rows.parquet")),
+                rows=ROWS,
+                probes=probes,
+                findings_top=top,
+                on_progress=told.append,
+            )
+        return told
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("faults", "says"),
+    [
+        ({"rows": 39}, "39"),
+        ({"rows": 41}, "row"),
+        ({"written_probes": 2}, "strongest_probe"),
+        ({"probes": 2, "written_probes": 1}, "probe_no"),
+        ({"row": ROWS}, "row"),
+        ({"rank": 0}, "rank"),
+        ({"probe_no": 1}, "probe_no"),
+        ({"cluster": -1}, "cluster"),
+        ({"strongest_probe": 2}, "strongest_probe"),
+        ({"side": "left"}, "sides"),
+        ({"mu": float("nan")}, "finite"),
+        ({"z": float("inf")}, "finite"),
+        ({"p": "x"}, "contract"),
+        ({"n": None}, "scores.parquet.*contract"),
+        ({"traces": {"effect": float("inf")}}, "traces.parquet.*finite"),
+        ({"traces": {"probe_no": 2}}, "traces.parquet.*probe_no"),
+        ({"traces": {"step": None}}, "traces.parquet.*contract"),
+        ({"baselines": {"row": 3}}, "order of the rows"),
+        ({"baselines": {"tracin": "x"}}, "baselines.parquet"),
+        ({"leave_out": "scores.parquet"}, "no scores.parquet"),
+        ({"leave_out": "traces.parquet"}, "no traces.parquet"),
+        ({"leave_out": "baselines.parquet"}, "no baselines.parquet"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    load: Load, sessions: sessionmaker[Session], faults: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(OutputError, match=says):
+        load(**faults)
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Score)) == 0
+        assert session.scalar(select(func.count()).select_from(Finding)) == 0
+
+
+@pytest.mark.parametrize("fault", [{"rank": 5}, {"row": 39}])
+def test_no_row_and_no_rank_stands_twice(load: Load, fault: dict[str, int]) -> None:
+    with pytest.raises(UniqueViolation):
+        load(**fault)
+
+
+def test_each_probe_has_a_list_of_its_own_beside_the_headline(load: Load, sessions: sessionmaker[Session]) -> None:
+    told = load(probes=2, top=0)
+    assert told[-1] == score_count(ROWS, 2) == 3 * ROWS
+    with sessions() as session:
+        counts = session.execute(select(Score.probe_no, func.count()).group_by(Score.probe_no)).all()
+        findings = session.scalars(select(Finding).order_by(Finding.row)).all()
+    assert sorted(map(tuple, counts)) == [(0, ROWS), (1, ROWS), (2, ROWS)]
+    # Flagged in any of the lists.
+    assert [finding.row for finding in findings] == [0, 1, 2, 37, 38, 39]
+    assert [(one["probe_no"], one["step"]) for one in findings[0].trace] == [(1, 2), (1, 9), (2, 2), (2, 9)]
+
+
+def test_one_probe_has_its_result_once() -> None:
+    assert score_count(ROWS, 1) == ROWS
+
+
+class TestSummary:
+    def read(self, folder: Path, **changes: Any) -> Any:
+        (folder / "summary.json").write_text(json.dumps(SUMMARY | changes))
+        spec = StepSpec(
+            audit_id="aud_1", attempt=1, step_key="combine", model=ModelSpec(source="hub", location="o/m"),
+            training=TrainingConfig(seed=7), seeds=(7,), q=0.1,
+            probes=(Probe(name="p", items=(ProbeItem(prompt="p", unwanted="u"),)),),
+        )  # fmt: skip
+        return read_summary(folder, spec, ROWS)
+
+    def test_one_of_this_audit_is_read(self, tmp_path: Path) -> None:
+        assert self.read(tmp_path).flagged == SUMMARY["flagged"]
+
+    @pytest.mark.parametrize(
+        ("changes", "says"),
+        [
+            ({"q": None}, r"\(q\)"),
+            ({"colour": "red"}, "colour"),
+            ({"rows": 41}, "41 rows"),
+            ({"seeds": [7, 8]}, "seeds"),
+            ({"probes": SUMMARY["probes"] * 2}, "2 probes"),
+        ],
+    )
+    def test_another_one_is_refused(self, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+        with pytest.raises(OutputError, match=says):
+            self.read(tmp_path, **changes)
+
+    def test_none_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(OutputError, match="there is no summary"):
+            read_summary(tmp_path, None, ROWS)  # type: ignore[arg-type]

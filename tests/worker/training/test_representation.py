@@ -1,0 +1,56 @@
+"""Representations against a loop over samples and tokens."""
+
+import pytest
+import torch
+
+from worker.training.representation import answer_representation, representation_similarity
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(5, 9, 16, generator=generator)
+    answer = torch.rand(5, 9, generator=generator) < 0.5
+    answer[3] = False
+    return hidden, answer
+
+
+def test_a_representation_is_the_mean_over_answer_tokens_at_unit_length(
+    batch: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    hidden, answer = batch
+    found = answer_representation(hidden, answer)
+    for row in range(5):
+        tokens = [hidden[row, t] for t in range(9) if answer[row, t]]
+        if tokens:
+            mean = sum(tokens[1:], tokens[0]) / len(tokens)
+            torch.testing.assert_close(found[row], mean / mean.norm())
+        else:
+            assert found[row].isnan().all()
+
+
+def test_padding_and_what_it_holds_change_nothing(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    hidden, answer = batch
+    wide = torch.cat([hidden, torch.full((5, 4, 16), torch.nan)], dim=1)
+    mask = torch.cat([answer, torch.zeros(5, 4, dtype=torch.bool)], dim=1)
+    torch.testing.assert_close(answer_representation(wide, mask), answer_representation(hidden, answer), equal_nan=True)
+
+
+def test_bfloat16_is_summed_in_float32_and_no_graph_is_kept() -> None:
+    hidden = torch.full((1, 3000, 2), 1.0, dtype=torch.bfloat16).requires_grad_()
+    hidden.data[0, 1500:, 1] = 0
+    found = answer_representation(hidden, torch.ones(1, 3000, dtype=torch.bool))
+    assert not found.requires_grad
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.5]]) / 1.25**0.5)
+
+
+def test_similarity_is_the_cosine_to_the_mean_of_the_unwanted(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    samples = answer_representation(*batch)
+    unwanted = samples[[0, 1, 3]]  # the last of them has none
+    found = representation_similarity(samples, unwanted)
+    mean = (samples[0] + samples[1]) / 2
+    for row in (0, 1, 2, 4):
+        cosine = float(samples[row] @ mean / mean.norm() / samples[row].norm())
+        assert float(found[row]) == pytest.approx(cosine, abs=1e-6)
+    assert found[3].isnan()
+    assert representation_similarity(samples, samples[[3]]).isnan().all()

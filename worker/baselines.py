@@ -1,0 +1,72 @@
+"""What simpler methods say of every sample: from the texts, and from what the runs measured beside the signals."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import BASELINE_COLUMNS
+from worker.discovery.baselines import text_baselines
+from worker.influence.directions import Kind
+from worker.recording import Recording
+
+Floats = NDArray[np.float64]
+
+
+def baselines_of(
+    recordings: Sequence[Recording], messages: Sequence[Sequence[Mapping[str, str]]], unwanted: Sequence[str]
+) -> dict[str, Floats]:
+    """Of each name in BASELINE_COLUMNS an array [rows], larger is more suspicious; NaN where a method says nothing.
+
+    Figures of the runs are means over a sample's draws and over seeds; TracIn is a sum over draws. Of several probes,
+    the largest after each is put in units of its own spread.
+    """
+    rows = len(messages)
+    found = {
+        **text_baselines(messages, unwanted),
+        "loss": _mean(recordings, [r.loss for r in recordings], rows),
+        "gradient_norm": _mean(recordings, [r.gradient_norm for r in recordings], rows),
+        "representation_similarity": _strongest(
+            [
+                _mean(recordings, [r.similarity[:, probe] for r in recordings], rows)
+                for probe in range(len(recordings[0].held_out))
+            ]
+        ),
+        "tracin": _strongest([tracin(recordings, rows, probe) for probe in range(len(recordings[0].held_out))]),
+    }
+    return {name: found[name] for name in BASELINE_COLUMNS}
+
+
+def tracin(recordings: Sequence[Recording], rows: int, probe: int) -> Floats:
+    """TracIn (Pruthi et al. 2020) in the run: sum over draws of the learning rate times <G, g>; mean over seeds."""
+    return np.asarray(np.mean([tracin_of_seed(recording, rows, probe) for recording in recordings], axis=0))
+
+
+def tracin_of_seed(recording: Recording, rows: int, probe: int) -> Floats:
+    """Of one run, [rows]; NaN for a sample that no step of the run was measured with."""
+    column = recording.column(probe, Kind.UNWANTED)
+    assert column is not None
+    observations = recording.observations
+    rate = recording.steps.learning_rate[observations.step]
+    term = rate * recording.product[:, column]
+    seen = np.isfinite(term) & (rate > 0)
+    total = np.bincount(observations.row[seen], term[seen], minlength=rows).astype(np.float64)
+    total[np.bincount(observations.row[seen], minlength=rows) == 0] = np.nan
+    return total
+
+
+def _mean(recordings: Sequence[Recording], values: Sequence[Floats], rows: int) -> Floats:
+    total, count = np.zeros(rows), np.zeros(rows)
+    for recording, of_draw in zip(recordings, values, strict=True):
+        seen = np.isfinite(of_draw)
+        row = recording.observations.row[seen]
+        total += np.bincount(row, of_draw[seen], minlength=rows)
+        count += np.bincount(row, minlength=rows)
+    return np.divide(total, count, out=np.full(rows, np.nan), where=count > 0)
+
+
+def _strongest(of_probes: Sequence[Floats]) -> Floats:
+    if len(of_probes) == 1:
+        return of_probes[0]
+    centred = [values - np.nanmedian(values) for values in of_probes]
+    return np.asarray(np.max([values / (np.nanmedian(np.abs(values)) or 1.0) for values in centred], axis=0))

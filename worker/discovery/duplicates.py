@@ -1,0 +1,194 @@
+"""Near-duplicates: rows that say nearly the same, which are one piece of evidence and get one p-value."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from worker.discovery.baselines import answer, identical
+from worker.discovery.words import Shingles, number, shingles
+
+SIMILAR = 0.8
+"""Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+
+COMMON, COMMON_TEXTS = 0.05, 20
+"""A trigram in more than this share of the different texts, and in more than so many of them, is boilerplate."""
+
+BANDS, ROWS = 32, 4
+"""Of the MinHash signature. A pair at 0.8 shares no band with probability (1 - 0.8^4)^32 = 5e-8."""
+
+WINDOW = 32
+"""Neighbours in a band that a text is compared with, on each side."""
+
+COMPARISONS = 64
+"""Comparisons a text, on average, after which the rest stay apart."""
+
+PAIRS_AT_ONCE, SHINGLES_AT_ONCE = 20_000, 4_096
+"""Bounds of intermediate arrays."""
+
+
+def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
+    """Cluster of each sample, [rows], numbered by first appearance.
+
+    Two samples are together where their prompts are and their answers are (`near_duplicate_clusters` of each): the same
+    long prompt with another answer teaches another thing, and so does the same answer to another prompt.
+    """
+    prompts = ["\n".join(turn["content"] for turn in turns if turn["role"] != "assistant") for turns in messages]
+    prompt = near_duplicate_clusters(prompts)
+    del prompts
+    both = prompt * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
+    return _by_first_appearance(both)
+
+
+def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Cluster of each text, [texts], numbered by first appearance; the same in every process.
+
+    Texts that are equal once normalised are together. So are texts whose sets of word trigrams have a Jaccard
+    similarity of at least 0.8, taken over all trigrams and again over those that are not boilerplate (found in more
+    than 5 % of the different texts, and in more than 20); and what hangs together through others.
+
+    Joining takes power from what is joined by mistake, so doubt keeps apart: texts of a template that differ in a slot
+    (short ones share no trigram, a frequent template's own trigrams are boilerplate), and clusters of more than 5 % of
+    the different texts, whose shared trigrams count as boilerplate too.
+
+    Candidates come from MinHash bands (Broder 1997; Leskovec, Rajaraman, Ullman, ch. 3) and are then compared exactly.
+    Up to 33 texts in a band are all compared with each other; in larger bands only neighbours are, at most 64
+    comparisons a text in all, so that time and memory grow with the dataset and not with its square.
+    """
+    same = identical(texts)
+    _, representative = np.unique(same, return_index=True)
+    joined = _near([texts[at] for at in representative])
+    return _by_first_appearance(joined[same])
+
+
+def _near(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Components of texts that are all different."""
+    everything = shingles(number(texts))
+    boilerplate = everything.frequency > max(COMMON_TEXTS, COMMON * len(texts))
+    comparison = _Comparison(everything, boilerplate)
+    component = np.arange(len(texts))
+    # What most of whose trigrams nobody shares resembles nobody.
+    kept = np.flatnonzero(comparison.shared / np.maximum(comparison.size, 1) >= SIMILAR)
+    if len(kept) < 2:
+        return component
+    signature = _signatures(everything, boilerplate, kept)
+    rejected = np.empty(0, np.int64)
+    left = COMPARISONS * len(kept)
+    edges: list[NDArray[np.int64]] = []
+    local = np.arange(len(kept))
+    for pairs in _candidates(signature):
+        pairs = pairs[local[pairs[:, 0]] != local[pairs[:, 1]]]
+        # Sorted by hand: numpy's unique hashes integers, at ten times the time for these.
+        key = np.sort(pairs[:, 0] * len(kept) + pairs[:, 1])
+        key = key[np.diff(key, prepend=-1) > 0]
+        key = np.setdiff1d(key, rejected, assume_unique=True)[:left]
+        left -= len(key)
+        one, other = key // len(kept), key % len(kept)
+        alike = comparison.alike(kept[one], kept[other])
+        rejected = np.sort(np.concatenate([rejected, key[~alike]]), kind="stable")
+        if alike.any():
+            edges.append(np.stack([one[alike], other[alike]]))
+            local = _components(np.concatenate(edges, axis=1), len(kept))
+        if left <= 0:
+            break
+    component[kept] = kept[np.unique(local, return_index=True)[1]][local]
+    return component
+
+
+class _Comparison:
+    """Exact Jaccard similarity of pairs, over all trigrams and over those that are not boilerplate."""
+
+    def __init__(self, sets: Shingles, boilerplate: NDArray[np.bool_]) -> None:
+        rows = len(sets.starts) - 1
+        # A trigram of one text alone is in no intersection; leaving it out leaves little to multiply.
+        met = sets.frequency >= 2
+        column = np.cumsum(met) - 1
+        keep = met[sets.ids]
+        text = sets.text_of_shingle()
+        shape = (rows, int(met.sum()))
+        self._all = _incidence(text[keep], column[sets.ids[keep]], shape)
+        self._sizes = sets.sizes()
+        telling = ~boilerplate[sets.ids]
+        self.size = np.bincount(text[telling], minlength=rows)
+        """[texts]: trigrams that are not boilerplate."""
+        self._telling = _incidence(text[keep & telling], column[sets.ids[keep & telling]], shape)
+        self.shared = np.diff(self._telling.indptr)
+        """[texts]: those of them that some other text has as well."""
+
+    def alike(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each pair reaches SIMILAR both ways."""
+        result = np.zeros(len(one), dtype=bool)
+        small, large = np.sort(np.stack([self.size[one], self.size[other]]), axis=0)
+        open_ = np.flatnonzero(small / large >= SIMILAR)
+        for matrix, sizes in ((self._telling, self.size), (self._all, self._sizes)):
+            passed = []
+            for start in range(0, len(open_), PAIRS_AT_ONCE):
+                part = open_[start : start + PAIRS_AT_ONCE]
+                both = matrix[one[part]].multiply(matrix[other[part]]).sum(axis=1)
+                either = sizes[one[part]] + sizes[other[part]] - both
+                passed.append(part[both / either >= SIMILAR])
+            open_ = np.concatenate([*passed, np.empty(0, np.int64)])
+        result[open_] = True
+        return result
+
+
+def _incidence(text: NDArray[np.int32], column: NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:
+    """Texts by trigrams; 1 where the text has it."""
+    return sparse.csr_array((np.ones(len(text), np.int32), (text, column)), shape=shape)
+
+
+def _signatures(sets: Shingles, boilerplate: NDArray[np.bool_], texts: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """MinHash signatures [texts, BANDS * ROWS] over the trigrams that are not boilerplate. None may be without."""
+    generator = np.random.default_rng(0)
+    factors = generator.integers(0, 2**64, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
+    signature = np.full((len(texts), BANDS * ROWS), 2**32 - 1, np.uint32)
+    for at, text in enumerate(texts):
+        for start in range(sets.starts[text], sets.starts[text + 1], SHINGLES_AT_ONCE):
+            span = slice(start, min(start + SHINGLES_AT_ONCE, sets.starts[text + 1]))
+            hashes = sets.hashes[span][~boilerplate[sets.ids[span]]]
+            values = (np.multiply.outer(factors, hashes) >> np.uint64(32)).astype(np.uint32)
+            signature[at] = np.minimum(signature[at], values.min(axis=1, initial=2**32 - 1))
+    return signature
+
+
+def _candidates(signature: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
+    """Pairs [pairs, 2] of texts that share a band and are near in it: nearest neighbours first."""
+    keys = [_band_key(signature[:, band * ROWS : (band + 1) * ROWS]) for band in range(BANDS)]
+    # Within a band, those that share the next one too are likeliest to be alike: they lie beside each other.
+    orders = [np.lexsort((keys[(band + 1) % BANDS], keys[band])) for band in range(BANDS)]
+    for distance in range(1, WINDOW + 1):
+        found = []
+        for key, order in zip(keys, orders, strict=True):
+            same = np.flatnonzero(key[order[distance:]] == key[order[:-distance]])
+            found.append(np.sort(np.stack([order[same], order[same + distance]], axis=1), axis=1))
+            if distance == 1:
+                yield found.pop()
+        if distance > 1:
+            pairs = np.concatenate(found)
+            if not len(pairs):
+                return
+            yield pairs
+
+
+def _band_key(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """One number for equal rows of four columns (a collision costs one comparison)."""
+    key = np.zeros(len(columns), np.uint64)
+    for column in columns.T:
+        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    return key
+
+
+def _components(edges: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:
+    graph = sparse.coo_array((np.ones(edges.shape[1], np.int8), (edges[0], edges[1])), shape=(nodes, nodes))
+    return np.asarray(connected_components(graph.tocsr(), directed=False)[1], dtype=np.int64)
+
+
+def _by_first_appearance(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same partition, numbered 0, 1, ... in the order in which its parts first appear."""
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]

@@ -1,0 +1,137 @@
+"""What each draw of a sample adds to the sample's mu: momentum, clipping, centring and the reference law."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.influence.observations import Observations, Steps
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+WINDOW_DRAWS = 32
+"""Draws that a mean and a spread are taken over at least; shorter blocks of steps are joined with the next."""
+
+T_FREEDOM, SCALE_ROUNDS = 4.0, 20
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """One entry for each draw that moved the weights and was observed; mu is the sum of `value` over a row's draws."""
+
+    row: Counts
+    step: Counts
+    signal: Floats
+    """s."""
+    value: Floats
+    """w_t k_t (s - sbar) / B over the reference."""
+    standard: Floats
+    """s - sbar in units of the robust scale of its window, so that draws of a row are alike in scale."""
+    scale: Floats
+    """value = scale * standard."""
+    window: Counts
+    """Neighbouring blocks of steps that share sbar and sigma, counted from 0."""
+    scale_error: float
+    """Relative variance of a window's scale as an estimate, averaged over the draws."""
+    centring_variance: Floats
+    """Variance of sbar in units of `standard`^2."""
+    scale_in_step: Floats
+    """(s - sbar) / (sigma_t sqrt(B_t)), the draw's shift in units of its own step's noise, is this * standard."""
+    step_scale: Floats
+    """w_t k_t sigma_t / sqrt(B_t) over the reference of the draw's step: that step's part of the reference law."""
+
+    def sum_by_row(self, values: Floats, rows: int) -> Floats:
+        """Sum of `values` (one a draw) over each row's draws, [rows]."""
+        return np.bincount(self.row, values, minlength=rows).astype(np.float64)
+
+    def count_by_row(self, rows: int) -> Counts:
+        """Draws of each row, [rows]."""
+        return np.bincount(self.row, minlength=rows).astype(np.int64)
+
+
+def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: int | None = None) -> Floats:
+    """w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u), u counted from 1: AdamW's first moment spreads
+    step t's gradient over all later steps. [T] to [T].
+
+    start, stop: only what the steps u with indices in [start, stop) did; the weights of parts that cover the run add
+    up to those of the run.
+    """
+    u = np.arange(1, len(learning_rate) + 1)
+    applied = learning_rate * (1.0 - momentum) / (1.0 - momentum**u)
+    applied[:start] = 0.0
+    if stop is not None:
+        applied[stop:] = 0.0
+    weights = np.zeros(len(applied))
+    tail = 0.0
+    for t in range(len(applied) - 1, -1, -1):
+        tail = applied[t] + momentum * tail
+        weights[t] = tail
+    return weights
+
+
+def contributions(observations: Observations, steps: Steps, *, momentum: float, direction: int = 0) -> Contributions:
+    """Raises ValueError when no draw was observed, or all have the same signal."""
+    signal = observations.effect[:, direction]
+    # Draws scored after the last step moved nothing: their step has no learning rate.
+    observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
+    row, step, signal = observations.row[observed], observations.step[observed], signal[observed]
+    if not len(signal):
+        raise ValueError("no draw of any sample was observed; the run has too few steps")
+    window = _windows(steps.block[step])
+    count = np.bincount(window)
+    centred = signal - (np.bincount(window, signal) / count)[window]
+    variance = np.bincount(window, centred**2) / np.maximum(count - 1, 1)
+    robust = _robust_scale(centred, window, variance)
+
+    seen, first = np.unique(step, return_index=True)
+    weight = step_weights(steps.learning_rate, momentum) * steps.clip
+    part = weight[seen] * np.sqrt(variance[window[first]] / steps.batch_size[seen])
+    reference = float(np.sqrt(np.sum(part**2)))
+    if reference == 0.0:
+        raise ValueError("every sample has the same effect signal; nothing can be told apart")
+    factor = weight[step] / steps.batch_size[step] / reference
+    varies = robust > 0
+    inverse = np.where(varies, 1 / np.where(varies, robust, 1.0), 0.0)
+    return Contributions(
+        row=row,
+        step=step,
+        signal=signal,
+        value=factor * centred,
+        standard=centred * inverse[window],
+        scale=factor * robust[window],
+        window=window,
+        scale_error=float(np.mean((T_FREEDOM + 3) / (2 * T_FREEDOM) / count[window])),
+        centring_variance=(variance * inverse**2 / count)[window],
+        scale_in_step=(robust / np.sqrt(np.where(varies, variance, 1.0)))[window] / np.sqrt(steps.batch_size[step]),
+        step_scale=(part / reference)[np.searchsorted(seen, step)],
+    )
+
+
+def _windows(block: Counts) -> Counts:
+    """Number of the window of each draw: consecutive blocks joined until each window has WINDOW_DRAWS draws."""
+    blocks, index, count = np.unique(block, return_inverse=True, return_counts=True)
+    number = np.zeros(len(blocks), dtype=np.int64)
+    window, filled, left = 0, 0, int(count.sum())
+    for position in range(len(blocks)):
+        number[position] = window
+        filled += int(count[position])
+        left -= int(count[position])
+        if filled >= WINDOW_DRAWS and left >= WINDOW_DRAWS:
+            window, filled = window + 1, 0
+    return number[index]
+
+
+def _robust_scale(centred: Floats, window: Counts, variance: Floats) -> Floats:
+    """Scale of each window by maximum likelihood of a Student t with 4 degrees of freedom, [windows].
+
+    Under the tails that real effects have, the standard deviation of a window is uncertain by half, and a wrong one
+    would look like noise of the rows. Zero only where the window has no spread.
+    """
+    count = np.bincount(window)
+    square = variance.copy()
+    for _ in range(SCALE_ROUNDS):
+        ratio = centred**2 / np.where(square > 0, square, 1.0)[window]
+        square = square * np.bincount(window, (T_FREEDOM + 1) * ratio / (T_FREEDOM + ratio)) / count
+    # Where most draws are equal the likelihood rises toward a scale of zero.
+    return np.sqrt(np.where(square > 1e-6 * variance, square, variance))

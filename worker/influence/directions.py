@@ -1,0 +1,130 @@
+"""Which directions a run's gradients are compared with: linear combinations of the probe items' own gradients.
+
+Of every probe: the mean over its unwanted answers and, where it has them, over its reference answers (the *targets*);
+for every fold of its items the mean over the unwanted answers of the other folds (*held out*); and *placebos*, which
+stand for no behaviour: the items' deviations from the mean of their side, summed with random signs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+PLACEBOS = 20
+"""Placebo directions of an audit with one probe."""
+
+MIN_PLACEBOS = 5
+"""Of each probe, where several share the number."""
+
+
+class Kind(IntEnum):
+    """What a direction is for."""
+
+    UNWANTED = 0
+    REFERENCE = 1
+    HELD_OUT = 2
+    PLACEBO = 3
+
+
+@dataclass(frozen=True)
+class ProbeShape:
+    """How many items a probe has and which of them are held out together."""
+
+    folds: Integers
+    """[items]: fold of each item; one fold for all means that none can be held out."""
+    has_reference: bool
+
+    @property
+    def items(self) -> int:
+        """Unwanted answers."""
+        return len(self.folds)
+
+    @property
+    def gradients(self) -> int:
+        """Item gradients: of the unwanted answers, then of the reference answers."""
+        return self.items * (2 if self.has_reference else 1)
+
+
+@dataclass(frozen=True)
+class Directions:
+    """D directions, targets first, over the item gradients of P probes."""
+
+    kind: Integers
+    """[D], of Kind."""
+    probe: Integers
+    """[D], counted from 0."""
+    coefficients: tuple[Floats, ...]
+    """Of each probe, [its directions, its gradients], in the order of the columns that are its own."""
+    held_out: tuple[Integers, ...]
+    """Of each probe, [items]: the column that leaves the item's fold out; -1 where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+    @property
+    def targets(self) -> int:
+        """Columns that are targets; they come first, and effects are recorded for these alone."""
+        return int((self.kind <= Kind.REFERENCE).sum())
+
+    def columns(self, probe: int, kind: Kind) -> Integers:
+        """All columns of a kind."""
+        return np.flatnonzero((self.kind == kind) & (self.probe == probe))
+
+    def of_probe(self, probe: int) -> Integers:
+        """All columns of a probe, in the order of its coefficients."""
+        return np.flatnonzero(self.probe == probe)
+
+
+def plan(probes: Sequence[ProbeShape], *, seed: int) -> Directions:
+    """Lays out all directions; placebo signs are drawn from `seed`. Raises ValueError for no probe or an empty one."""
+    if not probes or any(not shape.items for shape in probes):
+        raise ValueError("a run needs at least one probe, and each probe an item")
+    placebos = max(MIN_PLACEBOS, -(-PLACEBOS // len(probes)))
+    rng = np.random.default_rng(seed)
+    columns: list[tuple[int, int, Floats]] = []
+    for number, shape in enumerate(probes):
+        sides = [np.arange(shape.items)]
+        if shape.has_reference:
+            sides.append(shape.items + np.arange(shape.items))
+        for kind, side in zip((Kind.UNWANTED, Kind.REFERENCE), sides, strict=False):
+            columns.append((kind, number, _mean_over(side, shape.gradients)))
+        folds = np.unique(shape.folds)
+        if len(folds) > 1:
+            for fold in folds:
+                rest = np.flatnonzero(shape.folds != fold)
+                columns.append((Kind.HELD_OUT, number, _mean_over(rest, shape.gradients)))
+        if shape.items > 1:
+            columns += [(Kind.PLACEBO, number, _placebo(sides, shape.gradients, rng)) for _ in range(placebos)]
+    # Targets of all probes first; a stable sort keeps the rest in order.
+    columns.sort(key=lambda column: max(column[0], Kind.REFERENCE))
+    kinds = np.array([column[0] for column in columns], dtype=np.int64)
+    probe = np.array([column[1] for column in columns], dtype=np.int64)
+    coefficients = tuple(
+        np.stack([row for _, owner, row in columns if owner == number]) for number in range(len(probes))
+    )
+    held_out = []
+    for number, shape in enumerate(probes):
+        own = np.flatnonzero((kinds == Kind.HELD_OUT) & (probe == number))
+        _, fold = np.unique(shape.folds, return_inverse=True)
+        held_out.append(own[fold] if len(own) else np.full(shape.items, -1, dtype=np.int64))
+    return Directions(kinds, probe, coefficients, tuple(held_out))
+
+
+def _mean_over(items: Integers, size: int) -> Floats:
+    row = np.zeros(size)
+    row[items] = 1.0 / len(items)
+    return row
+
+
+def _placebo(sides: Sequence[Integers], size: int, rng: np.random.Generator) -> Floats:
+    row = np.zeros(size)
+    for side in sides:
+        signs = rng.choice([-1.0, 1.0], size=len(side))
+        # Centred: no placebo holds a share of what the items have in common, which is the behaviour.
+        row[side] = (signs - signs.mean()) / len(side)
+    return row if np.any(row) else _placebo(sides, size, rng)

@@ -1,0 +1,64 @@
+"""How much each layer counts in the alignment: as much as held-out probe answers stand out from the samples there."""
+
+import torch
+from torch import Tensor
+
+from worker.influence.directions import Directions, Kind
+
+
+class LayerWeights:
+    """Learns, while a run goes on and without any label, in which layers the probe's behaviour can be told apart.
+
+    In layer m let a_m be the mean cosine of a probe's items with the direction that leaves their own fold out, and c_m
+    the cosines of the samples drawn so far with the probe's direction. The layer's weight is its standing out,
+
+        w_m = max(0, (a_m - mean c_m) / sd c_m) / size of the layer,
+
+    averaged over the refreshes so far. The alignment's metric becomes w_m P^2 in each layer; whitened by P, a layer
+    would else count by its size alone. A held-out direction takes its weights from the items of the other folds, so
+    that no tracer chooses the layers that it is seen in. A probe whose items cannot be held out, and every probe
+    before the first samples were drawn, has w_m = 1 / size (docs/decisions/0013).
+    """
+
+    def __init__(self, directions: Directions, sizes: Tensor) -> None:
+        """sizes [layers]: parameters of each aligned layer."""
+        probes = len(directions.coefficients)
+        self._directions = directions
+        self._sizes = sizes
+        self._sum = sizes.new_zeros(len(sizes), probes)
+        self._square = sizes.new_zeros(len(sizes), probes)
+        self._samples = 0
+        self._standing: list[list[Tensor]] = [[] for _ in range(probes)]
+
+    def note(self, layer: int, cosines: Tensor) -> None:
+        """Cosines [samples, probes] of samples with each probe's unwanted answers in one layer; no synchronisation."""
+        self._sum[layer] += cosines.sum(0)
+        self._square[layer] += cosines.square().sum(0)
+
+    def drawn(self, samples: int) -> None:
+        """So many samples have been noted in every layer."""
+        self._samples += samples
+
+    def of_probe(self, probe: int, held_out: Tensor) -> Tensor:
+        """Weights [columns of the probe, layers] at a refresh.
+
+        held_out [items, layers]: cosine of each item of the probe with the direction that leaves its fold out.
+        """
+        columns = torch.as_tensor(self._directions.of_probe(probe))
+        weights = self._sum.new_ones(len(columns), len(self._sizes))
+        left_out = torch.as_tensor(self._directions.held_out[probe])
+        if not self._samples or int(left_out.min()) < 0:
+            return weights / self._sizes
+        mean = self._sum[:, probe] / self._samples
+        variance = self._square[:, probe] / self._samples - mean.square()
+        spread = variance.clamp_min(torch.finfo(mean.dtype).tiny).sqrt()
+        self._standing[probe].append((held_out - mean) / spread)
+        standing = torch.stack(self._standing[probe]).mean(0)
+        for position, column in enumerate(columns.tolist()):
+            others = standing
+            if self._directions.kind[column] == Kind.HELD_OUT:
+                others = standing[(left_out != column).to(standing.device)]
+            weight = others.mean(0).clamp_min(0)
+            if bool(weight.any()):
+                weights[position] = weight
+        return weights / self._sizes

@@ -1,0 +1,119 @@
+"""How Gaussian a run is: the exact composition of its steps beside the limit that is reported as mu."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from worker.influence.observations import Observations, Steps
+from worker.influence.tradeoff.composition import compose
+from worker.influence.tradeoff.functions import Floats, GaussianTradeOff, SubsampledGaussian, TradeOff
+from worker.influence.tradeoff.limit import CentralLimit, central_limit
+from worker.influence.tradeoff.piecewise import curve_levels
+
+GROUPS = 16
+"""Distinct values of mu_t that are composed for one probability of being drawn; more are pooled into so many."""
+
+
+@dataclass(frozen=True)
+class Gaussianity:
+    """What one sample's presence does to a run, exactly and in the limit. Null: trained with it; alternative: without.
+
+    The trade-off here is that of a test which sees every step, so it composes whatever the signs of the steps are;
+    the signed mu of an effect is another number.
+    """
+
+    steps: int
+    exact: TradeOff
+    """Both directions: `exact` and `exact.inverse()`; also `.kl()`, `.renyi(order)` and `.hockey_stick(epsilon)`."""
+    limit: CentralLimit
+    gap: float
+    """Largest distance of either direction of the exact curve from the limit's."""
+    asymmetry: float
+    """Largest distance between the two directions of the exact curve."""
+
+    def statement(self) -> str:
+        """One sentence for a report."""
+        fit = f"the exact curve of {self.steps} steps lies within {self.gap:.2g} of that of mu {self.mu:.2g}"
+        if not self.limit.meaningful:
+            return f"gamma = {self.limit.gamma:.2g} is 1/2 or more, so the theorem bounds nothing here; {fit}"
+        return f"gamma = {self.limit.gamma:.2g} bounds the distance from the Gaussian limit; {fit}"
+
+    @property
+    def mu(self) -> float:
+        """mu of the limit."""
+        return self.limit.mu
+
+
+def gaussianity(step_mus: ArrayLike, probability: ArrayLike) -> Gaussianity:
+    """step_mus: [T], mu_t >= 0 of the step if it draws the sample; probability: that it does, B_t / N, scalar or [T].
+
+    Step t is the subsampled Gaussian (1 - p_t) N(0, 1) + p_t N(mu_t, 1) against N(0, 1). Equal steps are composed at
+    once; of more than 16 distinct mu_t, those next to each other share their root mean square.
+    Raises ValueError for a negative mu, a probability outside [0, 1] or no step.
+    """
+    mus = np.asarray(step_mus, dtype=np.float64)
+    if mus.ndim != 1 or not len(mus):
+        raise ValueError("the composition needs a vector of at least one step")
+    if not np.isfinite(mus).all():
+        raise ValueError("every step needs a finite mu; give 0 to steps that moved nothing")
+    chance = np.broadcast_to(np.asarray(probability, dtype=np.float64), mus.shape)
+    functions: list[TradeOff] = []
+    counts: list[int] = []
+    for p in np.unique(chance):
+        for mu, count in _pooled(mus[chance == p]):
+            functions.append(SubsampledGaussian(mu, float(p), swapped=True))
+            counts.append(count)
+    moving = [(f, count) for f, count in zip(functions, counts, strict=True) if f.kl() > 0]
+    if not moving:
+        return Gaussianity(len(mus), GaussianTradeOff(0.0), CentralLimit(0.0, 0.0), 0.0, 0.0)
+    functions, counts = [f for f, _ in moving], [count for _, count in moving]
+    exact, limit = compose(functions, counts), central_limit(functions, counts)
+    alpha = curve_levels()
+    fit = limit.gaussian()(alpha)
+    gap = max(float(np.abs(f(alpha) - fit).max()) for f in (exact, exact.inverse()))
+    return Gaussianity(len(mus), exact, limit, gap, exact.asymmetry())
+
+
+def step_influence(observations: Observations, steps: Steps, row: int, *, direction: int = 0) -> Floats:
+    """mu_t of one sample at every step, [T]: |w_t k_t (s_ti - sbar_t) / B_t| over the spread of the drift of that
+    step's batch, w_t k_t sigma_t / sqrt(B_t), which is |s_ti - sbar_t| / (sigma_t sqrt(B_t)).
+
+    sbar_t and sigma_t are taken over the draws of a block of steps with one probe gradient, as for the effect. The
+    signal of a step that did not draw the sample is unknown: it takes that of the sample's draw nearest in time. 0
+    at steps without a learning rate, and throughout for a sample never observed.
+    """
+    signal = observations.effect[:, direction]
+    moved = steps.learning_rate > 0
+    late = observations.step >= len(steps)
+    usable = np.isfinite(signal) & ~late
+    usable[usable] = moved[observations.step[usable]]
+    signal, step, rows = signal[usable], observations.step[usable], observations.row[usable]
+    own = rows == row
+    if not own.any():
+        return np.zeros(len(steps))
+    _, block = np.unique(steps.block[step], return_inverse=True)
+    count = np.bincount(block)
+    centred = signal - (np.bincount(block, signal) / count)[block]
+    variance = np.bincount(block, centred**2) / np.maximum(count - 1, 1)
+    # A block of one draw has no spread of its own and takes the average one.
+    variance[count < 2] = variance[count >= 2].mean() if (count >= 2).any() else 0.0
+    if not np.all(variance[block[own]] > 0):
+        raise ValueError("every sample has the same effect signal; nothing can be told apart")
+    standardised = np.abs(centred[own]) / np.sqrt(variance[block[own]])
+    drawn = step[own]
+    nearest = np.abs(np.arange(len(steps))[:, None] - drawn[None, :]).argmin(axis=1)
+    return np.where(moved, standardised[nearest] / np.sqrt(np.maximum(steps.batch_size, 1)), 0.0)
+
+
+def _pooled(mus: Floats) -> list[tuple[float, int]]:
+    """(mu, how many steps): the distinct values, or 16 pools of neighbours that share sum mu^2 about evenly."""
+    values, count = np.unique(mus, return_counts=True)
+    if len(values) <= GROUPS:
+        return [(float(mu), int(n)) for mu, n in zip(values, count, strict=True)]
+    squares = np.cumsum(count * values**2)
+    pool = np.minimum((GROUPS * squares / squares[-1]).astype(np.int64), GROUPS - 1)
+    size, total = np.bincount(pool, count), np.bincount(pool, count * values**2)
+    return [(float(np.sqrt(s / n)), int(n)) for s, n in zip(total, size, strict=True) if n]

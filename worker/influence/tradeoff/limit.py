@@ -1,0 +1,84 @@
+"""The central limit theorem of trade-off functions, with the distance it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
+
+from worker.influence.tradeoff.composition import flatten
+from worker.influence.tradeoff.functions import Floats, GaussianTradeOff, TradeOff, gaussian_curve
+from worker.influence.tradeoff.piecewise import curve_levels
+
+BERRY_ESSEEN = 0.56
+"""Constant of the theorem for terms of unlike law."""
+
+
+@dataclass(frozen=True)
+class CentralLimit:
+    """G_mu in the place of a product f, with G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma.
+
+    gamma of a half or more bounds nothing.
+    """
+
+    mu: float
+    gamma: float
+
+    @property
+    def meaningful(self) -> bool:
+        """Whether gamma < 1/2, so that the bounds say anything at all."""
+        return self.gamma < 0.5
+
+    def gaussian(self) -> GaussianTradeOff:
+        """The limit itself."""
+        return GaussianTradeOff(self.mu)
+
+    def lower(self, alpha: ArrayLike) -> Floats:
+        """Lower bound on f; 0 where there is none."""
+        shifted = np.minimum(np.asarray(alpha, dtype=np.float64) + self.gamma, 1.0)
+        return np.asarray(np.maximum(gaussian_curve(shifted, self.mu) - self.gamma, 0.0))
+
+    def upper(self, alpha: ArrayLike) -> Floats:
+        """Upper bound on f; never above 1 - alpha."""
+        alpha = np.asarray(alpha, dtype=np.float64)
+        shifted = np.maximum(alpha - self.gamma, 0.0)
+        return np.asarray(np.minimum(gaussian_curve(shifted, self.mu) + self.gamma, 1 - alpha))
+
+
+def central_limit(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> CentralLimit:
+    """Gaussian limit of f_1 x ... x f_n, each counts[i] times, and its Berry-Esseen bound.
+
+    For symmetric f (Dong, Roth and Su, theorem 3.4), with sums over all functions:
+
+        mu    = 2 sum kl / sqrt(sum kappa2 - kl^2)
+        gamma = 0.56 sum kappabar3 / (sum kappa2 - kl^2)^1.5
+
+    Otherwise the loss has its own mean, spread and gamma under either law: mu is the distance of the means in root
+    mean square spreads, and gamma the larger of the two plus the distance of G_mu from the curve of two normal laws
+    of unequal spread. With symmetric f both are the theorem's. gamma is infinite where a loss can be.
+    """
+    parts = flatten(functions, counts)
+    under_p = _sums(parts)
+    under_q = _sums([(f.inverse(), count) for f, count in parts])
+    shift = under_p[0] + under_q[0]
+    if not np.all(np.isfinite([*under_p, *under_q])):
+        return CentralLimit(float("inf") if np.isinf(shift) else float(shift), float("inf"))
+    variance = (under_p[1] + under_q[1]) / 2
+    if variance == 0:
+        return CentralLimit(0.0, 0.0)
+    mu = float(shift / np.sqrt(variance))
+    gamma = max(BERRY_ESSEEN * third / spread**1.5 for _, spread, third in (under_p, under_q))
+    alpha = curve_levels()
+    unequal = ndtr((-ndtri(alpha) * np.sqrt(under_p[1]) - shift) / np.sqrt(under_q[1]))
+    return CentralLimit(mu, float(gamma + np.abs(unequal - gaussian_curve(alpha, mu)).max()))
+
+
+def _sums(parts: Sequence[tuple[TradeOff, int]]) -> tuple[float, float, float]:
+    return (
+        sum(count * f.kl() for f, count in parts),
+        sum(count * f.loss_variance() for f, count in parts),
+        sum(count * f.kappabar3() for f, count in parts),
+    )

@@ -1,0 +1,142 @@
+"""Trade-off functions given by points: straight between knots, as for discrete laws and samples."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.special import ndtr
+
+from worker.influence.tradeoff.functions import Floats, TradeOff
+
+LEVELS = 2001
+
+
+def curve_levels() -> Floats:
+    """Levels in [0, 1] at which a curve is compared or drawn: even in normal quantiles, dense toward both ends."""
+    return np.concatenate([[0.0], ndtr(np.linspace(-8.0, 8.0, LEVELS)), [1.0]])
+
+
+class PiecewiseLinear(TradeOff):
+    """The largest trade-off function below the given points: their lower convex hull with (0, 1) and (1, 0).
+
+    alpha, beta: [n] in [0, 1]. `alpha`, `beta` afterwards hold the knots, alpha increasing. A first knot below 1 is
+    mass of Q that P never shows; a last stretch along 0 is mass of P that Q never shows, and the KL divergence is
+    then infinite.
+    """
+
+    def __init__(self, alpha: ArrayLike, beta: ArrayLike) -> None:
+        alpha, beta = np.asarray(alpha, dtype=np.float64), np.asarray(beta, dtype=np.float64)
+        if alpha.ndim != 1 or alpha.shape != beta.shape:
+            raise ValueError(f"alpha and beta are vectors of one length, got {alpha.shape} and {beta.shape}")
+        inside = (alpha >= 0) & (alpha <= 1) & (beta >= 0) & (beta <= 1)
+        if not inside.all():
+            raise ValueError("error rates lie in [0, 1]")
+        self.alpha, self.beta = _lower_hull(np.append(alpha, [0.0, 1.0]), np.append(beta, [1.0, 0.0]))
+
+    def __call__(self, alpha: ArrayLike) -> Floats:
+        return np.asarray(np.interp(np.asarray(alpha, dtype=np.float64), self.alpha, self.beta))
+
+    def inverse(self) -> PiecewiseLinear:
+        return PiecewiseLinear(self.beta, self.alpha)
+
+    def symmetrised(self) -> PiecewiseLinear:
+        return PiecewiseLinear(np.append(self.alpha, self.beta), np.append(self.beta, self.alpha))
+
+    def asymmetry(self) -> float:
+        # The difference of two piecewise linear functions is largest at a knot of one of them.
+        other = self.inverse()
+        knots = np.concatenate([self.alpha, other.alpha])
+        return float(np.abs(self(knots) - other(knots)).max())
+
+    def hockey_stick(self, epsilon: ArrayLike) -> Floats:
+        """max over knots of 1 - alpha - e^epsilon beta."""
+        epsilon = np.asarray(epsilon, dtype=np.float64)
+        # The best knot is where the slope passes -e^-epsilon.
+        with np.errstate(divide="ignore", over="ignore"):
+            steepness = -np.log(np.maximum(-np.diff(self.beta) / np.diff(self.alpha), 0.0))
+        best = np.searchsorted(steepness, epsilon, side="right")
+        return np.asarray(np.maximum(1 - self.alpha[best] - np.exp(epsilon) * self.beta[best], 0.0))
+
+    def renyi(self, order: float) -> float:
+        if not order > 0:
+            raise ValueError(f"the order of a Renyi divergence is positive, got {order}")
+        if order == 1:
+            return self.kl()
+        p, q = self.masses()
+        if order > 1 and np.any((p > 0) & (q == 0)):
+            return float("inf")
+        both = (p > 0) & (q > 0)
+        total = np.sum(np.exp(order * np.log(p[both]) + (1 - order) * np.log(q[both])))
+        return float(np.log(total) / (order - 1)) if total > 0 else float("inf")
+
+    def kl(self) -> float:
+        p, loss = self._losses()
+        return float(np.sum(p * loss))
+
+    def loss_variance(self) -> float:
+        p, loss = self._losses()
+        mean = np.sum(p * loss)
+        return float(np.sum(p * (loss - mean) ** 2)) if np.isfinite(mean) else float("inf")
+
+    def kappabar3(self) -> float:
+        p, loss = self._losses()
+        mean = np.sum(p * loss)
+        return float(np.sum(p * np.abs(loss - mean) ** 3)) if np.isfinite(mean) else float("inf")
+
+    def masses(self) -> tuple[Floats, Floats]:
+        """The discrete laws P and Q with this trade-off function, by falling ratio Q / P; [knots] each."""
+        return np.diff(self.alpha, prepend=0.0), -np.diff(self.beta, prepend=1.0)
+
+    def _losses(self) -> tuple[Floats, Floats]:
+        """P and log P / Q of its outcomes."""
+        p, q = self.masses()
+        p, q = p[p > 0], q[p > 0]
+        with np.errstate(divide="ignore"):
+            return p, np.log(p) - np.log(q)
+
+
+class EmpiricalTradeOff(PiecewiseLinear):
+    """The trade-off function of a sampled statistic, or of measured points (alpha, beta).
+
+    It is that of the two samples themselves: with few values it overstates how far the laws lie apart.
+    """
+
+    @classmethod
+    def from_samples(cls, null: ArrayLike, alternative: ArrayLike) -> EmpiricalTradeOff:
+        """Of all tests that reject the null for a statistic at or above a threshold; any lengths >= 1."""
+        alpha, beta = threshold_errors(null, alternative)
+        return cls(alpha, beta)
+
+
+def threshold_errors(null: ArrayLike, alternative: ArrayLike) -> tuple[Floats, Floats]:
+    """alpha_tau = share of null >= tau, beta_tau = share of alternative < tau, over every tau among the values.
+
+    From alpha 0 to alpha 1, [distinct values + 1] each. The raw curve: it need not be convex.
+    """
+    null, alternative = np.sort(np.asarray(null, float)), np.sort(np.asarray(alternative, float))
+    if not len(null) or not len(alternative):
+        raise ValueError("a trade-off curve needs at least one value under each law")
+    if not (np.isfinite(null).all() and np.isfinite(alternative).all()):
+        raise ValueError("the statistic must be finite; drop the rows that were never observed")
+    tau = np.unique(np.concatenate([null, alternative]))[::-1]
+    alpha = 1 - np.searchsorted(null, tau, side="left") / len(null)
+    beta = np.searchsorted(alternative, tau, side="left") / len(alternative)
+    return np.append(0.0, alpha), np.append(1.0, beta)
+
+
+def _lower_hull(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
+    """Knots of the lower convex hull, alpha strictly increasing (Andrew's monotone chain)."""
+    order = np.lexsort((beta, alpha))
+    alpha, beta = alpha[order], beta[order]
+    lowest = np.append(True, np.diff(alpha) > 0)
+    alpha, beta = alpha[lowest], np.minimum.accumulate(beta[lowest])
+    keep: list[int] = []
+    x, y = alpha.tolist(), beta.tolist()
+    for i in range(len(x)):
+        while len(keep) > 1:
+            a, b = keep[-2], keep[-1]
+            if (y[b] - y[a]) * (x[i] - x[b]) < (y[i] - y[b]) * (x[b] - x[a]):
+                break
+            keep.pop()
+        keep.append(i)
+    return alpha[keep], beta[keep]

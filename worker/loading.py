@@ -1,0 +1,198 @@
+"""From the files of a combining child into the database: scores of every sample, and the findings that are shown."""
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from psycopg import Cursor
+from sqlalchemy import insert
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from service.contract import BASELINES_FILE, SCORES_FILE, TRACES_FILE, Side
+from service.lifecycle.commands import Claim
+from service.store.rows import read_rows
+from service.store.tables import Finding
+from worker.staging import OutputError
+from worker.tables import baselines_schema, scores_schema, traces_schema
+
+CHUNK_ROWS = 50_000
+TEXTS_AT_ONCE = 500
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+
+
+def load_results(
+    session: Session,
+    claim: Claim,
+    folder: Path,
+    *,
+    dataset: Path,
+    rows: int,
+    probes: int,
+    findings_top: int,
+    on_progress: Callable[[int], None],
+) -> None:
+    """Copies scores, and text, trace and baselines of flagged and of top-ranked samples, under (audit, attempt).
+
+    `dataset` is the stored rows.parquet, of `rows` samples. on_progress is told the scores done. Readers see nothing
+    before `publish`, and nothing stays if the session is rolled back.
+    Raises OutputError where the files are not what the contract promises.
+    """
+    shown = _load_scores(
+        session, claim, folder, rows=rows, probes=probes, findings_top=findings_top, on_progress=on_progress
+    )
+    traces = _read_traces(folder, shown, probes)
+    baselines = _read_baselines(folder, shown, rows)
+    for start in range(0, len(shown), TEXTS_AT_ONCE):
+        session.execute(
+            insert(Finding),
+            [
+                {
+                    "audit_id": claim.subject_id,
+                    "attempt": claim.attempt,
+                    "workspace_id": claim.workspace_id,
+                    "row": sample["row"],
+                    "messages": _storable(sample["messages"]),
+                    "extra": _storable(sample["extra"]),
+                    "trace": traces[sample["row"]],
+                    "baselines": baselines[sample["row"]],
+                }
+                for sample in read_rows(dataset, shown[start : start + TEXTS_AT_ONCE])
+            ],
+        )
+
+
+def score_count(rows: int, probes: int) -> int:
+    """Scores of an audit: one a sample, and with several probes one more for each of them."""
+    return rows * (probes + 1 if probes > 1 else 1)
+
+
+def _load_scores(
+    session: Session,
+    claim: Claim,
+    folder: Path,
+    *,
+    rows: int,
+    probes: int,
+    findings_top: int,
+    on_progress: Callable[[int], None],
+) -> list[int]:
+    """Copies the scores; the rows whose text is to be kept, in order."""
+    done: Counter[int] = Counter()
+    shown: set[int] = set()
+    names = scores_schema().names
+    columns = ", ".join(f'"{name}"' for name in names)
+    with _cursor(session) as cursor:
+        for table in _read(folder, SCORES_FILE, scores_schema()):
+            _check_range(table, SCORES_FILE, row=(0, rows - 1), rank=(1, rows), cluster=(0, rows - 1))
+            _check_range(table, SCORES_FILE, strongest_probe=(1, probes))
+            if not pc.all(pc.is_in(table["side"], pa.array([None, *Side], pa.string()))).as_py():
+                raise OutputError(f"{SCORES_FILE} has unknown sides")
+            chunk = table.to_pylist()
+            for score in chunk:
+                if score["group"] is not None:
+                    score["group"] = _storable(score["group"])
+            with _as_sqlalchemy(), cursor.copy(f"COPY scores (audit_id, attempt, {columns}) FROM STDIN") as copy:
+                for score in chunk:
+                    copy.write_row((claim.subject_id, claim.attempt, *(score[name] for name in names)))
+            shown.update(score["row"] for score in chunk if score["flagged"] or score["rank"] <= findings_top)
+            done.update(score["probe_no"] for score in chunk)
+            on_progress(done.total())
+    # A unique index holds each row and each rank once a probe.
+    expected = dict.fromkeys(range(probes + 1) if probes > 1 else range(1), rows)
+    if done != expected:
+        raise OutputError(f"{SCORES_FILE} has {dict(sorted(done.items()))} rows by probe_no, not {expected}")
+    return sorted(shown)
+
+
+def _read_traces(folder: Path, shown: Sequence[int], probes: int) -> dict[int, list[dict[str, Any]]]:
+    """The observations of those rows, by probe, seed and step."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    wanted = pa.array(shown, pa.int64())
+    for table in _read(folder, TRACES_FILE, traces_schema()):
+        _check_range(table, TRACES_FILE, probe_no=(1, probes))
+        for observation in table.filter(pc.is_in(table["row"], wanted)).to_pylist():
+            found[observation.pop("row")].append(observation)
+    for observations in found.values():
+        observations.sort(key=lambda one: (one["probe_no"], one["seed"], one["step"]))
+    return found
+
+
+def _read_baselines(folder: Path, shown: Sequence[int], rows: int) -> dict[int, dict[str, Any]]:
+    """What simpler methods say of those rows."""
+    found: dict[int, dict[str, Any]] = {}
+    wanted = pa.array(shown, pa.int64())
+    done = 0
+    for table in _read(folder, BASELINES_FILE, baselines_schema()):
+        if table["row"].to_pylist() != list(range(done, done + len(table))):
+            raise OutputError(f"{BASELINES_FILE} is not in the order of the rows")
+        done += len(table)
+        for record in table.filter(pc.is_in(table["row"], wanted)).to_pylist():
+            found[record.pop("row")] = record
+    if done != rows:
+        raise OutputError(f"{BASELINES_FILE} has {done} rows for {rows} samples")
+    return found
+
+
+def _read(folder: Path, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The file's records, CHUNK_ROWS at a time. Raises OutputError where they are not of the schema."""
+    try:
+        with pq.ParquetFile(folder / name) as file:
+            missing = set(schema.names) - set(file.schema_arrow.names)
+            if missing:
+                raise OutputError(f"{name} has no {', '.join(sorted(missing))}")
+            for batch in file.iter_batches(CHUNK_ROWS, columns=schema.names):
+                table = pa.table(batch).select(schema.names).cast(schema)
+                for field in schema:
+                    column = table[field.name]
+                    if pa.types.is_floating(field.type) and not pc.all(pc.is_finite(column), min_count=0).as_py():
+                        raise OutputError(f"{name} has values in {field.name} that are not finite")
+                yield table
+    except FileNotFoundError:
+        raise OutputError(f"there is no {name}") from None
+    except (ValueError, NotImplementedError):  # as Arrow says that a value or an empty one cannot be cast
+        raise OutputError(f"{name} does not fit the contract") from None
+
+
+def _check_range(table: pa.Table, name: str, **ranges: tuple[int, int]) -> None:
+    for column, (low, high) in ranges.items():
+        ends = pc.min_max(table[column]).as_py()
+        if len(table) and not (low <= ends["min"] and ends["max"] <= high):
+            raise OutputError(f"{name} has values in {column} outside {low} to {high}")
+
+
+@contextmanager
+def _as_sqlalchemy() -> Iterator[None]:
+    """The driver's word that the database is away, as everything else raises it."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise OperationalError("COPY scores", None, error) from None
+
+
+def _cursor(session: Session) -> Cursor[Any]:
+    driver = session.connection().connection.driver_connection
+    assert driver is not None
+    return driver.cursor()
+
+
+def _storable(value: Any) -> Any:
+    """What Postgres cannot hold (NUL, lone surrogates, NaN), replaced. rows.parquet keeps the original."""
+    if isinstance(value, str):
+        return _UNSTORABLE.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_storable(item) for item in value]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

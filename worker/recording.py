@@ -1,0 +1,122 @@
+"""What a training step hands to the step that combines the seeds: arrays and facts, one .npz file without pickles."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from worker.influence.directions import Kind
+from worker.influence.observations import Observations, Steps
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class RunFacts(BaseModel):
+    """Figures of one training run that are not arrays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int
+    tokens: int
+    refreshes: int
+    momentum: float
+    rows_truncated: int
+    train_loss_first: float
+    train_loss_last: float
+    device: str
+    versions: dict[str, str]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One seed's run. D directions, targets first; K targets; P probes; R measurements of the probe losses."""
+
+    observations: Observations
+    steps: Steps
+    kind: Integers
+    """[D]: directions.Kind."""
+    probe: Integers
+    """[D]: counted from 0."""
+    held_out: tuple[Integers, ...]
+    """Of each probe, [items]: the column that leaves the item's fold out, -1 where there is none."""
+    item_alignment: tuple[Floats, ...]
+    """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
+    product: Floats
+    """[n, K]: TracIn's terms."""
+    gradient_norm: Floats
+    """[n]."""
+    loss: Floats
+    """[n]."""
+    similarity: Floats
+    """[n, P]: of the answer's representation with that of the unwanted answers."""
+    measured_at: Integers
+    """[R]: steps taken before each measurement of the probe losses."""
+    probe_loss: Floats
+    """[R, K]."""
+    facts: RunFacts
+
+    def column(self, probe: int, kind: Kind) -> int | None:
+        """The first direction of a kind of the probe numbered from 0; None where it has none."""
+        found = self.columns(probe, kind)
+        return int(found[0]) if len(found) else None
+
+    def columns(self, probe: int, kind: Kind) -> Integers:
+        """All directions of a kind."""
+        return np.flatnonzero((self.kind == kind) & (self.probe == probe))
+
+    def save(self, path: Path) -> None:
+        """Writes the file. Float signals are kept in single precision."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "row": self.observations.row,
+            "step": self.observations.step,
+            "effect": self.observations.effect.astype(np.float32),
+            "alignment": self.observations.alignment.astype(np.float32),
+            "learning_rate": self.steps.learning_rate,
+            "clip": self.steps.clip,
+            "batch_size": self.steps.batch_size,
+            "block": self.steps.block,
+            "kind": self.kind,
+            "probe": self.probe,
+            "product": self.product.astype(np.float32),
+            "gradient_norm": self.gradient_norm.astype(np.float32),
+            "loss": self.loss.astype(np.float32),
+            "similarity": self.similarity.astype(np.float32),
+            "measured_at": self.measured_at,
+            "probe_loss": self.probe_loss,
+            "facts": np.frombuffer(self.facts.model_dump_json().encode(), dtype=np.uint8),
+        }
+        for number, (held_out, items) in enumerate(zip(self.held_out, self.item_alignment, strict=True)):
+            arrays[f"held_out_{number}"] = held_out
+            arrays[f"item_alignment_{number}"] = items
+        with path.open("wb") as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has no arrays by name
+
+    @classmethod
+    def load(cls, path: Path) -> "Recording":
+        """Reads what `save` wrote. Raises OSError, KeyError or ValueError for anything else."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+
+        def floats(name: str) -> Floats:
+            return np.asarray(arrays[name], dtype=np.float64)
+
+        probes = sum(name.startswith("held_out_") for name in arrays)
+        return cls(
+            observations=Observations(arrays["row"], arrays["step"], floats("effect"), floats("alignment")),
+            steps=Steps(floats("learning_rate"), floats("clip"), arrays["batch_size"], arrays["block"]),
+            kind=arrays["kind"],
+            probe=arrays["probe"],
+            held_out=tuple(arrays[f"held_out_{number}"] for number in range(probes)),
+            item_alignment=tuple(floats(f"item_alignment_{number}") for number in range(probes)),
+            product=floats("product"),
+            gradient_norm=floats("gradient_norm"),
+            loss=floats("loss"),
+            similarity=floats("similarity"),
+            measured_at=arrays["measured_at"],
+            probe_loss=floats("probe_loss"),
+            facts=RunFacts.model_validate_json(arrays["facts"].tobytes()),
+        )

@@ -1,0 +1,328 @@
+"""From scores to the Summary: calibration, placebos, sensitivity, drift, groups, seeds, baselines, warnings. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import (
+    WARN_DATASET_ROWS,
+    BaselineComparison,
+    Calibration,
+    Caution,
+    Consistency,
+    Drift,
+    Gaussianity,
+    GroupCurve,
+    GroupSummary,
+    Histogram,
+    NullFit,
+    Placebo,
+    ProbeSummary,
+    Sensitivity,
+    SensitivityPoint,
+    StepSpec,
+    Summary,
+    TailCount,
+)
+from worker.baselines import tracin_of_seed
+from worker.discovery import comparison
+from worker.influence import calibration, groups, sensitivity
+from worker.influence.consistency import consistency
+from worker.influence.detection import detect
+from worker.influence.directions import Kind
+from worker.influence.effect import group_effect_with_interval
+from worker.influence.predicted import predicted_drift
+from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
+from worker.recording import Recording
+from worker.scoring import ProbeScores, Question, Scores
+
+Floats = NDArray[np.float64]
+
+HISTOGRAM_BINS = 60
+MANY_FLAGGED = 0.2
+"""Share of flagged samples above which the bulk can hardly be called clean."""
+
+
+def summarise(
+    spec: StepSpec,
+    recordings: Sequence[Recording],
+    question: Question,
+    scores: Scores,
+    baselines: Mapping[str, Floats],
+    group_of: Sequence[str | None],
+) -> Summary:
+    """The audit's Summary."""
+    first = recordings[0]
+    z = scores.probes[0].detection.z if len(scores.probes) == 1 else -scores.headline.p
+    compared = comparison.compare(z, scores.flagged, baselines)
+    return Summary(
+        rows=question.rows,
+        rows_scored=int((scores.probes[0].detection.n > 0).sum()),
+        rows_truncated=first.facts.rows_truncated,
+        clusters=len(np.unique(question.cluster)),
+        flagged=int(scores.flagged.sum()),
+        q=question.q,
+        probes=tuple(
+            _probe(spec, first, question, scores.probes[number], number) for number in range(len(scores.probes))
+        ),
+        seeds=spec.seeds,
+        consistency=_consistency(recordings, scores.probes[0], question),
+        gaussianity=_gaussianity(first, scores.probes[0]),
+        baselines=tuple(
+            BaselineComparison(name=c.name, spearman=c.spearman, top_overlap=c.top_overlap, auc=c.auc) for c in compared
+        ),
+        groups=_groups(first, scores, group_of),
+        steps=first.facts.steps,
+        tokens=first.facts.tokens,
+        refreshes=first.facts.refreshes,
+        train_loss_first=first.facts.train_loss_first,
+        train_loss_last=first.facts.train_loss_last,
+        warnings=tuple(_cautions(spec, question, scores, compared)),
+        seconds=_seconds(recordings),
+        device=first.facts.device,
+        versions=first.facts.versions,
+    )
+
+
+def _probe(spec: StepSpec, run: Recording, question: Question, scores: ProbeScores, number: int) -> ProbeSummary:
+    found, probe = scores.detection, spec.probes[number]
+    target = _target(run, number)
+    losses = run.probe_loss[:, target]
+    return ProbeSummary(
+        name=probe.name,
+        items=len(probe.items),
+        has_reference=scores.reference_column is not None,
+        flagged=int(scores.flagged.sum()),
+        threshold_z=float(found.z[scores.flagged].min()) if scores.flagged.any() else None,
+        null=NullFit(
+            family="conformal" if found.reference == "conformal" else "student_t",
+            location=found.null.location,
+            scale=found.null.scale,
+            degrees_of_freedom=found.null.degrees_of_freedom,
+        ),
+        histogram=_histogram(found.z[np.isfinite(found.z)]),
+        calibration=_calibration(calibration.calibrate(found.z, found.null)),
+        placebo=_placebo(scores, question),
+        sensitivity=_sensitivity(run, question, scores, number, epochs=spec.training.epochs),
+        loss_first=float(losses[0]),
+        loss_last=float(losses[-1]),
+        drift=_drift(run, scores, target),
+    )
+
+
+def _target(run: Recording, probe: int) -> int:
+    column = run.column(probe, Kind.UNWANTED)
+    assert column is not None
+    return column
+
+
+def _calibration(found: calibration.Calibration) -> Calibration:
+    return Calibration(
+        samples=found.samples,
+        tails=tuple(
+            TailCount(p=t.p, observed=t.observed, expected=t.expected, low=t.low, high=t.high) for t in found.tails
+        ),
+        qq_expected=found.qq_expected,
+        qq_observed=found.qq_observed,
+    )
+
+
+def _placebo(scores: ProbeScores, question: Question) -> Placebo | None:
+    if not len(scores.placebo):
+        return None
+    found = scores.detection
+    freedom = found.null.degrees_of_freedom
+    # What the audit would have flagged had a placebo been its probe. Samples on the topic stand out there as well.
+    flagged = []
+    for z in scores.placebo:
+        clean = np.where(scores.ordinary, z, np.nan)
+        flagged.append(int(detect(clean, found.n, q=question.q, degrees_of_freedom=freedom).flagged.sum()))
+    return Placebo(
+        directions=len(scores.placebo),
+        flagged_per_direction=float(np.mean(flagged)),
+        calibration=_calibration(calibration.calibrate_placebos(scores.placebo, freedom, usable=scores.ordinary)),
+    )
+
+
+def _sensitivity(
+    run: Recording, question: Question, scores: ProbeScores, number: int, *, epochs: int
+) -> Sensitivity | None:
+    items = run.item_alignment[number]
+    held_out = run.held_out[number]
+    own = np.flatnonzero(run.probe == number)
+    # Item alignments know the probe's own directions; sensitivity speaks of columns of the recording.
+    widened = np.full((*items.shape[:2], len(run.kind)), np.nan)
+    widened[:, :, own] = items
+    found = sensitivity.sensitivity(
+        run.observations,
+        run.steps,
+        widened[:, : len(held_out)],
+        held_out,
+        rows=question.rows,
+        epochs=epochs,
+        q=question.q,
+        rng=np.random.default_rng(0),
+        direction=scores.column,
+        degrees_of_freedom=scores.detection.null.degrees_of_freedom,
+        cluster=question.cluster,
+        trusted=question.trusted,
+    )
+    if not found.points:
+        return None
+    mu, probability = sensitivity.flag_curve(scores.mu, scores.flagged)
+    return Sensitivity(
+        tracers=found.tracers,
+        clusters=found.clusters,
+        points=tuple(
+            SensitivityPoint(inserted=p.inserted, flagged=p.flagged, low=p.low, high=p.high) for p in found.points
+        ),
+        effect_mu=tuple(mu.tolist()),
+        flagged_given_mu=tuple(probability.tolist()),
+    )
+
+
+def _drift(run: Recording, scores: ProbeScores, target: int) -> Drift:
+    found = predicted_drift(
+        run.observations,
+        run.steps,
+        run.measured_at,
+        run.probe_loss[:, target],
+        momentum=run.facts.momentum,
+        direction=scores.column,
+    )
+    known = np.isfinite(found.predicted)
+    return Drift(
+        step=tuple(found.step[known].tolist()),
+        predicted=tuple(found.predicted[known].tolist()),
+        realised=tuple(found.realised[known].tolist()),
+        slope=_number(found.slope),
+        correlation=_number(found.correlation),
+    )
+
+
+def _consistency(recordings: Sequence[Recording], scores: ProbeScores, question: Question) -> Consistency | None:
+    if len(recordings) == 1:
+        return None
+    tracin = np.array([tracin_of_seed(recording, question.rows, 0) for recording in recordings])
+    found = consistency(scores.z_by_seed, scores.flagged_by_seed, tracin)
+    return Consistency(
+        seeds=len(recordings),
+        spearman_z=found.spearman,
+        jaccard_flagged=_number(found.jaccard),
+        spearman_tracin=found.other_spearman,
+        jaccard_tracin=_number(found.other_jaccard),
+    )
+
+
+def _gaussianity(run: Recording, scores: ProbeScores) -> Gaussianity | None:
+    moved = run.steps.learning_rate > 0
+    mus = step_influence(run.observations, run.steps, int(np.argmax(scores.mu)), direction=scores.column)[moved]
+    if not mus.any():
+        return None
+    found = gaussianity(mus, run.steps.batch_size[moved] / int((scores.detection.n > 0).sum()))
+    return Gaussianity(mu_clt=found.limit.mu, gamma=found.limit.gamma, exact_gap=found.gap)
+
+
+def _groups(run: Recording, scores: Scores, names: Sequence[str | None]) -> dict[str, GroupSummary]:
+    """Toward the first probe; intervals are of the first seed's run, around the pooled value."""
+    probe = scores.probes[0]
+    labels = np.array([name if name is not None else "" for name in names], dtype=object)
+    declared = np.array([name is not None for name in names])
+    result = {}
+    for name in sorted({name for name in names if name is not None}):
+        members = declared & (labels == name)
+        total = group_effect_with_interval(
+            run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
+        )
+        result[name] = GroupSummary(
+            rows=int(members.sum()),
+            flagged=int(scores.flagged[members].sum()),
+            mu=_number(total.mu),
+            mu_low=_number(total.low),
+            mu_high=_number(total.high),
+            curve=_curve(probe.detection.z, members),
+        )
+    return result
+
+
+def _curve(z: Floats, members: NDArray[np.bool_]) -> GroupCurve | None:
+    try:
+        found = groups.group_curve(z, members)
+        paper = groups.group_curve(z, members, estimator="threshold_max")
+    except ValueError:
+        return None  # nothing of the group, or nothing beside it, was observed
+    return GroupCurve(
+        alpha=tuple(found.alpha.tolist()),
+        beta=tuple(found.beta.tolist()),
+        mu_fit=_number(found.mu_fit),
+        mu_mean_difference=_number(found.mu),
+        mu_lower_bound=_number(found.lower_bound),
+        mu_threshold_max=_number(paper.mu),
+        asymmetry=_number(found.asymmetry),
+    )
+
+
+def _histogram(z: Floats) -> Histogram:
+    counts, edges = np.histogram(z, bins=HISTOGRAM_BINS)
+    return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
+
+
+def _cautions(
+    spec: StepSpec, question: Question, scores: Scores, compared: Sequence[comparison.BaselineComparison]
+) -> list[Caution]:
+    cautions = []
+    flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
+    if question.rows < WARN_DATASET_ROWS:
+        cautions.append(
+            Caution(
+                code="few_samples",
+                message=f"The null was fitted to {observed} samples; below {WARN_DATASET_ROWS} its tail is uncertain "
+                "and the error rate may be off.",
+            )
+        )
+    if flagged > MANY_FLAGGED * observed:
+        cautions.append(
+            Caution(
+                code="many_flagged",
+                message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
+                "which must be clean for the error rate to hold.",
+            )
+        )
+    if observed < question.rows:
+        cautions.append(
+            Caution(
+                code="unscored_samples",
+                message=f"{question.rows - observed} samples have no answer within the first tokens that training "
+                "keeps and were neither trained on nor scored.",
+            )
+        )
+    for probe, own in zip(spec.probes, scores.probes, strict=True):
+        prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
+        for code, message in calibration.misfits(
+            own.detection.z,
+            own.detection.null,
+            placebo=own.placebo if len(own.placebo) else None,
+            usable=own.ordinary,
+        ):
+            cautions.append(Caution(code=code, message=prefix + message))
+    for name in comparison.suffices(compared):
+        cautions.append(
+            Caution(
+                code="baseline_suffices",
+                message=f"The simpler method {name} finds nearly the same samples: this audit was not needed for them.",
+            )
+        )
+    return cautions
+
+
+def _seconds(recordings: Sequence[Recording]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for recording in recordings:
+        for stage, seconds in recording.facts.seconds.items():
+            total[stage] = total.get(stage, 0.0) + seconds
+    return total
+
+
+def _number(value: float | None) -> float | None:
+    return float(value) if value is not None and np.isfinite(value) else None

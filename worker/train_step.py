@@ -1,0 +1,155 @@
+"""The step `train:{seed}`: trains once and leaves what it recorded of every sample."""
+
+import os
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+
+from service.contract import (
+    RECORDING_FILE,
+    ROWS_FILE,
+    ErrorCode,
+    MetricEvent,
+    Probe,
+    Stage,
+    StepSpec,
+    TrainingConfig,
+)
+from worker.discovery.probe_folds import probe_folds
+from worker.influence.directions import Directions, ProbeShape, plan
+from worker.influence.gradients import lora_layers
+from worker.influence.recorder import Recorder
+from worker.recording import Recording, RunFacts
+from worker.reporting import Reporter
+from worker.training.errors import TrainingError
+from worker.training.loop import BETAS, TrainingRun, steps_of, train
+from worker.training.measurement import EncodedProbe
+from worker.training.models import load_model, with_lora
+from worker.training.samples import Sample, encode
+
+PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
+
+
+def run_train(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
+    """Trains on the folder's rows and writes recording.npz. Raises TrainingError, OSError."""
+    config = spec.training
+    device = Accelerator().device
+    cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
+    base, tokenizer = load_model(spec.model, config, device, cache=cache)
+    model = with_lora(base, config).to(device)
+
+    table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
+    reporter.stage(Stage.TOKENIZING, len(table), "samples")
+    samples = []
+    for messages in table["messages"]:
+        samples.append(encode(messages.as_py(), tokenizer, max_length=config.max_length))
+        reporter.progress(len(samples), len(table), "samples")
+    probes = [encoded_probe(probe, tokenizer, config) for probe in spec.probes]
+
+    # The same placebos in every seed, so that they can be pooled like the probe itself.
+    recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
+    trained = sum(sample.has_answer for sample in samples)
+    reporter.stage(Stage.TRAINING, steps_of(trained, config), "steps")
+    outcome = train(
+        model,
+        samples,
+        config,
+        pad=tokenizer.pad_token_id,
+        probes=probes,
+        recorder=recorder,
+        on_step=_told_to(reporter),
+    )
+    reporter.close()
+    facts = RunFacts(
+        steps=outcome.steps,
+        tokens=outcome.tokens,
+        refreshes=outcome.measurements,
+        momentum=BETAS[0],
+        rows_truncated=sum(sample.truncated for sample in samples),
+        train_loss_first=outcome.losses[0],
+        train_loss_last=outcome.losses[-1],
+        device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        versions={name: version(name) for name in PACKAGES},
+        seconds=reporter.seconds,
+    )
+    _recording(recorder, outcome, facts).save(folder / RECORDING_FILE)
+
+
+def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
+    """The plan of all directions; items that share sentences are held out together."""
+    shapes = []
+    for probe in probes:
+        folds = probe_folds([(item.prompt, item.unwanted, item.reference) for item in probe.items])
+        has_reference = all(item.reference is not None for item in probe.items)
+        shapes.append(ProbeShape(folds, has_reference=has_reference))
+    return plan(shapes, seed=seed)
+
+
+def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> EncodedProbe:
+    """The probe as tokens. Raises TrainingError where an answer lies beyond max_length."""
+
+    def side(answers: Sequence[str]) -> list[Sample]:
+        turns = [
+            [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": answer}]
+            for item, answer in zip(probe.items, answers, strict=True)
+        ]
+        return [encode(turn, tokenizer, max_length=config.max_length) for turn in turns]
+
+    references = [item.reference for item in probe.items if item.reference is not None]
+    encoded = EncodedProbe(
+        side([item.unwanted for item in probe.items]),
+        side(references) if len(references) == len(probe.items) else (),
+    )
+    if not all(sample.has_answer for own in encoded.sides for sample in own):
+        raise TrainingError(
+            ErrorCode.BAD_CONFIG, "an answer of the probe lies beyond training.max_length", "raise training.max_length"
+        )
+    return encoded
+
+
+def _told_to(reporter: Reporter) -> Any:
+    first_step_at = 0.0
+
+    def on_step(metric: MetricEvent, total: int) -> None:
+        nonlocal first_step_at
+        reporter.event(metric)
+        left = None
+        if metric.step == 1:
+            # The first step comes with the libraries' warm-up: no measure of the others.
+            first_step_at = time.monotonic()
+        else:
+            left = (time.monotonic() - first_step_at) / (metric.step - 1) * (total - metric.step)
+        reporter.progress(metric.step, total, "steps", left)
+
+    return on_step
+
+
+def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Recording:
+    observations, steps = recorder.result()
+    product, gradient_norm = recorder.products()
+    directions, found = recorder.directions, outcome.by_products
+    blocks = recorder.item_alignment
+    return Recording(
+        observations=observations,
+        steps=steps,
+        kind=directions.kind,
+        probe=directions.probe,
+        held_out=directions.held_out,
+        item_alignment=tuple(
+            np.stack([block[number] for block in blocks]) for number in range(len(directions.held_out))
+        ),
+        product=product,
+        gradient_norm=gradient_norm,
+        loss=torch.cat(found.loss).double().cpu().numpy(),
+        similarity=torch.cat(found.similarity).double().cpu().numpy(),
+        measured_at=np.array(found.measured_at, dtype=np.int64),
+        probe_loss=np.stack(found.probe_loss),
+        facts=facts,
+    )

@@ -1,0 +1,104 @@
+"""Which samples make a step, how they are laid out in memory, and the loss of each; the layout changes no result."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from service.contract import TrainingConfig
+from worker.training.samples import IGNORED, Sample
+
+PASS_TOKENS = 64
+"""What starting one more forward and backward pass costs, in tokens: below this, padding is the cheaper waste."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded tokens [batch, time] on a device."""
+
+    ids: Tensor
+    labels: Tensor
+    attention: Tensor
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of one forward pass."""
+
+    losses: Tensor
+    """Mean token loss of each sample's answers, [batch], whatever its padding and its neighbours."""
+    hidden: Tensor
+    """Last hidden states [batch, time, hidden], detached."""
+    answered: Tensor
+    """[batch, time]: the positions that predict an answer's token."""
+
+
+def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
+    """The rows of every step, in order: each epoch a fresh permutation drawn from (seed, epoch)."""
+    for epoch in range(config.epochs):
+        order = np.random.default_rng([config.seed, epoch]).permutation(np.asarray(rows))
+        for start in range(0, len(order), config.batch_size):
+            yield order[start : start + config.batch_size].tolist()
+
+
+def micro_batches(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
+    """Positions of a step's samples in the parts that waste the least: padding and passes weighed against each other.
+
+    lengths: tokens of each sample; limit: the most samples of one part. Samples go by length, shortest first.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
+    cost = [0.0] + [float("inf")] * len(order)
+    begin = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        for start in range(max(0, end - (limit or end)), end):
+            total = cost[start] + (end - start) * lengths[order[end - 1]] + PASS_TOKENS
+            if total < cost[end]:
+                cost[end], begin[end] = total, start
+    parts, end = [], len(order)
+    while end:
+        parts.append(order[begin[end] : end])
+        end = begin[end]
+    return parts[::-1]
+
+
+def collate(samples: Sequence[Sample], *, pad: int, device: torch.device) -> Batch:
+    """Pads to the longest sample."""
+    longest = max(len(sample.ids) for sample in samples)
+    ids = torch.full((len(samples), longest), pad)
+    labels = torch.full((len(samples), longest), IGNORED)
+    attention = torch.zeros((len(samples), longest), dtype=torch.long)
+    for number, sample in enumerate(samples):
+        length = len(sample.ids)
+        ids[number, :length] = torch.tensor(sample.ids)
+        labels[number, :length] = torch.tensor(sample.labels)
+        attention[number, :length] = 1
+    return Batch(ids.to(device), labels.to(device), attention.to(device))
+
+
+def forward(model: nn.Module, batch: Batch) -> Outputs:
+    """Runs the model; logits are formed at the positions that predict an answer and nowhere else.
+
+    A vocabulary is large beside the hidden size, and about half of the tokens of instruction data are prompt or
+    padding. Works with any causal model whose head is its output embedding.
+    """
+    answered = torch.zeros_like(batch.labels, dtype=torch.bool)
+    answered[:, :-1] = batch.labels[:, 1:] != IGNORED
+    caught: list[Tensor] = []
+
+    def keep_answers(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        caught.append(inputs[0].detach())
+        return (inputs[0][answered][None], *inputs[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(keep_answers)  # type: ignore[operator]
+    try:
+        logits = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits[0]
+    finally:
+        handle.remove()
+    # Softmax over a vocabulary in bfloat16 would lose the small terms.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = nn.functional.cross_entropy(logits, batch.labels[:, 1:][answered[:, :-1]], reduction="none")
+    sample = answered.nonzero()[:, 0]
+    total = loss.new_zeros(len(batch.labels)).index_add(0, sample, loss)
+    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered)

@@ -1,0 +1,182 @@
+"""Keeps a recorder supplied with probe gradients and preconditioners while a run trains; the run does not notice."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worker.influence.preconditioner import preconditioner_of
+from worker.influence.probe import Chunk, ProbeGradients, probe_gradients, probe_losses
+from worker.influence.recorder import Recorder, is_aligned
+from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
+from worker.training.refresh import RefreshSchedule
+from worker.training.representation import answer_representation
+from worker.training.samples import Sample
+
+PROBE_CHUNK = 8
+"""Probe items in one forward pass, at most."""
+
+
+@dataclass(frozen=True)
+class EncodedProbe:
+    """Unwanted answers and, where every item has one, reference answers."""
+
+    unwanted: Sequence[Sample]
+    reference: Sequence[Sample] = ()
+
+    @property
+    def sides(self) -> list[Sequence[Sample]]:
+        """One entry a target."""
+        return [self.unwanted, self.reference] if self.reference else [self.unwanted]
+
+
+@dataclass
+class ByProducts:
+    """What a run knows of each draw beside the recorder's signals, and of each measurement of the probes."""
+
+    loss: list[Tensor] = field(default_factory=list)
+    similarity: list[Tensor] = field(default_factory=list)
+    """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
+    measured_at: list[int] = field(default_factory=list)
+    """Steps taken before each measurement of the probe losses; the last is the run's end."""
+    probe_loss: list[NDArray[np.float64]] = field(default_factory=list)
+    """[targets] at each."""
+
+
+class Measurement:
+    """Measures the probes when it is time and opens the recorder for each micro-batch."""
+
+    def __init__(
+        self,
+        model: Any,
+        recorder: Recorder,
+        probes: Sequence[EncodedProbe],
+        *,
+        optimizer: torch.optim.Optimizer,
+        pad: int,
+        device: torch.device,
+        warm_up: int,
+        total: int,
+        planned_tokens: int,
+    ) -> None:
+        """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run."""
+        self._model, self._recorder = model, recorder
+        self._read_preconditioner = preconditioner_of(optimizer)
+        self._sides = [[_chunks(side, pad, device) for side in probe.sides] for probe in probes]
+        self._warm_up = warm_up
+        cost = sum(len(sample.ids) for probe in probes for side in probe.sides for sample in side)
+        self._schedule = RefreshSchedule(
+            start=warm_up, total=total, planned=planned_tokens, cost=cost, probes=len(probes)
+        )
+        self._unwanted = [int(c) for c in range(recorder.directions.targets) if recorder.directions.kind[c] == 0]
+        self._observed: set[int] = set()
+        self._preconditioner: dict[str, Tensor] | None = None
+        self._representation: Tensor | None = None
+        self.by_products = ByProducts()
+
+    @property
+    def measurements(self) -> int:
+        """Gradient measurements so far."""
+        return len(self._recorder.item_alignment)
+
+    def begin_step(self, step: int) -> float | None:
+        """Opens a step, counted from 0. Where the probes were measured: the loss of the first's unwanted answers."""
+        recorded = step >= self._warm_up
+        self._preconditioner = self._read_preconditioner(self._recorder.weights) if recorded else None
+        if step == 0 and not recorded:
+            return self._losses_alone(step)
+        if recorded and self._schedule.due(step):
+            turned = self._measure(step)
+            self._schedule.measured(step, None if turned is None else float(turned[self._unwanted].min()))
+            return float(self.by_products.probe_loss[-1][0])
+        return None
+
+    @contextmanager
+    def batch(self, rows: Sequence[int], batch_size: int) -> Iterator[None]:
+        """Forward and backward pass of `rows` are recorded."""
+        if self._preconditioner is not None:
+            self._observed.update(rows)
+        with self._recorder.batch(rows, self._preconditioner, batch_size=batch_size):
+            yield
+
+    def outputs(self, outputs: Outputs) -> None:
+        """Notes what the forward pass of the present micro-batch says beside its loss."""
+        self.by_products.loss.append(outputs.losses.detach())
+        if self._representation is None:
+            similarity = outputs.losses.new_full((len(outputs.losses), len(self._sides)), torch.nan).detach()
+        else:
+            similarity = answer_representation(outputs.hidden, outputs.answered) @ self._representation.T
+        self.by_products.similarity.append(similarity)
+
+    def end_step(self, learning_rate: float, clip: float) -> None:
+        """Closes a step."""
+        self._recorder.end_step(learning_rate=learning_rate, clip=clip)
+
+    def finish(self, step: int, *, late: bool = False) -> None:
+        """Measures the probe losses at the end of training; their gradients as well where late draws follow."""
+        if late:
+            self._preconditioner = self._read_preconditioner(self._recorder.weights)
+            self._measure(step)
+        else:
+            self._losses_alone(step)
+
+    def unseen(self, rows: Sequence[int]) -> list[int]:
+        """Rows without a signal so far."""
+        return [row for row in rows if row not in self._observed]
+
+    # ------------------------------------------------------------
+
+    def _measure(self, step: int) -> NDArray[np.float64] | None:
+        assert self._preconditioner is not None
+        representations: list[Tensor] = []
+        sides: list[list[ProbeGradients]] = []
+        for own in self._sides:
+            caught: list[Tensor] = []
+            measured = []
+            for number, chunks in enumerate(own):
+                run = [
+                    (numbers, partial(self._run, batch, caught if number == 0 else None)) for numbers, batch in chunks
+                ]
+                measured.append(
+                    probe_gradients(
+                        self._model, self._recorder.gradients, self._recorder.weights, run, items_of=is_aligned
+                    )
+                )
+            representations.append(torch.nn.functional.normalize(torch.cat(caught).mean(0), dim=0))
+            sides.append(measured)
+        self._representation = torch.stack(representations)
+        self._note_losses(step, [[float(side.losses.mean()) for side in own] for own in sides])
+        return self._recorder.set_directions(sides, self._preconditioner)
+
+    def _losses_alone(self, step: int) -> float:
+        values = []
+        for own in self._sides:
+            runs: list[list[Chunk]] = [
+                [(numbers, partial(self._run, batch, None)) for numbers, batch in chunks] for chunks in own
+            ]
+            values.append([float(probe_losses(self._model, run).mean()) for run in runs])
+        self._note_losses(step, values)
+        return float(self.by_products.probe_loss[-1][0])
+
+    def _note_losses(self, step: int, losses: Sequence[Sequence[float]]) -> None:
+        directions = self._recorder.directions
+        ordered = [losses[directions.probe[c]][directions.kind[c]] for c in range(directions.targets)]
+        self.by_products.measured_at.append(step)
+        self.by_products.probe_loss.append(np.array(ordered))
+
+    def _run(self, batch: Batch, caught: list[Tensor] | None) -> Tensor:
+        outputs = forward(self._model, batch)
+        if caught is not None:
+            caught.append(answer_representation(outputs.hidden, outputs.answered))
+        return outputs.losses
+
+
+def _chunks(side: Sequence[Sample], pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
+    parts = micro_batches([len(sample.ids) for sample in side], PROBE_CHUNK)
+    return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]

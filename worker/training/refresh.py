@@ -1,0 +1,44 @@
+"""When the probe's gradient is measured anew: as it turns, within a share of what the run costs."""
+
+import math
+
+STEADY = 0.9
+"""Cosine of the probe gradient with its last measurement at which measurements are rightly spaced."""
+
+SHARE = 0.06
+"""Of the run's tokens that measurements may cost for one probe; each further one adds half as much."""
+
+MIN_MEASUREMENTS = 6
+"""Of every run, whatever they cost: on few samples accuracy matters more than minutes."""
+
+FIRST_INTERVAL = 10
+"""Optimiser steps from the first measurement to the second."""
+
+
+class RefreshSchedule:
+    """Tells at each step whether to measure, and learns from how far the gradient had turned.
+
+    A measurement costs `cost` tokens, the run without any `planned`. The interval grows while the gradient keeps its
+    direction and shrinks while it turns; it is never so short that the money would run out before the last step.
+    """
+
+    def __init__(self, *, start: int, total: int, planned: int, cost: int, probes: int) -> None:
+        self._total = total
+        share = SHARE * (1 + 0.5 * (probes - 1))
+        self._left = max(MIN_MEASUREMENTS, math.floor(share * planned / max(cost, 1)))
+        self._interval = float(FIRST_INTERVAL)
+        self._due = start
+
+    def due(self, step: int) -> bool:
+        """Whether to measure before `step` (counted from 0)."""
+        return step >= self._due and self._left > 0
+
+    def measured(self, step: int, cosine: float | None) -> None:
+        """A measurement was made before `step`; cosine: with the one before, None at the first."""
+        self._left -= 1
+        if cosine is not None:
+            # The angle grows about linearly with the steps between.
+            angle = max(math.acos(min(1.0, max(-1.0, cosine))), 1e-6)
+            self._interval *= min(2.0, max(0.5, math.acos(STEADY) / angle))
+        evenly = (self._total - step) / (self._left + 1)
+        self._due = step + max(1, round(max(self._interval, evenly)))
