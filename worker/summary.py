@@ -225,7 +225,7 @@ def _gaussianity(run: Recording, scores: ProbeScores) -> Gaussianity | None:
 
 
 def _groups(run: Recording, scores: Scores, names: Sequence[str | None]) -> dict[str, GroupSummary]:
-    """Toward the first probe; intervals are of the first seed's run, around the pooled value."""
+    """Toward the first probe; mu and its interval are of the first seed's run, flags and curve of all."""
     probe = scores.probes[0]
     labels = np.array([name if name is not None else "" for name in names], dtype=object)
     declared = np.array([name is not None for name in names])
@@ -310,7 +310,8 @@ def _cautions(
         cautions.append(
             Caution(
                 code="baseline_suffices",
-                message=f"The simpler method {name} finds nearly the same samples: this audit was not needed for them.",
+                message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
+                "would have done for them.",
             )
         )
     return cautions

@@ -46,19 +46,6 @@ class GroupEffect:
     have unequal variances, and the trade-off curve is that of N(0, 1) against N(mu, spread^2)."""
 
 
-@dataclass(frozen=True)
-class Trace:
-    """Every draw of one sample, in the order of the steps."""
-
-    step: Counts
-    effect: Floats
-    """s at that step."""
-    contribution: Floats
-    """What the draw added to mu."""
-    cumulative: Floats
-    """mu up to that step; the last entry is the sample's mu."""
-
-
 def effect(
     observations: Observations,
     steps: Steps,
@@ -120,14 +107,6 @@ def group_effect_with_interval(
     )
     half = rows / (rows - members.sum()) * np.sqrt(variance) * stdtrit(freedom, 0.5 + confidence / 2)
     return GroupEffect(mu, mu - half, mu + half, _spread_without(draws, members))
-
-
-def trace(observations: Observations, steps: Steps, row: int, *, momentum: float, direction: int = 0) -> Trace:
-    """How mu of one sample came about, draw by draw; empty for a sample never drawn."""
-    draws = contributions(observations, steps, momentum=momentum, direction=direction)
-    own = np.flatnonzero(draws.row == row)
-    own = own[np.argsort(draws.step[own], kind="stable")]
-    return Trace(draws.step[own], draws.signal[own], draws.value[own], np.cumsum(draws.value[own]))
 
 
 def _moments(draws: Contributions, n: Counts) -> tuple[Floats, Floats]:

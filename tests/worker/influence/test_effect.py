@@ -5,7 +5,7 @@ import pytest
 from numpy.random import Generator
 
 from worker.influence.contribution import step_weights
-from worker.influence.effect import effect, group_effect, group_effect_with_interval, trace
+from worker.influence.effect import effect, group_effect, group_effect_with_interval
 from worker.influence.observations import Observations, Steps
 
 
@@ -87,21 +87,6 @@ def test_batches_of_one_sample_refreshed_at_every_step_are_centred_over_their_ne
         Observations(order, np.arange(200), signal[:, None], np.zeros((200, 1))), steps, rows=100, momentum=0
     )
     assert found.mu[:5].min() > 2 * np.abs(found.mu[5:]).mean()
-
-
-def test_trace_adds_up_to_mu() -> None:
-    observations, steps = run_of(np.random.default_rng(9), rows=40, epochs=3)
-    found = effect(observations, steps, rows=41, momentum=0.9)
-    for row in (0, 7):
-        own = trace(observations, steps, row, momentum=0.9)
-        assert (np.diff(own.step) > 0).all()
-        mine = observations.row == row
-        assert own.step.tolist() == observations.step[mine].tolist()
-        assert own.effect.tolist() == observations.effect[mine, 0].tolist()
-        np.testing.assert_allclose(np.cumsum(own.contribution), own.cumulative)
-        assert own.cumulative[-1] == pytest.approx(found.mu[row], rel=1e-12)
-    assert len(trace(observations, steps, 40, momentum=0.9).step) == 0
-    assert found.mu[40] == 0
 
 
 def test_mu_is_free_of_units_and_signed() -> None:
