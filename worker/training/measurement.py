@@ -16,7 +16,7 @@ from worker.influence.probe import Chunk, ProbeGradients, probe_gradients, probe
 from worker.influence.recorder import Recorder, is_aligned
 from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
 from worker.training.refresh import RefreshSchedule
-from worker.training.representation import answer_representation
+from worker.training.representation import answer_representation, representation_similarity
 from worker.training.samples import Sample
 
 PROBE_CHUNK = 8
@@ -77,7 +77,8 @@ class Measurement:
         self._unwanted = [int(c) for c in range(recorder.directions.targets) if recorder.directions.kind[c] == 0]
         self._observed: set[int] = set()
         self._preconditioner: dict[str, Tensor] | None = None
-        self._representation: Tensor | None = None
+        self._representations: list[Tensor] = []
+        """Of each probe's unwanted answers at the last measurement, [items, width]."""
         self.by_products = ByProducts()
 
     @property
@@ -108,10 +109,12 @@ class Measurement:
     def outputs(self, outputs: Outputs) -> None:
         """Notes what the forward pass of the present micro-batch says beside its loss."""
         self.by_products.loss.append(outputs.losses.detach())
-        if self._representation is None:
-            similarity = outputs.losses.new_full((len(outputs.losses), len(self._sides)), torch.nan).detach()
+        if self._representations:
+            own = answer_representation(outputs.hidden, outputs.answered)
+            columns = [representation_similarity(own, unwanted) for unwanted in self._representations]
+            similarity = torch.stack(columns, dim=1)
         else:
-            similarity = answer_representation(outputs.hidden, outputs.answered) @ self._representation.T
+            similarity = outputs.losses.new_full((len(outputs.losses), len(self._sides)), torch.nan).detach()
         self.by_products.similarity.append(similarity)
 
     def end_step(self, learning_rate: float, clip: float) -> None:
@@ -148,9 +151,9 @@ class Measurement:
                         self._model, self._recorder.gradients, self._recorder.weights, run, items_of=is_aligned
                     )
                 )
-            representations.append(torch.nn.functional.normalize(torch.cat(caught).mean(0), dim=0))
+            representations.append(torch.cat(caught))
             sides.append(measured)
-        self._representation = torch.stack(representations)
+        self._representations = representations
         self._note_losses(step, [[float(side.losses.mean()) for side in own] for own in sides])
         return self._recorder.set_directions(sides, self._preconditioner)
 
