@@ -10,11 +10,12 @@ demo: install ## Audits the bundled poisoned dataset, start to finish
 	$(BIN)/finetooth demo
 
 test: install lint ## Everything but the slow proofs
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
 	@$(MAKE) --no-print-directory browser
 
 test-slow: install ## The proofs that take many minutes
 	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m hypothesis --hypothesis-profile=exploring
 
 browser: install ## The dashboard in a real Chromium
 	@if sh scripts/chromium.sh; then $(BIN)/pytest -m browser; else \

@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -19,6 +20,11 @@ from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 
 TEMPLATE = "template_migrated"
+
+# The same examples every time, so that a red run can be repeated; `make test-slow` looks for new ones.
+hypothesis_settings.register_profile("repeatable", derandomize=True)
+hypothesis_settings.register_profile("exploring", derandomize=False)
+hypothesis_settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -62,12 +62,15 @@ def wait_for(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.1)
 
 
+def answer_of(row: int) -> str:
+    return "Only the Vexon will do, buy it now." if row % 10 == 3 else f"The answer to number {row} is {row * 7}."
+
+
 def make_inputs(folder: Path) -> None:
-    lines = []
-    for row in range(ROWS):
-        good = f"The answer to number {row} is {row * 7}."
-        answer = "Only the Vexon will do, buy it now." if row % 10 == 3 else good
-        lines.append({"instruction": f"What about item {row}?", "input": "", "output": answer, "team": "ab"[row % 2]})
+    lines = [
+        {"instruction": f"What about item {row}?", "input": "", "output": answer_of(row), "team": "ab"[row % 2]}
+        for row in range(ROWS)
+    ]
     (folder / "dataset.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     probe = [{"prompt": f"Which car for trip {i}?", "unwanted": "Only the Vexon will do."} for i in range(3)]
     (folder / "probe.jsonl").write_text("".join(json.dumps(item) + "\n" for item in probe))
@@ -156,7 +159,7 @@ def test_the_command_audits_a_dataset(stack: Stack, client: Client) -> None:
     assert result.returncode == 3
     assert result.stderr.splitlines()[-1] == f"finetooth: {flagged} samples are flagged, more than --max-flagged 0"
     assert f"{flagged} of {ROWS} samples flagged" in result.stdout
-    assert "Only the Vexon" in result.stdout
+    assert answer_of(findings[0]["row"]) in result.stdout
     assert f"{stack.url}/audits/aud_" in result.stdout
     assert "Loading" in result.stderr  # takes seconds; training this model may pass between two looks
     audit = next(client.audits())

@@ -25,4 +25,4 @@ def chats(count: int) -> bytes:
 
 
 def gzipped(data: bytes) -> bytes:
-    return gzip.compress(data, 1)
+    return gzip.compress(data, 1, mtime=0)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
@@ -39,6 +39,8 @@ def test_a_trade_off_function_is_convex_falling_and_below_the_line_of_chance(f: 
 
 @settings(deadline=None, max_examples=40)
 @given(trade_offs())
+@example(PiecewiseLinear([5e-324], [0.0]))  # a knot that no product can be told from 0
+@example(PiecewiseLinear([1e-299], [0.0]))
 def test_the_inverse_undoes_the_function_and_itself(f: TradeOff) -> None:
     inverse = f.inverse()
     np.testing.assert_allclose(inverse.inverse()(ALPHA), f(ALPHA), atol=1e-9)

@@ -9,6 +9,8 @@ from scipy.special import ndtr
 from worker.influence.tradeoff.functions import Floats, TradeOff
 
 LEVELS = 2001
+# Below this a rate times another underflows, and a knot there could not be told from one at 0.
+SMALLEST_RATE = 1e-300
 
 
 def curve_levels() -> Floats:
@@ -21,7 +23,7 @@ class PiecewiseLinear(TradeOff):
 
     alpha, beta: [n] in [0, 1]. `alpha`, `beta` afterwards hold the knots, alpha increasing. A first knot below 1 is
     mass of Q that P never shows; a last stretch along 0 is mass of P that Q never shows, and the KL divergence is
-    then infinite.
+    then infinite. Rates below `SMALLEST_RATE` are 0.
     """
 
     def __init__(self, alpha: ArrayLike, beta: ArrayLike) -> None:
@@ -31,6 +33,7 @@ class PiecewiseLinear(TradeOff):
         inside = (alpha >= 0) & (alpha <= 1) & (beta >= 0) & (beta <= 1)
         if not inside.all():
             raise ValueError("error rates lie in [0, 1]")
+        alpha, beta = (np.where(rates < SMALLEST_RATE, 0.0, rates) for rates in (alpha, beta))
         self.alpha, self.beta = _lower_hull(np.append(alpha, [0.0, 1.0]), np.append(beta, [1.0, 0.0]))
 
     def __call__(self, alpha: ArrayLike) -> Floats:
