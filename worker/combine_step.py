@@ -149,8 +149,7 @@ def traces(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Table:
             count = int(seen.sum())
             draws = contributions(found, recording.steps, momentum=recording.facts.momentum, direction=column)
             mu = np.full(len(found), np.nan)
-            moved = np.isfinite(found.effect[:, column]) & (recording.steps.learning_rate[found.step] > 0)
-            mu[moved] = draws.value
+            mu[draws.draw] = draws.value
             for name, values in {
                 "row": found.row[seen],
                 "probe_no": np.full(count, probe + 1),

@@ -20,6 +20,8 @@ T_FREEDOM, SCALE_ROUNDS = 4.0, 20
 class Contributions:
     """One entry for each draw that moved the weights and was observed; mu is the sum of `value` over a row's draws."""
 
+    draw: Counts
+    """Its position among the observations."""
     row: Counts
     step: Counts
     signal: Floats
@@ -94,6 +96,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     varies = robust > 0
     inverse = np.where(varies, 1 / np.where(varies, robust, 1.0), 0.0)
     return Contributions(
+        draw=np.flatnonzero(observed),
         row=row,
         step=step,
         signal=signal,

@@ -46,17 +46,13 @@ class SensitivityPoint:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """sensitivity(k) for each k, and where the threshold lies."""
+    """sensitivity(k) for each k."""
 
     tracers: int
     clusters: int
     """Tracers that are held out together count as one independent unit."""
     points: tuple[SensitivityPoint, ...]
     """Empty where no item can be held out."""
-    smallest_z: float | None
-    """Smallest Z flagged in the real data; None where nothing is."""
-    needed_z: float | None
-    """Z from which one more sample would be flagged; None where p is a rank among trusted samples."""
 
 
 def sensitivity(
@@ -118,14 +114,7 @@ def sensitivity(
         # The reruns repeat the same few tracers; only their clusters are independent, unequal ones count for fewer.
         independent = float(size.sum() ** 2 / (size**2).sum())
         points.append(SensitivityPoint(k, float(share.mean()), *clopper_pearson(float(share.mean()), independent)))
-    real = rerun([])
-    return Sensitivity(
-        tracers=len(tracers),
-        clusters=len(size),
-        points=tuple(points),
-        smallest_z=float(real.z[real.flagged].min()) if real.flagged.any() else None,
-        needed_z=needed_z(real, q=q, cluster=cluster),
-    )
+    return Sensitivity(tracers=len(tracers), clusters=len(size), points=tuple(points))
 
 
 def clopper_pearson(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
@@ -137,16 +126,6 @@ def clopper_pearson(share: float, trials: float, *, confidence: float = 0.95) ->
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits > 0 else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, trials - hits)) if hits < trials else 1.0
     return low, high
-
-
-def needed_z(detection: Detection, *, q: float, cluster: Integers | None = None) -> float | None:
-    """The Z from which one more sample would be flagged: p <= q (R + 1) / (N + 1) with R of N samples flagged."""
-    if detection.reference == "conformal":
-        return None
-    unit = np.arange(len(detection.z)) if cluster is None else cluster
-    tested = np.isfinite(detection.p)
-    count, flagged = len(np.unique(unit[tested])), len(np.unique(unit[detection.flagged]))
-    return detection.null.isf(q * (flagged + 1) / (count + 1))
 
 
 def flag_curve(mu: Floats, flagged: Mask) -> tuple[Floats, Floats]:

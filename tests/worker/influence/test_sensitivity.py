@@ -9,7 +9,7 @@ from scipy.stats import beta, binomtest
 
 from worker.influence.detection import detect, statistic
 from worker.influence.observations import Observations, Steps
-from worker.influence.sensitivity import Sensitivity, clopper_pearson, flag_curve, needed_z, sensitivity
+from worker.influence.sensitivity import Sensitivity, clopper_pearson, flag_curve, sensitivity
 
 ROWS, EPOCHS, BATCH, REFRESH, WARM_UP = 300, 2, 10, 10, 5
 
@@ -105,7 +105,6 @@ def test_nothing_can_be_held_out() -> None:
     alignment = items_of(generator, np.ones(3), int(steps.block[-1]) + 1, 1)
     found = sensitivity(observations, steps, alignment, np.full(3, -1), rows=ROWS, epochs=EPOCHS, q=0.05, rng=generator)
     assert (found.tracers, found.clusters, found.points) == (0, 0, ())
-    assert found.needed_z is not None
 
 
 def test_clusters_and_trusted_samples_are_those_of_the_audit() -> None:
@@ -127,18 +126,6 @@ def test_one_epoch_with_a_tracer_drawn_only_in_the_warm_up_is_scored_in_the_last
     observations.alignment[:] = np.nan
     with pytest.raises(ValueError, match="too few steps"):
         sensitivity(observations, steps, alignment, np.array([1, 1]), rows=ROWS, epochs=1, q=0.2, rng=generator)
-
-
-def test_needed_z_is_where_one_more_sample_is_flagged() -> None:
-    generator = np.random.default_rng(4)
-    z = np.r_[generator.normal(size=400), 9.0, 10.0]
-    found = detect(z, np.ones(402, dtype=np.int64), q=0.05)
-    needed = needed_z(found, q=0.05)
-    assert needed is not None
-    assert found.null.sf(np.array([needed]))[0] == pytest.approx(0.05 * 3 / 403)
-    clustered = needed_z(found, q=0.05, cluster=np.r_[np.arange(400), 400, 400])
-    assert clustered is not None
-    assert clustered > needed
 
 
 def test_interval_is_clopper_pearsons_for_whole_counts_and_between_them_for_others() -> None:
