@@ -4,6 +4,8 @@ The child (`python -m worker.run FOLDER`) reads `spec.json` (a StepSpec) and `ro
 Commands as JSON lines on stdin, prints Events as JSON lines on stdout, and leaves its files in the same folder:
 
 - a step `train:{seed}` leaves `recording.npz`, what the run recorded of every sample;
+- on its way there it leaves `checkpoints/{position}/` and says so with a `checkpoint` event; checkpoints that it finds
+  there when it starts are gone on from;
 - the step `combine` finds every seed's recording as `recordings/{seed}.npz` and leaves `scores.parquet` (ScoreRows),
   `traces.parquet`, `baselines.parquet` and `summary.json` (a Summary).
 """
@@ -36,6 +38,11 @@ SCORES_FILE = "scores.parquet"
 TRACES_FILE = "traces.parquet"
 BASELINES_FILE = "baselines.parquet"
 SUMMARY_FILE = "summary.json"
+CHECKPOINTS_FOLDER = "checkpoints"
+CHECKPOINT_MANIFEST = "manifest.json"
+"""In every checkpoint's folder, written last: where it is missing, the checkpoint is not whole."""
+CHECKPOINTS_KEPT = 2
+"""The newest, and the one before in case the newest turns out damaged."""
 
 
 def train_step(seed: int) -> str:
@@ -178,6 +185,8 @@ class StepSpec(Closed):
     """A key of `extra` whose value names each sample's group, or None."""
     trusted_column: str | None = None
     """A key of `extra` that is JSON true for samples known to be clean, or None."""
+    checkpoint_seconds: float = Field(default=300.0, ge=0)
+    """Between two checkpoints of a training step, longer where writing one takes long; 0: one after every step."""
 
 
 # ---------------------------------------------------------------- supervisor to child, on stdin
@@ -243,6 +252,14 @@ class NoticeEvent(Closed):
     message: str
 
 
+class CheckpointEvent(Closed):
+    """A training step has left a checkpoint, whole and on the disk: `checkpoints/{name}`."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    name: str = Field(pattern=r"^\d{9}$")
+    """Of the folder: steps taken, with leading zeros, so that the last name is the newest."""
+
+
 class FailedEvent(Closed):
     """The child's last line when it could not finish."""
 
@@ -256,8 +273,13 @@ class FinishedEvent(Closed):
     type: Literal["finished"] = "finished"
 
 
-Event = Annotated[ProgressEvent | MetricEvent | NoticeEvent | FailedEvent | FinishedEvent, Field(discriminator="type")]
-EVENT: TypeAdapter[ProgressEvent | MetricEvent | NoticeEvent | FailedEvent | FinishedEvent] = TypeAdapter(Event)
+Event = Annotated[
+    ProgressEvent | MetricEvent | NoticeEvent | CheckpointEvent | FailedEvent | FinishedEvent,
+    Field(discriminator="type"),
+]
+EVENT: TypeAdapter[ProgressEvent | MetricEvent | NoticeEvent | CheckpointEvent | FailedEvent | FinishedEvent] = (
+    TypeAdapter(Event)
+)
 
 # ---------------------------------------------------------------- results
 

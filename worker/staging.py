@@ -52,8 +52,8 @@ class OutputError(Exception):
 
 
 def spec_sha256(spec: StepSpec) -> str:
-    """Identifies a step: of its canonical JSON without the attempt, so that a retry of the same step is the same."""
-    content = spec.model_dump(mode="json", exclude={"attempt"})
+    """Identifies a step: of its canonical JSON without what changes no result, so that a retry is the same step."""
+    content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds"})
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from service.contract import (
+    CHECKPOINTS_FOLDER,
     RECORDING_FILE,
     ROWS_FILE,
     ErrorCode,
@@ -28,17 +29,20 @@ from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
 from worker.recording import Recording, RunFacts
 from worker.reporting import Reporter
+from worker.training.checkpoints import Checkpoints
 from worker.training.errors import TrainingError
-from worker.training.loop import BETAS, TrainingRun, steps_of, train
+from worker.training.identity import run_identity
+from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
-from worker.training.models import load_model, with_lora
+from worker.training.models import load_model, training_dtype, with_lora
 from worker.training.samples import Sample, encode
+from worker.training.state import TrainingRun
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
 
-def run_train(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
-    """Trains on the folder's rows and writes recording.npz. Raises TrainingError, OSError."""
+def run_train(folder: Path, spec: StepSpec, reporter: Reporter, stop_asked: Callable[[], bool] = lambda: False) -> None:
+    """Trains on the folder's rows and writes recording.npz. Raises TrainingError, StoppedError, OSError."""
     config = spec.training
     device = Accelerator().device
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
@@ -56,6 +60,13 @@ def run_train(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
     trained = sum(sample.has_answer for sample in samples)
+    checkpoints = Checkpoints(
+        folder / CHECKPOINTS_FOLDER,
+        run_identity(spec, folder / ROWS_FILE, device, training_dtype(config, device)),
+        every_seconds=spec.checkpoint_seconds,
+        tell=reporter.event,
+        stop_asked=stop_asked,
+    )
     reporter.stage(Stage.TRAINING, steps_of(trained, config), "steps")
     outcome = train(
         model,
@@ -65,6 +76,7 @@ def run_train(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
+        checkpoints=checkpoints,
     )
     reporter.close()
     facts = RunFacts(
@@ -77,7 +89,7 @@ def run_train(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
         train_loss_last=outcome.losses[-1],
         device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         versions={name: version(name) for name in PACKAGES},
-        seconds=reporter.seconds,
+        seconds={**reporter.seconds, Stage.TRAINING.value: outcome.seconds},
     )
     _recording(recorder, outcome, facts).save(folder / RECORDING_FILE)
 
@@ -115,17 +127,17 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
 
 
 def _told_to(reporter: Reporter) -> Any:
-    first_step_at = 0.0
+    first: tuple[int, float] | None = None
 
     def on_step(metric: MetricEvent, total: int) -> None:
-        nonlocal first_step_at
+        nonlocal first
         reporter.event(metric)
         left = None
-        if metric.step == 1:
-            # The first step comes with the libraries' warm-up: no measure of the others.
-            first_step_at = time.monotonic()
+        if first is None:
+            # This process's first step comes with the libraries' warm-up: no measure of the others.
+            first = metric.step, time.monotonic()
         else:
-            left = (time.monotonic() - first_step_at) / (metric.step - 1) * (total - metric.step)
+            left = (time.monotonic() - first[1]) / (metric.step - first[0]) * (total - metric.step)
         reporter.progress(metric.step, total, "steps", left)
 
     return on_step

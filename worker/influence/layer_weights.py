@@ -1,5 +1,8 @@
 """How much each layer counts in the alignment: as much as held-out probe answers stand out from the samples there."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -62,3 +65,23 @@ class LayerWeights:
             if bool(weight.any()):
                 weights[position] = weight
         return weights / self._sizes
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned so far."""
+        return {
+            "sum": self._sum,
+            "square": self._square,
+            "samples": self._samples,
+            "standing": {
+                str(probe): torch.stack(refreshes) for probe, refreshes in enumerate(self._standing) if refreshes
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self._sum.copy_(state["sum"])
+        self._square.copy_(state["square"])
+        self._samples = state["samples"]
+        for probe, own in enumerate(self._standing):
+            refreshes = state["standing"].get(str(probe), self._sum.new_empty(0))
+            own[:] = refreshes.to(self._sum.device).unbind()

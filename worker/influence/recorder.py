@@ -2,28 +2,19 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worker.influence.directions import Directions, Kind
+from worker.influence.directions import Directions
 from worker.influence.gradients import PerSampleGradients
+from worker.influence.in_force import InForce, Preconditioner, is_aligned
 from worker.influence.layer_weights import LayerWeights
 from worker.influence.observations import Observations, Steps
 from worker.influence.probe import ProbeGradients
-
-ALIGNED = ".lora_B."
-"""Part of the names of the layers that the alignment is taken over."""
-
-Preconditioner = Mapping[str, Tensor]
-"""P: what the optimiser multiplies a gradient with, [numel] a layer."""
-
-
-def is_aligned(name: str) -> bool:
-    """Whether the alignment is taken over the layer."""
-    return ALIGNED in name
 
 
 class Recorder:
@@ -57,7 +48,7 @@ class Recorder:
         self.directions = directions
         self.item_alignment: list[list[NDArray[np.float64]]] = []
         """At each refresh, of each probe: cosines of its item gradients with its own directions [items, columns]."""
-        self._in_force: _InForce | None = None
+        self._in_force: InForce | None = None
         self._learned: LayerWeights | None = None
         self._block = -1
         self._steps: list[tuple[float, float, int, int]] = []
@@ -76,11 +67,9 @@ class Recorder:
         """
         before = self._in_force
         if self._learned is None:
-            like = next(iter(sides[0][0].mean.values()))
-            sizes = [weight.numel() for name, weight in self.weights.items() if is_aligned(name)]
-            self._learned = LayerWeights(self.directions, like.new_tensor(sizes))
-        self._in_force = _InForce(self.directions, sides, preconditioner, self._learned)
-        self.item_alignment.append(self._in_force.item_alignment)
+            self._learned = self._layer_weights(next(iter(sides[0][0].mean.values())))
+        self._in_force, item_alignment = InForce.measured(self.directions, sides, preconditioner, self._learned)
+        self.item_alignment.append(item_alignment)
         self._block += 1
         return None if before is None else self._in_force.turned_from(before)
 
@@ -136,6 +125,42 @@ class Recorder:
         """Of each draw, in the order of the observations: plain products [n, targets] and gradient norms [n]."""
         return self._column("product"), self._column("norm")
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has recorded and goes by, between two steps: tensors, numbers and None, by name."""
+        return {
+            "in_force": None if self._in_force is None else self._in_force.state_dict(),
+            "learned": None if self._learned is None else self._learned.state_dict(),
+            "block": self._block,
+            "batch_size": self._batch_size,
+            "steps": torch.tensor(self._steps, dtype=torch.float64).reshape(-1, 4),
+            "item_alignment": {
+                str(probe): torch.as_tensor(np.stack(refreshes))
+                for probe, refreshes in enumerate(zip(*self.item_alignment, strict=True))
+            },
+            "row": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._rows])),
+            "step": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._row_steps])),
+            "signals": _Signals.joined(self._signals).state_dict() if self._signals else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave, on this recorder's device."""
+        self._learned = self._in_force = None
+        if state["learned"] is not None:
+            device = next(iter(self.weights.values())).device
+            self._learned = self._layer_weights(state["learned"]["sum"].to(device))
+            self._learned.load_state_dict(state["learned"])
+            self._in_force = InForce.restored(self.directions, state["in_force"], self._learned, self.weights)
+        self._block, self._batch_size = state["block"], state["batch_size"]
+        self._steps = [(rate, clip, int(size), int(block)) for rate, clip, size, block in state["steps"].tolist()]
+        probes = [state["item_alignment"][str(probe)].numpy() for probe in range(len(state["item_alignment"]))]
+        self.item_alignment = [list(own) for own in zip(*probes, strict=True)]
+        self._rows, self._row_steps = [state["row"].numpy()], [state["step"].numpy()]
+        self._signals = [] if state["signals"] is None else [_Signals(**state["signals"])]
+
+    def _layer_weights(self, like: Tensor) -> LayerWeights:
+        sizes = [weight.numel() for name, weight in self.weights.items() if is_aligned(name)]
+        return LayerWeights(self.directions, like.new_tensor(sizes))
+
     def _column(self, name: str) -> NDArray[np.float64]:
         if not self._signals:
             raise RuntimeError("nothing was recorded: no batch ran inside Recorder.batch")
@@ -149,6 +174,16 @@ class _Signals:
         self.effect, self.product, self.alignment, self.norm = effect, product, alignment, norm
 
     @classmethod
+    def joined(cls, parts: "Sequence[_Signals]") -> "_Signals":
+        """Of all micro-batches, on the CPU."""
+        columns = [part.state_dict() for part in parts]
+        return cls(**{name: torch.cat([column[name].cpu() for column in columns]) for name in columns[0]})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By name."""
+        return {"effect": self.effect, "product": self.product, "alignment": self.alignment, "norm": self.norm}
+
+    @classmethod
     def missing(cls, samples: int, directions: Directions) -> "_Signals":
         targets = torch.full((samples, directions.targets), torch.nan)
         return cls(
@@ -156,96 +191,10 @@ class _Signals:
         )
 
 
-class _InForce:
-    """The targets, and the directions in the alignment's metric, between two refreshes."""
-
-    def __init__(
-        self,
-        directions: Directions,
-        sides: Sequence[Sequence[ProbeGradients]],
-        preconditioner: Preconditioner,
-        learned: LayerWeights,
-    ) -> None:
-        # Columns put targets of all probes first, by kind within; sides come by probe.
-        targets = {(kind, probe): side.mean for probe, own in enumerate(sides) for kind, side in enumerate(own)}
-        order = [(int(directions.kind[k]), int(directions.probe[k])) for k in range(directions.targets)]
-        if set(order) != set(targets):
-            raise ValueError(f"the plan has {len(order)} targets, but {len(targets)} sides were given")
-        first = next(iter(targets.values()))
-        self.targets = {name: torch.stack([targets[key][name] for key in order]) for name in first}
-        self.square = {name: preconditioner[name].square() for name in first if is_aligned(name)}
-        """P^2, [numel] a layer."""
-        self.layer = {name: number for number, name in enumerate(self.square)}
-        like = next(iter(first.values()))
-        size = (len(self.square), len(directions))
-        self.aligned = {name: like.new_empty(len(directions), len(square)) for name, square in self.square.items()}
-        """P^2 D, [D, numel] a layer."""
-        self.norms = like.new_empty(size)
-        """|P D| of each layer."""
-        self.weights = like.new_empty(size)
-        self.norm = like.new_empty(len(directions))
-        """|P D| over all layers, weighted."""
-        self.learned = learned
-        self.unwanted = torch.as_tensor(np.flatnonzero(directions.kind == Kind.UNWANTED)).to(like.device)
-        self.item_alignment = [self._combine(probe, own, directions) for probe, own in enumerate(sides)]
-
-    def _combine(self, probe: int, sides: Sequence[ProbeGradients], directions: Directions) -> NDArray[np.float64]:
-        """Fills the probe's columns; the cosines of its item gradients with them, [items, columns]."""
-        like = self.norm
-        columns = torch.as_tensor(directions.of_probe(probe)).to(like.device)
-        coefficients = torch.as_tensor(directions.coefficients[probe]).to(like)
-        inner = like.new_empty(len(self.layer), coefficients.shape[1], len(columns))
-        item_square = like.new_empty(len(self.layer), coefficients.shape[1])
-        square = like.new_empty(len(self.layer), len(columns))
-        for name, metric in self.square.items():
-            layer = self.layer[name]
-            items = torch.cat([side.items[name] for side in sides])
-            combined = coefficients @ items
-            weighted = combined * metric
-            self.aligned[name][columns] = weighted
-            square[layer] = (combined * weighted).sum(1)
-            inner[layer] = items @ weighted.T
-            item_square[layer] = items.square() @ metric
-        tiny = torch.finfo(like.dtype).tiny
-        self.norms[:, columns] = square.sqrt()
-        weights = self.learned.of_probe(probe, self._held_out(inner, item_square, square, columns, directions, probe)).T
-        self.weights[:, columns] = weights
-        norm = (weights * square).sum(0).sqrt().clamp_min(tiny)
-        self.norm[columns] = norm
-        item_norm = (weights[:, None, :] * item_square[:, :, None]).sum(0).sqrt().clamp_min(tiny)
-        cosines = (weights[:, None, :] * inner).sum(0) / norm / item_norm
-        return np.asarray(cosines.cpu().double().numpy())
-
-    @staticmethod
-    def _held_out(
-        inner: Tensor, item_square: Tensor, square: Tensor, columns: Tensor, directions: Directions, probe: int
-    ) -> Tensor:
-        """Cosines [unwanted items, layers] of each item with the direction that leaves its fold out."""
-        left_out = directions.held_out[probe]
-        items = torch.arange(len(left_out), device=inner.device)
-        if left_out.min() < 0:
-            return inner.new_zeros(len(items), len(inner))
-        position = torch.as_tensor(np.searchsorted(columns.cpu().numpy(), left_out)).to(inner.device)
-        scale = (item_square[:, items] * square[:, position]).sqrt().clamp_min(torch.finfo(inner.dtype).tiny)
-        return (inner[:, items, position] / scale).T
-
-    def turned_from(self, before: "_InForce") -> NDArray[np.float64]:
-        """Cosine of each target now and before, in the metric now."""
-        count = len(next(iter(self.targets.values())))
-        inner = self.norm.new_zeros(count)
-        square = self.norm.new_zeros(count)
-        for name, metric in self.square.items():
-            old, weight = before.targets[name], self.weights[self.layer[name], :count]
-            inner += weight * (self.aligned[name][:count] * old).sum(1)
-            square += weight * (old.square() @ metric)
-        cosine = inner / (square.sqrt() * self.norm[:count]).clamp_min(torch.finfo(square.dtype).tiny)
-        return np.asarray(cosine.cpu().double().numpy())
-
-
 class _Contraction:
     """Contracts per-sample gradients with the directions layer by layer; nothing of a layer outlives its call."""
 
-    def __init__(self, in_force: _InForce, preconditioner: Preconditioner, samples: int) -> None:
+    def __init__(self, in_force: InForce, preconditioner: Preconditioner, samples: int) -> None:
         like = next(iter(in_force.targets.values()))
         self._in_force = in_force
         self._preconditioner = preconditioner

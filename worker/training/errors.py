@@ -9,3 +9,11 @@ class TrainingError(Exception):
     def __init__(self, code: ErrorCode, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.failure = Failure(code=code, message=message, hint=hint)
+
+
+class StoppedError(Exception):
+    """The run was left between two steps, as it had been asked to; `saved`: with a checkpoint of just there."""
+
+    def __init__(self, *, saved: bool) -> None:
+        super().__init__("left between two steps")
+        self.saved = saved

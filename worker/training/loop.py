@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,27 +12,16 @@ from accelerate import Accelerator
 from service.contract import ErrorCode, MetricEvent, TrainingConfig
 from worker.influence.recorder import Recorder
 from worker.training.batches import batches, collate, forward, micro_batches
+from worker.training.checkpoints import Checkpoints
 from worker.training.errors import TrainingError
-from worker.training.measurement import ByProducts, EncodedProbe, Measurement
+from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.samples import Sample
+from worker.training.state import TrainingRun, TrainingState
 
 WARM_UP_STEPS = 10
 """Steps whose signals are not used: the second moment is an average over too few gradients to precondition with."""
 
 BETAS = (0.9, 0.999)
-
-
-@dataclass
-class TrainingRun:
-    """What a run leaves beside the model's weights."""
-
-    steps: int = 0
-    tokens: int = 0
-    losses: list[float] = field(default_factory=list)
-    """Mean sample loss of each optimiser step."""
-    measurements: int = 0
-    """Times the probe gradients were measured."""
-    by_products: ByProducts = field(default_factory=ByProducts)
 
 
 def learning_rate_of(config: TrainingConfig, hidden_size: int) -> float:
@@ -63,16 +52,20 @@ def train(
     probes: Sequence[EncodedProbe] = (),
     recorder: Recorder | None = None,
     on_step: Callable[[MetricEvent, int], None] = lambda metric, total: None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainingRun:
     """Trains the LoRA layers of `model` in place on the samples that have an answer.
 
     probes and recorder belong together: with them the same steps are taken, bit for bit, and every draw is recorded.
     Draws of the warm-up are recorded without a signal; samples that were drawn only there are scored once more at
-    the end, without a step. Raises TrainingError when the loss stops being finite; its message names the rows.
+    the end, without a step. With checkpoints the run goes on from the newest, and leaves others; it takes the same
+    steps and records the same, bit for bit, as one that was not interrupted. Raises TrainingError when the loss stops
+    being finite; its message names the rows. Raises StoppedError when it was asked to stop for later.
     """
     accelerator = Accelerator()
     model = accelerator.prepare_model(model)
-    weights = [p for p in model.parameters() if p.requires_grad]
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    weights = list(trained.values())
     peak = learning_rate_of(config, model.config.hidden_size)
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=BETAS, weight_decay=config.weight_decay)
     rows = [row for row, sample in enumerate(samples) if sample.has_answer]
@@ -116,7 +109,10 @@ def train(
         return found
 
     model.train()
-    for step, batch_rows in enumerate(batches(rows, config)):
+    state = TrainingState(trained, optimizer, measurement, run, accelerator.device)
+    if checkpoints:
+        checkpoints.resume(state)
+    for step, batch_rows in enumerate(islice(batches(rows, config), run.steps, None), run.steps):
         probe_loss = measurement.begin_step(step) if measurement else None
         rate = peak * _schedule(step, total, config.warmup_ratio)
         for group in optimizer.param_groups:
@@ -134,16 +130,24 @@ def train(
             MetricEvent(step=step + 1, loss=run.losses[-1], learning_rate=rate, grad_norm=norm, probe_loss=probe_loss),
             total,
         )
+        if checkpoints:
+            checkpoints.boundary(state)
     if measurement:
-        late = measurement.unseen(rows)
-        measurement.finish(run.steps, late=bool(late))
-        for start in range(0, len(late), config.batch_size):
-            backward(late[start : start + config.batch_size])
+        if run.late is None:
+            run.late = measurement.unseen(rows)
+            measurement.finish(run.steps, late=bool(run.late))
+        while run.late:
+            backward(run.late[: config.batch_size])
             optimizer.zero_grad(set_to_none=True)
             # No step was taken: it has no weight in mu, and its signals count for the alignment alone.
             measurement.end_step(0.0, 1.0)
+            run.late = run.late[config.batch_size :]
+            run.late_batches += 1
+            if checkpoints:
+                checkpoints.boundary(state)
         run.by_products = measurement.by_products
         run.measurements = measurement.measurements
+    run.seconds = state.seconds()
     return run
 
 

@@ -1,6 +1,6 @@
 """Keeps a recorder supplied with probe gradients and preconditioners while a run trains; the run does not notice."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,6 +48,22 @@ class ByProducts:
     probe_loss: list[NDArray[np.float64]] = field(default_factory=list)
     """[targets] at each."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """As tensors."""
+        return {
+            "loss": _joined(self.loss),
+            "similarity": _joined(self.similarity),
+            "measured_at": torch.tensor(self.measured_at, dtype=torch.int64),
+            "probe_loss": torch.tensor(np.array(self.probe_loss, dtype=np.float64)),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Goes on from what `state_dict` gave."""
+        self.loss = [] if state["loss"] is None else [state["loss"].to(device)]
+        self.similarity = [] if state["similarity"] is None else [state["similarity"].to(device)]
+        self.measured_at = state["measured_at"].tolist()
+        self.probe_loss = list(state["probe_loss"].numpy())
+
 
 class Measurement:
     """Measures the probes when it is time and opens the recorder for each micro-batch."""
@@ -66,7 +82,7 @@ class Measurement:
         planned_tokens: int,
     ) -> None:
         """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run."""
-        self._model, self._recorder = model, recorder
+        self._model, self._recorder, self._device = model, recorder, device
         self._read_preconditioner = preconditioner_of(optimizer)
         self._sides = [[_chunks(side, pad, device) for side in probe.sides] for probe in probes]
         self._warm_up = warm_up
@@ -129,6 +145,27 @@ class Measurement:
         else:
             self._losses_alone(step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run that goes on from between two steps needs, the recorder's state included."""
+        return {
+            "recorder": self._recorder.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "by_products": self.by_products.state_dict(),
+            "observed": torch.tensor(sorted(self._observed), dtype=torch.int64),
+            "recording": self._preconditioner is not None,
+            "representations": {str(number): own for number, own in enumerate(self._representations)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave; the optimiser's own state has to be there already."""
+        self._recorder.load_state_dict(state["recorder"])
+        self._schedule.load_state_dict(state["schedule"])
+        self.by_products.load_state_dict(state["by_products"], self._device)
+        self._observed = set(state["observed"].tolist())
+        self._preconditioner = self._read_preconditioner(self._recorder.weights) if state["recording"] else None
+        found = state["representations"]
+        self._representations = [found[str(number)].to(self._device) for number in range(len(found))]
+
     def unseen(self, rows: Sequence[int]) -> list[int]:
         """Rows without a signal so far."""
         return [row for row in rows if row not in self._observed]
@@ -183,3 +220,7 @@ class Measurement:
 def _chunks(side: Sequence[Sample], pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
     parts = micro_batches([len(sample.ids) for sample in side], PROBE_CHUNK)
     return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(list(parts)).cpu() if parts else None

@@ -1,6 +1,8 @@
 """When the probe's gradient is measured anew: as it turns, within a share of what the run costs."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 STEADY = 0.9
 """Cosine of the probe gradient with its last measurement at which measurements are rightly spaced."""
@@ -42,3 +44,11 @@ class RefreshSchedule:
             self._interval *= min(2.0, max(0.5, math.acos(STEADY) / angle))
         evenly = (self._total - step) / (self._left + 1)
         self._due = step + max(1, round(max(self._interval, evenly)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learned and spent."""
+        return {"left": self._left, "interval": self._interval, "due": self._due}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave."""
+        self._left, self._interval, self._due = state["left"], state["interval"], state["due"]

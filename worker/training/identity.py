@@ -1,0 +1,33 @@
+"""What has to be equal for a checkpoint to be gone on from, so that the result is that of one undisturbed run."""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from service.contract import StepSpec
+
+LIBRARIES = ("numpy", "torch", "transformers", "peft")
+"""Whose versions decide over bits."""
+
+
+def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
+
+    What only the audit's last step reads is left out. The kind of device counts, not its make: of two GPUs neither
+    repeats itself to the bit.
+    """
+    probes = [probe.model_dump(mode="json", exclude={"name"}) for probe in spec.probes]
+    with rows.open("rb") as file:
+        samples = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "model": spec.model.model_dump_json(),
+        "training": spec.training.model_dump_json(),
+        "probes": hashlib.sha256(json.dumps(probes).encode()).hexdigest(),
+        "placebos": str(spec.seeds[0]),
+        "samples": samples,
+        "device": f"{device.type} {dtype}",
+        "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
+    }
