@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from worker.training.errors import TrainingError
 from worker.training.identity import run_identity
 from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
+from worker.training.memory import out_of_memory_told, smaller_weights
 from worker.training.models import load_model, training_dtype, with_lora
 from worker.training.samples import Sample, encode
 from worker.training.state import TrainingRun
@@ -46,8 +48,9 @@ def run_train(folder: Path, spec: StepSpec, reporter: Reporter, stop_asked: Call
     config = spec.training
     device = Accelerator().device
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
-    base, tokenizer = load_model(spec.model, config, device, cache=cache)
-    model = with_lora(base, config).to(device)
+    with out_of_memory_told(partial(smaller_weights, config)):
+        base, tokenizer = load_model(spec.model, config, device, cache=cache)
+        model = with_lora(base, config).to(device)
 
     table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
     reporter.stage(Stage.TOKENIZING, len(table), "samples")

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -15,6 +16,7 @@ from worker.training.batches import batches, collate, forward, micro_batches
 from worker.training.checkpoints import Checkpoints
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
+from worker.training.memory import out_of_memory_told, smaller
 from worker.training.samples import Sample
 from worker.training.state import TrainingRun, TrainingState
 
@@ -89,15 +91,20 @@ def train(
             warm_up=warm_up_of(total),
             total=total,
             planned_tokens=config.epochs * sum(len(samples[row].ids) for row in rows),
+            micro_batch_size=config.micro_batch_size,
         )
 
     def backward(batch_rows: Sequence[int]) -> torch.Tensor:
         """Gradient of the mean of the rows' losses, in micro-batches; their losses, in the order they ran."""
         losses, ran = [], []
-        for part in micro_batches([len(samples[row].ids) for row in batch_rows], config.micro_batch_size):
+        lengths = [len(samples[row].ids) for row in batch_rows]
+        for part in micro_batches(lengths, config.micro_batch_size):
             part_rows = [batch_rows[position] for position in part]
-            batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)
-            with measurement.batch(part_rows, len(batch_rows)) if measurement else nullcontext():
+            with ExitStack() as stack:
+                stack.enter_context(out_of_memory_told(partial(smaller, lengths, config.micro_batch_size)))
+                if measurement:
+                    stack.enter_context(measurement.batch(part_rows, len(batch_rows)))
+                batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)
                 outputs = forward(model, batch)
                 accelerator.backward(outputs.losses.sum() / len(batch_rows))
             if measurement:

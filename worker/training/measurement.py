@@ -15,6 +15,7 @@ from worker.influence.preconditioner import preconditioner_of
 from worker.influence.probe import Chunk, ProbeGradients, probe_gradients, probe_losses
 from worker.influence.recorder import Recorder, is_aligned
 from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
+from worker.training.memory import out_of_memory_told, smaller
 from worker.training.refresh import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
 from worker.training.samples import Sample
@@ -80,11 +81,16 @@ class Measurement:
         warm_up: int,
         total: int,
         planned_tokens: int,
+        micro_batch_size: int | None = None,
     ) -> None:
-        """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run."""
+        """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run;
+        micro_batch_size: the most probe items in one pass, up to PROBE_CHUNK.
+        """
         self._model, self._recorder, self._device = model, recorder, device
         self._read_preconditioner = preconditioner_of(optimizer)
-        self._sides = [[_chunks(side, pad, device) for side in probe.sides] for probe in probes]
+        self._probes = probes
+        self._chunk = min(micro_batch_size or PROBE_CHUNK, PROBE_CHUNK)
+        self._sides = [[_chunks(side, self._chunk, pad, device) for side in probe.sides] for probe in probes]
         self._warm_up = warm_up
         cost = sum(len(sample.ids) for probe in probes for side in probe.sides for sample in side)
         self._schedule = RefreshSchedule(
@@ -176,18 +182,16 @@ class Measurement:
         assert self._preconditioner is not None
         representations: list[Tensor] = []
         sides: list[list[ProbeGradients]] = []
-        for own in self._sides:
+        gradients, weights = self._recorder.gradients, self._recorder.weights
+        for probe, own in zip(self._probes, self._sides, strict=True):
             caught: list[Tensor] = []
             measured = []
-            for number, chunks in enumerate(own):
+            for number, (side, chunks) in enumerate(zip(probe.sides, own, strict=True)):
                 run = [
                     (numbers, partial(self._run, batch, caught if number == 0 else None)) for numbers, batch in chunks
                 ]
-                measured.append(
-                    probe_gradients(
-                        self._model, self._recorder.gradients, self._recorder.weights, run, items_of=is_aligned
-                    )
-                )
+                with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk)):
+                    measured.append(probe_gradients(self._model, gradients, weights, run, items_of=is_aligned))
             representations.append(torch.cat(caught))
             sides.append(measured)
         self._representations = representations
@@ -217,8 +221,8 @@ class Measurement:
         return outputs.losses
 
 
-def _chunks(side: Sequence[Sample], pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
-    parts = micro_batches([len(sample.ids) for sample in side], PROBE_CHUNK)
+def _chunks(side: Sequence[Sample], limit: int, pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
+    parts = micro_batches([len(sample.ids) for sample in side], limit)
     return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]
 
 
