@@ -20,7 +20,8 @@ WORKDIR /build
 RUN python -m venv /opt/finetooth
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" \
         > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 

@@ -24,7 +24,7 @@ from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import ObjectStore
+from service.store.objects import make_object_store
 from service.web.routes import router as web
 
 
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.sessions = make_sessions(engine)
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
-    app.state.objects = ObjectStore(settings.objects)
+    app.state.objects = make_object_store(settings)
     app.state.head_revision = head_revision()
     install_problem_handlers(app)
     for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):

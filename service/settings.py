@@ -1,17 +1,23 @@
 """Every knob of Finetooth: environment variables with the prefix FINETOOTH_."""
 
+import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import platformdirs
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
     """Read once a process, by `get_settings`. Defaults suit a laptop; nothing here is a default secret."""
 
-    model_config = SettingsConfigDict(env_prefix="FINETOOTH_", extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="FINETOOTH_",
+        extra="ignore",
+        hide_input_in_errors=True,  # an error's message ends up in a log
+    )
 
     data_dir: Path = Field(default_factory=lambda: Path(platformdirs.user_data_dir("finetooth")))
     """The laptop stack's databases, objects, keys and job folders."""
@@ -24,8 +30,14 @@ class Settings(BaseSettings):
     """Redis URL (redis://, rediss:// or redis+socket://). None: the laptop stack brings its own Valkey."""
     object_dir: Path | None = None
     """Root folder of the object store. None: `data_dir`/objects."""
+    object_url: str | None = None
+    """s3://BUCKET/PREFIX: the object store is that bucket and no folder."""
+    object_endpoint: str | None = None
+    """http(s)://HOST:PORT of a server that speaks S3. None: AWS."""
     work_dir: Path | None = None
-    """Where supervisors keep the folders of running children. None: `data_dir`/work."""
+    """Where supervisors keep the folders of running children, and uploads on their way into a bucket.
+
+    None: `data_dir`/work."""
 
     database_pool_size: int = Field(default=16, ge=2, le=200)
     """Connections a process. The API's thread limit is the same, so that no thread waits for a connection."""
@@ -52,6 +64,21 @@ class Settings(BaseSettings):
 
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers answered; anything else is refused (DNS rebinding)."""
+
+    @model_validator(mode="after")
+    def _one_object_store(self) -> Self:
+        if self.object_url is None:
+            if self.object_endpoint is not None:
+                raise ValueError("FINETOOTH_OBJECT_ENDPOINT goes with FINETOOTH_OBJECT_URL")
+            return self
+        if self.object_dir is not None:
+            raise ValueError("set FINETOOTH_OBJECT_DIR or FINETOOTH_OBJECT_URL, not both")
+        # Credentials in an address end up in logs; botocore reads them from the environment.
+        if not re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.=-]+)*/?", self.object_url):
+            raise ValueError("FINETOOTH_OBJECT_URL is s3://BUCKET or s3://BUCKET/PREFIX, without credentials")
+        if not re.fullmatch(r"https?://[^/@?#]+/?", self.object_endpoint or "https://aws"):
+            raise ValueError("FINETOOTH_OBJECT_ENDPOINT is http(s)://HOST or http(s)://HOST:PORT, without credentials")
+        return self
 
     @property
     def objects(self) -> Path:

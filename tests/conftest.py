@@ -18,6 +18,7 @@ from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
+from tests.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"
 
@@ -75,6 +76,22 @@ def valkey_url(server_folder: Path) -> Iterator[str]:
     server.start()
     yield server.url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server(server_folder: Path) -> Iterator[S3Server]:
+    """The session's S3 server."""
+    server = S3Server(server_folder / "s3.log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket of the S3 server, with its credentials in the environment."""
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg
 import pyarrow as pa
@@ -35,7 +35,7 @@ def load_results(
     claim: Claim,
     folder: Path,
     *,
-    dataset: Path,
+    dataset: IO[bytes],
     rows: int,
     probes: int,
     findings_top: int,
@@ -43,8 +43,8 @@ def load_results(
 ) -> None:
     """Copies scores, and text, trace and baselines of flagged and of top-ranked samples, under (audit, attempt).
 
-    `dataset` is the stored rows.parquet, of `rows` samples. on_progress is told the scores done. Readers see nothing
-    before `publish`, and nothing stays if the session is rolled back.
+    `dataset` is the stored rows.parquet, open, of `rows` samples. on_progress is told the scores done. Readers see
+    nothing before `publish`, and nothing stays if the session is rolled back.
     Raises OutputError where the files are not what the contract promises.
     """
     shown = _load_scores(

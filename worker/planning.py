@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -20,11 +19,11 @@ class Work:
     """One step to run."""
 
     spec: StepSpec
-    dataset: Path
-    """The stored rows.parquet."""
+    dataset: str
+    """Key of the stored rows.parquet."""
     rows: int
-    recordings: Mapping[int, Path]
-    """What the step needs of other steps: each seed's stored recording."""
+    recordings: Mapping[int, str]
+    """What the step needs of other steps: the key of each seed's stored recording."""
 
 
 def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Work]:
@@ -35,10 +34,10 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
     """
     audit = session.get_one(Audit, claim.subject_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
-    rows = objects.path(dataset_key(claim.workspace_id, dataset.id, ROWS_FILE))
+    rows = dataset_key(claim.workspace_id, dataset.id, ROWS_FILE)
     first = _spec(session, claim, audit)
     steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id).order_by(AuditStep.step_no)).all()
-    recordings: dict[int, Path] = {}
+    recordings: dict[int, str] = {}
     plan = []
     for step in steps:
         combines = step.step_key == COMBINE
@@ -49,12 +48,12 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
             plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings=recordings))
             continue
 
-        def recording(attempt: int, step_key: str = step.step_key) -> Path:
-            return objects.path(audit_key(claim.workspace_id, audit.id, attempt, step_key, RECORDING_FILE))
+        def recording(attempt: int, step_key: str = step.step_key) -> str:
+            return audit_key(claim.workspace_id, audit.id, attempt, step_key, RECORDING_FILE)
 
         if step.state == "succeeded" and step.attempt is not None and step.spec_sha256 == spec_sha256(spec):
             recordings[seed] = recording(step.attempt)
-            if recordings[seed].is_file():
+            if objects.exists(recordings[seed]):
                 continue
         recordings[seed] = recording(claim.attempt)
         plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings={}))

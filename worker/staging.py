@@ -1,7 +1,6 @@
 """What goes into a child's folder and what comes out of it: spec, rows and recordings in, recordings or results out."""
 
 import hashlib
-import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from service.contract import (
     output_files,
 )
 from service.lifecycle.commands import Claim
-from service.store.objects import ObjectStore, audit_key
+from service.store.objects import ObjectMissingError, ObjectStore, audit_key
 
 
 class InputMissingError(Exception):
@@ -34,8 +33,8 @@ class InputMissingError(Exception):
         self.failure = Failure(
             code=ErrorCode.INPUT_MISSING,
             message=f"{what} not in the object store.",
-            hint="Check that API and worker share one object store (FINETOOTH_OBJECT_DIR); or upload the dataset again "
-            "and start the audit again.",
+            hint="Check that API and worker share one object store (FINETOOTH_OBJECT_DIR or FINETOOTH_OBJECT_URL); "
+            "or upload the dataset again and start the audit again.",
         )
 
 
@@ -57,24 +56,25 @@ def spec_sha256(spec: StepSpec) -> str:
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def stage_inputs(folder: Path, spec: StepSpec, rows: Path, recordings: Mapping[int, Path]) -> None:
-    """Writes spec.json and copies the dataset's rows and each seed's recording. Raises InputMissingError, OSError."""
+def stage_inputs(folder: Path, spec: StepSpec, objects: ObjectStore, rows: str, recordings: Mapping[int, str]) -> None:
+    """Writes spec.json and copies the dataset's rows and each seed's recording, given by their keys.
+
+    Raises InputMissingError, ObjectStoreUnavailableError, OSError.
+    """
     (folder / SPEC_FILE).write_text(spec.model_dump_json())
-    if not rows.is_file():
-        raise InputMissingError("The dataset's rows are")
     # Copies, not links: the child must not be able to change what is stored.
-    _copy(rows, folder / ROWS_FILE)
+    _fetch(objects, rows, folder / ROWS_FILE, "The dataset's rows are")
     if recordings:
         (folder / RECORDINGS_FOLDER).mkdir()
     for seed, recording in recordings.items():
-        if not recording.is_file():
-            raise InputMissingError(f"The recording of seed {seed} is")
-        _copy(recording, folder / RECORDINGS_FOLDER / f"{seed}.npz")
+        _fetch(objects, recording, folder / RECORDINGS_FOLDER / f"{seed}.npz", f"The recording of seed {seed} is")
 
 
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
+def _fetch(objects: ObjectStore, key: str, target: Path, what: str) -> None:
+    try:
+        objects.fetch(key, target)
+    except ObjectMissingError:
+        raise InputMissingError(what) from None
 
 
 def check_recording(folder: Path) -> None:
@@ -106,7 +106,10 @@ def read_summary(folder: Path, spec: StepSpec, rows: int) -> Summary:
 
 
 def store_outputs(objects: ObjectStore, claim: Claim, step_key: str, folder: Path) -> None:
-    """Puts the child's files into the object store, where they stay. Raises OutputError, OSError."""
+    """Puts the child's files into the object store, where they stay.
+
+    Raises OutputError, ObjectStoreUnavailableError, OSError.
+    """
     for name in output_files(step_key):
         if not (folder / name).is_file():
             raise OutputError(f"there is no {name}")

@@ -14,7 +14,7 @@ from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
 from service.settings import get_settings
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import ObjectStore
+from service.store.objects import make_object_store
 from worker.celery_app import LANES, app
 from worker.supervisor import Supervisor
 
@@ -44,7 +44,7 @@ def supervisor() -> Supervisor:
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     # Two connections: one loads scores while the other looks for a cancel.
     engine = make_engine(settings.database_url.get_secret_value(), pool_size=2, application_name="finetooth-worker")
-    return Supervisor(settings, make_sessions(engine), ObjectStore(settings.objects), owner=owner, stopping=stopping)
+    return Supervisor(settings, make_sessions(engine), make_object_store(settings), owner=owner, stopping=stopping)
 
 
 @worker_ready.connect

@@ -6,6 +6,7 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
+from service.contract import ROWS_FILE
 from service.datasets import queries
 from service.datasets.records import FORMATS
 from service.datasets.refused_uploads import UploadRoute
@@ -112,9 +113,8 @@ def rows(
 ) -> Page[Sample]:
     """The rows in the order of the upload; a page of long rows ends before `limit`."""
     dataset = queries.find_dataset(session, principal, dataset_id)
-    samples = read_page(
-        objects.path(dataset_key(principal.workspace_id, dataset_id, "rows.parquet")), page.after_number, page.limit
-    )
+    with objects.open(dataset_key(principal.workspace_id, dataset_id, ROWS_FILE)) as file:
+        samples = read_page(file, page.after_number, page.limit)
     more = bool(samples) and samples[-1]["row"] + 1 < dataset.rows
     return page.page(
         samples + samples[-1:] if more else samples,

@@ -69,7 +69,8 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, obje
         raise Problem(404, "finding_not_found", "The audit's dataset has no such row. Rows count from 0.")
     kept = find_texts(session, audit, [row]).get(row)
     if kept is None:
-        sample = read_row(objects.path(dataset_key(audit.workspace_id, audit.dataset_id, ROWS_FILE)), row)
+        with objects.open(dataset_key(audit.workspace_id, audit.dataset_id, ROWS_FILE)) as file:
+            sample = read_row(file, row)
     return FindingDetail(
         **score_fields(scores[0]),
         messages=sample["messages"] if kept is None else kept.messages,

@@ -20,6 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
+
 MEDIA_TYPE = "application/problem+json"
 
 log = logging.getLogger(__name__)
@@ -94,6 +96,8 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(sqlalchemy.exc.InterfaceError, _on_database_error)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _on_database_error)
     app.add_exception_handler(sqlalchemy.exc.DataError, _on_data_error)
+    app.add_exception_handler(ObjectMissingError, _on_missing_object)
+    app.add_exception_handler(ObjectStoreUnavailableError, _on_absent_object_store)
 
 
 class UnexpectedErrors:
@@ -214,6 +218,18 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
         return problem_response(request, Problem(503, "database_busy", detail, headers={"Retry-After": "2"}))
     detail = "The database does not answer. Nothing was changed; try again."
     return problem_response(request, Problem(503, "database_unavailable", detail, headers={"Retry-After": "5"}))
+
+
+async def _on_missing_object(request: Request, error: Exception) -> Response:
+    log.error("request %s: %s", request.state.request_id, error)
+    detail = "A file of this resource is not in the object store. The service's log names it under this request_id."
+    return problem_response(request, Problem(500, "object_missing", detail))
+
+
+async def _on_absent_object_store(request: Request, error: Exception) -> Response:
+    log.warning("request %s: %s", request.state.request_id, error)
+    detail = "The object store does not answer. Nothing was kept; try again."
+    return problem_response(request, Problem(503, "object_store_unavailable", detail, headers={"Retry-After": "5"}))
 
 
 async def _on_data_error(request: Request, error: Exception) -> Response:

@@ -98,7 +98,8 @@ class LaptopStack:
         self._children_file.stop_leftovers()
         listener = _listen(port)
         with listener:
-            for folder in (self.logs, self.settings.objects, self.settings.work):
+            own_objects = () if self.settings.object_url else (self.settings.objects,)
+            for folder in (self.logs, self.settings.work, *own_objects):
                 (private_folder if folder.is_relative_to(self.settings.data_dir) else make_folder)(folder)
             make_folder(self.settings.cache_dir)
             self._start_servers()

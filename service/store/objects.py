@@ -1,59 +1,90 @@
-"""The object store: files under string keys such as `ws_1/datasets/ds_2/rows.parquet`.
+"""The object store: files under string keys such as `ws_1/datasets/ds_2/rows.parquet`, in a folder or a bucket.
 
-A local folder for now; an S3-compatible store comes behind the same functions. An object appears whole or not
-at all: it is written beside its place, flushed to disk and renamed.
+Whoever stores or reads holds no whole object in memory. An object appears whole or not at all.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import IO
 
+from service.settings import Settings
 
-class ObjectStore:
-    """Objects in a local folder, private to its owner."""
+COPY_BYTES = 1 << 20
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def path(self, key: str) -> Path:
-        """Where the object lies or would lie.
+class ObjectMissingError(LookupError):
+    """There is no object under that key."""
 
-        Raises ValueError for a key with an empty part, `.` or `..`, or a NUL: keys are made of ids, never of
-        names that a user gave.
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"no object {key}; check that the API and the workers share one object store "
+            "(FINETOOTH_OBJECT_DIR or FINETOOTH_OBJECT_URL)"
+        )
+
+
+class ObjectStoreUnavailableError(Exception):
+    """The store does not answer, or refuses; the same act may succeed later. The message holds no key of its owner."""
+
+
+class ObjectStore(ABC):
+    """Objects under keys. Every method raises ValueError for a key with an empty part, `.`, `..` or a NUL.
+
+    Keys are made of ids, never of names that a user gave.
+    """
+
+    @abstractmethod
+    def create(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """A real file to write (it has a descriptor); the object exists once the block ended without an exception.
+
+        Readers see the object that was there before, or none, until then. Raises ObjectStoreUnavailableError, OSError.
         """
-        parts = key.split("/")
-        if any(part in ("", ".", "..") or "\0" in part for part in parts):
-            raise ValueError(f"not an object key: {key!r}")
-        return self._root.joinpath(*parts)
 
-    @contextmanager
-    def create(self, key: str) -> Iterator[IO[bytes]]:
-        """A binary file to write; the object exists once the block has ended without an exception."""
-        target = self.path(key)
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".part", delete=False) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, target)
+    @abstractmethod
+    def open(self, key: str) -> AbstractContextManager[IO[bytes]]:
+        """The object as a file to read, with `seek`. Raises ObjectMissingError, ObjectStoreUnavailableError."""
+
+    @abstractmethod
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object. Raises ObjectStoreUnavailableError."""
+
+    @abstractmethod
+    def delete_tree(self, prefix: str) -> None:
+        """Deletes every object under `prefix/`; nothing there is no error. What cannot be deleted is logged."""
 
     def put_file(self, key: str, source: Path) -> None:
-        """Copies a file in."""
+        """Copies a file in. Raises as `create` does."""
         with source.open("rb") as reader, self.create(key) as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+            shutil.copyfileobj(reader, writer, COPY_BYTES)
 
-    def delete_tree(self, prefix: str) -> None:
-        """Deletes everything under the prefix; nothing there is no error."""
-        shutil.rmtree(self.path(prefix), ignore_errors=True)
+    def fetch(self, key: str, target: Path) -> None:
+        """Copies an object out, into a file of its own. Raises as `open` does, and OSError."""
+        with self.open(key) as reader, target.open("wb") as writer:
+            shutil.copyfileobj(reader, writer, COPY_BYTES)
+
+
+def make_object_store(settings: Settings) -> ObjectStore:
+    """The store that the settings name. Connects to nothing yet.
+
+    Raises RuntimeError where a bucket is named and the client for buckets is not installed.
+    """
+    # Imported here, since the clients of buckets take long to import and most installations need none.
+    if settings.object_url is not None:
+        from service.store.s3_objects import S3Objects
+
+        return S3Objects(settings.object_url, endpoint=settings.object_endpoint, spool=settings.work)
+    from service.store.local_objects import LocalObjects
+
+    return LocalObjects(settings.objects)
+
+
+def key_parts(key: str) -> list[str]:
+    """The parts of a key or prefix. Raises ValueError for one that could lead elsewhere."""
+    parts = key.split("/")
+    if any(part in ("", ".", "..") or "\0" in part for part in parts):
+        raise ValueError(f"not an object key: {key!r}")
+    return parts
 
 
 def dataset_key(workspace_id: str, dataset_id: str, name: str = "") -> str:

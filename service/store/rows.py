@@ -1,4 +1,4 @@
-"""Reading a dataset's rows.parquet: one row, some rows, a page. The file's row n is the sample whose `row` is n.
+"""Reading a dataset's rows.parquet, an open file: one row, some rows, a page. Its row n is the sample whose `row` is n.
 
 Only the row groups that hold what is asked for are read, so a page costs the same wherever it lies. A row is
 {row: int, messages: [{role, content}], extra: dict}.
@@ -7,8 +7,7 @@ Only the row groups that hold what is asked for are read, so a page costs the sa
 import json
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 COLUMNS = ["row", "messages", "extra"]
 
@@ -20,20 +19,20 @@ class RowNotFoundError(LookupError):
     """The dataset has no such row."""
 
 
-def read_row(path: Path, row: int) -> dict[str, Any]:
+def read_row(file: IO[bytes], row: int) -> dict[str, Any]:
     """One row. Raises RowNotFoundError."""
-    return read_rows(path, [row])[0]
+    return read_rows(file, [row])[0]
 
 
-def read_rows(path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
+def read_rows(file: IO[bytes], rows: Sequence[int]) -> list[dict[str, Any]]:
     """The rows in the order asked for; each row group is read once. Raises RowNotFoundError."""
     wanted = set(rows)
     found: dict[int, dict[str, Any]] = {}
-    with _open(path) as file:
-        for group, (start, end) in enumerate(pairwise(_starts(file))):
+    with _open(file) as parquet:
+        for group, (start, end) in enumerate(pairwise(_starts(parquet))):
             here = [row - start for row in wanted if start <= row < end]
             if here:
-                table = file.read_row_group(group, columns=COLUMNS, use_threads=False).take(here)
+                table = parquet.read_row_group(group, columns=COLUMNS, use_threads=False).take(here)
                 found |= {sample["row"]: sample for sample in _samples(table)}
     for row in rows:
         if row not in found:
@@ -41,7 +40,7 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[dict[str, Any]]:
     return [found[row] for row in rows]
 
 
-def page(path: Path, after_row: int | None, limit: int) -> list[dict[str, Any]]:
+def page(file: IO[bytes], after_row: int | None, limit: int) -> list[dict[str, Any]]:
     """At most `limit` rows after `after_row` (None: from the first), in order; fewer where their text is long.
 
     Empty only when no row follows.
@@ -49,11 +48,11 @@ def page(path: Path, after_row: int | None, limit: int) -> list[dict[str, Any]]:
     first = 0 if after_row is None else max(after_row + 1, 0)
     samples: list[dict[str, Any]] = []
     characters = 0
-    with _open(path) as file:
-        for group, (start, end) in enumerate(pairwise(_starts(file))):
+    with _open(file) as parquet:
+        for group, (start, end) in enumerate(pairwise(_starts(parquet))):
             if end <= first:
                 continue
-            table = file.read_row_group(group, columns=COLUMNS, use_threads=False)
+            table = parquet.read_row_group(group, columns=COLUMNS, use_threads=False)
             offset = max(first - start, 0)
             for sample in _samples(table.slice(offset, limit - len(samples))):
                 samples.append(sample)
@@ -63,18 +62,18 @@ def page(path: Path, after_row: int | None, limit: int) -> list[dict[str, Any]]:
     return samples
 
 
-def _open(path: Path) -> Any:
+def _open(file: IO[bytes]) -> Any:
     # Imported here since it takes half a second, which a starting API need not pay.
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path, memory_map=False)
+    return pq.ParquetFile(file, pre_buffer=True)
 
 
-def _starts(file: Any) -> list[int]:
+def _starts(parquet: Any) -> list[int]:
     """The first row of every row group, then the number of rows."""
     starts = [0]
-    for group in range(file.metadata.num_row_groups):
-        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
+    for group in range(parquet.metadata.num_row_groups):
+        starts.append(starts[-1] + parquet.metadata.row_group(group).num_rows)
     return starts
 
 

@@ -143,16 +143,23 @@ def test_no_password_has_a_default(missing: str) -> None:
 def test_example_environment_holds_no_secret_and_names_every_variable() -> None:
     text = (ROOT / ".env.example").read_text()
     named = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE))
-    assert set(named) == {match["name"] for match in VARIABLE.finditer(yaml.safe_dump(COMPOSE)) if match["name"]}
-    assert not [name for name, value in named.items() if value and re.search("PASSWORD|TOKEN", name)]
+    interpolated = {match["name"] for match in VARIABLE.finditer(yaml.safe_dump(COMPOSE)) if match["name"]}
+    assert set(named) == interpolated | passed_on(COMPOSE["x-settings"])
+    assert not [name for name, value in named.items() if value and re.search("PASSWORD|TOKEN|KEY", name)]
+
+
+def passed_on(environment: dict[str, str | None]) -> set[str]:
+    """Variables that a service gets as .env sets them, or not at all."""
+    return {name for name, value in environment.items() if value is None}
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_environment_is_read_by_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"POSTGRES_PASSWORD": "pa55", "REDIS_PASSWORD": "w0rd"}
-    environment = {key: interpolate(value, given) for key, value in SERVICES[name]["environment"].items()}
+    named = SERVICES[name]["environment"]
+    environment = {key: interpolate(value, given) for key, value in named.items() if value is not None}
     known = {f"FINETOOTH_{field.upper()}" for field in Settings.model_fields}
-    assert {key for key in environment if key.startswith("FINETOOTH_")} <= known
+    assert {key for key in named if key.startswith("FINETOOTH_")} <= known
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     settings = Settings()
@@ -229,7 +236,8 @@ def test_the_api_image_gets_no_torch() -> None:
     assert "--from=dependencies" in api
     assert "worker-dependencies" not in api
     dependencies = DOCKERFILE.split(" AS dependencies\n", 1)[1].split("\nFROM ", 1)[0]
-    assert "optional-dependencies" not in dependencies
+    assert re.findall(r"\['optional-dependencies'\]\['(\w+)'\]", dependencies) == ["s3"]
+    assert dependencies.count("optional-dependencies") == 1
 
 
 def test_the_builder_is_sent_what_it_copies() -> None:

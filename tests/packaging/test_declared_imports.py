@@ -13,9 +13,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-PARTS = {"service": "", "service/local": "local", "worker": "worker", "migrations": ""}
+PARTS = {"service": "", "service/local": "local", "service/store": "s3", "worker": "worker", "migrations": ""}
 """Folder to the extra that its users install beside the base."""
-COMPANIONS = {"starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "markupsafe": "jinja2"}
+COMPANIONS = {"starlette": "fastapi", "anyio": "fastapi", "kombu": "celery", "markupsafe": "jinja2", "botocore": "s3fs"}
 """Libraries that are part of the interface of a declared one: its documentation sends its users to them."""
 OURS = {"service", "worker", "migrations"}
 

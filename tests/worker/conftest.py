@@ -14,7 +14,8 @@ from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.settings import Settings
 from service.store.ids import new_id
-from service.store.objects import ObjectStore, dataset_key
+from service.store.local_objects import LocalObjects
+from service.store.objects import dataset_key
 from service.store.tables import Audit, Dataset, Model, Probe
 from tests.worker.tiny_model import build_tiny_model
 
@@ -39,8 +40,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def objects(settings: Settings) -> ObjectStore:
-    return ObjectStore(settings.objects)
+def objects(settings: Settings) -> LocalObjects:
+    return LocalObjects(settings.objects)
 
 
 def sample(row: int) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def write_rows(path: Path, rows: int) -> None:
 
 
 @pytest.fixture
-def make_audit(sessions: sessionmaker[Session], workspace_id: str, objects: ObjectStore) -> MakeAudit:
+def make_audit(sessions: sessionmaker[Session], workspace_id: str, objects: LocalObjects) -> MakeAudit:
     """Makes and commits a queued audit of `rows` samples."""
 
     def make(

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from service.lifecycle.commands import claim
-from service.store.objects import ObjectStore, dataset_key
+from service.store.local_objects import LocalObjects
+from service.store.objects import dataset_key
 from service.store.tables import Audit, Finding, Score
 from tests.worker.scripted_child import write_results
 from tests.worker.scripting import SUMMARY
@@ -25,7 +26,7 @@ Load = Callable[..., list[int]]
 
 @pytest.fixture
 def load(
-    sessions: sessionmaker[Session], make_audit: Callable[..., Audit], objects: ObjectStore, tmp_path: Path
+    sessions: sessionmaker[Session], make_audit: Callable[..., Audit], objects: LocalObjects, tmp_path: Path
 ) -> Load:
     """Writes files with the given faults, loads them, and returns the progress that was told."""
 
@@ -37,16 +38,17 @@ def load(
         with sessions.begin() as session:
             held = claim(session, lane="gpu", owner="w")
             assert held is not None
-            load_results(
-                session,
-                held,
-                tmp_path,
-                dataset=objects.path(dataset_key(held.workspace_id, audit.dataset_id, "rows.parquet")),
-                rows=ROWS,
-                probes=probes,
-                findings_top=top,
-                on_progress=told.append,
-            )
+            with objects.open(dataset_key(held.workspace_id, audit.dataset_id, "rows.parquet")) as dataset:
+                load_results(
+                    session,
+                    held,
+                    tmp_path,
+                    dataset=dataset,
+                    rows=ROWS,
+                    probes=probes,
+                    findings_top=top,
+                    on_progress=told.append,
+                )
         return told
 
     return go

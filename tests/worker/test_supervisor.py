@@ -23,7 +23,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
 from service.lifecycle.commands import request_cancel
 from service.settings import Settings
-from service.store.objects import ObjectStore, audit_key
+from service.store.local_objects import LocalObjects
+from service.store.objects import audit_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
@@ -53,7 +54,7 @@ class Bench:
 
     settings: Settings
     sessions: sessionmaker[Session]
-    objects: ObjectStore
+    objects: LocalObjects
     stopping: threading.Event
 
     def supervisor(self, *script: list[Any]) -> Supervisor:
@@ -107,7 +108,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session], objects: ObjectStore) -> Bench:
+def bench(settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects) -> Bench:
     return Bench(settings, sessions, objects, threading.Event())
 
 
@@ -667,11 +668,11 @@ class TestShutdown:
 import sys, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import ObjectStore
+from service.store.local_objects import LocalObjects
 from worker.supervisor import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
-Supervisor(settings, sessions, ObjectStore(settings.objects), owner="x", stopping=threading.Event(),
+Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
            child_command=(sys.executable, {str(SCRIPTED_CHILD)!r}, {script!r})).run_due("gpu")
 """
         assert bench.settings.database_url is not None

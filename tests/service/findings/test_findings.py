@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 from service.contract import ScoreRow
 from service.lifecycle.commands import claim, publish, requeue_orphans
 from service.settings import Settings
-from service.store.objects import ObjectStore, dataset_key
+from service.store.local_objects import LocalObjects
+from service.store.objects import dataset_key
 from service.store.tables import Audit, Finding, Score
 
 Sessions = sessionmaker[Session]
@@ -101,7 +102,7 @@ def publish_second_attempt(sessions: Sessions, workspace_id: str, settings: Sett
             "extra": [json.dumps({"source": f"s{row}"}) for row in range(ROWS)],
         }
     )
-    with ObjectStore(settings.objects).create(dataset_key(workspace_id, audit.dataset_id, "rows.parquet")) as file:
+    with LocalObjects(settings.objects).create(dataset_key(workspace_id, audit.dataset_id, "rows.parquet")) as file:
         pq.write_table(table, file, row_group_size=7)
     return audit
 

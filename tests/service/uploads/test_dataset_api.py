@@ -235,14 +235,14 @@ def test_a_page_of_long_rows_ends_early_and_goes_on(upload: Upload, client: Test
 
 def test_the_store_reads_rows_by_number(upload: Upload, settings: Settings, workspace_id: str) -> None:
     identity = upload(chats(9000)).json()["id"]
-    path = settings.objects / dataset_key(workspace_id, identity, "rows.parquet")
-    assert [row["row"] for row in read_rows(path, [8999, 0, 4096, 4095, 0])] == [8999, 0, 4096, 4095, 0]
-    assert read_row(path, 4096)["messages"][0]["content"] == "Question 4096?"
-    assert read_rows(path, []) == []
-    assert page(path, 8999, 10) == []
-    for missing in (9000, -1):
-        with pytest.raises(RowNotFoundError, match=str(missing)):
-            read_row(path, missing)
+    with (settings.objects / dataset_key(workspace_id, identity, "rows.parquet")).open("rb") as file:
+        assert [row["row"] for row in read_rows(file, [8999, 0, 4096, 4095, 0])] == [8999, 0, 4096, 4095, 0]
+        assert read_row(file, 4096)["messages"][0]["content"] == "Question 4096?"
+        assert read_rows(file, []) == []
+        assert page(file, 8999, 10) == []
+        for missing in (9000, -1):
+            with pytest.raises(RowNotFoundError, match=str(missing)):
+                read_row(file, missing)
 
 
 def test_statistics_are_kept_with_the_dataset(upload: Upload, client: TestClient) -> None:

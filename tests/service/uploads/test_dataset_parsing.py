@@ -45,7 +45,8 @@ def run(data: bytes, path: Path, *, chunk: int = 1 << 16, **changed: Any) -> dic
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    return page(path, None, 10**6)
+    with path.open("rb") as file:
+        return page(file, None, 10**6)
 
 
 def canonical_sha256(messages: list[dict[str, str]]) -> str:

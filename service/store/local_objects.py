@@ -1,0 +1,59 @@
+"""The object store in a local folder. An object is written beside its place, flushed to disk and renamed."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+from service.store.objects import ObjectMissingError, ObjectStore, key_parts
+
+log = logging.getLogger(__name__)
+
+
+class LocalObjects(ObjectStore):
+    """Objects in a local folder, private to its owner."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, key: str) -> Path:
+        """Where the object lies or would lie. Raises ValueError for a bad key."""
+        return self._root.joinpath(*key_parts(key))
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[IO[bytes]]:
+        target = self.path(key)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".part", delete=False) as file:
+            try:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, target)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        try:
+            file = self.path(key).open("rb")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise ObjectMissingError(key) from None
+        with file:
+            yield file
+
+    def exists(self, key: str) -> bool:
+        return self.path(key).is_file()
+
+    def delete_tree(self, prefix: str) -> None:
+        def report(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+            if not isinstance(error[1], FileNotFoundError):
+                log.warning("objects under %s are left: %s", prefix, type(error[1]).__name__)
+
+        shutil.rmtree(self.path(prefix), onerror=report)

@@ -1,0 +1,156 @@
+"""The object store in a bucket of S3, or of a server that speaks its protocol.
+
+What is written lies in an unnamed local file until it is whole; then it is sent in parts, and the bucket shows it once
+the last one has come. Who may read and write is told by the environment variables of AWS (AWS_ACCESS_KEY_ID, ...).
+"""
+
+import io
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+try:
+    import s3fs
+    from botocore.exceptions import BotoCoreError, ClientError
+except ImportError:
+    raise RuntimeError("FINETOOTH_OBJECT_URL names a bucket: pip install 'finetooth[s3]'") from None
+
+from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, key_parts
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 8 << 20
+"""Of one upload request; 10,000 of them make the largest object."""
+PARTS_AT_ONCE = 4
+READ_BYTES = 4 << 20
+"""Fetched at least, with each request."""
+
+ANSWER_SECONDS = 20
+"""A request that has no answer by then is sent again, or fails."""
+
+
+class S3Objects(ObjectStore):
+    """Objects in a bucket, under a prefix. It connects with the first act."""
+
+    def __init__(self, url: str, *, endpoint: str | None, spool: Path) -> None:
+        """`url` is s3://BUCKET or s3://BUCKET/PREFIX, `endpoint` the server (None: AWS), `spool` a local folder."""
+        self._url = url.rstrip("/")
+        self._root = self._url.removeprefix("s3://")
+        self._endpoint = endpoint
+        self._spool = spool
+
+    @cached_property
+    def _bucket(self) -> Any:
+        return s3fs.S3FileSystem(
+            endpoint_url=self._endpoint,
+            config_kwargs={
+                "connect_timeout": 5,
+                "read_timeout": ANSWER_SECONDS,
+                "retries": {"max_attempts": 3, "mode": "standard"},
+            },
+            # Other processes write too: what a listing said a minute ago is no answer.
+            use_listings_cache=False,
+            skip_instance_cache=True,
+            max_concurrency=PARTS_AT_ONCE,
+            # Some servers of this protocol refuse parts of different sizes.
+            fixed_upload_size=True,
+        )
+
+    def _path(self, key: str) -> str:
+        return "/".join([self._root, *key_parts(key)])
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._path(key)
+        self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=self._spool) as file:
+            yield file
+            file.flush()
+            file.seek(0)
+            # By its descriptor: it has no name, so that nothing of it stays after a kill.
+            self._send(f"/dev/fd/{file.fileno()}", path)
+
+    def put_file(self, key: str, source: Path) -> None:
+        self._send(str(source), self._path(key))
+
+    def _send(self, source: str, path: str) -> None:
+        with self._answers():
+            self._bucket.put_file(source, path, chunksize=PART_BYTES)
+
+    @contextmanager
+    def open(self, key: str) -> Iterator[IO[bytes]]:
+        path = self._path(key)
+        with self._answers(missing=key):
+            file = self._bucket.open(path, "rb", block_size=READ_BYTES, cache_type="readahead")
+            if file.details["type"] != "file":
+                raise FileNotFoundError(path)
+        with io.BufferedReader(_Reader(self, file), READ_BYTES) as reader:
+            yield reader
+
+    def exists(self, key: str) -> bool:
+        path = self._path(key)
+        try:
+            with self._answers(missing=key):
+                return bool(self._bucket.info(path)["type"] == "file")
+        except ObjectMissingError:
+            return False
+
+    def delete_tree(self, prefix: str) -> None:
+        path = self._path(prefix)
+        try:
+            with self._answers():
+                found = self._bucket.find(f"{path}/")
+                if found:
+                    self._bucket.rm(found)
+        except ObjectStoreUnavailableError as error:
+            log.warning("objects under %s are left: %s", prefix, error)
+
+    @contextmanager
+    def _answers(self, *, missing: str | None = None) -> Iterator[None]:
+        """What the client raises, said in our words: its own may quote an access key."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if missing is not None:
+                raise ObjectMissingError(missing) from None
+            raise self._unavailable(error) from None
+        except (OSError, BotoCoreError, ClientError) as error:
+            raise self._unavailable(error) from None
+
+    def _unavailable(self, error: Exception) -> ObjectStoreUnavailableError:
+        return ObjectStoreUnavailableError(f"the object store {self._url} does not answer ({type(error).__name__})")
+
+
+class _Reader(io.RawIOBase):
+    """An object as Python's own kind of file, whose errors are ours."""
+
+    def __init__(self, store: S3Objects, file: Any) -> None:
+        self._store = store
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def readinto(self, buffer: Any) -> int:
+        with self._store._answers():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
