@@ -198,7 +198,16 @@ class Cancel(Closed):
     type: Literal["cancel"] = "cancel"
 
 
-COMMAND: TypeAdapter[Cancel] = TypeAdapter(Cancel)
+class Lease(Closed):
+    """The child may run for this long from now on; each lease replaces the one before, and without another it exits."""
+
+    type: Literal["lease"] = "lease"
+    ttl_s: float = Field(gt=0)
+    """Seconds, by the child's own monotonic clock. A child that was never told runs without a deadline."""
+
+
+Command = Annotated[Cancel | Lease, Field(discriminator="type")]
+COMMAND: TypeAdapter[Cancel | Lease] = TypeAdapter(Command)
 """Parses one line of the child's stdin. End of file on stdin means that the supervisor is gone: the child exits."""
 
 # ---------------------------------------------------------------- child to supervisor, on stdout

@@ -2,7 +2,7 @@
 
 Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract.py), prints
 contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, and 3
-when cancelled or when stdin ends: a killed supervisor must not leave it running.
+when it was told to stop or left alone (worker/commands.py).
 """
 
 import errno
@@ -16,7 +16,6 @@ from pydantic import ValidationError
 
 from service.contract import (
     COMBINE,
-    COMMAND,
     SPEC_FILE,
     ErrorCode,
     FailedEvent,
@@ -25,16 +24,16 @@ from service.contract import (
     Stage,
     StepSpec,
 )
+from worker.commands import obey
 from worker.reporting import Reporter
 
 EXIT_FAILED = 1
-EXIT_STOPPED = 3
 
 
 def main(folder: Path) -> int:
     """Runs one step; the process's exit code."""
     reporter = Reporter(_claim_stdout())
-    threading.Thread(target=_obey, args=(sys.stdin,), daemon=True, name="commands").start()
+    threading.Thread(target=obey, args=(sys.stdin.fileno(),), daemon=True, name="commands").start()
     try:
         run(folder, reporter)
     except Exception as error:
@@ -68,17 +67,6 @@ def _claim_stdout() -> TextIO:
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return stream
-
-
-def _obey(stdin: TextIO) -> None:
-    """Waits for a command. Any of them, nonsense and the end of the stream included, means: stop now."""
-    line = stdin.readline()
-    if line:
-        try:
-            COMMAND.validate_json(line)
-        except ValidationError:
-            print("a command was not understood; stopping", file=sys.stderr)  # noqa: T201
-    os._exit(EXIT_STOPPED)
 
 
 def _failure(error: Exception) -> Failure:

@@ -27,6 +27,7 @@ from service.contract import (
     ErrorCode,
     FailedEvent,
     FinishedEvent,
+    Lease,
     ModelSource,
     ModelSpec,
     Probe,
@@ -249,7 +250,7 @@ def test_a_missing_recording_fails_with_a_code(staged: Callable[..., Path]) -> N
     assert event.failure.code is ErrorCode.INTERNAL
 
 
-@pytest.mark.parametrize("how", ["cancel", "end of stdin", "nonsense"])
+@pytest.mark.parametrize("how", ["cancel", "end of stdin", "nonsense", "end of the lease"])
 def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how: str) -> None:
     folder = staged(rows=48, epochs=20, batch_size=1)
     child = start(folder)
@@ -265,6 +266,9 @@ def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how:
         child.stdin.flush()
     elif how == "nonsense":
         child.stdin.write(b"fire!\n")
+        child.stdin.flush()
+    elif how == "end of the lease":
+        child.stdin.write(Lease(ttl_s=0.5).model_dump_json().encode() + b"\n")
         child.stdin.flush()
     else:
         child.stdin.close()

@@ -1,0 +1,128 @@
+"""How a child ends by itself: real processes, told through a real pipe."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.contract import Cancel, Lease
+from tests.worker.scripting import wait_for
+
+CHILD = """
+import subprocess, sys, threading
+from pathlib import Path
+from worker.commands import obey
+ranks = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=new)
+         for new in (False, True)]
+threading.Thread(target=obey, args=(sys.stdin.fileno(),), daemon=True).start()
+Path(sys.argv[1]).write_text(" ".join(str(rank.pid) for rank in ranks))
+Path(sys.argv[1]).rename(sys.argv[2])
+threading.Event().wait()
+"""
+
+
+class Told:
+    """A child with two processes of its own, one of them in another session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(folder / "part"), str(folder / "ranks")],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        wait_for((folder / "ranks").exists)
+        self.ranks = [int(pid) for pid in (folder / "ranks").read_text().split()]
+
+    def tell(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line)
+        self.process.stdin.flush()
+
+    def lease(self, seconds: float) -> None:
+        self.tell(Lease(ttl_s=seconds).model_dump_json().encode() + b"\n")
+
+    def ended(self, seconds: float = 10) -> str:
+        """What it said, once it and all of its own are gone."""
+        assert self.process.wait(seconds) == 3
+        wait_for(lambda: not any(alive(pid) for pid in self.ranks))
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def child(tmp_path: Path) -> Iterator[Told]:
+    told = Told(tmp_path)
+    yield told
+    for pid in (told.process.pid, *told.ranks):
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    told.process.wait()
+    for pipe in (told.process.stdin, told.process.stderr):
+        assert pipe is not None
+        pipe.close()
+
+
+def test_it_ends_when_its_lease_has_run_out(child: Told) -> None:
+    started = time.monotonic()
+    child.lease(0.5)
+    assert "the lease has run out" in child.ended()
+    assert time.monotonic() - started >= 0.5
+
+
+def test_every_lease_replaces_the_one_before(child: Told) -> None:
+    started = time.monotonic()
+    child.lease(600)
+    for _ in range(4):
+        child.lease(1)
+        time.sleep(0.5)  # half of a lease goes by
+        assert child.process.poll() is None
+    child.ended()
+    assert 2.5 <= time.monotonic() - started < 10
+
+
+def test_one_that_was_frozen_past_its_lease_does_not_live_by_an_old_line(child: Told) -> None:
+    child.lease(0.5)
+    time.sleep(0.1)  # it has heard it
+    child.process.send_signal(signal.SIGSTOP)
+    child.lease(600)
+    time.sleep(1)
+    child.process.send_signal(signal.SIGCONT)
+    assert "the lease has run out" in child.ended()
+
+
+def test_a_command_may_come_in_pieces(child: Told) -> None:
+    line = Lease(ttl_s=0.2).model_dump_json().encode() + b"\n" + Cancel().model_dump_json().encode()
+    for start in range(0, len(line), 7):
+        child.tell(line[start : start + 7])
+    assert "the lease has run out" in child.ended()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"type": "cancel"}\n', "cancelled"),
+        (b'{"type": "lease", "ttl_s": 0}\n', "not understood"),
+        (b"fire!\n", "not understood"),
+        (b"", "the supervisor is gone"),
+    ],
+)
+def test_it_ends_when_told_or_left_alone(child: Told, line: bytes, why: str) -> None:
+    child.lease(600)
+    child.tell(line)
+    if not line:
+        assert child.process.stdin is not None
+        child.process.stdin.close()
+    assert why in child.ended()
