@@ -83,6 +83,8 @@ class ErrorCode(StrEnum):
     NOTHING_TO_TRAIN_ON = "nothing_to_train_on"
     CHILD_CRASHED = "child_crashed"
     INPUT_MISSING = "input_missing"
+    LEASE_LOST = "lease_lost"
+    NETWORK = "network"
     INTERNAL = "internal"
 
 
@@ -209,6 +211,9 @@ class Lease(Closed):
 Command = Annotated[Cancel | Lease, Field(discriminator="type")]
 COMMAND: TypeAdapter[Cancel | Lease] = TypeAdapter(Command)
 """Parses one line of the child's stdin. End of file on stdin means that the supervisor is gone: the child exits."""
+
+EXIT_STOPPED = 3
+"""Exit code of a child that was told to stop, or left alone."""
 
 # ---------------------------------------------------------------- child to supervisor, on stdout
 

@@ -3,11 +3,18 @@
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import platformdirs
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Lane = Literal["gpu", "io"]
+"""A worker process serves one, so that short jobs never wait behind an audit of hours."""
+
+LEASE_SECONDS = 90.0
+CANCEL_SECONDS = 15.0
+RETRY_SECONDS = 15.0
 
 
 class Settings(BaseSettings):
@@ -59,6 +66,16 @@ class Settings(BaseSettings):
 
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a supervisor looks for a cancel."""
+    lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
+    """For how long a worker has a job without a word to the database; it renews the lease at a third of it."""
+    cancel_seconds: float = Field(default=CANCEL_SECONDS, gt=0)
+    """How long a worker may take to stop a cancelled audit before it loses it."""
+    retry_seconds: float = Field(default=RETRY_SECONDS, gt=0)
+    """From a first failure to the next attempt; four times as long after the second."""
+    reconcile_seconds: float = Field(default=5.0, gt=0)
+    """How often one of all processes takes back jobs whose lease has run out and sends the wake-ups that are due."""
+    heartbeat_seconds: float = Field(default=10.0, gt=0)
+    """How often a worker says that it is alive; after three times as long it counts as gone."""
     findings_top: int = Field(default=200, ge=0)
     """Beside all flagged samples, the text of this many top-ranked ones is kept in the database."""
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from service.contract import EVENT, Cancel, Event
+from service.contract import EVENT, Cancel, Event, Lease
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +55,35 @@ class Exited:
 class Child:
     """A running child. Call `next` until it returns Exited; `kill` at any time."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
-        """Starts `command FOLDER` in the folder. Raises OSError if it cannot be started."""
-        self._process = subprocess.Popen(
-            [*command, str(folder)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=folder,
-            env=dict(environment),
-            # Its own process group, so that what it starts ends with it and a terminal's Ctrl-C comes to us alone.
-            start_new_session=True,
-            umask=0o077,
-        )
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
+        """Starts `command FOLDER` in the folder, to end by itself after `ttl_s` seconds unless `lease` says otherwise.
+
+        Raises OSError if it cannot be started.
+        """
+        self._telling = threading.Lock()
+        self._stdin: int | None
+        ours, self._stdin = os.pipe()
+        try:
+            # A child that is slow to read must not make its supervisor slow.
+            os.set_blocking(self._stdin, False)
+            # Before it starts: were we frozen in between, it would never hear of its deadline.
+            self.lease(ttl_s)
+            self._process = subprocess.Popen(
+                [*command, str(folder)],
+                stdin=ours,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=folder,
+                env=dict(environment),
+                # Its own process group, so that what it starts ends with it and a terminal's Ctrl-C comes to us alone.
+                start_new_session=True,
+                umask=0o077,
+            )
+        except BaseException:
+            self._close_stdin()
+            raise
+        finally:
+            os.close(ours)
         self._items: queue.Queue[Event | Exited] = queue.Queue(QUEUED_EVENTS)
         self._exited: Exited | None = None
         self._signalling = threading.Lock()
@@ -98,14 +114,26 @@ class Child:
             self._exited = item
         return item
 
+    def lease(self, ttl_s: float) -> None:
+        """Lets it run for `ttl_s` seconds from now; it then ends by itself."""
+        self._tell(Lease(ttl_s=ttl_s))
+
     def cancel(self) -> None:
         """Tells it to stop, then closes its stdin, which means the same."""
-        assert self._process.stdin is not None
-        with suppress(OSError, ValueError):
-            self._process.stdin.write(Cancel().model_dump_json().encode() + b"\n")
-            self._process.stdin.flush()
-        with suppress(OSError):
-            self._process.stdin.close()
+        self._tell(Cancel())
+        self._close_stdin()
+
+    def _tell(self, command: BaseModel) -> None:
+        # A full pipe or a child that is gone: its deadline and our signals do the rest.
+        with self._telling, suppress(OSError):
+            if self._stdin is not None:
+                os.write(self._stdin, command.model_dump_json().encode() + b"\n")
+
+    def _close_stdin(self) -> None:
+        with self._telling:
+            if self._stdin is not None:
+                os.close(self._stdin)
+                self._stdin = None
 
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to its whole process group."""
@@ -139,9 +167,7 @@ class Child:
         for reader in readers:
             # Only a process that left the group can still hold a pipe.
             reader.join(max(0.0, deadline - time.monotonic()))
-        with suppress(OSError):
-            assert self._process.stdin is not None
-            self._process.stdin.close()
+        self._close_stdin()
         self._items.put(Exited(code))
 
     def _read_events(self) -> None:

@@ -13,9 +13,7 @@ from typing import NoReturn
 import psutil
 from pydantic import ValidationError
 
-from service.contract import COMMAND, Cancel, Lease
-
-EXIT_STOPPED = 3
+from service.contract import COMMAND, EXIT_STOPPED, Cancel, Lease
 
 
 def obey(descriptor: int) -> NoReturn:

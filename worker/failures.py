@@ -4,7 +4,12 @@ import errno
 import os
 import signal
 
-from service.contract import ErrorCode, FailedEvent, Failure, FinishedEvent
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from service.contract import EXIT_STOPPED, ErrorCode, FailedEvent, Failure, FinishedEvent
+
+RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
+"""What another attempt may well get past, as it comes from the surroundings; everything else would only come again."""
 
 DISK_FULL = Failure(
     code=ErrorCode.DISK_FULL,
@@ -13,8 +18,19 @@ DISK_FULL = Failure(
 )
 
 
+def is_retried(failure: Failure) -> bool:
+    """Whether the audit is tried again by itself, while it has failures left."""
+    return failure.code in RETRIED
+
+
 def failure_of(error: Exception) -> Failure:
     """Of what went wrong around the child."""
+    if isinstance(error, OperationalError | InterfaceError | ConnectionError | TimeoutError):
+        return Failure(
+            code=ErrorCode.NETWORK,
+            message=f"The worker could not reach the database or the object store ({type(error).__name__}).",
+            hint="Check the way from the worker to both; then retry the audit: it goes on where it was.",
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DISK_FULL
     return Failure(
@@ -30,6 +46,12 @@ def failure_of_child(code: int, last_word: FinishedEvent | FailedEvent | None, s
         return last_word.failure
     if os.strerror(errno.ENOSPC) in stderr:
         return DISK_FULL
+    if code == EXIT_STOPPED:
+        return Failure(
+            code=ErrorCode.LEASE_LOST,
+            message="The training process ended by itself: it had not heard from its worker in time.",
+            hint="The worker or its machine was held up. Retry the audit: it goes on where it was.",
+        )
     if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
         return Failure(
             code=ErrorCode.KILLED,

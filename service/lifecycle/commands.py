@@ -1,24 +1,48 @@
 """Everything that changes a job. Each command takes a Session inside an open transaction and never commits.
 
 Commands lock the job's row first, so that they follow one another; a worker's commands find the row by
-(id, attempt, owner) and do nothing, returning False, once it is no longer that worker's. Times are the database's.
+(id, attempt, owner) and do nothing, returning False, once it is no longer that worker's or its lease has run out. What
+may follow what is in transitions.py. Times are the database's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, Literal
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import COMBINE, Failure, ProgressEvent, Stage, Summary, TrainingConfig, train_step
-from service.lifecycle.transitions import HELD, TERMINAL, Act, State, next_state
+from service.contract import COMBINE, ErrorCode, Failure, ProgressEvent, Stage, Summary, TrainingConfig, train_step
+from service.lifecycle import transitions
+from service.lifecycle.record import (
+    Level,
+    append_event,
+    append_state,
+    life_of,
+    now,
+    write_life,
+    write_progress,
+)
+from service.lifecycle.transitions import HELD, MAX_FAILURES, Hold, Life, State
+from service.settings import CANCEL_SECONDS, LEASE_SECONDS, RETRY_SECONDS, Lane
 from service.store.ids import new_id
-from service.store.tables import Audit, AuditEvent, AuditProbe, AuditStep, Job
+from service.store.tables import Audit, AuditProbe, AuditStep, Job
 
-Level = Literal["info", "warning", "error"]
-Lane = Literal["gpu", "io"]
+LEASE_LOST = Failure(
+    code=ErrorCode.LEASE_LOST,
+    message="The worker was not heard of any more.",
+    hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the database. "
+    "Then retry the audit: it goes on where it was.",
+)
+
+
+class NotRetryableError(Exception):
+    """The audit cannot be tried again: `state` is why."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.state = state
 
 
 @dataclass(frozen=True)
@@ -32,7 +56,11 @@ class Claim:
     workspace_id: str
     attempt: int
     owner: str
-    cancel_requested: bool
+
+    @property
+    def hold(self) -> Hold:
+        """By what the worker's acts are known."""
+        return Hold(self.attempt, self.owner)
 
 
 def create_audit(
@@ -76,7 +104,8 @@ def create_audit(
     for number, key in enumerate(step_keys(training.seed, seeds), start=1):
         session.add(AuditStep(audit_id=audit_id, step_key=key, step_no=number, workspace_id=workspace_id))
     session.flush()
-    _append_event(session, job, level="info", type="state", message="Queued.", data={"state": State.QUEUED})
+    session.refresh(job)
+    append_state(session, job, "Queued.")
     return audit
 
 
@@ -88,35 +117,29 @@ def step_keys(seed: int, seeds: int) -> list[str]:
 # ---------------------------------------------------------------- a worker's commands
 
 
-def claim(session: Session, *, lane: str, owner: str) -> Claim | None:
+def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
     """Takes the oldest due job of the lane for `owner`, or None where none is due.
 
-    `owner` names one process for good (a restarted worker is another owner).
+    `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
+    longer with every `renew`.
     """
-    job = session.scalars(
-        select(Job)
-        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= _now())
-        .order_by(Job.next_attempt_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, key_share=True)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    if job is None:
-        return None
-    _move(job, Act.CLAIM)
-    job.attempt += 1
-    job.owner = owner
-    job.started_at = _now()
-    session.flush()
-    _write_progress(session, job, ProgressEvent(stage=Stage.PREPARING, done=0))
-    _append_event(
+    found = _first(
         session,
-        job,
-        level="info",
-        type="state",
-        message=f"Attempt {job.attempt} started.",
-        data={"state": State.RUNNING},
+        _locked(skip_locked=True)
+        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+        .order_by(Job.next_attempt_at, Job.id)
+        .limit(1),
     )
+    if found is None:
+        return None
+    job, at = found
+    life = transitions.claim(life_of(job), owner=owner, now=at, lease=timedelta(seconds=lease_seconds))
+    if life is None:
+        return None
+    job.started_at = at
+    write_life(session, job, life)
+    write_progress(session, job, ProgressEvent(stage=Stage.PREPARING, done=0))
+    append_state(session, job, f"Attempt {job.attempt} started.")
     return Claim(
         job_id=job.id,
         kind=job.kind,
@@ -124,8 +147,23 @@ def claim(session: Session, *, lane: str, owner: str) -> Claim | None:
         workspace_id=job.workspace_id,
         attempt=job.attempt,
         owner=owner,
-        cancel_requested=job.cancel_requested_at is not None,
     )
+
+
+def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECONDS) -> float | None:
+    """Keeps the job for `lease_seconds` from now, but no longer than it was where a cancel is under way.
+
+    Returns the seconds that are left, counted from this statement; None: fenced.
+    """
+    found = _held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    life = transitions.renew(life_of(job), claim.hold, now=at, lease=timedelta(seconds=lease_seconds))
+    if life is None or life.lease_expires_at is None:
+        return None
+    write_life(session, job, life)
+    return (life.lease_expires_at - at).total_seconds()
 
 
 def cancel_requested(session: Session, claim: Claim) -> bool:
@@ -138,13 +176,14 @@ def cancel_requested(session: Session, claim: Claim) -> bool:
 
 def record_progress(session: Session, claim: Claim, event: ProgressEvent) -> bool:
     """Shows how far the audit is; a new stage is an event too. False: fenced."""
-    job = _held(session, claim)
-    if job is None:
+    found = _held(session, claim)
+    if found is None:
         return False
+    job, _ = found
     stage = session.scalar(select(Audit.stage).where(Audit.id == job.subject_id))
-    _write_progress(session, job, event)
+    write_progress(session, job, event)
     if stage != event.stage:
-        _append_event(
+        append_event(
             session,
             job,
             level="info",
@@ -159,28 +198,30 @@ def record_event(
     session: Session, claim: Claim, *, level: Level, type: str, message: str, data: dict[str, Any] | None = None
 ) -> bool:
     """Appends to what users read about the audit: `type` is metric or notice, never sample text. False: fenced."""
-    job = _held(session, claim)
-    if job is None:
+    found = _held(session, claim)
+    if found is None:
         return False
-    _append_event(session, job, level=level, type=type, message=message, data=data)
+    job, _ = found
+    append_event(session, job, level=level, type=type, message=message, data=data)
     return True
 
 
 def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) -> bool:
     """Notes that a child starts on the step. False: fenced. Raises LookupError for a step the audit does not have."""
-    job = _held(session, claim)
-    if job is None:
+    found = _held(session, claim)
+    if found is None:
         return False
+    job, _ = found
     step = _step(session, job, step_key)
     step.state = "running"
     step.spec_sha256 = spec_sha256
     step.attempt = job.attempt
-    step.started_at = _now()
+    step.started_at = now()
     step.finished_at = None
     session.execute(update(Audit).where(Audit.id == job.subject_id).values(step_key=step_key))
     session.flush()
     steps = session.scalar(select(func.count()).where(AuditStep.audit_id == job.subject_id))
-    _append_event(
+    append_event(
         session,
         job,
         level="info",
@@ -193,12 +234,13 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
 
 def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool) -> bool:
     """Notes how the step's child ended. False: fenced. Raises LookupError for a step the audit does not have."""
-    job = _held(session, claim)
-    if job is None:
+    found = _held(session, claim)
+    if found is None:
         return False
+    job, _ = found
     step = _step(session, job, step_key)
     step.state = "succeeded" if succeeded else "failed"
-    step.finished_at = _now()
+    step.finished_at = now()
     session.flush()
     return True
 
@@ -208,140 +250,211 @@ def publish(session: Session, claim: Claim, summary: Summary) -> bool:
 
     False, and nothing changes: fenced, or a cancel came first.
     """
-    job = _held(session, claim)
-    if job is None or not _move(job, Act.SUCCEED):
+    found = _held(session, claim)
+    if found is None:
         return False
+    job, at = found
+    life = transitions.succeed(life_of(job), claim.hold, now=at)
+    if life is None:
+        return False
+    write_life(session, job, life)
     session.execute(
         update(Audit)
         .where(Audit.id == job.subject_id)
         .values(published_attempt=job.attempt, summary=summary.model_dump(mode="json"))
     )
-    message = f"Finished: {summary.flagged} of {summary.rows} samples flagged."
-    _end(session, job, level="info", message=message)
+    append_state(session, job, f"Finished: {summary.flagged} of {summary.rows} samples flagged.")
     return True
 
 
-def fail(session: Session, claim: Claim, failure: Failure) -> bool:
-    """Ends the job as failed; as cancelled where a cancel had been asked for. False: fenced."""
-    job = _held(session, claim)
-    if job is None or not _move(job, Act.FAIL):
+def fail(
+    session: Session,
+    claim: Claim,
+    failure: Failure,
+    *,
+    retry: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
+) -> bool:
+    """Ends the attempt: the job has failed, or with `retry` waits for the next attempt while it has failures left.
+
+    A job whose cancel had been asked for is cancelled. False: fenced.
+    """
+    found = _held(session, claim)
+    if found is None:
         return False
-    error = failure.model_dump(mode="json")
-    if job.state == State.FAILED:
-        job.error = error
-    _end(session, job, level="error", message=failure.message, data=error)
+    job, at = found
+    backoff = timedelta(seconds=retry_seconds)
+    life = transitions.fail(life_of(job), claim.hold, now=at, retry=retry, backoff=backoff)
+    if life is None:
+        return False
+    _write_failure(session, job, life, failure, at)
     return True
 
 
 def cancelled(session: Session, claim: Claim) -> bool:
     """Ends the job as cancelled. False: fenced, or nobody asked for a cancel."""
-    job = _held(session, claim)
-    if job is None or not _move(job, Act.CONFIRM_CANCEL):
+    found = _held(session, claim)
+    if found is None:
         return False
-    _end(session, job, level="info", message="Cancelled.")
+    job, at = found
+    life = transitions.confirm_cancel(life_of(job), claim.hold, now=at)
+    if life is None:
+        return False
+    write_life(session, job, life)
+    append_state(session, job, "Cancelled.")
     return True
 
 
 def release(session: Session, claim: Claim) -> bool:
     """Gives the job back, queued, as a worker that has to end does; a cancel asked for is a cancel. False: fenced."""
-    job = _held(session, claim)
-    if job is None:
+    found = _held(session, claim)
+    if found is None:
         return False
-    _requeue(session, job, level="info", message="The worker was stopped; queued again.")
+    job, at = found
+    life = transitions.release(life_of(job), claim.hold, now=at)
+    if life is None:
+        return False
+    _write_return(session, job, life, "The worker was stopped; queued again.", level="info")
     return True
 
 
-# ---------------------------------------------------------------- commands of others
+# ---------------------------------------------------------------- commands of users
 
 
-def request_cancel(session: Session, *, workspace_id: str, audit_id: str) -> Job:
+def request_cancel(
+    session: Session, *, workspace_id: str, audit_id: str, within_seconds: float = CANCEL_SECONDS
+) -> Job:
     """Asks for the audit to stop: at once where no worker has it; a finished one stays as it is. Idempotent.
 
-    Raises LookupError if the workspace has no such audit.
+    Its worker has `within_seconds` for that, and loses the job then. Raises LookupError if the workspace has no such
+    audit.
     """
-    job = session.scalars(
-        select(Job)
-        .where(Job.workspace_id == workspace_id, Job.kind == "audit", Job.subject_id == audit_id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
-    if job is None:
-        raise LookupError(audit_id)
-    if not _move(job, Act.REQUEST_CANCEL):
+    job, at = _current_job(session, workspace_id, audit_id)
+    life = transitions.request_cancel(life_of(job), now=at, within=timedelta(seconds=within_seconds))
+    if life is None:
         return job
-    job.cancel_requested_at = _now()
-    if job.state == State.CANCELLED:
-        _end(session, job, level="info", message="Cancelled before it started.")
+    job.cancel_requested_at = at
+    write_life(session, job, life)
+    append_state(session, job, "Cancelled before it started." if life.state is State.CANCELLED else "Cancel requested.")
+    return job
+
+
+def retry_audit(session: Session, *, workspace_id: str, audit_id: str) -> Job:
+    """Queues a failed or cancelled audit again; one that is queued or runs is left as it is. Idempotent.
+
+    What is tried again is another job: the old one stays as it ended. Raises LookupError if the workspace has no such
+    audit, and NotRetryableError where it has succeeded or is just being cancelled.
+    """
+    job, at = _current_job(session, workspace_id, audit_id)
+    state = State(job.state)
+    if state in (State.QUEUED, State.RUNNING):
+        return job
+    life = transitions.follow_up(life_of(job), now=at)
+    if life is None:
+        raise NotRetryableError(state)
+    again = Job(id=new_id("job"), workspace_id=workspace_id, kind=job.kind, subject_id=audit_id, lane=job.lane)
+    session.add(again)
+    write_life(session, again, life)
+    session.execute(update(Audit).where(Audit.id == audit_id).values(job_id=again.id))
+    session.execute(
+        update(AuditStep).where(AuditStep.audit_id == audit_id, AuditStep.state == "failed").values(state="pending")
+    )
+    session.refresh(again)
+    append_state(session, again, "Queued again by a user.")
+    return again
+
+
+# ---------------------------------------------------------------- commands of those who look after jobs
+
+
+def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job | None:
+    """Takes one job back whose lease has run out: queued again, failed, or cancelled. None where there is none.
+
+    Passes over jobs that somebody else is just writing.
+    """
+    found = _first(
+        session,
+        _locked(skip_locked=True).where(Job.lease_expires_at <= now()).order_by(Job.lease_expires_at, Job.id).limit(1),
+    )
+    if found is None:
+        return None
+    job, at = found
+    life = transitions.expire(life_of(job), now=at, backoff=timedelta(seconds=retry_seconds))
+    if life is None:
+        return None
+    if life.state is State.CANCELLED:
+        _write_return(session, job, life, "", level="warning")
     else:
-        session.flush()
-        _append_event(
-            session, job, level="info", type="state", message="Cancel requested.", data={"state": State.CANCELLING}
-        )
+        _write_failure(session, job, life, LEASE_LOST, at)
     return job
 
 
 def requeue_orphans(session: Session) -> int:
     """Frees every job that a worker holds; call it only while no worker can be alive. Returns how many there were."""
-    jobs = session.scalars(
-        select(Job)
-        .where(Job.state.in_(sorted(HELD)))
-        .order_by(Job.id)
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
+    found = session.execute(
+        _locked().where(Job.state.in_(sorted(HELD))).order_by(Job.id).execution_options(populate_existing=True)
     ).all()
-    for job in jobs:
-        _requeue(session, job, level="warning", message="The worker is gone; queued again.")
-    return len(jobs)
+    for job, _ in found:
+        life = transitions.give_back(life_of(job))
+        assert life is not None
+        _write_return(session, job, life, "The worker is gone; queued again.", level="warning")
+    return len(found)
 
 
 # ---------------------------------------------------------------- what they share
 
 
-def _now() -> ColumnElement[Any]:
-    """The database's clock at this statement: a transaction that copied scores for a minute ends when it ends."""
-    return func.statement_timestamp(type_=DateTime(timezone=True))
+def _locked(*, skip_locked: bool = False) -> Select[tuple[Job, datetime]]:
+    """Jobs, locked, each with the database's time."""
+    return select(Job, now()).with_for_update(of=Job, skip_locked=skip_locked, key_share=True)
 
 
-def _held(session: Session, claim: Claim) -> Job | None:
-    """The claim's job, locked, if it is still the claim's."""
-    return session.scalars(
-        select(Job)
-        .where(
-            Job.id == claim.job_id,
-            Job.attempt == claim.attempt,
-            Job.owner == claim.owner,
-            Job.state.in_(sorted(HELD)),
-        )
-        .with_for_update(key_share=True)
-        .execution_options(populate_existing=True)
-    ).one_or_none()
+def _first(session: Session, query: Select[tuple[Job, datetime]]) -> tuple[Job, datetime] | None:
+    row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
-def _move(job: Job, act: Act) -> bool:
-    """Takes the transition if there is one. The job's row is locked."""
-    state = next_state(State(job.state), act)
-    if state is None:
-        return False
-    job.state = state
-    if state in TERMINAL:
-        # One statement sets both: a CHECK holds them together.
-        job.finished_at = _now()
-    return True
+def _held(session: Session, claim: Claim) -> tuple[Job, datetime] | None:
+    """The claim's job, locked, with the time, if it is still the claim's."""
+    found = _first(session, _locked().where(Job.id == claim.job_id))
+    if found is None or not transitions.is_held(life_of(found[0]), claim.hold, found[1]):
+        return None
+    return found
 
 
-def _requeue(session: Session, job: Job, *, level: Level, message: str) -> None:
-    _move(job, Act.REQUEUE)
-    if job.state in TERMINAL:
-        _end(session, job, level="info", message="Cancelled.")
+def _current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Job, datetime]:
+    """The audit's newest job, locked, with the time. Raises LookupError."""
+    # Not locked: a worker's commands lock the job first and then its audit, and two orders would meet in a deadlock.
+    newest = select(Audit.job_id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)
+    while True:
+        job_id = session.scalar(newest)
+        found = _first(session, _locked().where(Job.id == job_id))
+        if found is None:
+            raise LookupError(audit_id)
+        if session.scalar(newest) == job_id:
+            return found
+
+
+def _write_failure(session: Session, job: Job, life: Life, failure: Failure, at: datetime) -> None:
+    write_life(session, job, life)
+    error = failure.model_dump(mode="json")
+    if life.state is State.QUEUED:
+        seconds = (life.next_attempt_at - at).total_seconds()
+        message = f"{failure.message} Tried again in {seconds:.0f} s ({life.failures} of {MAX_FAILURES} failures)."
+        append_state(session, job, message, level="warning", data=error)
         return
-    job.owner = None
-    session.execute(
-        update(AuditStep)
-        .where(AuditStep.audit_id == job.subject_id, AuditStep.state == "running")
-        .values(state="pending")
-    )
-    _clear_progress(session, job)
-    _append_event(session, job, level=level, type="state", message=message, data={"state": State.QUEUED})
+    if life.state is State.FAILED:
+        job.error = error
+        session.flush()
+    append_state(session, job, failure.message, level="error", data=error)
+
+
+def _write_return(session: Session, job: Job, life: Life, message: str, *, level: Level) -> None:
+    write_life(session, job, life)
+    if life.state is State.CANCELLED:
+        append_state(session, job, "Cancelled.")
+    else:
+        append_state(session, job, message, level=level)
 
 
 def _step(session: Session, job: Job, step_key: str) -> AuditStep:
@@ -349,59 +462,3 @@ def _step(session: Session, job: Job, step_key: str) -> AuditStep:
     if step is None:
         raise LookupError(f"audit {job.subject_id} has no step {step_key!r}")
     return step
-
-
-def _write_progress(session: Session, job: Job, event: ProgressEvent) -> None:
-    eta = None if event.eta_seconds is None else _now() + literal(timedelta(seconds=event.eta_seconds), Interval())
-    session.execute(
-        update(Audit)
-        .where(Audit.id == job.subject_id)
-        .values(
-            stage=event.stage,
-            progress_done=event.done,
-            progress_total=event.total,
-            progress_unit=event.unit,
-            eta_at=eta,
-            progressed_at=_now(),
-        )
-    )
-
-
-def _clear_progress(session: Session, job: Job) -> None:
-    session.execute(
-        update(Audit)
-        .where(Audit.id == job.subject_id)
-        .values(step_key=None, stage=None, progress_done=None, progress_total=None, progress_unit=None, eta_at=None)
-    )
-
-
-def _end(session: Session, job: Job, *, level: Level, message: str, data: dict[str, Any] | None = None) -> None:
-    """What every terminal state has in common. Steps that still ran have failed."""
-    session.flush()
-    session.execute(
-        update(AuditStep)
-        .where(AuditStep.audit_id == job.subject_id, AuditStep.state == "running")
-        .values(state="failed", finished_at=_now())
-    )
-    _clear_progress(session, job)
-    _append_event(session, job, level=level, type="state", message=message, data={"state": job.state, **(data or {})})
-
-
-def _append_event(
-    session: Session, job: Job, *, level: Level, type: str, message: str, data: dict[str, Any] | None
-) -> None:
-    """The job's row is locked, or new, so the number is free."""
-    last = session.scalar(select(func.max(AuditEvent.seq)).where(AuditEvent.audit_id == job.subject_id))
-    session.add(
-        AuditEvent(
-            audit_id=job.subject_id,
-            seq=(last or 0) + 1,
-            workspace_id=job.workspace_id,
-            attempt=job.attempt,
-            level=level,
-            type=type,
-            message=message,
-            data=data,
-        )
-    )
-    session.flush()

@@ -180,6 +180,10 @@ class Job(Base):
     attempt: Mapped[int] = mapped_column(server_default="0")
     """The fence: raised by every claim; every write of a worker names it."""
     owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    """While a worker holds the job: from then on it does not, and the reconciler takes the job back."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """Attempts that ended badly; the last one allowed ends the job."""
     created_at: Mapped[datetime] = _created_at()
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -193,10 +197,36 @@ class Job(Base):
         CheckConstraint("lane IN ('gpu','io')", name="lane"),
         CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
         CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("(state IN ('running','cancelling')) = (lease_expires_at IS NOT NULL)", name="lease"),
         UniqueConstraint("workspace_id", "id"),
         Index("ix_jobs_due", "lane", "next_attempt_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_jobs_subject", "subject_id"),
     )
+
+
+class Worker(Base):
+    """A worker process that says from time to time that it is alive. What it holds is in `jobs`."""
+
+    __tablename__ = "workers"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    """As in `jobs.owner`; a restarted worker is another."""
+    lane: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = _created_at()
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
+
+
+class Scheduler(Base):
+    """Which process reconciles: one row, a lease that passes to another process once its holder is gone."""
+
+    __tablename__ = "scheduler"
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    owner: Mapped[str]
+    lease_expires_at: Mapped[datetime]
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
 
 
 class Audit(Base):
@@ -206,6 +236,7 @@ class Audit(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     job_id: Mapped[str] = mapped_column(unique=True)
+    """The newest: a retry is another job."""
     dataset_id: Mapped[str]
     model_id: Mapped[str]
     training: Mapped[dict[str, Any]]

@@ -5,6 +5,7 @@ It speaks the real protocol and writes real files, and does what real children o
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -16,26 +17,44 @@ from pathlib import Path
 from typing import Any
 
 
-def main(script: list[list[Any]], folder: Path) -> None:
-    cancelled = threading.Event()
+class Told(threading.Event):
+    """What it is told on stdin, as a real child hears it; but the script says what it does then. Set: it should end."""
 
-    def read_commands() -> None:
-        for line in sys.stdin:
-            if json.loads(line)["type"] == "cancel":
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.why = ""
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        deadline = time.monotonic() + 600
+        while select.select([sys.stdin], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            lines = os.read(0, 4096).decode().splitlines()
+            self.lines += lines
+            commands = [json.loads(line) for line in lines]
+            for command in commands:
+                if command["type"] == "lease":
+                    deadline = time.monotonic() + command["ttl_s"]
+            if not lines or any(command["type"] == "cancel" for command in commands):
+                self.why = "told"
                 break
-        cancelled.set()
+        else:
+            self.why = "the lease has run out"
+        self.set()
 
-    threading.Thread(target=read_commands, daemon=True).start()
+
+def main(script: list[list[Any]], folder: Path) -> None:
+    told = Told()
     spec = json.loads((folder / "spec.json").read_text())
-    act(script, folder, spec, cancelled)
+    act(script, folder, spec, told)
 
 
-def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], cancelled: threading.Event) -> None:
+def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], told: Told) -> None:
     for action, *arguments in script:
         match action:
             case "if":
                 if spec["step_key"].startswith(arguments[0]):
-                    act(arguments[1], folder, spec, cancelled)
+                    act(arguments[1], folder, spec, told)
             case "say":
                 print(json.dumps(arguments[0]), flush=True)
             case "raw":
@@ -66,8 +85,14 @@ def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], cancelled: 
                 while not Path(arguments[0]).exists():
                     time.sleep(0.02)
             case "exit_when_told":
-                cancelled.wait()
+                told.wait()
                 sys.exit(3)
+            case "note_end":  # and why
+                told.wait()
+                Path(arguments[0]).write_text(told.why)
+                sys.exit(3)
+            case "note_commands":  # those heard so far
+                Path(arguments[0]).write_text("\n".join(told.lines))
             case "deaf":  # to stdin
                 time.sleep(600)
             case "deaf_to_sigterm":

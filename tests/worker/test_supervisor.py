@@ -9,22 +9,24 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
-from service.lifecycle.commands import request_cancel
+from service.lifecycle.commands import expire_one, request_cancel
+from service.local.postgres import USER, EmbeddedPostgres
 from service.settings import Settings
-from service.store.local_objects import LocalObjects
-from service.store.objects import audit_key
+from service.store.objects import ObjectStore, audit_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
@@ -38,8 +40,10 @@ from tests.worker.scripting import (
     training,
     wait_for,
 )
+from worker.attempt import Attempt
 from worker.staging import spec_sha256
-from worker.supervisor import Graces, Supervisor
+from worker.stopping import Graces
+from worker.supervisor import Supervisor
 
 SECRET = "text-of-a-sample"
 
@@ -48,18 +52,31 @@ def training_progress(done: int) -> list[Any]:
     return ["say", {"type": "progress", "stage": "training", "done": done, "total": 10, "unit": "steps"}]
 
 
+SUPERVISOR = """
+import json, os, threading
+from service.settings import Settings
+from service.store.engine import make_engine, make_sessions
+from service.store.objects import ObjectStore
+from worker.supervisor import Supervisor
+settings = Settings()
+sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
+Supervisor(settings, sessions, ObjectStore(settings.objects), owner="x", stopping=threading.Event(),
+           child_command=json.loads(os.environ["CHILD"])).run_due("gpu")
+"""
+
+
 @dataclass
 class Bench:
     """A supervisor with a scripted child, and what a bystander sees in the database."""
 
     settings: Settings
     sessions: sessionmaker[Session]
-    objects: LocalObjects
+    objects: ObjectStore
     stopping: threading.Event
 
-    def supervisor(self, *script: list[Any]) -> Supervisor:
+    def supervisor(self, *script: list[Any], **settings: Any) -> Supervisor:
         return Supervisor(
-            self.settings.model_copy(update={"poll_seconds": 0.1, "findings_top": 5}),
+            self.settings.model_copy(update={"poll_seconds": 0.1, "findings_top": 5, **settings}),
             self.sessions,
             self.objects,
             owner="test",
@@ -70,6 +87,23 @@ class Bench:
 
     def run(self, *script: list[Any]) -> None:
         assert self.supervisor(*script).run_due("gpu") == 1
+
+    @contextmanager
+    def process(self, *script: list[Any], **settings: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A supervisor in a process of its own, which runs what is due; killed in the end."""
+        assert self.settings.database_url is not None
+        environment = {
+            **os.environ,
+            **{f"FINETOOTH_{name.upper()}": str(value) for name, value in settings.items()},
+            "FINETOOTH_DATABASE_URL": self.settings.database_url.get_secret_value(),
+            "FINETOOTH_DATA_DIR": str(self.settings.data_dir),
+            "CHILD": json.dumps([sys.executable, str(SCRIPTED_CHILD), json.dumps(script)]),
+        }
+        with subprocess.Popen([sys.executable, "-c", SUPERVISOR], env=environment) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def job(self, audit: Audit) -> Job:
         with self.sessions() as session:
@@ -96,11 +130,20 @@ class Bench:
             return session.scalar(select(func.count()).select_from(table)) or 0
 
     def nothing_left(self, audit: Audit) -> None:
-        """Neither scores, files, folders nor processes of an attempt that was not published."""
+        """Neither scores, folders nor processes of attempts without a result, and files of finished steps alone."""
         assert self.count(Score) == 0
         assert self.count(Finding) == 0
-        assert not self.objects.path(f"{audit.workspace_id}/audits/{audit.id}").exists()
+        assert self.stored(audit) == {
+            f"{step.attempt}/{step.step_key.replace(':', '-')}"
+            for step in self.steps(audit)
+            if step.state == "succeeded"
+        }
         self.no_folders_or_processes()
+
+    def stored(self, audit: Audit) -> set[str]:
+        """Attempt and step of everything that the object store holds of the audit."""
+        root = self.objects.path(f"{audit.workspace_id}/audits/{audit.id}")
+        return {str(path.parent.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
     def no_folders_or_processes(self) -> None:
         assert list(self.settings.work.glob("*")) == []
@@ -108,7 +151,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects) -> Bench:
+def bench(settings: Settings, sessions: sessionmaker[Session], objects: ObjectStore) -> Bench:
     return Bench(settings, sessions, objects, threading.Event())
 
 
@@ -315,15 +358,12 @@ class TestFailed:
             ([["exit", 1]], "child_crashed"),
             ([OUTPUTS, ["exit", 0]], "child_crashed"),
             ([training_progress(3), ["signal", signal.SIGSEGV]], "child_crashed"),
-            ([training_progress(3), ["signal", signal.SIGKILL]], "killed"),
-            ([["exit", 137]], "killed"),
             ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
             ([["raw", '{"type": "finished"', 1], ["exit", 0]], "child_crashed"),
             ([FINISHED, ["exit", 0]], "internal"),
             ([["write", "recording.npz", "x"], FINISHED], "internal"),
             ([training(OUTPUTS), FINISHED], "internal"),
             ([training(OUTPUTS), FINISHED, combining(["exit", 1])], "internal"),
-            ([OUTPUTS, combining(["signal", signal.SIGKILL]), FINISHED], "killed"),
             ([outputs(rows=39), FINISHED], "internal"),
             ([outputs(rank=5), FINISHED], "internal"),
             ([outputs(summary={**SUMMARY, "q": None}), FINISHED], "internal"),
@@ -344,6 +384,45 @@ class TestFailed:
         assert bench.audit(audit).published_attempt is None
         assert SECRET not in repr([(e.message, e.data) for e in bench.events(audit)]) + repr(job.error)
         bench.nothing_left(audit)
+
+    @pytest.mark.parametrize(
+        ("script", "code"),
+        [
+            ([training_progress(3), ["signal", signal.SIGKILL]], "killed"),
+            ([["exit", 137]], "killed"),
+            ([OUTPUTS, combining(["signal", signal.SIGKILL]), FINISHED], "killed"),
+            ([["exit", 3]], "lease_lost"),
+            ([["say", {"type": "failed", "failure": {"code": "network", "message": "m", "hint": "h"}}]], "network"),
+        ],
+    )
+    def test_what_may_come_from_outside_is_tried_again_and_fails_at_the_third_time(
+        self, bench: Bench, make_audit: Callable[..., Audit], script: list[list[Any]], code: str
+    ) -> None:
+        audit = make_audit()
+        supervisor = bench.supervisor(*script, retry_seconds=0.01)
+        assert supervisor.run_due("gpu") >= 1
+        job = bench.job(audit)
+        assert job.failures == job.attempt >= 1
+        wait_for(lambda: supervisor.run_due("gpu") == 0 and bench.job(audit).state == "failed", 30)
+        job = bench.job(audit)
+        assert (job.attempt, job.failures) == (3, 3)
+        assert job.error is not None
+        assert job.error["code"] == code
+        assert job.error["hint"]
+        told = [event.data["state"] for event in bench.events(audit, "state") if event.data]
+        assert told == ["queued", *["running", "queued"] * 2, "running", "failed"]
+        bench.nothing_left(audit)
+
+    def test_between_two_attempts_it_waits_in_the_row(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+        audit = make_audit()
+        bench.run(["exit", 137])
+        job = bench.job(audit)
+        assert (job.state, job.owner, job.lease_expires_at, job.error) == ("queued", None, None, None)
+        assert job.started_at is not None
+        assert 15 <= (job.next_attempt_at - job.started_at).total_seconds() < 30
+        (warning,) = [event for event in bench.events(audit) if event.level == "warning"]
+        assert "Tried again in 15 s (1 of 3 failures)." in warning.message
+        assert bench.supervisor().run_due("gpu") == 0
 
     def test_the_child_s_own_reason_is_passed_on(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
         failure = {"code": "loss_not_finite", "message": "The loss became NaN.", "hint": "Lower the learning rate."}
@@ -486,11 +565,11 @@ class TestSteps:
 
     @pytest.mark.parametrize("ending", ["cancel", "shutdown"])
     def test_between_two_steps_a_cancel_and_a_shutdown_are_heard(
-        self, bench: Bench, make_audit: Callable[..., Audit], ending: str
+        self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch, ending: str
     ) -> None:
         audit = make_audit(seeds=2)
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        keep = supervisor._keep
+        keep = Attempt._keep
 
         def ask_then_keep(*arguments: Any) -> Any:
             if ending == "shutdown":
@@ -500,7 +579,7 @@ class TestSteps:
                     request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
             return keep(*arguments)
 
-        supervisor._keep = ask_then_keep  # type: ignore[method-assign]
+        monkeypatch.setattr(Attempt, "_keep", ask_then_keep)
         assert supervisor.run_due("gpu") == 1
         assert [event.data["key"] for event in bench.events(audit, "step") if event.data] == ["train:7"]
         if ending == "cancel":
@@ -512,23 +591,27 @@ class TestSteps:
             assert bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "train:7", "recording.npz")).is_file()
         bench.no_folders_or_processes()
 
-    def test_a_fenced_supervisor_keeps_no_recording(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+    def test_a_fenced_supervisor_keeps_no_recording(
+        self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        keep = supervisor._keep
+        keep = Attempt._keep
 
         def fenced_then_keep(*arguments: Any) -> Any:
             with bench.sessions.begin() as session:
                 session.execute(update(Job).values(attempt=2, owner="another"))
             return keep(*arguments)
 
-        supervisor._keep = fenced_then_keep  # type: ignore[method-assign]
+        monkeypatch.setattr(Attempt, "_keep", fenced_then_keep)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "running"
         assert bench.steps(audit)[0].state == "running"
         assert list(bench.objects.path(f"{audit.workspace_id}/audits/{audit.id}").rglob("*.npz")) == []
 
-    def test_a_failure_in_a_later_seed_leaves_nothing(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
+    def test_a_failure_in_a_later_seed_leaves_what_is_finished(
+        self, bench: Bench, make_audit: Callable[..., Audit]
+    ) -> None:
         audit = make_audit(seeds=2)
         bench.run(["if", "train:8", [["exit", 1]]], OUTPUTS, FINISHED)
         assert bench.job(audit).state == "failed"
@@ -589,19 +672,19 @@ class TestCancel:
         bench.nothing_left(audit)
 
     def test_a_cancel_before_publishing_wins(
-        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+        self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The child has finished; the cancel comes before the flip."""
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        show = supervisor._show_publishing
+        show = Attempt._show_publishing
 
         def cancel_first(*arguments: Any) -> None:
             with bench.sessions.begin() as session:
                 request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
             show(*arguments)
 
-        supervisor._show_publishing = cancel_first  # type: ignore[method-assign]
+        monkeypatch.setattr(Attempt, "_show_publishing", cancel_first)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "cancelled"
         assert bench.audit(audit).published_attempt is None
@@ -663,29 +746,141 @@ class TestShutdown:
     ) -> None:
         make_audit()
         running = tmp_path / "running"
-        script = json.dumps([["touch", str(running)], ["exit_when_told"]])
-        program = f"""
-import sys, threading
-from service.settings import Settings
-from service.store.engine import make_engine, make_sessions
-from service.store.local_objects import LocalObjects
-from worker.supervisor import Supervisor
-settings = Settings()
-sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
-Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
-           child_command=(sys.executable, {str(SCRIPTED_CHILD)!r}, {script!r})).run_due("gpu")
-"""
-        assert bench.settings.database_url is not None
-        environment = {
-            **os.environ,
-            "FINETOOTH_DATABASE_URL": bench.settings.database_url.get_secret_value(),
-            "FINETOOTH_DATA_DIR": str(bench.settings.data_dir),
-        }
-        with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
+        with bench.process(["touch", str(running)], ["exit_when_told"]) as process:
             wait_for(running.exists, 30)
             assert len(processes_of(SCRIPTED_CHILD)) == 1
             process.kill()
         wait_for(lambda: processes_of(SCRIPTED_CHILD) == [])
+
+
+class TestLease:
+    """With leases of a second or two, as no production has them."""
+
+    def test_it_is_renewed_while_the_supervisor_is_busy_with_something_else(
+        self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        audit = make_audit()
+        keep = Attempt._keep
+
+        def slowly_keep(*arguments: Any) -> Any:
+            time.sleep(2.5)
+            return keep(*arguments)
+
+        monkeypatch.setattr(Attempt, "_keep", slowly_keep)
+        assert bench.supervisor(OUTPUTS, FINISHED, lease_seconds=1).run_due("gpu") == 1
+        assert bench.job(audit).state == "succeeded"
+
+    def test_the_child_hears_of_every_renewal(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        heard = tmp_path / "heard"
+        script = (training(["sleep", 2], ["note_commands", str(heard)]), OUTPUTS, FINISHED)
+        assert bench.supervisor(*script, lease_seconds=1.5).run_due("gpu") == 1
+        assert bench.job(audit).state == "succeeded"
+        leases = [json.loads(line) for line in heard.read_text().splitlines()]
+        assert len(leases) >= 4
+        assert {lease["type"] for lease in leases} == {"lease"}
+        assert all(0.8 < lease["ttl_s"] <= 1.5 for lease in leases)
+
+    def test_a_database_away_for_longer_than_the_lease_ends_the_child_and_nothing_is_written(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, database_away: Callable[[], Any]
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        supervisor = bench.supervisor(["touch", str(running)], ["exit_when_told"], OUTPUTS, FINISHED, lease_seconds=2)
+        thread = threading.Thread(target=supervisor.run_due, args=("gpu",), daemon=True)
+        thread.start()
+        wait_for(running.exists)
+        with database_away():
+            away = time.monotonic()
+            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [], 5)
+            assert 1 < time.monotonic() - away < 4
+            bench.stopping.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        job = bench.job(audit)
+        assert (job.state, job.attempt, job.failures) == ("running", 1, 0)
+        assert list(bench.settings.work.glob("*")) == []
+        with bench.sessions.begin() as session:
+            assert expire_one(session) is not None
+        assert bench.job(audit).state == "queued"
+
+    def test_a_database_away_for_less_than_the_lease_costs_nothing(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, database_away: Callable[[], Any]
+    ) -> None:
+        """It goes away while the child works, and comes back after the child has finished."""
+        audit = make_audit()
+        running, go = tmp_path / "running", tmp_path / "go"
+        script = (training(["touch", str(running)], ["until", str(go)]), OUTPUTS, FINISHED)
+        supervisor = bench.supervisor(*script, lease_seconds=20)
+        thread = threading.Thread(target=supervisor.run_due, args=("gpu",), daemon=True)
+        thread.start()
+        wait_for(running.exists)
+        with database_away():
+            go.touch()
+            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [])
+            time.sleep(1)  # it tries to tell the database
+        thread.join(30)
+        job = bench.job(audit)
+        assert (job.state, job.attempt, job.failures) == ("succeeded", 1, 0)
+
+    def test_a_frozen_supervisor_s_child_ends_by_itself_and_a_thawed_one_publishes_nothing(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        running = tmp_path / "running"
+        with bench.process(["touch", str(running)], ["note_end", str(tmp_path / "end")], lease_seconds=2) as frozen:
+            wait_for(running.exists, 30)
+            frozen.send_signal(signal.SIGSTOP)
+            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [], 10)
+            assert (tmp_path / "end").read_text() == "the lease has run out"
+            with bench.sessions.begin() as session:
+                assert expire_one(session, retry_seconds=0.01) is not None
+            assert bench.job(audit).failures == 1
+            second = bench.supervisor(OUTPUTS, FINISHED)
+            wait_for(lambda: second.run_due("gpu") == 1)
+            before = [(event.seq, event.attempt) for event in bench.events(audit)]
+            frozen.send_signal(signal.SIGCONT)
+            frozen.wait(20)
+        job = bench.job(audit)
+        assert (job.state, job.attempt, job.owner) == ("succeeded", 2, "test")
+        assert bench.audit(audit).published_attempt == 2
+        assert [(event.seq, event.attempt) for event in bench.events(audit)] == before
+        assert bench.stored(audit) == {"2/train-7", "2/combine"}
+        bench.no_folders_or_processes()
+
+    def test_what_a_killed_worker_has_left_is_gone_with_the_next_attempt(
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
+    ) -> None:
+        audit = make_audit()
+        left = bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "combine", "scores.parquet"))
+        bench.run(["exit", 137])
+        left.parent.mkdir(parents=True)
+        left.touch()
+        with bench.sessions.begin() as session:
+            session.execute(update(Job).values(next_attempt_at=func.now()))
+        bench.run(OUTPUTS, FINISHED)
+        assert bench.stored(audit) == {"2/train-7", "2/combine"}
+
+
+@pytest.fixture
+def database_away(bench: Bench, postgres: EmbeddedPostgres) -> Callable[[], Any]:
+    """The test's database takes no connection, and has none, for the time of the block."""
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        with bench.sessions() as session:
+            name = session.scalar(text("SELECT current_database()"))
+        with psycopg.connect(host=str(postgres.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+            try:
+                yield
+            finally:
+                connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+
+    return away
 
 
 class TestDatabaseAway:

@@ -1,0 +1,308 @@
+"""One attempt at an audit: stages inputs, runs a child a step, relays what it says, and publishes what it leaves."""
+
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import COMBINE, FailedEvent, Failure, FinishedEvent, ProgressEvent, Stage
+from service.lifecycle import commands
+from service.lifecycle.commands import Claim
+from service.lifecycle.leftovers import leftover_prefixes, purge
+from service.settings import Settings
+from service.store.objects import ObjectStore, step_prefix
+from service.store.tables import Audit
+from worker.child import Child, Exited, child_environment
+from worker.failures import failure_of, failure_of_child, is_retried
+from worker.lease import Lease
+from worker.loading import load_results, score_count
+from worker.pace import Pace
+from worker.planning import Work, plan_steps
+from worker.relay import Relay
+from worker.staging import (
+    InputMissingError,
+    OutputError,
+    check_recording,
+    read_summary,
+    spec_sha256,
+    stage_inputs,
+    store_outputs,
+)
+from worker.stopping import Graces, Reason, Stop
+from worker.transactions import LeaseLostError, T, Transactions
+
+log = logging.getLogger(__name__)
+
+FENCED = "no longer ours"
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a child came to its end."""
+
+    code: int
+    last_word: FinishedEvent | FailedEvent | None
+    stopped: Reason | None
+    stderr: str
+
+
+class Attempt:
+    """What becomes of one claim. Every write is fenced by (job, attempt, owner) and by the lease."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: sessionmaker[Session],
+        objects: ObjectStore,
+        claim: Claim,
+        lease: Lease,
+        *,
+        stopping: threading.Event,
+        child_command: Sequence[str],
+        graces: Graces,
+    ) -> None:
+        """Once `stopping` is set, the child is ended and the job goes back to the queue."""
+        self._settings = settings
+        self._database = Transactions(sessions)
+        self._objects = objects
+        self._claim = claim
+        self._lease = lease
+        self._stopping = stopping
+        self._child_command = child_command
+        self._graces = graces
+
+    def run(self) -> str:
+        """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
+        try:
+            return self._run_steps()
+        except LeaseLostError:
+            return FENCED
+        except (InputMissingError, OutputError) as error:
+            log.error("audit %s: %s", self._claim.subject_id, error)
+            return self._fail(error.failure)
+        except Exception as error:
+            # Neither message nor arguments: a driver's error quotes the data.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("audit %s: %s\n%s", self._claim.subject_id, type(error).__name__, frames)
+            return self._fail(failure_of(error))
+
+    # ------------------------------------------------------------ the steps
+
+    def _run_steps(self) -> str:
+        """Runs what is left of the audit's steps, in their order. Returns how the attempt ended."""
+        # What a killed worker has left would stay for ever: nothing names it.
+        purge(self._objects, self._surely(lambda session: self._leftovers(session, self._claim.attempt - 1)))
+        plan = self._surely(lambda session: plan_steps(session, self._objects, self._claim))
+        self._settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        pace = Pace(sum(work.spec.step_key != COMBINE for work in plan))
+        for number, work in enumerate(plan):
+            if number:
+                reason = self._reason_to_stop()
+                if reason is not None:
+                    return self._stopped(reason)
+                self._show(ProgressEvent(stage=Stage.PREPARING, done=0))
+            prefix = f"{self._claim.subject_id}.{self._claim.attempt}."
+            folder = Path(tempfile.mkdtemp(dir=self._settings.work, prefix=prefix)).absolute()
+            try:
+                outcome = self._run_step(work, folder, pace)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            if outcome is not None:
+                return outcome
+        raise LookupError("the audit has no step left")
+
+    def _run_step(self, work: Work, folder: Path, pace: Pace) -> str | None:
+        """How the attempt ended with this step; None where the next one is to be run."""
+        step_key = work.spec.step_key
+        stage_inputs(folder, work.spec, work.dataset, work.recordings)
+        sha256 = spec_sha256(work.spec)
+        if not self._surely(lambda session: commands.start_step(session, self._claim, step_key, sha256)):
+            return FENCED
+        if step_key != COMBINE:
+            pace.start()
+        ending = self._run_child(work, folder, pace)
+        if ending.stopped in (Reason.CANCEL, Reason.LEASE_LOST):
+            return self._stopped(ending.stopped)
+        if isinstance(ending.last_word, FinishedEvent):
+            if step_key == COMBINE:
+                return self._publish(work, folder)
+            pace.finish()
+            return self._keep(work, folder)
+        if ending.stopped is Reason.SHUTDOWN:
+            return self._stopped(ending.stopped)
+        if ending.last_word is None and ending.stderr:
+            log.error("audit %s: end of the child's stderr:\n%s", self._claim.subject_id, ending.stderr)
+        return self._fail(failure_of_child(ending.code, ending.last_word, ending.stderr))
+
+    def _run_child(self, work: Work, folder: Path, pace: Pace) -> _Ending:
+        if self._lease.lost:
+            raise LeaseLostError
+        environment = child_environment(os.environ, self._settings.cache_dir)
+        child = Child(self._child_command, folder, environment, ttl_s=self._lease.left)
+        try:
+            self._lease.pass_on_to(child)
+            return self._attend(Relay(self._database.once, self._claim, work, pace), child)
+        finally:
+            self._lease.pass_on_to(None)
+            child.kill()
+
+    def _attend(self, relay: Relay, child: Child) -> _Ending:
+        """Relays the child's events and tells it to stop where it has to, until it is gone."""
+        last_word: FinishedEvent | FailedEvent | None = None
+        overdue_at: float | None = None
+        stop: Stop | None = None
+        next_poll = 0.0
+        while True:
+            now = time.monotonic()
+            reason: Reason | None = None
+            if stop is None and self._lease.lost:
+                reason = Reason.LEASE_LOST
+            elif stop is None and now >= next_poll:
+                next_poll = now + self._settings.poll_seconds
+                reason = self._reason_to_stop()
+                if reason is None and overdue_at is not None and now >= overdue_at:
+                    reason = Reason.OVERDUE
+            if reason is not None:
+                log.info("audit %s: stopping the child: %s", self._claim.subject_id, reason.value)
+                stop = Stop(child, reason, self._graces)
+            if stop is not None:
+                stop.insist()
+            relay.flush()
+            item = child.next(min(self._settings.poll_seconds, 0.25))
+            if isinstance(item, Exited):
+                relay.flush(now=True)
+                stopped = stop.reason if stop else Reason.LEASE_LOST if self._lease.lost else None
+                return _Ending(item.code, last_word, stopped, child.stderr_tail())
+            if isinstance(item, FinishedEvent | FailedEvent):
+                last_word = item
+                overdue_at = time.monotonic() + self._graces.last_word
+            elif item is not None and stop is None:
+                relay.take(item)
+
+    def _reason_to_stop(self) -> Reason | None:
+        if self._lease.lost:
+            return Reason.LEASE_LOST
+        if self._stopping.is_set():
+            return Reason.SHUTDOWN
+        cancel = self._database.once(lambda session: commands.cancel_requested(session, self._claim))
+        return Reason.CANCEL if cancel else None
+
+    # ------------------------------------------------------------ how an attempt ends
+
+    def _stopped(self, reason: Reason) -> str:
+        """After a step that was told to stop, or was not begun."""
+        if reason is Reason.LEASE_LOST:
+            return FENCED
+        if reason is Reason.SHUTDOWN:
+            ours = self._surely(lambda session: commands.release(session, self._claim))
+            return "released" if ours else FENCED
+        return self._cancelled()
+
+    def _keep(self, work: Work, folder: Path) -> str | None:
+        """Stores what a training step recorded, so that no later attempt has to run it again."""
+        step_key = work.spec.step_key
+        check_recording(folder)
+
+        def finish(session: Session) -> bool:
+            return commands.finish_step(session, self._claim, step_key, True)
+
+        return None if self._store(step_key, folder, finish) else self._cancelled()
+
+    def _publish(self, work: Work, folder: Path) -> str:
+        claim, step_key, probes = self._claim, work.spec.step_key, len(work.spec.probes)
+        summary = read_summary(folder, work.spec, work.rows)
+        scores = score_count(work.rows, probes)
+        self._show_publishing(0, scores)
+
+        def publish(session: Session) -> bool:
+            if session.get_one(Audit, claim.subject_id).published_attempt == claim.attempt:
+                return True  # An earlier try was committed, and the connection broke before we heard of it.
+            load_results(
+                session,
+                claim,
+                folder,
+                dataset=work.dataset,
+                rows=work.rows,
+                probes=probes,
+                findings_top=self._settings.findings_top,
+                on_progress=lambda done: self._show_publishing(done, scores),
+            )
+            if commands.finish_step(session, claim, step_key, True) and commands.publish(session, claim, summary):
+                return True
+            session.rollback()  # of the scores too
+            return False
+
+        return "published" if self._store(step_key, folder, publish) else self._cancelled()
+
+    def _store(self, step_key: str, folder: Path, commit: Callable[[Session], bool]) -> bool:
+        """Puts the step's files into the object store, and then does what names them; without that they go again."""
+        claim = self._claim
+        committed = False
+        try:
+            store_outputs(self._objects, claim, step_key, folder)
+            committed = self._surely(commit)
+        except (OperationalError, LeaseLostError):
+            committed = True  # Perhaps: the files stay, since a row may name them. The next attempt sees to them.
+            raise
+        finally:
+            if not committed:
+                self._objects.delete_tree(step_prefix(claim.workspace_id, claim.subject_id, claim.attempt, step_key))
+        return committed
+
+    def _cancelled(self) -> str:
+        return self._end(lambda session: commands.cancelled(session, self._claim), "cancelled")
+
+    def _fail(self, failure: Failure) -> str:
+        def fail(session: Session) -> bool:
+            return commands.fail(
+                session,
+                self._claim,
+                failure,
+                retry=is_retried(failure),
+                retry_seconds=self._settings.retry_seconds,
+            )
+
+        try:
+            return self._end(fail, f"failed ({failure.code})")
+        except LeaseLostError:
+            return FENCED
+        except OperationalError:
+            return f"failed ({failure.code}), which the database could not be told"
+
+    def _end(self, command: Callable[[Session], bool], outcome: str) -> str:
+        """Ends the attempt without a result. What finished steps have left stays, for an attempt to come."""
+
+        def end(session: Session) -> list[str] | None:
+            return self._leftovers(session, self._claim.attempt) if command(session) else None
+
+        leftovers = self._surely(end)
+        if leftovers is None:
+            return FENCED
+        purge(self._objects, leftovers)
+        return outcome
+
+    # ------------------------------------------------------------ the database
+
+    def _surely(self, act: Callable[[Session], T]) -> T:
+        return self._database.surely(act, while_true=lambda: self._lease.good)
+
+    def _leftovers(self, session: Session, up_to_attempt: int) -> list[str]:
+        claim = self._claim
+        return leftover_prefixes(
+            session, workspace_id=claim.workspace_id, audit_id=claim.subject_id, up_to_attempt=up_to_attempt
+        )
+
+    def _show_publishing(self, done: int, total: int) -> None:
+        self._show(ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="scores"))
+
+    def _show(self, event: ProgressEvent) -> None:
+        self._database.once(lambda session: commands.record_progress(session, self._claim, event))

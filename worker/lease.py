@@ -1,0 +1,92 @@
+"""The lease on a job: renewed in a thread of its own, and lost by the worker's own monotonic clock.
+
+Whatever else the worker is busy with, copying scores or waiting for a database, its renewals go on. If they do not, it
+counts the lease as lost before the database does: it counts from before the statement, the database from within.
+"""
+
+import logging
+import threading
+import time
+from types import TracebackType
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.lifecycle import commands
+from service.lifecycle.commands import Claim
+from worker.child import Child
+
+log = logging.getLogger(__name__)
+
+
+class Lease:
+    """The lease on a claimed job, for the time of the block."""
+
+    def __init__(self, sessions: sessionmaker[Session], claim: Claim, *, seconds: float, since: float) -> None:
+        """`since` is time.monotonic() from before the claim."""
+        self._sessions = sessions
+        self._claim = claim
+        self._seconds = seconds
+        self._expires_at = since + seconds
+        self._fenced = False
+        self._over = threading.Event()
+        self._child: Child | None = None
+        self._changing = threading.Lock()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the job is no longer ours, or may not be."""
+        return self._fenced or time.monotonic() >= self._expires_at
+
+    @property
+    def good(self) -> bool:
+        """Whether the job is ours."""
+        return not self.lost
+
+    @property
+    def left(self) -> float:
+        """Seconds until it is lost unless it is renewed."""
+        return max(0.0, self._expires_at - time.monotonic())
+
+    def pass_on_to(self, child: Child | None) -> None:
+        """Every renewal is passed on to the child from now on; None: to nobody."""
+        with self._changing:
+            self._child = child
+            if child is not None:
+                self._tell(child)
+
+    def __enter__(self) -> "Lease":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Not joined: it may wait for a database that does not answer, and finds the job no longer held.
+        self._over.set()
+
+    def _keep(self) -> None:
+        pause = self._seconds / 3
+        while not self._over.wait(pause) and self.good:
+            pause = self._seconds / 3
+            asked = time.monotonic()
+            try:
+                with self._sessions.begin() as session:
+                    left = commands.renew(session, self._claim, lease_seconds=self._seconds)
+            except SQLAlchemyError as error:
+                log.warning("the lease could not be renewed: %s", type(error).__name__)
+                # Soon again: what is left of the lease is all the time that there is.
+                pause = min(1.0, self._seconds / 10)
+                continue
+            if left is None:
+                self._fenced = True
+                return
+            with self._changing:
+                self._expires_at = asked + left
+                if self._child is not None:
+                    self._tell(self._child)
+
+    def _tell(self, child: Child) -> None:
+        if self.good:
+            child.lease(self.left)

@@ -1,0 +1,64 @@
+"""Writes down what a child reports."""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy.orm import Session
+
+from service.contract import Event, MetricEvent, NoticeEvent, ProgressEvent, Stage
+from service.lifecycle import commands
+from service.lifecycle.commands import Claim
+from service.lifecycle.record import Level
+from worker.pace import Pace
+from worker.planning import Work
+from worker.telemetry import MetricThinning
+
+PROGRESS_SECONDS = 1.0
+"""Progress is written to the database at most this often, but for a new stage."""
+
+
+class Relay:
+    """The newest progress once a second, thinned metrics, all notices."""
+
+    def __init__(self, write: Callable[[Callable[[Session], object]], object], claim: Claim, work: Work, pace: Pace):
+        """`write` does one transaction, or none while the database is away."""
+        self._write = write
+        self._claim = claim
+        self._pace = pace
+        training = work.spec.training
+        self._seed = training.seed
+        self._thinning = MetricThinning(steps=-(-work.rows // training.batch_size) * training.epochs)
+        self._progress: ProgressEvent | None = None
+        self._stage: Stage | None = None
+        self._written_at = 0.0
+
+    def take(self, event: Event) -> None:
+        """One event of the child."""
+        match event:
+            case ProgressEvent():
+                self._progress = event
+                if event.stage != self._stage:
+                    self._stage = event.stage
+                    self.flush(now=True)
+            case MetricEvent() if self._thinning.keep(event):
+                data = {"seed": self._seed, **event.model_dump(exclude={"type"})}
+                self._record("info", "metric", f"Step {event.step}: loss {event.loss:.4g}.", data)
+            case NoticeEvent():
+                self._record(event.level, "notice", event.message, {"code": event.code})
+
+    def flush(self, *, now: bool = False) -> None:
+        """Writes the newest progress if its second has passed."""
+        event = self._progress
+        if event is None or (not now and time.monotonic() - self._written_at < PROGRESS_SECONDS):
+            return
+        event = event.model_copy(update={"eta_seconds": self._pace.eta_seconds(event.eta_seconds)})
+        self._progress = None
+        self._written_at = time.monotonic()
+        self._write(lambda session: commands.record_progress(session, self._claim, event))
+
+    def _record(self, level: Level, type: str, message: str, data: dict[str, object]) -> None:
+        self._write(
+            lambda session: commands.record_event(
+                session, self._claim, level=level, type=type, message=message, data=data
+            )
+        )

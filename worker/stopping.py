@@ -1,0 +1,51 @@
+"""Why and how a child is made to end."""
+
+import signal
+import time
+from dataclasses import dataclass
+from enum import Enum
+
+from worker.child import Child
+
+
+class Reason(Enum):
+    """Why a child was told to stop."""
+
+    CANCEL = "a user cancelled the audit"
+    LEASE_LOST = "the audit is no longer ours"
+    SHUTDOWN = "this worker ends"
+    OVERDUE = "it had said its last word and did not exit"
+
+
+@dataclass(frozen=True)
+class Graces:
+    """Seconds that a child is given to end."""
+
+    told: float = 5.0
+    """From being told on stdin to SIGTERM."""
+    terminated: float = 5.0
+    """From SIGTERM to SIGKILL."""
+    last_word: float = 10.0
+    """From its `finished` or `failed` to being told."""
+
+
+class Stop:
+    """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL."""
+
+    def __init__(self, child: Child, reason: Reason, graces: Graces) -> None:
+        self.reason = reason
+        self._child = child
+        now = time.monotonic()
+        self._terminate_at = now + graces.told
+        self._kill_at = self._terminate_at + graces.terminated
+        self._terminated = False
+        child.cancel()
+
+    def insist(self) -> None:
+        """Does what is due."""
+        now = time.monotonic()
+        if now >= self._kill_at:
+            self._child.signal(signal.SIGKILL)
+        elif now >= self._terminate_at and not self._terminated:
+            self._terminated = True
+            self._child.signal(signal.SIGTERM)
