@@ -1,10 +1,13 @@
 """The API: `create_app()` puts settings, middleware and routers together. uvicorn --factory service.app:create_app."""
 
+import os
+import secrets
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from anyio.to_thread import current_default_thread_limiter
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
@@ -19,6 +22,7 @@ from service.http.request_ids import RequestIds
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.sign_in import router as sign_in
+from service.lifecycle.reconcile import Reconciler
 from service.models.routes import router as models
 from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
@@ -78,6 +82,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     # As many threads as connections: more would only wait for one.
-    current_default_thread_limiter().total_tokens = app.state.settings.database_pool_size
+    settings = app.state.settings
+    current_default_thread_limiter().total_tokens = settings.database_pool_size
+    # A connection of its own: requests take turns on theirs.
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=1,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        application_name="finetooth-reconciler",
+    )
+    owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    reconciler = Reconciler(settings, make_sessions(engine), app.state.objects, owner=owner)
+    reconciler.start()
     yield
+    await run_sync(reconciler.stop)
+    engine.dispose()
     app.state.engine.dispose()

@@ -186,6 +186,10 @@ class Client:
         """Asks for the audit to stop. Idempotent."""
         return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/cancel")
 
+    def retry(self, audit_id: str) -> Json:
+        """Queues a failed or cancelled audit again: it goes on where it was. Idempotent."""
+        return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/retry")
+
     def summary(self, audit_id: str) -> Json:
         """The answer in numbers, of an audit that has succeeded."""
         return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/summary")

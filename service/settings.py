@@ -3,7 +3,7 @@
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import platformdirs
 from pydantic import Field, SecretStr, model_validator
@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Lane = Literal["gpu", "io"]
 """A worker process serves one, so that short jobs never wait behind an audit of hours."""
+
+LANES: tuple[Lane, ...] = get_args(Lane)
 
 LEASE_SECONDS = 90.0
 CANCEL_SECONDS = 15.0

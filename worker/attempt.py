@@ -123,7 +123,7 @@ class Attempt:
     def _run_step(self, work: Work, folder: Path, pace: Pace) -> str | None:
         """How the attempt ended with this step; None where the next one is to be run."""
         step_key = work.spec.step_key
-        stage_inputs(folder, work.spec, work.dataset, work.recordings)
+        stage_inputs(folder, work.spec, self._objects, work.dataset, work.recordings)
         sha256 = spec_sha256(work.spec)
         if not self._surely(lambda session: commands.start_step(session, self._claim, step_key, sha256)):
             return FENCED
@@ -226,16 +226,17 @@ class Attempt:
         def publish(session: Session) -> bool:
             if session.get_one(Audit, claim.subject_id).published_attempt == claim.attempt:
                 return True  # An earlier try was committed, and the connection broke before we heard of it.
-            load_results(
-                session,
-                claim,
-                folder,
-                dataset=work.dataset,
-                rows=work.rows,
-                probes=probes,
-                findings_top=self._settings.findings_top,
-                on_progress=lambda done: self._show_publishing(done, scores),
-            )
+            with self._objects.open(work.dataset) as dataset:
+                load_results(
+                    session,
+                    claim,
+                    folder,
+                    dataset=dataset,
+                    rows=work.rows,
+                    probes=probes,
+                    findings_top=self._settings.findings_top,
+                    on_progress=lambda done: self._show_publishing(done, scores),
+                )
             if commands.finish_step(session, claim, step_key, True) and commands.publish(session, claim, summary):
                 return True
             session.rollback()  # of the scores too

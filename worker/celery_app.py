@@ -6,10 +6,7 @@ Celery carries wake-ups only; the `jobs` row is the job.
 from celery import Celery
 from kombu import Exchange, Queue
 
-from service.settings import Settings, get_settings
-
-LANES = ("gpu", "io")
-"""A worker process serves one lane, so that short jobs never wait behind an audit of hours."""
+from service.settings import LANES, Settings, get_settings
 
 
 def make_app(settings: Settings) -> Celery:

@@ -7,6 +7,7 @@ import signal
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from service.contract import EXIT_STOPPED, ErrorCode, FailedEvent, Failure, FinishedEvent
+from service.store.objects import ObjectStoreUnavailableError
 
 RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
 """What another attempt may well get past, as it comes from the surroundings; everything else would only come again."""
@@ -25,7 +26,9 @@ def is_retried(failure: Failure) -> bool:
 
 def failure_of(error: Exception) -> Failure:
     """Of what went wrong around the child."""
-    if isinstance(error, OperationalError | InterfaceError | ConnectionError | TimeoutError):
+    if isinstance(
+        error, OperationalError | InterfaceError | ObjectStoreUnavailableError | ConnectionError | TimeoutError
+    ):
         return Failure(
             code=ErrorCode.NETWORK,
             message=f"The worker could not reach the database or the object store ({type(error).__name__}).",

@@ -8,24 +8,32 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from sqlalchemy.orm import Session, sessionmaker
 
+from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
-from service.settings import get_settings
+from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import make_object_store
-from worker.celery_app import LANES, app
+from service.store.objects import ObjectStore, make_object_store
+from worker.celery_app import app
+from worker.heartbeat import Heartbeat
 from worker.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+OWNER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+"""This process in `jobs.owner`, `workers` and `scheduler`: a name that is never used again."""
+
 stopping = threading.Event()
 """Set when this worker has been asked to end."""
 
+_companions: list[Heartbeat | Reconciler] = []
+
 
 @app.task(name=WAKE_TASK)
-def wake(lane: str) -> None:
+def wake(lane: Lane) -> None:
     """Runs the lane's due jobs, oldest first; nothing due: nothing to do."""
     if lane not in LANES:
         log.warning("wake-up for an unknown lane dropped")
@@ -37,24 +45,50 @@ def wake(lane: str) -> None:
 
 
 @lru_cache
-def supervisor() -> Supervisor:
-    """This process's supervisor; its name in `jobs.owner` is never used again."""
+def sessions() -> sessionmaker[Session]:
+    """This process's sessions."""
     settings = get_settings()
     assert settings.database_url is not None
-    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    # Two connections: one loads scores while the other looks for a cancel.
-    engine = make_engine(settings.database_url.get_secret_value(), pool_size=2, application_name="finetooth-worker")
-    return Supervisor(settings, make_sessions(engine), make_object_store(settings), owner=owner, stopping=stopping)
+    # A connection each: for the scores that are copied, a look for a cancel meanwhile, lease, heartbeat, reconciler.
+    engine = make_engine(settings.database_url.get_secret_value(), pool_size=5, application_name="finetooth-worker")
+    return make_sessions(engine)
+
+
+@lru_cache
+def objects() -> ObjectStore:
+    """This process's object store."""
+    return make_object_store(get_settings())
+
+
+@lru_cache
+def supervisor() -> Supervisor:
+    """This process's supervisor."""
+    settings = get_settings()
+    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping)
 
 
 @worker_ready.connect
-def wake_myself(sender: Any, **_: Any) -> None:
-    """Jobs queued while no worker lived have lost their wake-ups."""
+def begin(sender: Any, **_: Any) -> None:
+    """Tells that this worker is there, and wakes it: jobs queued while no worker lived have lost their wake-ups."""
+    settings = get_settings()
     for lane in sender.app.amqp.queues.consume_from:
-        send_wake(get_settings(), lane)
+        heartbeat = Heartbeat(sessions(), owner=OWNER, lane=lane, seconds=settings.heartbeat_seconds)
+        heartbeat.start()
+        _companions.append(heartbeat)
+        send_wake(settings, lane)
+    reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
+    reconciler.start()
+    _companions.append(reconciler)
 
 
 @worker_shutting_down.connect
 def stop_running(**_: Any) -> None:
     """Runs in the signal handler: no more than a flag."""
     stopping.set()
+
+
+@worker_shutdown.connect
+def sign_off(**_: Any) -> None:
+    """After the last job: the others need not wait for what this one held."""
+    while _companions:
+        _companions.pop().stop()

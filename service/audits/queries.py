@@ -50,7 +50,7 @@ def find_succeeded(session: Session, principal: Principal, audit_id: str) -> Aud
         return audit
     if job.state in TERMINAL:
         detail = f"This audit has {job.state if job.state == State.FAILED else 'been cancelled'}: it has no results."
-        raise Problem(409, "audit_not_finished", f"{detail} Start another one.")
+        raise Problem(409, "audit_not_finished", f"{detail} Retry it, or start another one.")
     detail = f"This audit is {job.state}. Its results come when it has succeeded."
     raise Problem(409, "audit_not_finished", detail, headers={"Retry-After": "5"})
 

@@ -1,9 +1,10 @@
-"""/v1/audits: started, watched, cancelled."""
+"""/v1/audits: started, watched, cancelled, tried again."""
 
 from typing import Annotated
 
 from fastapi import BackgroundTasks, Depends, Query, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from service.audits.queries import (
     find_audit,
@@ -19,11 +20,14 @@ from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.pagination import Page, PageDep
+from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.commands import create_audit, request_cancel
+from service.lifecycle.commands import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
+from service.lifecycle.workers import wake_ups_due
+from service.settings import Settings
 from service.store.tables import AuditEvent as AuditEventTable
 
 router = resource_router("audits")
@@ -57,8 +61,7 @@ def create(
         group_column=body.group_column,
         trusted_column=body.trusted_column,
     )
-    # Runs after the commit and after the answer: whether the broker is there concerns nobody who asks.
-    background.add_task(wake, settings, "gpu")
+    _wake_for(session, settings, background)
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return render_audit(find_audit(session, principal, audit.id))
@@ -86,13 +89,47 @@ def get(audit_id: PathId, principal: Reader, session: SessionDep, response: Resp
 
 
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))
-def cancel(audit_id: PathId, principal: Writer, session: SessionDep) -> Audit:
+def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep) -> Audit:
     """Stops the audit: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
     try:
-        request_cancel(session, workspace_id=principal.workspace_id, audit_id=audit_id)
+        request_cancel(
+            session,
+            workspace_id=principal.workspace_id,
+            audit_id=audit_id,
+            within_seconds=settings.cancel_seconds,
+        )
     except LookupError:
         raise not_found("audit") from None
     return render_audit(find_audit(session, principal, audit_id))
+
+
+@router.post(
+    "/{audit_id}/retry", status_code=202, operation_id="retry_audit", responses=declared_problems(403, 404, 409)
+)
+def retry(
+    audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
+) -> Audit:
+    """Queues a failed or cancelled audit again: it goes on where it was. Idempotent: one that is queued or runs is
+    left alone."""
+    try:
+        retry_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id)
+    except LookupError:
+        raise not_found("audit") from None
+    except NotRetryableError as error:
+        if error.state is State.SUCCEEDED:
+            raise Problem(409, "audit_not_retryable", "This audit has succeeded. Start another one.") from None
+        detail = "This audit is being cancelled. Retry it once it is cancelled."
+        raise Problem(409, "audit_not_retryable", detail, headers={"Retry-After": POLL_SECONDS}) from None
+    _wake_for(session, settings, background)
+    return render_audit(find_audit(session, principal, audit_id))
+
+
+def _wake_for(session: Session, settings: Settings, background: BackgroundTasks) -> None:
+    """Wakes an idle worker, if there is one, for what has just been queued; a busy one looks by itself."""
+    slots = wake_ups_due(session, "gpu", heartbeat_seconds=settings.heartbeat_seconds)
+    if slots:
+        # Runs after the commit and after the answer: whether the broker is there concerns nobody who asks.
+        background.add_task(wake, settings, "gpu", slots)
 
 
 @router.get("/{audit_id}/events", operation_id="list_audit_events", responses=declared_problems(404))

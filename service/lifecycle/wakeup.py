@@ -3,6 +3,8 @@
 import logging
 
 from celery import Celery
+from kombu import Connection
+from kombu.exceptions import ChannelError
 
 from service.settings import Settings
 
@@ -15,8 +17,11 @@ BUDGET_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
 
-def wake(settings: Settings, lane: str) -> bool:
-    """Tells the lane's workers to look for a job. False, and a warning in the log, if the broker did not take it."""
+def wake(settings: Settings, lane: str, slots: int = 1) -> bool:
+    """Tells as many of the lane's workers as `slots` to look for a job: so many wake-ups wait then, and never more.
+
+    False, and a warning in the log, if the broker did not take them.
+    """
     if settings.broker_url is None:
         log.warning("wake-up not sent: no broker is configured (FINETOOTH_BROKER_URL)", extra={"lane": lane})
         return False
@@ -32,7 +37,10 @@ def wake(settings: Settings, lane: str) -> bool:
     )
     try:
         with app.connection_for_write() as connection:
-            app.send_task(WAKE_TASK, args=[lane], queue=lane, connection=connection, retry=False, ignore_result=True)
+            for _ in range(slots - _waiting(connection, lane)):
+                app.send_task(
+                    WAKE_TASK, args=[lane], queue=lane, connection=connection, retry=False, ignore_result=True
+                )
     except Exception as error:
         # Not the message: a broker's error may quote its URL, password included.
         log.warning("wake-up not sent: %s", type(error).__name__, extra={"lane": lane})
@@ -40,3 +48,12 @@ def wake(settings: Settings, lane: str) -> bool:
     finally:
         app.close()
     return True
+
+
+def _waiting(connection: Connection, lane: str) -> int:
+    """Messages in the lane's queue that no worker has taken yet."""
+    try:
+        declared = connection.default_channel.queue_declare(queue=lane, passive=True)
+    except ChannelError:
+        return 0  # Nobody has ever used it.
+    return int(declared.message_count)

@@ -25,12 +25,11 @@ from service.local.folders import make_folder, private_folder
 from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
-from service.settings import Settings
+from service.settings import LANES, Settings
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 
 HOST = "127.0.0.1"
-LANES = ("gpu", "io")
 READY_SECONDS = 120.0
 WORKER_STOP_SECONDS = 20.0
 """A worker first ends its training child."""

@@ -26,7 +26,8 @@ from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, Summary, Tra
 from service.lifecycle.commands import expire_one, request_cancel
 from service.local.postgres import USER, EmbeddedPostgres
 from service.settings import Settings
-from service.store.objects import ObjectStore, audit_key
+from service.store.local_objects import LocalObjects
+from service.store.objects import audit_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
@@ -56,11 +57,11 @@ SUPERVISOR = """
 import json, os, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import ObjectStore
+from service.store.local_objects import LocalObjects
 from worker.supervisor import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
-Supervisor(settings, sessions, ObjectStore(settings.objects), owner="x", stopping=threading.Event(),
+Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
            child_command=json.loads(os.environ["CHILD"])).run_due("gpu")
 """
 
@@ -71,7 +72,7 @@ class Bench:
 
     settings: Settings
     sessions: sessionmaker[Session]
-    objects: ObjectStore
+    objects: LocalObjects
     stopping: threading.Event
 
     def supervisor(self, *script: list[Any], **settings: Any) -> Supervisor:
@@ -151,7 +152,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session], objects: ObjectStore) -> Bench:
+def bench(settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects) -> Bench:
     return Bench(settings, sessions, objects, threading.Event())
 
 

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import redis
 from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from celery import Celery
 from sqlalchemy import func, select
@@ -22,6 +23,7 @@ from service.lifecycle.commands import (
     record_progress,
     start_step,
 )
+from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.tables import Audit, Job
 
@@ -45,10 +47,12 @@ def take(sessions: Sessions) -> Claim:
     return held
 
 
-def test_an_audit_is_queued_and_a_worker_woken(
-    client: TestClient, request_body: dict[str, Any], settings: Settings
+def test_an_audit_is_queued_and_an_idle_worker_woken(
+    client: TestClient, request_body: dict[str, Any], settings: Settings, sessions: Sessions
 ) -> None:
     assert settings.broker_url is not None
+    with sessions.begin() as session:
+        beat(session, owner="w", lane="gpu", host="h", pid=1)
     broker = Celery(broker=settings.broker_url.get_secret_value(), set_as_current=False)
     with broker.connection() as connection:
         queue = connection.SimpleQueue("gpu")
@@ -222,6 +226,71 @@ def test_a_failed_audit_says_why(client: TestClient, make_audit: Callable[[], Au
     assert Failure.model_validate(audit["error"]) == failure
     response = client.get(f"/v1/audits/{audit_id}/summary")
     assert (response.status_code, response.json()["code"]) == (409, "audit_not_finished")
+
+
+def test_many_audits_send_no_more_wake_ups_than_there_are_idle_workers(
+    client: TestClient, request_body: dict[str, Any], settings: Settings, sessions: Sessions
+) -> None:
+    assert settings.broker_url is not None
+
+    def waiting() -> int:
+        assert settings.broker_url is not None
+        with redis.Redis.from_url(settings.broker_url.get_secret_value().replace("redis+socket", "unix")) as broker:
+            return int(broker.llen("gpu"))
+
+    def create(count: int) -> None:
+        for _ in range(count):
+            assert client.post("/v1/audits", json=request_body).status_code == 202
+
+    create(2)
+    assert waiting() == 0
+    with sessions.begin() as session:
+        for owner in ("w", "v", "busy"):
+            beat(session, owner=owner, lane="gpu", host="h", pid=1)
+        beat(session, owner="other", lane="io", host="h", pid=1)
+        assert claim(session, lane="gpu", owner="busy") is not None
+    create(5)
+    assert waiting() == 2
+
+
+def test_trying_again(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:
+    audit_id = make_audit().id
+    held = take(sessions)
+    with sessions.begin() as session:
+        assert fail(session, held, Failure(code=ErrorCode.OUT_OF_MEMORY, message="m", hint="h"))
+    assert client.get(f"/v1/audits/{audit_id}").json()["error"]["code"] == "out_of_memory"
+    for _ in range(2):
+        response = client.post(f"/v1/audits/{audit_id}/retry")
+        assert response.status_code == 202
+        audit = response.json()
+        assert (audit["status"], audit["attempt"], audit["error"], audit["finished_at"]) == ("queued", 1, None, None)
+    again = take(sessions)
+    assert (again.subject_id, again.attempt) == (audit_id, 2)
+    assert client.post(f"/v1/audits/{audit_id}/retry").json()["status"] == "running"
+    client.post(f"/v1/audits/{audit_id}/cancel")
+    refused = client.post(f"/v1/audits/{audit_id}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "audit_not_retryable")
+    with sessions.begin() as session:
+        assert cancelled(session, again)
+    assert client.post(f"/v1/audits/{audit_id}/retry").json()["status"] == "queued"
+    last = take(sessions)
+    with sessions.begin() as session:
+        assert publish(session, last, summary_of())
+    refused = client.post(f"/v1/audits/{audit_id}/retry")
+    assert (refused.status_code, refused.json()["code"]) == (409, "audit_not_retryable")
+    assert client.post("/v1/audits/aud_nowhere/retry").status_code == 404
+    events = client.get(f"/v1/audits/{audit_id}/events").json()["data"]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert [event["attempt"] for event in events] == sorted(event["attempt"] for event in events)
+
+
+def test_trying_again_takes_the_right_to_write(
+    make_client: Callable[..., TestClient], make_audit: Callable[[], Audit], other_workspace_id: str
+) -> None:
+    audit_id = make_audit().id
+    assert make_client("findings:read").post(f"/v1/audits/{audit_id}/retry").status_code == 403
+    foreign = make_client("audits:write", workspace=other_workspace_id)
+    assert foreign.post(f"/v1/audits/{audit_id}/retry").status_code == 404
 
 
 def test_cancelling(client: TestClient, make_audit: Callable[[], Audit], sessions: Sessions) -> None:

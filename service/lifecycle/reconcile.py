@@ -1,0 +1,114 @@
+"""What looks after all jobs: takes back those whose worker is gone, and wakes workers for those that are due.
+
+Every API and worker process runs a Reconciler in a thread; the one that holds the scheduler's row does the work. Were
+two to do it at once, each job would still be locked by one of them only, and a wake-up too many finds nothing to do.
+"""
+
+import logging
+import threading
+from datetime import timedelta
+
+from sqlalchemy import Interval, literal
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.lifecycle.commands import expire_one
+from service.lifecycle.leftovers import leftover_prefixes, purge
+from service.lifecycle.record import now
+from service.lifecycle.transitions import TERMINAL, State
+from service.lifecycle.wakeup import wake
+from service.lifecycle.workers import forget_the_gone, wake_ups_due
+from service.settings import LANES, Settings
+from service.store.objects import ObjectStore
+from service.store.tables import Scheduler
+
+log = logging.getLogger(__name__)
+
+MISSED_ROUNDS = 3
+"""So many rounds late, the process that reconciles counts as gone, and another takes its place."""
+
+
+def hold_scheduler(session: Session, *, owner: str, seconds: float) -> bool:
+    """Takes or keeps the scheduler's row for `seconds`; False where another process has it."""
+    until = now() + literal(timedelta(seconds=seconds), Interval())
+    held = session.scalar(
+        insert(Scheduler)
+        .values(id=1, owner=owner, lease_expires_at=until)
+        .on_conflict_do_update(
+            index_elements=["id"],
+            set_={"owner": owner, "lease_expires_at": until},
+            where=(Scheduler.owner == owner) | (Scheduler.lease_expires_at <= now()),
+        )
+        .returning(Scheduler.owner)
+    )
+    return held == owner
+
+
+class Reconciler:
+    """One process's part in it. `owner` names the process for good."""
+
+    def __init__(
+        self, settings: Settings, sessions: sessionmaker[Session], objects: ObjectStore, *, owner: str
+    ) -> None:
+        self._settings = settings
+        self._sessions = sessions
+        self._objects = objects
+        self._owner = owner
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
+
+    def start(self) -> None:
+        """Begins at once, in a thread of its own."""
+        self._thread.start()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ends after the round under way."""
+        self._over.set()
+        self._thread.join(timeout)
+
+    def round(self) -> bool:
+        """One round, if this process holds the scheduler's row; whether it does.
+
+        Raises sqlalchemy.exc.OperationalError while the database is away.
+        """
+        seconds = MISSED_ROUNDS * self._settings.reconcile_seconds
+        with self._sessions.begin() as session:
+            if not hold_scheduler(session, owner=self._owner, seconds=seconds):
+                return False
+        while self._expire_one():
+            pass
+        with self._sessions.begin() as session:
+            forget_the_gone(session)
+            due = {
+                lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES
+            }
+        for lane, slots in due.items():
+            if slots:
+                wake(self._settings, lane, slots)
+        return True
+
+    def _expire_one(self) -> bool:
+        leftovers: list[str] = []
+        with self._sessions.begin() as session:
+            job = expire_one(session, retry_seconds=self._settings.retry_seconds)
+            if job is None:
+                return False
+            if State(job.state) in TERMINAL:
+                leftovers = leftover_prefixes(
+                    session, workspace_id=job.workspace_id, audit_id=job.subject_id, up_to_attempt=job.attempt
+                )
+        log.warning("audit %s attempt %d: its worker is gone; %s", job.subject_id, job.attempt, job.state)
+        purge(self._objects, leftovers)
+        return True
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                self.round()
+            except SQLAlchemyError as error:
+                log.warning("not reconciled, the database is away: %s", type(error).__name__)
+            except Exception as error:
+                # Of the object store, perhaps: nothing that the next round may not get past.
+                log.error("not reconciled: %s", type(error).__name__)
+            self._over.wait(self._settings.reconcile_seconds)

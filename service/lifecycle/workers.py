@@ -1,0 +1,96 @@
+"""Which workers are alive, what they do, and how many wake-ups a lane can use. Times are the database's."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Interval, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.lifecycle.record import now
+from service.lifecycle.transitions import HELD, State
+from service.settings import Lane
+from service.store.tables import Audit, Job, Worker
+
+MISSED_BEATS = 3
+"""So many heartbeats late, a worker counts as gone."""
+
+FORGOTTEN_AFTER = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A worker that is alive."""
+
+    owner: str
+    lane: Lane
+    host: str
+    pid: int
+    started_at: datetime
+    seen_at: datetime
+    audit_id: str | None
+    """What it runs; None: it is idle."""
+    progressed_at: datetime | None
+    """When that audit last moved on."""
+
+
+def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int) -> None:
+    """The worker is alive."""
+    session.execute(
+        insert(Worker)
+        .values(owner=owner, lane=lane, host=host, pid=pid)
+        .on_conflict_do_update(index_elements=["owner"], set_={"seen_at": now()})
+    )
+
+
+def leave(session: Session, *, owner: str) -> None:
+    """The worker ends."""
+    session.execute(delete(Worker).where(Worker.owner == owner))
+
+
+def forget_the_gone(session: Session) -> None:
+    """Deletes workers that have not been heard of for FORGOTTEN_AFTER."""
+    session.execute(delete(Worker).where(Worker.seen_at < now() - literal(FORGOTTEN_AFTER, Interval())))
+
+
+def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerStatus]:
+    """The workers that are alive, the oldest first, with what they run."""
+    found = session.execute(
+        select(Worker, Job.subject_id, Audit.progressed_at)
+        .outerjoin(Job, (Job.owner == Worker.owner) & Job.state.in_(sorted(HELD)))
+        .outerjoin(Audit, Audit.job_id == Job.id)
+        .where(_is_alive(heartbeat_seconds))
+        .order_by(Worker.started_at, Worker.owner)
+    ).all()
+    return [
+        WorkerStatus(
+            owner=worker.owner,
+            lane=worker.lane,
+            host=worker.host,
+            pid=worker.pid,
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+            audit_id=audit_id,
+            progressed_at=progressed_at,
+        )
+        for worker, audit_id, progressed_at in found
+    ]
+
+
+def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> int:
+    """How many wake-ups the lane can use: one for each idle worker, as far as there are due jobs for them."""
+    holds = select(Job.id).where(Job.owner == Worker.owner, Job.state.in_(sorted(HELD)))
+    idle = session.scalar(
+        select(func.count())
+        .select_from(Worker)
+        .where(Worker.lane == lane, _is_alive(heartbeat_seconds), ~holds.exists())
+    )
+    if not idle:
+        return 0
+    due = select(Job.id).where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now()).limit(idle)
+    return session.scalar(select(func.count()).select_from(due.subquery())) or 0
+
+
+def _is_alive(heartbeat_seconds: float) -> ColumnElement[bool]:
+    patience = timedelta(seconds=MISSED_BEATS * heartbeat_seconds)
+    return Worker.seen_at > now() - literal(patience, Interval())

@@ -1,0 +1,51 @@
+"""Says from time to time that this worker is alive, in a thread of its own."""
+
+import logging
+import os
+import socket
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.lifecycle.workers import beat, leave
+from service.settings import Lane
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """The row of one worker process in `workers`."""
+
+    def __init__(self, sessions: sessionmaker[Session], *, owner: str, lane: Lane, seconds: float) -> None:
+        self._sessions = sessions
+        self._owner = owner
+        self._lane: Lane = lane
+        self._seconds = seconds
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """The first beat comes at once."""
+        self._beat()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The last word: this worker takes no more jobs."""
+        self._over.set()
+        try:
+            with self._sessions.begin() as session:
+                leave(session, owner=self._owner)
+        except SQLAlchemyError as error:
+            log.warning("could not sign off: %s", type(error).__name__)
+
+    def _run(self) -> None:
+        while not self._over.wait(self._seconds):
+            self._beat()
+
+    def _beat(self) -> None:
+        try:
+            with self._sessions.begin() as session:
+                beat(session, owner=self._owner, lane=self._lane, host=socket.gethostname(), pid=os.getpid())
+        except SQLAlchemyError as error:
+            log.warning("no heartbeat, the database is away: %s", type(error).__name__)
