@@ -404,12 +404,12 @@ def requeue_orphans(session: Session) -> int:
 # ---------------------------------------------------------------- what they share
 
 
-def _locked(*, skip_locked: bool = False) -> Select[tuple[Job, datetime]]:
+def _locked(*, skip_locked: bool = False) -> "Select[Job, datetime]":
     """Jobs, locked, each with the database's time."""
     return select(Job, now()).with_for_update(of=Job, skip_locked=skip_locked, key_share=True)
 
 
-def _first(session: Session, query: Select[tuple[Job, datetime]]) -> tuple[Job, datetime] | None:
+def _first(session: Session, query: "Select[Job, datetime]") -> tuple[Job, datetime] | None:
     row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
     return None if row is None else (row[0], row[1])
 

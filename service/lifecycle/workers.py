@@ -23,7 +23,7 @@ class WorkerStatus:
     """A worker that is alive."""
 
     owner: str
-    lane: Lane
+    lane: str
     host: str
     pid: int
     started_at: datetime

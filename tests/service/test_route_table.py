@@ -106,7 +106,7 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert {**made_up, "instance": "", "request_id": ""} == {**body, "instance": "", "request_id": ""}
         mine = client.request(method, address)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
-            assert mine.status_code < 300, (method, path, mine.text)
+            assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))
     assert len(tried) >= 14
 
