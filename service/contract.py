@@ -208,12 +208,24 @@ class Lease(Closed):
     """Seconds, by the child's own monotonic clock. A child that was never told runs without a deadline."""
 
 
-Command = Annotated[Cancel | Lease, Field(discriminator="type")]
-COMMAND: TypeAdapter[Cancel | Lease] = TypeAdapter(Command)
+class SaveAndStop(Closed):
+    """Leave the step for another child to go on with: checkpoint at the next step's end, and exit with EXIT_SAVED.
+
+    Where there is nothing to save yet the child exits with EXIT_STOPPED; where the step is all but done, it finishes.
+    """
+
+    type: Literal["save_and_stop"] = "save_and_stop"
+
+
+Command = Annotated[Cancel | Lease | SaveAndStop, Field(discriminator="type")]
+COMMAND: TypeAdapter[Cancel | Lease | SaveAndStop] = TypeAdapter(Command)
 """Parses one line of the child's stdin. End of file on stdin means that the supervisor is gone: the child exits."""
 
 EXIT_STOPPED = 3
 """Exit code of a child that was told to stop, or left alone."""
+
+EXIT_SAVED = 4
+"""Exit code of a child that was told to save and stop, and has left a checkpoint of just where it stopped."""
 
 # ---------------------------------------------------------------- child to supervisor, on stdout
 

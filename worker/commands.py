@@ -7,16 +7,45 @@ frozen or cut off passes nothing on, so the child ends by itself; one that was k
 import os
 import select
 import sys
+import threading
 import time
 from typing import NoReturn
 
 import psutil
 from pydantic import ValidationError
 
-from service.contract import COMMAND, EXIT_STOPPED, Cancel, Lease
+from service.contract import COMMAND, EXIT_STOPPED, Cancel, Lease, SaveAndStop
 
 
-def obey(descriptor: int) -> NoReturn:
+class StopRequest:
+    """The wish that this child leaves its step so that another can go on with it; threads make and heed it.
+
+    Before somebody has said that it will be heeded there is nothing to save, and the process ends at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._heeded = False
+        self._made = False
+
+    def make(self) -> None:
+        """From now on `made` is true; or there is nothing to save."""
+        with self._lock:
+            self._made = True
+            if not self._heeded:
+                stop("there is nothing to save yet")
+
+    def will_be_heeded(self) -> None:
+        """Whoever calls this looks at `made` from now on, or finishes the step soon."""
+        with self._lock:
+            self._heeded = True
+
+    def made(self) -> bool:
+        """Whether to save and stop."""
+        return self._made
+
+
+def obey(descriptor: int, request: StopRequest) -> NoReturn:
     """Follows the commands read from `descriptor` until this process has to end; runs in a thread of its own."""
     deadline: float | None = None
     unread = b""
@@ -40,6 +69,8 @@ def obey(descriptor: int) -> NoReturn:
             match command:
                 case Lease():
                     deadline = time.monotonic() + command.ttl_s
+                case SaveAndStop():
+                    request.make()
                 case Cancel():
                     stop("cancelled")
 

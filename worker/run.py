@@ -1,8 +1,8 @@
 """The child: `python -m worker.run FOLDER` runs one step. No database, no broker, no web: a local folder and two pipes.
 
 Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract.py), prints
-contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, and 3
-when it was told to stop or left alone (worker/commands.py).
+contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, 3 when
+it was told to stop or left alone (worker/commands.py), and 4 when it was told to save first and has.
 """
 
 import errno
@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from service.contract import (
     COMBINE,
+    EXIT_SAVED,
+    EXIT_STOPPED,
     SPEC_FILE,
     ErrorCode,
     FailedEvent,
@@ -24,8 +26,9 @@ from service.contract import (
     Stage,
     StepSpec,
 )
-from worker.commands import obey
+from worker.commands import StopRequest, obey
 from worker.reporting import Reporter
+from worker.training.errors import StoppedError
 
 EXIT_FAILED = 1
 
@@ -33,9 +36,12 @@ EXIT_FAILED = 1
 def main(folder: Path) -> int:
     """Runs one step; the process's exit code."""
     reporter = Reporter(_claim_stdout())
-    threading.Thread(target=obey, args=(sys.stdin.fileno(),), daemon=True, name="commands").start()
+    request = StopRequest()
+    threading.Thread(target=obey, args=(sys.stdin.fileno(), request), daemon=True, name="commands").start()
     try:
-        run(folder, reporter)
+        run(folder, reporter, request)
+    except StoppedError as stopped:
+        return EXIT_SAVED if stopped.saved else EXIT_STOPPED
     except Exception as error:
         failure = _failure(error)
         if failure.code in (ErrorCode.INTERNAL, ErrorCode.OUT_OF_MEMORY):
@@ -47,8 +53,8 @@ def main(folder: Path) -> int:
     return 0
 
 
-def run(folder: Path, reporter: Reporter) -> None:
-    """Runs the step that spec.json describes and writes its files."""
+def run(folder: Path, reporter: Reporter, request: StopRequest) -> None:
+    """Runs the step that spec.json describes and writes its files. Raises StoppedError where the request was heeded."""
     reporter.stage(Stage.LOADING)
     spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     # Imported here, not above: a bad spec is answered at once, and progress is told before the seconds this takes.
@@ -59,7 +65,7 @@ def run(folder: Path, reporter: Reporter) -> None:
     else:
         from worker.train_step import run_train
 
-        run_train(folder, spec, reporter)
+        run_train(folder, spec, reporter, request)
 
 
 def _claim_stdout() -> TextIO:
@@ -79,7 +85,9 @@ def _failure(error: Exception) -> Failure:
             message="the step's specification was not understood",
             hint="run the same version of Finetooth in the service and in the workers",
         )
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+    # By name and text, since torch may be what could not be imported.
+    ran_out = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    if ran_out or isinstance(error, MemoryError):
         return Failure(
             code=ErrorCode.OUT_OF_MEMORY,
             message="the device ran out of memory",

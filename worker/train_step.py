@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from service.contract import (
     StepSpec,
     TrainingConfig,
 )
+from worker.commands import StopRequest
 from worker.discovery.probe_folds import probe_folds
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.influence.gradients import lora_layers
@@ -43,7 +44,7 @@ from worker.training.state import TrainingRun
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
 
-def run_train(folder: Path, spec: StepSpec, reporter: Reporter, stop_asked: Callable[[], bool] = lambda: False) -> None:
+def run_train(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
     """Trains on the folder's rows and writes recording.npz. Raises TrainingError, StoppedError, OSError."""
     config = spec.training
     device = Accelerator().device
@@ -68,8 +69,9 @@ def run_train(folder: Path, spec: StepSpec, reporter: Reporter, stop_asked: Call
         run_identity(spec, folder / ROWS_FILE, device, training_dtype(config, device)),
         every_seconds=spec.checkpoint_seconds,
         tell=reporter.event,
-        stop_asked=stop_asked,
+        stop_asked=request.made,
     )
+    request.will_be_heeded()
     reporter.stage(Stage.TRAINING, steps_of(trained, config), "steps")
     outcome = train(
         model,

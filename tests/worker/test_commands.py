@@ -17,10 +17,10 @@ from tests.worker.scripting import wait_for
 CHILD = """
 import subprocess, sys, threading
 from pathlib import Path
-from worker.commands import obey
+from worker.commands import StopRequest, obey
 ranks = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=new)
          for new in (False, True)]
-threading.Thread(target=obey, args=(sys.stdin.fileno(),), daemon=True).start()
+threading.Thread(target=obey, args=(sys.stdin.fileno(), StopRequest()), daemon=True).start()
 Path(sys.argv[1]).write_text(" ".join(str(rank.pid) for rank in ranks))
 Path(sys.argv[1]).rename(sys.argv[2])
 threading.Event().wait()
@@ -115,6 +115,7 @@ def test_a_command_may_come_in_pieces(child: Told) -> None:
     [
         (b'{"type": "cancel"}\n', "cancelled"),
         (b'{"type": "lease", "ttl_s": 0}\n', "not understood"),
+        (b'{"type": "save_and_stop"}\n', "nothing to save"),
         (b"fire!\n", "not understood"),
         (b"", "the supervisor is gone"),
     ],

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,15 +26,19 @@ from service.contract import (
     SUMMARY_FILE,
     TRACES_FILE,
     Cancel,
+    CheckpointEvent,
     ErrorCode,
     FailedEvent,
     FinishedEvent,
     Lease,
+    MetricEvent,
     ModelSource,
     ModelSpec,
+    NoticeEvent,
     Probe,
     ProbeItem,
     ProgressEvent,
+    SaveAndStop,
     ScoreRow,
     Stage,
     StepSpec,
@@ -277,6 +283,45 @@ def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how:
     assert not (folder / RECORDING_FILE).exists()
     child.stdin.close()
     child.stdout.close()
+
+
+def test_told_to_save_and_stop_it_is_gone_on_with_to_the_same_bytes(staged: Callable[..., Path]) -> None:
+    folder = staged(rows=48, epochs=5, batch_size=2, lora_dropout=0.1)
+    code, _, errors = run(folder)
+    assert code == 0, errors
+    undisturbed = Recording.load(folder / RECORDING_FILE)
+    (folder / RECORDING_FILE).unlink()
+
+    child = start(folder)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    events: list[Any] = []
+    for line in child.stdout:
+        events.append(EVENT.validate_json(line))
+        if isinstance(events[-1], MetricEvent) and events[-1].step == 40:
+            child.stdin.write(SaveAndStop().model_dump_json().encode() + b"\n")
+            child.stdin.flush()
+    assert child.wait(30) == 4
+    child.stdin.close()
+    child.stdout.close()
+    assert not (folder / RECORDING_FILE).exists()
+    stopped_after = [event.step for event in events if isinstance(event, MetricEvent)][-1]
+    assert 40 <= stopped_after < 120
+    assert events[-1] == CheckpointEvent(name=f"{stopped_after:09d}")
+
+    code, events, errors = run(folder)
+    assert code == 0, errors
+    assert [event.code for event in events if isinstance(event, NoticeEvent)] == ["resumed"]
+    assert next(event.step for event in events if isinstance(event, MetricEvent)) == stopped_after + 1
+    gone_on_with = Recording.load(folder / RECORDING_FILE)
+    np.testing.assert_equal(vars(gone_on_with.observations), vars(undisturbed.observations))
+    np.testing.assert_equal(vars(gone_on_with.steps), vars(undisturbed.steps))
+    others = {f.name for f in fields(Recording)} - {"observations", "steps", "facts"}
+    for name in others:
+        np.testing.assert_equal(getattr(gone_on_with, name), getattr(undisturbed, name), name)
+    facts = [found.facts.model_dump(exclude={"seconds"}) for found in (gone_on_with, undisturbed)]
+    assert facts[0] == facts[1]
+    assert SECRET not in errors
 
 
 def failed(folder: Path) -> tuple[FailedEvent, str]:
