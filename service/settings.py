@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     """How often one of all processes takes back jobs whose lease has run out and sends the wake-ups that are due."""
     heartbeat_seconds: float = Field(default=10.0, gt=0)
     """How often a worker says that it is alive; after three times as long it counts as gone."""
+    checkpoint_seconds: float = Field(default=300.0, ge=0)
+    """Between two checkpoints of a training run, so at most about this much work is lost; 0: one after every step."""
     findings_top: int = Field(default=200, ge=0)
     """Beside all flagged samples, the text of this many top-ranked ones is kept in the database."""
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import COMBINE, FailedEvent, Failure, FinishedEvent, ProgressEvent, Stage
+from service.contract import COMBINE, CheckpointEvent, FailedEvent, Failure, FinishedEvent, ProgressEvent, Stage
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
+from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
 from worker.child import Child, Exited, child_environment
 from worker.failures import failure_of, failure_of_child, is_retried
 from worker.lease import Lease
@@ -123,7 +124,10 @@ class Attempt:
     def _run_step(self, work: Work, folder: Path, pace: Pace) -> str | None:
         """How the attempt ended with this step; None where the next one is to be run."""
         step_key = work.spec.step_key
-        stage_inputs(folder, work.spec, self._objects, work.dataset, work.recordings)
+        spec = work.spec.model_copy(update={"checkpoint_seconds": self._settings.checkpoint_seconds})
+        stage_inputs(folder, spec, self._objects, work.dataset, work.recordings)
+        if step_key != COMBINE:
+            stage_checkpoints(self._objects, self._claim, step_key, folder)
         sha256 = spec_sha256(work.spec)
         if not self._surely(lambda session: commands.start_step(session, self._claim, step_key, sha256)):
             return FENCED
@@ -148,14 +152,21 @@ class Attempt:
             raise LeaseLostError
         environment = child_environment(os.environ, self._settings.cache_dir)
         child = Child(self._child_command, folder, environment, ttl_s=self._lease.left)
+        uploads = CheckpointUploads(
+            self._objects, self._claim, work.spec.step_key, folder, ours=lambda: self._lease.good
+        )
+        wanted = False
         try:
             self._lease.pass_on_to(child)
-            return self._attend(Relay(self._database.once, self._claim, work, pace), child)
+            ending = self._attend(Relay(self._database.once, self._claim, work, pace), child, uploads)
+            wanted = ending.stopped in (None, Reason.SHUTDOWN) and not isinstance(ending.last_word, FinishedEvent)
+            return ending
         finally:
             self._lease.pass_on_to(None)
             child.kill()
+            uploads.close(self._graces.saving if wanted else self._graces.told, wanted=wanted)
 
-    def _attend(self, relay: Relay, child: Child) -> _Ending:
+    def _attend(self, relay: Relay, child: Child, uploads: CheckpointUploads) -> _Ending:
         """Relays the child's events and tells it to stop where it has to, until it is gone."""
         last_word: FinishedEvent | FailedEvent | None = None
         overdue_at: float | None = None
@@ -185,7 +196,9 @@ class Attempt:
             if isinstance(item, FinishedEvent | FailedEvent):
                 last_word = item
                 overdue_at = time.monotonic() + self._graces.last_word
-            elif item is not None and stop is None:
+            elif isinstance(item, CheckpointEvent):
+                uploads.take(item)
+            elif item is not None and (stop is None or stop.reason is Reason.SHUTDOWN):
                 relay.take(item)
 
     def _reason_to_stop(self) -> Reason | None:
@@ -215,7 +228,10 @@ class Attempt:
         def finish(session: Session) -> bool:
             return commands.finish_step(session, self._claim, step_key, True)
 
-        return None if self._store(step_key, folder, finish) else self._cancelled()
+        if not self._store(step_key, folder, finish):
+            return self._cancelled()
+        delete_checkpoints(self._objects, self._claim, step_key)
+        return None
 
     def _publish(self, work: Work, folder: Path) -> str:
         claim, step_key, probes = self._claim, work.spec.step_key, len(work.spec.probes)

@@ -16,7 +16,7 @@ from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
-from service.contract import EVENT, Cancel, Event, Lease
+from service.contract import EVENT, Cancel, Event, Lease, SaveAndStop
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,10 @@ class Child:
     def lease(self, ttl_s: float) -> None:
         """Lets it run for `ttl_s` seconds from now; it then ends by itself."""
         self._tell(Lease(ttl_s=ttl_s))
+
+    def save_and_stop(self) -> None:
+        """Tells it to leave a checkpoint and stop."""
+        self._tell(SaveAndStop())
 
     def cancel(self) -> None:
         """Tells it to stop, then closes its stdin, which means the same."""

@@ -21,6 +21,8 @@ class Reason(Enum):
 class Graces:
     """Seconds that a child is given to end."""
 
+    saving: float = 30.0
+    """From being told to save and stop to being told to stop; and for storing what it has saved."""
     told: float = 5.0
     """From being told on stdin to SIGTERM."""
     terminated: float = 5.0
@@ -30,16 +32,19 @@ class Graces:
 
 
 class Stop:
-    """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL."""
+    """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL. Where this worker ends, it may save first."""
 
     def __init__(self, child: Child, reason: Reason, graces: Graces) -> None:
         self.reason = reason
         self._child = child
-        now = time.monotonic()
-        self._terminate_at = now + graces.told
+        saves = reason is Reason.SHUTDOWN
+        self._tell_at = time.monotonic() + (graces.saving if saves else 0.0)
+        self._terminate_at = self._tell_at + graces.told
         self._kill_at = self._terminate_at + graces.terminated
-        self._terminated = False
-        child.cancel()
+        self._told = self._terminated = False
+        if saves:
+            child.save_and_stop()
+        self.insist()
 
     def insist(self) -> None:
         """Does what is due."""
@@ -49,3 +54,6 @@ class Stop:
         elif now >= self._terminate_at and not self._terminated:
             self._terminated = True
             self._child.signal(signal.SIGTERM)
+        elif now >= self._tell_at and not self._told:
+            self._told = True
+            self._child.cancel()

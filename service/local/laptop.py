@@ -31,7 +31,7 @@ from service.store.engine import make_engine, make_sessions
 
 HOST = "127.0.0.1"
 READY_SECONDS = 120.0
-WORKER_STOP_SECONDS = 20.0
+WORKER_STOP_SECONDS = 60.0
 """A worker first ends its training child."""
 API_STOP_SECONDS = 10.0
 

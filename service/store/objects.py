@@ -102,6 +102,11 @@ def step_prefix(workspace_id: str, audit_id: str, attempt: int, step_key: str) -
     return f"{audit_prefix(workspace_id, audit_id)}/{attempt}/{step_key.replace(':', '-')}"
 
 
+def checkpoints_prefix(workspace_id: str, audit_id: str, step_key: str = "") -> str:
+    """The checkpoints of one step, of whatever attempt; without a step key, of all steps."""
+    return "/".join(filter(None, (audit_prefix(workspace_id, audit_id), "checkpoints", step_key.replace(":", "-"))))
+
+
 def audit_key(workspace_id: str, audit_id: str, attempt: int, step_key: str, name: str) -> str:
     """An output file of one step of one attempt."""
     return f"{step_prefix(workspace_id, audit_id, attempt, step_key)}/{name}"

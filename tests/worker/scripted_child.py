@@ -35,7 +35,8 @@ class Told(threading.Event):
             for command in commands:
                 if command["type"] == "lease":
                     deadline = time.monotonic() + command["ttl_s"]
-            if not lines or any(command["type"] == "cancel" for command in commands):
+            # Told to save it stops, too, as a child that has nothing to save yet.
+            if not lines or any(command["type"] in ("cancel", "save_and_stop") for command in commands):
                 self.why = "told"
                 break
         else:
@@ -87,6 +88,14 @@ def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], told: Told)
             case "exit_when_told":
                 told.wait()
                 sys.exit(3)
+            case "checkpoint":
+                write_checkpoint(folder, *arguments)
+            case "save_when_told":
+                told.wait()
+                if json.loads(told.lines[-1])["type"] != "save_and_stop":
+                    sys.exit(3)
+                write_checkpoint(folder, *arguments)
+                os._exit(4)
             case "note_end":  # and why
                 told.wait()
                 Path(arguments[0]).write_text(told.why)
@@ -107,6 +116,15 @@ def act(script: list[list[Any]], folder: Path, spec: dict[str, Any], told: Told)
                 os._exit(arguments[0])
             case _:
                 raise ValueError(action)
+
+
+def write_checkpoint(folder: Path, name: str, content: str) -> None:
+    """One that says who wrote it, and the event."""
+    own = folder / "checkpoints" / name
+    own.mkdir(parents=True)
+    for file in ("weights.safetensors", "manifest.json"):
+        (own / file).write_text(content)
+    print(json.dumps({"type": "checkpoint", "name": name}), flush=True)
 
 
 def write_recording(folder: Path, spec: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Bench:
             owner="test",
             stopping=self.stopping,
             child_command=(sys.executable, str(SCRIPTED_CHILD), json.dumps(script)),
-            graces=Graces(told=0.6, terminated=0.6, last_word=0.6),
+            graces=Graces(saving=0.6, told=0.6, terminated=0.6, last_word=0.6),
         )
 
     def run(self, *script: list[Any]) -> None:

@@ -1,0 +1,161 @@
+"""A training step's checkpoints on their way to the object store and back; the child makes and reads them.
+
+    {workspace}/audits/{id}/checkpoints/{step}/{attempt}/index.json       the whole ones, oldest first
+    {workspace}/audits/{id}/checkpoints/{step}/{attempt}/{position}/...
+
+An attempt writes under its own number alone, so a worker that lost its job overwrites nothing of the one that has it.
+"""
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from service.contract import CHECKPOINTS_FOLDER, CHECKPOINTS_KEPT, CheckpointEvent
+from service.lifecycle.commands import Claim
+from service.store.objects import ObjectMissingError, ObjectStore, checkpoints_prefix
+
+log = logging.getLogger(__name__)
+
+UPLOADS_FOLDER = "uploads"
+"""In the child's folder: what was taken from it and is not in the object store yet."""
+
+INDEX_FILE = "index.json"
+
+
+class _Stored(BaseModel):
+    """A checkpoint that is whole in the object store."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    files: tuple[str, ...]
+
+
+class _Index(BaseModel):
+    """Those of one attempt, oldest first; written after their files."""
+
+    model_config = ConfigDict(frozen=True)
+    checkpoints: tuple[_Stored, ...] = ()
+
+
+def stage_checkpoints(objects: ObjectStore, claim: Claim, step_key: str, folder: Path) -> None:
+    """Copies the last checkpoints of the step, of this attempt or those before, into the child's folder.
+
+    What a later attempt has left comes first: it may have begun anew because the others were of no use. Raises
+    ObjectStoreUnavailableError, OSError.
+    """
+    staged = 0
+    for attempt in range(claim.attempt, 0, -1):
+        prefix = _prefix(claim, step_key, attempt)
+        for stored in reversed(_index(objects, prefix).checkpoints):
+            target = folder / CHECKPOINTS_FOLDER / stored.name
+            if staged == CHECKPOINTS_KEPT or target.exists():
+                continue
+            target.mkdir(parents=True)
+            for name in stored.files:
+                objects.fetch(f"{prefix}/{stored.name}/{name}", target / name)
+            staged += 1
+
+
+def delete_checkpoints(objects: ObjectStore, claim: Claim, step_key: str) -> None:
+    """Of the step, of all attempts: it has finished, or will never be gone on with."""
+    objects.delete_tree(checkpoints_prefix(claim.workspace_id, claim.subject_id, step_key))
+
+
+class CheckpointUploads:
+    """Copies a running child's newest checkpoint into the object store, in a thread of its own.
+
+    Where they come faster than they can be copied, those in between are left out. A failure is logged, and the next
+    checkpoint is tried again: the run does not depend on it.
+    """
+
+    def __init__(
+        self, objects: ObjectStore, claim: Claim, step_key: str, folder: Path, *, ours: Callable[[], bool]
+    ) -> None:
+        """ours: whether the job is still this worker's; nothing is written once it is not."""
+        self._objects, self._claim, self._step_key, self._ours = objects, claim, step_key, ours
+        self._source, self._taken = folder / CHECKPOINTS_FOLDER, folder / UPLOADS_FOLDER
+        self._prefix = _prefix(claim, step_key, claim.attempt)
+        self._index = _Index()
+        self._changed = threading.Condition()
+        self._next: Path | None = None
+        self._closing = False
+        self._given_up = False
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def take(self, event: CheckpointEvent) -> None:
+        """The child has left a checkpoint. Returns at once."""
+        taken = self._taken / event.name
+        try:
+            self._taken.mkdir(exist_ok=True)
+            # Moved, not copied: the child deletes old ones, and never reads what it has written.
+            (self._source / event.name).rename(taken)
+        except OSError as error:
+            log.warning("audit %s: a checkpoint was not taken: %s", self._claim.subject_id, type(error).__name__)
+            return
+        with self._changed:
+            older, self._next = self._next, taken
+            self._changed.notify()
+        if older is not None:
+            shutil.rmtree(older, ignore_errors=True)
+
+    def close(self, seconds: float, *, wanted: bool) -> None:
+        """Waits so long at most until the newest is stored, or, where none is wanted, until no more is written."""
+        self._given_up = not wanted
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(seconds)
+        self._given_up = True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._next is not None or self._closing)
+                taken, self._next = self._next, None
+            if taken is None:
+                return
+            try:
+                self._store(taken)
+            except Exception as error:
+                log.warning("audit %s: a checkpoint was not stored: %s", self._claim.subject_id, type(error).__name__)
+            shutil.rmtree(taken, ignore_errors=True)
+
+    def _store(self, taken: Path) -> None:
+        files = sorted(file.name for file in taken.iterdir())
+        for name in files:
+            if not self._may_write():
+                return
+            self._objects.put_file(f"{self._prefix}/{taken.name}/{name}", taken / name)
+        found = (*self._index.checkpoints, _Stored(name=taken.name, files=tuple(files)))
+        kept = _Index(checkpoints=found[-CHECKPOINTS_KEPT:])
+        if not self._may_write():
+            return
+        with self._objects.create(f"{self._prefix}/{INDEX_FILE}") as file:
+            file.write(kept.model_dump_json().encode())
+        self._index = kept
+        # Only once nothing names them.
+        for stored in found[:-CHECKPOINTS_KEPT]:
+            self._objects.delete_tree(f"{self._prefix}/{stored.name}")
+        if len(kept.checkpoints) == CHECKPOINTS_KEPT == len(found):
+            for attempt in range(1, self._claim.attempt):
+                self._objects.delete_tree(_prefix(self._claim, self._step_key, attempt))
+
+    def _may_write(self) -> bool:
+        return self._ours() and not self._given_up
+
+
+def _prefix(claim: Claim, step_key: str, attempt: int) -> str:
+    return f"{checkpoints_prefix(claim.workspace_id, claim.subject_id, step_key)}/{attempt}"
+
+
+def _index(objects: ObjectStore, prefix: str) -> _Index:
+    try:
+        with objects.open(f"{prefix}/{INDEX_FILE}") as file:
+            return _Index.model_validate_json(file.read())
+    except ObjectMissingError:
+        return _Index()
