@@ -52,11 +52,11 @@ class Enough(Exception):  # noqa: N818  # no error
 
 
 class Baton:
-    """Lets runs take turns step by step and notes the seconds of each one's steps."""
+    """Lets runs take turns step by step and notes the seconds of each one's steps, by the clock given."""
 
-    def __init__(self, names: list[str], steps: int) -> None:
+    def __init__(self, names: list[str], steps: int, clock: Callable[[], float]) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
-        self._names, self._steps = names, steps
+        self._names, self._steps, self._clock = names, steps, clock
         self._turn = 0
         self._changed = threading.Condition()
         self._started = 0.0
@@ -65,7 +65,7 @@ class Baton:
         """Blocks until it is the run's turn."""
         with self._changed:
             self._changed.wait_for(lambda: self._names[self._turn] == name)
-        self._started = time.perf_counter()
+        self._started = self._clock()
 
     def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
         """The run's on_step: notes the step and hands over."""
@@ -73,7 +73,7 @@ class Baton:
         def on_step(_metric: MetricEvent, _total: int) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[name].append(time.perf_counter() - self._started)
+            self.seconds[name].append(self._clock() - self._started)
             done = len(self.seconds[name]) >= self._steps
             with self._changed:
                 self._turn = (self._turn + 1) % len(self._names)
@@ -147,11 +147,11 @@ def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> Sample:
     return Sample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
 
 
-def time_ratios(setting: Setting) -> dict[str, Any]:
-    """Seconds of every step, by run, and the ratio to the plain one."""
+def time_ratios(setting: Setting, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
+    """Ratio of the steps' seconds to those of the plain run."""
     counts = [0, *setting.options.probes]
     names = [str(count) for count in counts]
-    baton = Baton(names, setting.options.steps)
+    baton = Baton(names, setting.options.steps, clock)
     failures: list[BaseException] = []
 
     def go(count: int) -> None:

@@ -1,0 +1,1 @@
+"""Finetooth beside other attribution engines, on the same model, data and steps."""
