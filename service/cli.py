@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -123,6 +123,18 @@ def audit(
 
 
 @app.command()
+def cancel(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
+    """Stop an audit. What it has finished is kept for a retry."""
+    return _guarded(lambda: _act(audit, "cancel"))
+
+
+@app.command()
+def retry(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
+    """Queue a failed or cancelled audit again; it goes on where it was."""
+    return _guarded(lambda: _act(audit, "retry"))
+
+
+@app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
     from service.console.connect import open_server
@@ -170,6 +182,16 @@ def _audit(
     flagged = finished["summary"]["flagged"]
     if max_flagged is not None and flagged > max_flagged:
         return _complain(f"{flagged} samples are flagged, more than --max-flagged {max_flagged}", OVER_LIMIT)
+    return 0
+
+
+def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
+    """Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing."""
+    from service.console.connect import open_running_server
+
+    with open_running_server(get_settings()) as server:
+        audit = server.client.cancel(audit_id) if act == "cancel" else server.client.retry(audit_id)
+    typer.echo(f"{audit['id']} is {audit['status']}: {server.url}/audits/{audit['id']}")
     return 0
 
 

@@ -15,7 +15,7 @@ RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
 DISK_FULL = Failure(
     code=ErrorCode.DISK_FULL,
     message="The worker's disk is full.",
-    hint="Free space in the worker's data and cache folders, or give it a larger disk, and start the audit again.",
+    hint="Free space in the worker's data and cache folders, or give it a larger disk, and retry the audit.",
 )
 
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from service.client import ApiError, Client, UnreachableError
 from service.console.errors import FAILED, CommandError, refused
@@ -16,18 +17,11 @@ START_SECONDS = 90.0
 
 @contextmanager
 def open_server(settings: Settings, report: Callable[[str], None]) -> Iterator[Server]:
-    """A server for the time of the block. Raises CommandError."""
-    url, key = os.environ.get("FINETOOTH_URL", ""), os.environ.get("FINETOOTH_API_KEY", "")
-    if url:
-        if not key:
-            raise CommandError("FINETOOTH_URL is set and FINETOOTH_API_KEY is not: set it to a key of that service")
-        with _client(url, key) as client:
-            yield Server(client, url.rstrip("/"), local=False, temporary=False)
-        return
-    running = _running(settings, report)
-    if running is not None:
-        with _client(running, _admin_key(settings)) as client:
-            yield Server(client, running, local=True, temporary=False)
+    """A server for the time of the block, started for it where none runs. Raises CommandError."""
+    found = _find(settings, report)
+    if found is not None:
+        with _client(found.url, found.key) as client:
+            yield Server(client, found.url, local=found.local, temporary=False)
         return
     from service.local.errors import StackError
     from service.local.stack import start_stack
@@ -37,6 +31,33 @@ def open_server(settings: Settings, report: Callable[[str], None]) -> Iterator[S
             yield Server(client, stack.url, local=True, temporary=True)
     except StackError as error:
         raise CommandError(str(error), FAILED) from None
+
+
+@contextmanager
+def open_running_server(settings: Settings) -> Iterator[Server]:
+    """A server that runs already, for the time of the block. Raises CommandError."""
+    found = _find(settings, lambda _: None)
+    if found is None:
+        raise CommandError("no service runs here: start `finetooth up`, or set FINETOOTH_URL and FINETOOTH_API_KEY")
+    with _client(found.url, found.key) as client:
+        yield Server(client, found.url, local=found.local, temporary=False)
+
+
+@dataclass(frozen=True)
+class _Found:
+    url: str
+    key: str
+    local: bool
+
+
+def _find(settings: Settings, report: Callable[[str], None]) -> _Found | None:
+    url, key = os.environ.get("FINETOOTH_URL", ""), os.environ.get("FINETOOTH_API_KEY", "")
+    if url:
+        if not key:
+            raise CommandError("FINETOOTH_URL is set and FINETOOTH_API_KEY is not: set it to a key of that service")
+        return _Found(url.rstrip("/"), key, local=False)
+    running = _running(settings, report)
+    return None if running is None else _Found(running, _admin_key(settings), local=True)
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from starlette.responses import FileResponse, RedirectResponse
 
 from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
+from service.audits.routes import cancel as cancel_audit
+from service.audits.routes import retry as retry_audit
 from service.audits.schemas import AuditSummary
 from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRow, Side, Stage, Summary
 from service.datasets.queries import list_datasets
@@ -17,7 +19,7 @@ from service.findings.routes import get as get_finding
 from service.findings.routes import list_all as list_findings
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, SessionDep
+from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.problems import Problem
@@ -34,6 +36,7 @@ router = APIRouter(include_in_schema=False)
 pages = APIRouter(route_class=PageRoute)
 
 Reader = Annotated[Principal, Depends(require())]
+Writer = Annotated[Principal, Depends(require("audits:write"))]
 FindingsReader = Annotated[Principal, Depends(require("findings:read"))]
 Scheme = Annotated[DrawingScheme, Query()]
 Width = Annotated[DrawingWidth, Query()]
@@ -129,9 +132,26 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         stage=stage,
         stage_no=-1 if stage is None else list(Stage).index(stage),
         live=live,
+        may_write=principal.may("audits:write"),
         announcement=wording.announcement(audit.status, stage),
         here=_address(request),
     )
+
+
+@pages.post("/audits/{audit_id}/cancel")
+def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep) -> Response:
+    """The button that stops an audit."""
+    cancel_audit(audit_id, principal, session, settings)
+    return RedirectResponse(f"/audits/{audit_id}", 303)
+
+
+@pages.post("/audits/{audit_id}/retry")
+def retry(
+    audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
+) -> Response:
+    """The button that tries a failed or cancelled audit again."""
+    retry_audit(audit_id, principal, session, settings, background)
+    return RedirectResponse(f"/audits/{audit_id}", 303)
 
 
 @pages.get("/audits/{audit_id}/histogram.svg")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from builders import add_audit
 from live_api import LiveApi, live_api
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
@@ -211,6 +212,34 @@ class TestRefusedByTheService:
         assert result.exit_code == 2
         assert "FINETOOTH_API_KEY" in one_line(result)
         assert "ft_wrong" not in result.output
+
+
+class TestCancelAndRetry:
+    def test_an_audit_is_stopped_and_tried_again(
+        self, api: LiveApi, run: Run, sessions: sessionmaker[Session], workspace_id: str
+    ) -> None:
+        with sessions.begin() as session:
+            audit_id = add_audit(session, workspace_id).id
+        page = f"{api.url}/audits/{audit_id}"
+        for command, status in (("cancel", "cancelled"), ("retry", "queued"), ("retry", "queued")):
+            result = run(command, audit_id)
+            assert (result.exit_code, result.stdout) == (0, f"{audit_id} is {status}: {page}\n")
+
+    @pytest.mark.parametrize("command", ["cancel", "retry"])
+    def test_an_audit_that_is_not_there(self, api: LiveApi, run: Run, command: str) -> None:
+        result = run(command, "aud_nowhere")
+        assert result.exit_code == 2
+        assert "audit" in one_line(result)
+
+    def test_where_no_service_runs_none_is_started(
+        self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("FINETOOTH_URL", raising=False)
+        monkeypatch.setattr("service.cli.get_settings", lambda: Settings(data_dir=tmp_path / "data"))
+        result = run("retry", "aud_1")
+        assert result.exit_code == 2
+        assert "no service runs here" in one_line(result)
+        assert not (tmp_path / "data").exists()
 
 
 def test_the_command_starts_without_what_it_does_not_need() -> None:

@@ -18,8 +18,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.commands import request_cancel
 from service.lifecycle.wakeup import wake
+from service.lifecycle.workers import live_workers
 from service.settings import Settings
-from service.store.tables import Audit, Job
+from service.store.tables import Audit, Job, Worker
 from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, processes_of, wait_for
 
 StartWorker = Callable[..., subprocess.Popen[bytes]]
@@ -42,6 +43,10 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
             "FINETOOTH_BROKER_URL": settings.broker_url.get_secret_value(),
             "FINETOOTH_DATA_DIR": str(settings.data_dir),
             "FINETOOTH_POLL_SECONDS": "0.1",
+            "FINETOOTH_LEASE_SECONDS": "2",
+            "FINETOOTH_RECONCILE_SECONDS": "0.3",
+            "FINETOOTH_HEARTBEAT_SECONDS": "0.5",
+            "FINETOOTH_RETRY_SECONDS": "0.1",
         }
         with log.open("wb") as output:
             worker = subprocess.Popen(
@@ -119,6 +124,58 @@ def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
     wait_for(lambda: state(audit) == "succeeded", 20)
     with sessions() as session:
         assert session.scalars(select(Job.attempt).where(Job.subject_id == audit.id)).one() == 2
+
+
+def test_what_a_killed_worker_held_is_taken_over_without_a_wake_up_of_anybody(
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    audit = make_audit()
+    first = start_worker(["touch", str(tmp_path / "running")], ["exit_when_told"])
+    wait_for((tmp_path / "running").exists)
+    start_worker(OUTPUTS, FINISHED)
+    first.kill()
+    first.wait()
+    wait_for(lambda: state(audit) == "succeeded", 30)
+    with sessions() as session:
+        job = session.scalars(select(Job).where(Job.subject_id == audit.id)).one()
+    assert (job.attempt, job.failures) == (2, 1)
+    assert processes_of(SCRIPTED_CHILD) == []
+
+
+def test_a_wake_up_that_was_lost_is_sent_again(
+    settings: Settings,
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+) -> None:
+    """Nobody sends one for these audits, and the broker forgets whatever it knew."""
+    start_worker(OUTPUTS, FINISHED)
+    assert settings.broker_url is not None
+    with redis.Redis.from_url(settings.broker_url.get_secret_value().replace("redis+socket", "unix")) as broker:
+        broker.flushall()
+    audits = [make_audit(), make_audit()]
+    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 30)
+    with sessions() as session:
+        (worker,) = live_workers(session, heartbeat_seconds=0.5)
+    assert (worker.lane, worker.audit_id) == ("gpu", None)
+
+
+def test_a_worker_that_ends_signs_off(start_worker: StartWorker, sessions: sessionmaker[Session]) -> None:
+    worker = start_worker(lane="io")
+
+    def workers() -> list[str]:
+        with sessions() as session:
+            return [worker.lane for worker in session.scalars(select(Worker))]
+
+    wait_for(lambda: workers() == ["io"])
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(20)
+    assert workers() == []
 
 
 def test_a_busy_worker_takes_no_message_from_an_idle_one(

@@ -558,3 +558,42 @@ def test_headings_tables_and_controls_are_labelled(sign_in: SignIn, published: s
         assert all(attrs.get("aria-label") for attrs, _ in page.all("progress"))
         identifiers = [attrs["id"] for _, attrs, _ in page.elements if "id" in attrs]
         assert len(identifiers) == len(set(identifiers)), path
+
+
+# ---------------------------------------------------------------- what can be done there
+
+OURS = {"Sec-Fetch-Site": "same-origin"}
+
+
+def test_buttons_cancel_an_audit_and_try_it_again(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit_id = make_queued(session, workspace_id).id
+    client = sign_in()
+    address = f"/audits/{audit_id}"
+
+    def buttons() -> list[str | None]:
+        forms = Page(client.get(address).text).all("form", method="post")
+        return [attributes["action"] for attributes, _ in forms if attributes["action"] != "/sign-out"]
+
+    assert buttons() == [f"{address}/cancel"]
+    for act, status, after in (("cancel", "cancelled", "retry"), ("retry", "queued", "cancel")):
+        answer = client.post(f"{address}/{act}", headers=OURS)
+        assert (answer.status_code, answer.headers["location"]) == (303, address)
+        assert client.get(f"/v1{address}").json()["status"] == status
+        assert buttons() == [f"{address}/{after}"]
+
+
+def test_another_site_cannot_press_them(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit_id = make_queued(session, workspace_id).id
+    client = sign_in()
+    assert client.post(f"/audits/{audit_id}/cancel", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert client.get(f"/v1/audits/{audit_id}").json()["status"] == "queued"
+
+
+def test_who_may_only_read_sees_no_buttons(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        audit_id = make_queued(session, workspace_id).id
+    client = sign_in("findings:read")
+    assert f"/audits/{audit_id}/cancel" not in client.get(f"/audits/{audit_id}").text
+    assert client.post(f"/audits/{audit_id}/cancel", headers=OURS).status_code == 403
