@@ -20,7 +20,16 @@ def make_engine(
         pool_pre_ping=True,
         # A statement's parameters hold sample text, and an error's message ends up in a log.
         hide_parameters=True,
-        connect_args={"application_name": application_name, "options": options, "connect_timeout": 10},
+        connect_args={
+            "application_name": application_name,
+            "options": options,
+            "connect_timeout": 10,
+            # A server that has gone without a word is noticed in half a minute, and not after hours.
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        },
     )
 
 

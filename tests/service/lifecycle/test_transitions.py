@@ -3,9 +3,18 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import assume, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from service.lifecycle.transitions import (
     HELD,
@@ -49,6 +58,10 @@ class JobMachine(RuleBasedStateMachine):
         self.published: list[Hold] = []
         self.attempts: list[int] = []
         self.ended: dict[int, Life] = {}
+        # Kept beside, to check the rules against: who was promised the job, until when, and whether it was cancelled.
+        self.latest: Hold | None = None
+        self.until = START
+        self.cancel_asked = False
 
     @property
     def life(self) -> Life:
@@ -62,9 +75,13 @@ class JobMachine(RuleBasedStateMachine):
     def all_holds(self) -> list[tuple[int, Hold]]:
         return self.__dict__.setdefault("_all_holds", [])
 
-    def become(self, life: Life | None) -> bool:
+    def become(self, life: Life | None, by: Hold | None = None) -> bool:
+        """`by`: the worker that did it, which must have been the one that was promised the job, and in time."""
         if life is not None:
             self.jobs[-1] = life
+            if by is not None:
+                assert by == self.latest
+                assert self.now < self.until
         return life is not None
 
     # ------------------------------------------------------------ what happens
@@ -74,12 +91,15 @@ class JobMachine(RuleBasedStateMachine):
         self.now += timedelta(seconds=seconds)
 
     @rule(target=holds, owner=OWNERS)
-    def a_worker_claims(self, owner: str) -> Hold:
+    def a_worker_claims(self, owner: str) -> Hold | MultipleResults[Hold]:
         before = self.life
         claimed = self.become(claim(before, owner=owner, now=self.now, lease=LEASE))
         assert claimed == (before.state is State.QUEUED and before.next_attempt_at <= self.now)
-        assume(claimed)
+        if not claimed:
+            return multiple()
         hold = Hold(self.life.attempt, owner)
+        self.until = self.now + LEASE
+        self.latest = hold
         self.all_holds.append((len(self.jobs), hold))
         self.attempts.append(hold.attempt)
         return hold
@@ -87,22 +107,24 @@ class JobMachine(RuleBasedStateMachine):
     @rule(hold=holds)
     def a_worker_renews(self, hold: Hold) -> None:
         before = self.life
-        if self.become(renew(before, hold, now=self.now, lease=LEASE)):
+        if self.become(renew(before, hold, now=self.now, lease=LEASE), by=hold):
             assert self.life.state is before.state
             if before.state is State.RUNNING:
                 assert self.life.lease_expires_at == self.now + LEASE
+                self.until = self.now + LEASE
             else:
                 assert self.life == before, "a cancel that is under way is not put off"
 
     @rule(hold=holds)
     def a_worker_publishes(self, hold: Hold) -> None:
-        if self.become(succeed(self.life, hold, now=self.now)):
+        if self.become(succeed(self.life, hold, now=self.now), by=hold):
+            assert not self.cancel_asked
             self.published.append(hold)
 
     @rule(hold=holds, retry=st.booleans())
     def a_worker_fails(self, hold: Hold, retry: bool) -> None:
         before = self.life
-        if self.become(fail(before, hold, now=self.now, retry=retry, backoff=BACKOFF)):
+        if self.become(fail(before, hold, now=self.now, retry=retry, backoff=BACKOFF), by=hold):
             assert self.life.failures == before.failures + 1
             if not retry:
                 assert self.life.state in TERMINAL
@@ -110,13 +132,13 @@ class JobMachine(RuleBasedStateMachine):
     @rule(hold=holds)
     def a_worker_confirms_a_cancel(self, hold: Hold) -> None:
         before = self.life
-        if self.become(confirm_cancel(before, hold, now=self.now)):
+        if self.become(confirm_cancel(before, hold, now=self.now), by=hold):
             assert before.state is State.CANCELLING
 
     @rule(hold=holds)
     def a_worker_shuts_down(self, hold: Hold) -> None:
         failures = self.life.failures
-        if self.become(release(self.life, hold, now=self.now)):
+        if self.become(release(self.life, hold, now=self.now), by=hold):
             assert self.life.failures == failures
 
     @rule()
@@ -124,6 +146,8 @@ class JobMachine(RuleBasedStateMachine):
         before = self.life
         if self.become(request_cancel(before, now=self.now, within=CANCEL)):
             assert self.life.state in {State.CANCELLING, State.CANCELLED}
+            self.cancel_asked = True
+            self.until = min(self.until, self.now + CANCEL)
             if self.life.lease_expires_at is not None:
                 assert self.life.lease_expires_at <= self.now + CANCEL
         else:
@@ -133,8 +157,7 @@ class JobMachine(RuleBasedStateMachine):
     def the_reconciler_looks(self) -> None:
         before = self.life
         if self.become(expire(before, now=self.now, backoff=BACKOFF)):
-            assert before.lease_expires_at is not None
-            assert before.lease_expires_at <= self.now
+            assert self.until <= self.now
             assert self.life.failures == before.failures + 1
 
     @rule()
@@ -151,8 +174,14 @@ class JobMachine(RuleBasedStateMachine):
         if again is not None:
             assert (again.state, again.failures, again.attempt) == (State.QUEUED, 0, self.life.attempt)
             self.jobs.append(again)
+            self.cancel_asked = False
 
     # ------------------------------------------------------------ what always holds
+
+    @invariant()
+    def who_asked_for_a_cancel_gets_one(self) -> None:
+        if self.cancel_asked:
+            assert self.life.state in {State.CANCELLING, State.CANCELLED}
 
     @invariant()
     def nobody_shares_a_job(self) -> None:
