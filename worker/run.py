@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +32,11 @@ from worker.reporting import Reporter
 from worker.training.errors import StoppedError
 
 EXIT_FAILED = 1
+
+LEFT_OUT = ("bitsandbytes", "boto3")
+"""Peft and accelerate import these wherever they are installed, a third of a child's start: the first brings a
+compiler for quantised models, which are never loaded here, the second a client for clusters.
+"""
 
 
 def main(folder: Path) -> int:
@@ -63,9 +69,16 @@ def run(folder: Path, reporter: Reporter, request: StopRequest) -> None:
 
         run_combine(folder, spec, reporter)
     else:
+        leave_out(LEFT_OUT)
         from worker.train_step import run_train
 
         run_train(folder, spec, reporter, request)
+
+
+def leave_out(modules: Sequence[str]) -> None:
+    """These count as not installed in this process, unless they have been imported already."""
+    for name in modules:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # None is how Python spells it
 
 
 def _claim_stdout() -> TextIO:

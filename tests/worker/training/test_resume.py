@@ -1,8 +1,10 @@
 """A run that is interrupted and gone on with is, bit for bit, the run that was left alone."""
 
 import random
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -85,7 +87,7 @@ class Process:
         model.register_forward_pre_hook(before, with_kwargs=True)
         outcome = train(
             model, SAMPLES, self.config, pad=0, probes=PROBES, recorder=recorder,
-            on_step=lambda metric, total: self.metrics.append(metric), checkpoints=self.checkpoints(),
+            on_step=lambda metric, total: self.took(metric), checkpoints=self.checkpoints(),
         )  # fmt: skip
         observations, steps = recorder.result()
         product, norm = recorder.products()
@@ -107,6 +109,13 @@ class Process:
             "python": np.array(random.getstate()[1]),
             "numpy": np.random.get_state(legacy=False)["state"]["key"],  # type: ignore[call-overload]
         }
+
+    def took(self, metric: MetricEvent) -> None:
+        self.metrics.append(metric)
+        self.metric(metric.step)
+
+    def metric(self, step: int) -> None:
+        """What happens to it after a step, before the checkpoint."""
 
     def checkpoints(self) -> Checkpoints | None:
         if self.folder is None:
@@ -246,6 +255,56 @@ def test_without_a_whole_checkpoint_the_run_starts_anew(
     assert_same(process.run(), undisturbed)
     assert process.codes() == ["checkpoint_damaged", "checkpoint_damaged", "started_anew"]
     assert process.metrics[0].step == 1
+
+
+@contextmanager
+def no_room() -> Iterator[None]:
+    """The system refuses to write files of more than 100 bytes, as it does on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_where_none_can_be_written_the_run_goes_on(
+    tiny_spec: ModelSpec, undisturbed: dict[str, Any], left: Path
+) -> None:
+    """There is no room from step 12 to 14: nothing half is left, and what was there stays."""
+    seen = []
+    with ExitStack() as room:
+
+        class Fills(Process):
+            def metric(self, step: int) -> None:
+                if step == 12:
+                    room.enter_context(no_room())
+                if step == 15:
+                    seen.extend(sorted(path.name for path in left.iterdir()))
+                    room.close()
+
+        process = Fills(tiny_spec, left)
+        assert_same(process.run(), undisturbed)
+    assert seen == ["000000010", "000000011"]
+    assert process.codes() == ["resumed", "checkpoint_not_written"]
+    assert [event.name for event in process.told if isinstance(event, CheckpointEvent)] == [
+        f"{step:09d}" for step in range(9, STEPS + 1) if step not in (12, 13, 14)
+    ]
+
+
+def test_asked_to_stop_where_none_can_be_written_it_says_so(tiny_spec: ModelSpec, left: Path) -> None:
+    with ExitStack() as room:
+
+        class Fills(Process):
+            def metric(self, step: int) -> None:
+                room.enter_context(no_room())
+
+        process = Fills(tiny_spec, left, stop_after=1)
+        with pytest.raises(StoppedError) as stopped:
+            process.run()
+    assert process.codes() == ["resumed", "checkpoint_not_written"]
+    assert not stopped.value.saved
+    assert sorted(path.name for path in left.iterdir()) == ["000000007", "000000008"]
 
 
 def test_one_of_another_run_is_refused(tiny_spec: ModelSpec, undisturbed: dict[str, Any], left: Path) -> None:
