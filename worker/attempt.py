@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shutil
-import tempfile
 import threading
 import time
 import traceback
@@ -40,6 +38,7 @@ from worker.staging import (
 )
 from worker.stopping import Graces, Reason, Stop
 from worker.transactions import LeaseLostError, T, Transactions
+from worker.work_folders import sweep, work_folder
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ class Attempt:
         # What a killed worker has left would stay for ever: nothing names it.
         purge(self._objects, self._surely(lambda session: self._leftovers(session, self._claim.attempt - 1)))
         plan = self._surely(lambda session: plan_steps(session, self._objects, self._claim))
-        self._settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sweep(self._settings.work)
         pace = Pace(sum(work.spec.step_key != COMBINE for work in plan))
         for number, work in enumerate(plan):
             if number:
@@ -112,11 +111,8 @@ class Attempt:
                     return self._stopped(reason)
                 self._show(ProgressEvent(stage=Stage.PREPARING, done=0))
             prefix = f"{self._claim.subject_id}.{self._claim.attempt}."
-            folder = Path(tempfile.mkdtemp(dir=self._settings.work, prefix=prefix)).absolute()
-            try:
+            with work_folder(self._settings.work, prefix) as folder:
                 outcome = self._run_step(work, folder, pace)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
             if outcome is not None:
                 return outcome
         raise LookupError("the audit has no step left")

@@ -20,6 +20,7 @@ from service.store.objects import ObjectStore, make_object_store
 from worker.celery_app import app
 from worker.heartbeat import Heartbeat
 from worker.supervisor import Supervisor
+from worker.work_folders import sweep
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def supervisor() -> Supervisor:
 def begin(sender: Any, **_: Any) -> None:
     """Tells that this worker is there, and wakes it: jobs queued while no worker lived have lost their wake-ups."""
     settings = get_settings()
+    sweep(settings.work)
     for lane in sender.app.amqp.queues.consume_from:
         heartbeat = Heartbeat(sessions(), owner=OWNER, lane=lane, seconds=settings.heartbeat_seconds)
         heartbeat.start()

@@ -17,7 +17,6 @@ from typing import Any
 import psutil
 import psycopg
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
@@ -40,7 +39,7 @@ PROBE = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": No
 
 SHORT = TrainingConfig(seed=7, epochs=4, batch_size=4, max_length=64)
 """Over in a moment, but for the start of its children."""
-LONG = TrainingConfig(seed=7, epochs=20, batch_size=1, max_length=64)
+LONG = TrainingConfig(seed=7, epochs=8, batch_size=1, max_length=64)
 """Trains long enough to be hit in the middle."""
 
 LEASE_SECONDS = 4.0
@@ -169,7 +168,7 @@ class Worker:
         """SIGKILL to its whole process group; what it has started is in sessions of its own."""
         if self.alive:
             os.killpg(self.pid, signal.SIGKILL)
-        self.process.wait()
+            self.process.wait()
 
 
 def is_child(process: psutil.Process) -> bool:
@@ -292,12 +291,17 @@ class Chaos:
             )
         )
 
-    def children(self) -> list[psutil.Process]:
-        """Training children of this stack and whatever they have started, whoever is their parent now."""
+    def folders(self, audits: Iterable[str]) -> list[Path]:
+        """Work folders of these audits."""
+        return [path for audit in audits for path in self.settings.work.glob(f"{audit}.*")]
+
+    def children(self, audits: Iterable[str] = ("",)) -> list[psutil.Process]:
+        """Training children of these audits (of all) and whatever they started, whoever is their parent now."""
         found = []
         for process in psutil.process_iter(["pid"]):
             try:
                 ours = process.environ().get("FINETOOTH_CACHE_DIR") == str(self.settings.cache_dir)
+                ours = ours and any(f"{self.settings.work}/{audit}" in process.cwd() for audit in audits)
                 if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid not in self._worker_pids():
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -333,13 +337,13 @@ class Chaos:
         self, audits: Iterable[str], state: str = "succeeded", *, like: Sequence[tuple[object, ...]] | None = None
     ) -> None:
         """Every audit has come to `state`, once, and nothing of it is left but one result, equal to `like`."""
+        audits = list(audits)
         for audit in audits:
             reached = self.wait_for_state(audit, *TERMINAL)
             assert reached == state, self.story(audit)
             self._assert_one_result(audit, published=state == "succeeded", like=like)
-        wait_for(lambda: not self.children(), 15, lambda: f"orphans: {[c.cmdline() for c in self.children()]}")
-        work = self.settings.work
-        wait_for(lambda: not work.exists() or not list(work.iterdir()), 15, lambda: f"left: {list(work.iterdir())}")
+        wait_for(lambda: not self.children(audits), 15, lambda: f"orphans: {[c.cmdline() for c in self.children()]}")
+        wait_for(lambda: not self.folders(audits), 15, lambda: f"left: {self.folders(audits)}")
 
     def _assert_one_result(self, audit: str, *, published: bool, like: Sequence[tuple[object, ...]] | None) -> None:
         job, row = self.job(audit), self.audit(audit)
@@ -371,7 +375,3 @@ class Chaos:
                 if (event.data or {}).get("state") == "succeeded":
                     counted[event.audit_id] = counted.get(event.audit_id, 0) + 1
         return counted
-
-    def in_transaction(self) -> Session:
-        """A bystander's session, to hold a lock with."""
-        return self.sessions()

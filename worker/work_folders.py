@@ -1,0 +1,67 @@
+"""Folders of running children. Each is locked while its supervisor lives, so that those of killed ones can be swept."""
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def work_folder(root: Path, prefix: str) -> Iterator[Path]:
+    """A fresh, private folder under `root`, for the time of the block. Raises OSError."""
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _guarded(root):
+        folder = Path(tempfile.mkdtemp(dir=root, prefix=prefix)).absolute()
+        lock = os.open(folder, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(root: Path) -> int:
+    """Deletes the folders under `root` whose supervisor is gone; how many there were. Raises OSError."""
+    if not root.is_dir():
+        return 0
+    swept = 0
+    with _guarded(root):
+        for folder in root.iterdir():
+            if folder.is_dir() and _is_free(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                swept += 1
+    if swept:
+        log.warning("deleted %d folders that killed workers have left in %s", swept, root)
+    return swept
+
+
+@contextmanager
+def _guarded(root: Path) -> Iterator[None]:
+    """Nobody else makes or sweeps folders meanwhile: one that is made is locked before it can be seen unlocked."""
+    descriptor = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_free(folder: Path) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
