@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.database_url.get_secret_value(),
         pool_size=settings.database_pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
+        idle_transaction_seconds=settings.lease_seconds,
         application_name="finetooth-api",
     )
     own, authentication = share_pool(settings.database_pool_size)
@@ -89,6 +90,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         settings.database_url.get_secret_value(),
         pool_size=1,
         statement_timeout_ms=settings.statement_timeout_ms,
+        idle_transaction_seconds=settings.lease_seconds,
         application_name="finetooth-reconciler",
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

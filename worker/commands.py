@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import psutil
@@ -77,11 +78,11 @@ def obey(descriptor: int, request: StopRequest) -> NoReturn:
 
 def stop(why: str) -> NoReturn:
     """Ends this process and all that it has started, at once."""
-    print(f"stopping: {why}", file=sys.stderr, flush=True)  # noqa: T201
     try:
-        for process in psutil.Process().children(recursive=True):
-            process.kill()
-    except psutil.Error:
-        pass  # It ended meanwhile.
+        with suppress(psutil.Error):  # It ended meanwhile.
+            for process in psutil.Process().children(recursive=True):
+                process.kill()
+        # Nobody may be there to read it: a killed supervisor's end of the pipe is closed.
+        print(f"stopping: {why}", file=sys.stderr, flush=True)  # noqa: T201
     finally:
         os._exit(EXIT_STOPPED)

@@ -51,7 +51,12 @@ def sessions() -> sessionmaker[Session]:
     settings = get_settings()
     assert settings.database_url is not None
     # A connection each: for the scores that are copied, a look for a cancel meanwhile, lease, heartbeat, reconciler.
-    engine = make_engine(settings.database_url.get_secret_value(), pool_size=5, application_name="finetooth-worker")
+    engine = make_engine(
+        settings.database_url.get_secret_value(),
+        pool_size=5,
+        idle_transaction_seconds=settings.lease_seconds,
+        application_name="finetooth-worker",
+    )
     return make_sessions(engine)
 
 

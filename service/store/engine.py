@@ -5,14 +5,24 @@ from sqlalchemy.orm import Session, sessionmaker
 
 
 def make_engine(
-    url: str, *, pool_size: int = 5, statement_timeout_ms: int | None = None, application_name: str
+    url: str,
+    *,
+    pool_size: int = 5,
+    statement_timeout_ms: int | None = None,
+    idle_transaction_seconds: float | None = None,
+    application_name: str,
 ) -> Engine:
     """An engine of at most `pool_size` connections.
 
-    statement_timeout_ms bounds every statement (None: unbounded, for workers). application_name is what
-    pg_stat_activity shows.
+    statement_timeout_ms bounds every statement (None: unbounded, for workers). A transaction in which nothing happens
+    for idle_transaction_seconds is ended by the database: a frozen process must not keep its locks. application_name
+    is what pg_stat_activity shows.
     """
-    options = "" if statement_timeout_ms is None else f"-c statement_timeout={statement_timeout_ms}"
+    limits = {
+        "statement_timeout": statement_timeout_ms,
+        "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in limits.items() if value is not None)
     return create_engine(
         url,
         pool_size=pool_size,

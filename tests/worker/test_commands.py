@@ -127,3 +127,14 @@ def test_it_ends_when_told_or_left_alone(child: Told, line: bytes, why: str) -> 
         assert child.process.stdin is not None
         child.process.stdin.close()
     assert why in child.ended()
+
+
+def test_it_ends_where_nobody_reads_what_it_says(child: Told) -> None:
+    """A killed supervisor has closed both of its ends."""
+    child.lease(600)
+    assert child.process.stdin is not None
+    assert child.process.stderr is not None
+    child.process.stderr.close()
+    child.process.stdin.close()
+    assert child.process.wait(10) == 3
+    wait_for(lambda: not any(alive(pid) for pid in child.ranks))
