@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-CONTRACT_VERSION = 2
+CONTRACT_VERSION = 3
 """Raised with every change that an older child or an older service would misread."""
 
 MIN_DATASET_ROWS = 20
