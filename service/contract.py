@@ -75,6 +75,7 @@ class ErrorCode(StrEnum):
 
     BAD_CONFIG = "bad_config"
     MODEL_NOT_FOUND = "model_not_found"
+    MODEL_GATED = "model_gated"
     MODEL_UNSAFE = "model_unsafe"
     OUT_OF_MEMORY = "out_of_memory"
     KILLED = "killed"

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.constants import ENDPOINT as HUB_ENDPOINT
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -34,15 +36,38 @@ def load_model(spec: ModelSpec, config: TrainingConfig, device: torch.device, *,
             **options,
         )
     except (OSError, ValueError) as error:
+        if spec.source is ModelSource.HUB and _is_refused(error):
+            raise _gated(spec) from error
         raise TrainingError(
             ErrorCode.MODEL_NOT_FOUND,
             f"the model {spec.location!r} could not be loaded: {type(error).__name__}",
-            "check that the worker can reach it, that a gated model's token (HF_TOKEN) is set on the worker, and that "
-            "it has safetensors weights and needs no code of its own",
+            "check its name and revision, that the worker can reach it (a private model needs HF_TOKEN on the worker), "
+            "and that it has safetensors weights and needs no code of its own",
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether the hub knows the model and does not hand it out; transformers wraps what the hub has said."""
+    while error is not None:
+        if isinstance(error, GatedRepoError):
+            return True
+        if isinstance(error, HfHubHTTPError) and not isinstance(error, RepositoryNotFoundError):
+            # Of a model that does not exist the hub says 401 too, which has an error of its own.
+            return error.response is not None and error.response.status_code in (401, 403)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _gated(spec: ModelSpec) -> TrainingError:
+    return TrainingError(
+        ErrorCode.MODEL_GATED,
+        f"the hub does not give {spec.location!r} to this worker",
+        f"accept the model's licence at {HUB_ENDPOINT}/{spec.location}, set HF_TOKEN on the worker to a token of the "
+        "same account that may read gated models, restart the worker, and retry the audit",
+    )
 
 
 def _locate(spec: ModelSpec, cache: Path) -> tuple[str, dict[str, Any]]:
