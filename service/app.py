@@ -16,6 +16,7 @@ from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
 from service.http import health
 from service.http.edge import KnownHosts, SecurityHeaders
+from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
 from service.http.problems import UnexpectedErrors, install_problem_handlers
 from service.http.request_ids import RequestIds
@@ -41,6 +42,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or get_settings()
     if settings.database_url is None:
         raise ValueError("Set FINETOOTH_DATABASE_URL, or run `finetooth up`, which brings its own database.")
+    request_metrics = RequestMetrics()
     app = FastAPI(
         title="Finetooth",
         version=version("finetooth"),
@@ -53,6 +55,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         middleware=[
             Middleware(RequestIds),
+            Middleware(MeasuredRequests, metrics=request_metrics),
             Middleware(SecurityHeaders),
             Middleware(UnexpectedErrors),
             Middleware(KnownHosts, hosts=settings.allowed_hosts),
@@ -67,6 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     own, authentication = share_pool(settings.database_pool_size)
     app.state.settings = settings
+    app.state.request_metrics = request_metrics
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
     app.state.transactions = Transactions(app.state.sessions, own)

@@ -18,6 +18,9 @@ LEASE_SECONDS = 90.0
 CANCEL_SECONDS = 15.0
 RETRY_SECONDS = 15.0
 
+MISSED_BEATS = 3
+"""So many heartbeats late, a worker counts as gone."""
+
 
 class Settings(BaseSettings):
     """Read once a process, by `get_settings`. Defaults suit a laptop; nothing here is a default secret."""

@@ -186,7 +186,7 @@ class Attempt:
             relay.flush()
             item = child.next(min(self._settings.poll_seconds, 0.25))
             if isinstance(item, Exited):
-                relay.flush(now=True)
+                relay.close()
                 stopped = stop.reason if stop else Reason.LEASE_LOST if self._lease.lost else None
                 return _Ending(item.code, last_word, stopped, child.stderr_tail())
             if isinstance(item, FinishedEvent | FailedEvent):

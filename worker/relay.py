@@ -9,6 +9,7 @@ from service.contract import Event, MetricEvent, NoticeEvent, ProgressEvent, Sta
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.lifecycle.record import Level
+from service.store.counters import Counted, count
 from worker.pace import Pace
 from worker.planning import Work
 from worker.telemetry import MetricThinning
@@ -27,6 +28,9 @@ class Relay:
         self._pace = pace
         training = work.spec.training
         self._seed = training.seed
+        self._batch_size = training.batch_size
+        self._samples = 0
+        self._stage_at = time.monotonic()
         self._thinning = MetricThinning(steps=-(-work.rows // training.batch_size) * training.epochs)
         self._progress: ProgressEvent | None = None
         self._stage: Stage | None = None
@@ -34,10 +38,13 @@ class Relay:
 
     def take(self, event: Event) -> None:
         """One event of the child."""
+        if isinstance(event, MetricEvent):
+            self._samples += self._batch_size  # one event a step
         match event:
             case ProgressEvent():
                 self._progress = event
                 if event.stage != self._stage:
+                    self._end_stage()
                     self._stage = event.stage
                     self.flush(now=True)
             case MetricEvent() if self._thinning.keep(event):
@@ -55,6 +62,26 @@ class Relay:
         self._progress = None
         self._written_at = time.monotonic()
         self._write(lambda session: commands.record_progress(session, self._claim, event))
+
+    def close(self) -> None:
+        """After the child's last event."""
+        self.flush(now=True)
+        self._end_stage()
+        self._stage = None
+
+    def _end_stage(self) -> None:
+        """Counts what the stage took, for /metrics."""
+        stage, seconds, samples = self._stage, time.monotonic() - self._stage_at, self._samples
+        self._stage_at, self._samples = time.monotonic(), 0
+        if stage is None:
+            return
+
+        def add(session: Session) -> None:
+            count(session, Counted.STAGE_SECONDS, stage, seconds)
+            if samples:
+                count(session, Counted.SAMPLES, by=samples)
+
+        self._write(add)
 
     def _record(self, level: Level, type: str, message: str, data: dict[str, object]) -> None:
         self._write(

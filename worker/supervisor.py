@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.settings import Lane, Settings
+from service.store.counters import Counted, count
 from service.store.objects import ObjectStore
-from worker.attempt import Attempt
+from worker.attempt import FENCED, Attempt
 from worker.lease import Lease
 from worker.stopping import Graces
 from worker.transactions import Transactions
@@ -75,5 +76,7 @@ class Supervisor:
                 child_command=self._child_command,
                 graces=self._graces,
             ).run()
+            if outcome == FENCED:
+                Transactions(self._sessions).once(lambda session: count(session, Counted.FENCED))
             log.info("audit %s attempt %d: %s", claim.subject_id, claim.attempt, outcome)
         return True

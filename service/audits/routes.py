@@ -21,6 +21,7 @@ from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
+from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
 from service.lifecycle.commands import NotRetryableError, create_audit, request_cancel, retry_audit
@@ -60,6 +61,7 @@ def create(
         q=body.q,
         group_column=body.group_column,
         trusted_column=body.trusted_column,
+        request_id=request_id.get(),
     )
     _wake_for(session, settings, background)
     response.headers["Location"] = f"/v1/audits/{audit.id}"
@@ -112,7 +114,7 @@ def retry(
     """Queues a failed or cancelled audit again: it goes on where it was. Idempotent: one that is queued or runs is
     left alone."""
     try:
-        retry_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id)
+        retry_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id, request_id=request_id.get())
     except LookupError:
         raise not_found("audit") from None
     except NotRetryableError as error:

@@ -8,8 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems import Problem, problem_response
 
-HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
-"""Answered under any host name: load balancers ask by address, and these say nothing worth stealing."""
+HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Answered under any host name: load balancers and Prometheus ask by address. A page that points its own name here
+(DNS rebinding) has no key for the last one, and no cookie either."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

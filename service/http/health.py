@@ -1,9 +1,11 @@
-"""/healthz, /readyz, /v1/info and /openapi.json: is it alive, can it serve, what can it do."""
+"""/healthz, /readyz, /metrics, /v1/info and /openapi.json: does it live, can it serve, how is it, what can it do."""
 
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 
 from service.contract import (
@@ -15,7 +17,9 @@ from service.contract import (
     TrainingConfig,
 )
 from service.http.auth import Principal, require
+from service.http.broker import broker_answers
 from service.http.dependencies import SessionDep, SettingsDep
+from service.http.metrics import exposition, queue_ages
 from service.http.pagination import MAX_LIMIT
 from service.http.problems import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
@@ -32,6 +36,15 @@ class Health(BaseModel):
     """It serves."""
 
     status: Literal["ok"] = "ok"
+
+
+class Readiness(Health):
+    """It can serve; and how what it does not need to serve is doing."""
+
+    broker: Literal["ok", "away"]
+    """away: nothing is lost, but queued audits wait until it is back."""
+    queue_age_seconds: dict[str, float]
+    """By lane: how long the oldest due job has waited. It grows while no worker takes jobs."""
 
 
 class Limits(BaseModel):
@@ -69,13 +82,20 @@ async def healthz() -> Health:
 
 
 @public.get("/readyz", operation_id="get_readiness", responses=declared_problems(503))
-def readyz(request: Request, session: SessionDep) -> Health:
-    """The database answers and has the schema that this version needs."""
+def readyz(request: Request, session: SessionDep, settings: SettingsDep) -> Readiness:
+    """The database answers and has the schema that this version needs; whether the broker answers; what waits."""
     revision = database_revision(session.connection())
     if revision != request.app.state.head_revision:
         detail = f"The schema is at {revision or 'nothing'}, this version needs {head_revision()}: run the migrations."
         raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
-    return Health()
+    return Readiness(broker="ok" if broker_answers(settings) else "away", queue_age_seconds=queue_ages(session))
+
+
+@router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)
+def metrics(request: Request, session: SessionDep, settings: SettingsDep, _principal: AnyKey) -> Response:
+    """Jobs, workers, attempts and requests in the format of Prometheus, over all workspaces, without their data."""
+    content = exposition(session, request.app.state.request_metrics, heartbeat_seconds=settings.heartbeat_seconds)
+    return Response(content, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @router.get("/v1/info", operation_id="get_info")

@@ -26,6 +26,7 @@ from service.lifecycle.record import (
 )
 from service.lifecycle.transitions import HELD, MAX_FAILURES, Hold, Life, State
 from service.settings import CANCEL_SECONDS, LEASE_SECONDS, RETRY_SECONDS, Lane
+from service.store.counters import Counted, count
 from service.store.ids import new_id
 from service.store.tables import Audit, AuditProbe, AuditStep, Job
 
@@ -56,6 +57,8 @@ class Claim:
     workspace_id: str
     attempt: int
     owner: str
+    request_id: str | None = None
+    """Of the request that asked for it."""
 
     @property
     def hold(self) -> Hold:
@@ -75,6 +78,7 @@ def create_audit(
     q: float,
     group_column: str | None = None,
     trusted_column: str | None = None,
+    request_id: str | None = None,
 ) -> Audit:
     """Writes an audit with its probes, its steps, its queued job and its first event.
 
@@ -82,7 +86,14 @@ def create_audit(
     Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
-    job = Job(id=new_id("job"), workspace_id=workspace_id, kind="audit", subject_id=audit_id, lane="gpu")
+    job = Job(
+        id=new_id("job"),
+        workspace_id=workspace_id,
+        kind="audit",
+        subject_id=audit_id,
+        lane="gpu",
+        request_id=request_id,
+    )
     session.add(job)
     session.flush()
     audit = Audit(
@@ -147,6 +158,7 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
         workspace_id=job.workspace_id,
         attempt=job.attempt,
         owner=owner,
+        request_id=job.request_id,
     )
 
 
@@ -263,6 +275,7 @@ def publish(session: Session, claim: Claim, summary: Summary) -> bool:
         .where(Audit.id == job.subject_id)
         .values(published_attempt=job.attempt, summary=summary.model_dump(mode="json"))
     )
+    count(session, Counted.ATTEMPTS, "published")
     append_state(session, job, f"Finished: {summary.flagged} of {summary.rows} samples flagged.")
     return True
 
@@ -301,6 +314,7 @@ def cancelled(session: Session, claim: Claim) -> bool:
     if life is None:
         return False
     write_life(session, job, life)
+    count(session, Counted.ATTEMPTS, "cancelled")
     append_state(session, job, "Cancelled.")
     return True
 
@@ -314,6 +328,7 @@ def release(session: Session, claim: Claim) -> bool:
     life = transitions.release(life_of(job), claim.hold, now=at)
     if life is None:
         return False
+    count(session, Counted.ATTEMPTS, "released")
     _write_return(session, job, life, "The worker was stopped; queued again.", level="info")
     return True
 
@@ -339,7 +354,7 @@ def request_cancel(
     return job
 
 
-def retry_audit(session: Session, *, workspace_id: str, audit_id: str) -> Job:
+def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_id: str | None = None) -> Job:
     """Queues a failed or cancelled audit again; one that is queued or runs is left as it is. Idempotent.
 
     What is tried again is another job: the old one stays as it ended. Raises LookupError if the workspace has no such
@@ -352,7 +367,14 @@ def retry_audit(session: Session, *, workspace_id: str, audit_id: str) -> Job:
     life = transitions.follow_up(life_of(job), now=at)
     if life is None:
         raise NotRetryableError(state)
-    again = Job(id=new_id("job"), workspace_id=workspace_id, kind=job.kind, subject_id=audit_id, lane=job.lane)
+    again = Job(
+        id=new_id("job"),
+        workspace_id=workspace_id,
+        kind=job.kind,
+        subject_id=audit_id,
+        lane=job.lane,
+        request_id=request_id,
+    )
     session.add(again)
     write_life(session, again, life)
     session.execute(update(Audit).where(Audit.id == audit_id).values(job_id=again.id))
@@ -383,6 +405,7 @@ def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job
     if life is None:
         return None
     if life.state is State.CANCELLED:
+        count(session, Counted.ATTEMPTS, LEASE_LOST.code)
         _write_return(session, job, life, "", level="warning")
     else:
         _write_failure(session, job, life, LEASE_LOST, at)
@@ -437,6 +460,7 @@ def _current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Jo
 
 def _write_failure(session: Session, job: Job, life: Life, failure: Failure, at: datetime) -> None:
     write_life(session, job, life)
+    count(session, Counted.ATTEMPTS, failure.code)
     error = failure.model_dump(mode="json")
     if life.state is State.QUEUED:
         seconds = (life.next_attempt_at - at).total_seconds()

@@ -9,11 +9,8 @@ from sqlalchemy.orm import Session
 
 from service.lifecycle.record import now
 from service.lifecycle.transitions import HELD, State
-from service.settings import Lane
+from service.settings import MISSED_BEATS, Lane
 from service.store.tables import Audit, Job, Worker
-
-MISSED_BEATS = 3
-"""So many heartbeats late, a worker counts as gone."""
 
 FORGOTTEN_AFTER = timedelta(days=1)
 

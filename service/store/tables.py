@@ -192,6 +192,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
     """A contract.Failure where state is failed."""
+    request_id: Mapped[str | None]
+    """Of the request that asked for it, for the logs."""
     __table_args__ = (
         CheckConstraint("kind IN ('audit')", name="kind"),
         CheckConstraint("lane IN ('gpu','io')", name="lane"),
@@ -217,6 +219,15 @@ class Worker(Base):
     started_at: Mapped[datetime] = _created_at()
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
+
+
+class Counter(Base):
+    """What workers have counted for /metrics; see service.store.counters."""
+
+    __tablename__ = "counters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
 
 
 class Scheduler(Base):

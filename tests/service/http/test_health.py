@@ -1,16 +1,30 @@
 """Alive, ready, and what the server says of itself."""
 
 from alembic import command
+from pydantic import SecretStr
 from starlette.testclient import TestClient
 
+from service.app import create_app
 from service.contract import CONTRACT_VERSION, TrainingConfig
+from service.settings import Settings
 from service.store.bootstrap import alembic_config, migrate
 
 
 def test_alive_and_ready(anonymous_client: TestClient) -> None:
-    for path in ("/healthz", "/readyz"):
-        response = anonymous_client.get(path)
-        assert (response.status_code, response.json()) == (200, {"status": "ok"})
+    alive = anonymous_client.get("/healthz")
+    assert (alive.status_code, alive.json()) == (200, {"status": "ok"})
+    ready = anonymous_client.get("/readyz")
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ok", "broker": "ok", "queue_age_seconds": {"gpu": 0.0, "io": 0.0}},
+    )
+
+
+def test_without_its_broker_it_can_still_serve(settings: Settings) -> None:
+    away = settings.model_copy(update={"broker_url": SecretStr("redis+socket:///nowhere.sock")})
+    with TestClient(create_app(away), base_url="http://127.0.0.1") as client:
+        ready = client.get("/readyz")
+    assert (ready.status_code, ready.json()["broker"]) == (200, "away")
 
 
 def test_not_ready_before_the_migrations(anonymous_client: TestClient, database_url: str) -> None:

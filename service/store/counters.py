@@ -1,0 +1,38 @@
+"""Counters that outlive the process that counts: workers come and go, and every API process has to tell the same."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+from sqlalchemy import select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.store.tables import Counter
+
+
+class Counted(StrEnum):
+    """Names of counters; each has one label."""
+
+    ATTEMPTS = "attempts"
+    """Attempts that ended, by how: published, cancelled, released, lease_lost, or a failure's code."""
+    FENCED = "fenced"
+    """Attempts whose worker was refused, or stopped by itself, as the job was no longer its own."""
+    STAGE_SECONDS = "stage_seconds"
+    """Time spent in a stage, by stage."""
+    SAMPLES = "samples"
+    """Samples trained on, each as often as it was."""
+
+
+def count(session: Session, name: Counted, label: str = "", by: float = 1.0) -> None:
+    """Adds to a counter, in the session's transaction."""
+    statement = insert(Counter).values(name=name, label=label, value=by)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name", "label"], set_={"value": Counter.value + statement.excluded.value}
+        )
+    )
+
+
+def read_counters(session: Session) -> Mapping[tuple[str, str], float]:
+    """(name, label) to value."""
+    return {(row.name, row.label): row.value for row in session.scalars(select(Counter))}

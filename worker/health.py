@@ -1,0 +1,96 @@
+"""`python -m worker.health [LANE]`: whether this host's workers make progress. Exit code 0, or 1 with the reason.
+
+A worker that answers a ping may still be deaf to its broker or stuck in a run. What counts is in the database: the
+heartbeat, the progress of what it runs, and that no due job waits beside a worker that has nothing to do.
+"""
+
+import socket
+import sys
+from datetime import datetime, timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from service.lifecycle.transitions import State
+from service.lifecycle.workers import WorkerStatus, live_workers
+from service.settings import LANES, Settings, get_settings
+from service.store.engine import make_engine, make_sessions
+from service.store.tables import Job
+
+STUCK_AFTER = timedelta(minutes=30)
+"""Longer than fetching a model of 8 billion parameters takes, in which an audit shows no progress."""
+
+DEAF_AFTER = timedelta(minutes=2)
+"""Idle workers are sent a wake-up every few seconds while a job is due."""
+
+
+def main(arguments: list[str], settings: Settings) -> int:
+    """Prints what it has found; the exit code."""
+    if len(arguments) > 1 or not set(arguments) <= set(LANES):
+        print(f"usage: python -m worker.health [{'|'.join(LANES)}]")  # noqa: T201
+        return 2
+    if settings.database_url is None:
+        print("set FINETOOTH_DATABASE_URL, as for the worker")  # noqa: T201
+        return 2
+    engine = make_engine(
+        settings.database_url.get_secret_value(), pool_size=1, statement_timeout_ms=5000, application_name="health"
+    )
+    try:
+        with make_sessions(engine)() as session:
+            complaint = complaint_of(
+                session,
+                host=socket.gethostname(),
+                lanes=arguments or LANES,
+                heartbeat_seconds=settings.heartbeat_seconds,
+            )
+    except SQLAlchemyError as error:
+        complaint = f"the database does not answer ({type(error).__name__})"
+    finally:
+        engine.dispose()
+    print(complaint or "ok")  # noqa: T201
+    return 0 if complaint is None else 1
+
+
+def complaint_of(
+    session: Session, *, host: str, lanes: list[str] | tuple[str, ...], heartbeat_seconds: float
+) -> str | None:
+    """What is wrong with the host's workers of these lanes; None: they make progress."""
+    mine = [
+        worker
+        for worker in live_workers(session, heartbeat_seconds=heartbeat_seconds)
+        if worker.host == host and worker.lane in lanes
+    ]
+    if not mine:
+        return f"no worker of this host ({host}) has been heard of"
+    now = session.scalars(select(func.statement_timestamp())).one()
+    for worker in mine:
+        complaint = _stuck(worker, now) or _deaf(session, worker, now)
+        if complaint is not None:
+            return complaint
+    return None
+
+
+def _stuck(worker: WorkerStatus, now: datetime) -> str | None:
+    if worker.audit_id is None or worker.progressed_at is None or now - worker.progressed_at < STUCK_AFTER:
+        return None
+    return f"audit {worker.audit_id} has made no progress since {worker.progressed_at:%F %T}"
+
+
+def _deaf(session: Session, worker: WorkerStatus, now: datetime) -> str | None:
+    if worker.audit_id is not None or now - worker.started_at < DEAF_AFTER:
+        return None
+    waiting = session.scalar(
+        select(func.count()).where(
+            Job.lane == worker.lane, Job.state == State.QUEUED, Job.next_attempt_at < now - DEAF_AFTER
+        )
+    )
+    # One that has just ended its audit takes the next one within seconds.
+    recently = session.scalar(select(func.max(Job.finished_at)).where(Job.owner == worker.owner))
+    if not waiting or (recently is not None and now - recently < DEAF_AFTER):
+        return None
+    return f"{waiting} jobs wait, and worker {worker.owner} takes none"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], get_settings()))
