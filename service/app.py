@@ -15,6 +15,7 @@ from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
 from service.http import health
+from service.http.broker import BrokerCheck
 from service.http.edge import KnownHosts, SecurityHeaders
 from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
     app.state.head_revision = head_revision()
+    app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
     for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
         app.include_router(router)

@@ -37,6 +37,7 @@ from worker.staging import (
     store_outputs,
 )
 from worker.stopping import Graces, Reason, Stop
+from worker.tally import Tally
 from worker.transactions import LeaseLostError, T, Transactions
 from worker.work_folders import sweep, work_folder
 
@@ -79,9 +80,11 @@ class Attempt:
         self._stopping = stopping
         self._child_command = child_command
         self._graces = graces
+        self._tally = Tally(self._database.once)
 
     def run(self) -> str:
         """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
+        self._tally.enter(Stage.PREPARING)
         try:
             return self._run_steps()
         except LeaseLostError:
@@ -94,6 +97,8 @@ class Attempt:
             frames = "".join(traceback.format_tb(error.__traceback__))
             log.error("audit %s: %s\n%s", self._claim.subject_id, type(error).__name__, frames)
             return self._fail(failure_of(error))
+        finally:
+            self._tally.enter(None)
 
     # ------------------------------------------------------------ the steps
 
@@ -154,7 +159,7 @@ class Attempt:
         wanted = False
         try:
             self._lease.pass_on_to(child)
-            ending = self._attend(Relay(self._database.once, self._claim, work, pace), child, uploads)
+            ending = self._attend(Relay(self._database.once, self._claim, work, pace, self._tally), child, uploads)
             wanted = ending.stopped in (None, Reason.SHUTDOWN) and not isinstance(ending.last_word, FinishedEvent)
             return ending
         finally:
@@ -186,7 +191,7 @@ class Attempt:
             relay.flush()
             item = child.next(min(self._settings.poll_seconds, 0.25))
             if isinstance(item, Exited):
-                relay.close()
+                relay.flush(now=True)
                 stopped = stop.reason if stop else Reason.LEASE_LOST if self._lease.lost else None
                 return _Ending(item.code, last_word, stopped, child.stderr_tail())
             if isinstance(item, FinishedEvent | FailedEvent):
@@ -318,4 +323,5 @@ class Attempt:
         self._show(ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="scores"))
 
     def _show(self, event: ProgressEvent) -> None:
+        self._tally.enter(event.stage)
         self._database.once(lambda session: commands.record_progress(session, self._claim, event))

@@ -9,9 +9,9 @@ from service.contract import Event, MetricEvent, NoticeEvent, ProgressEvent, Sta
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.lifecycle.record import Level
-from service.store.counters import Counted, count
 from worker.pace import Pace
 from worker.planning import Work
+from worker.tally import Tally
 from worker.telemetry import MetricThinning
 
 PROGRESS_SECONDS = 1.0
@@ -21,16 +21,17 @@ PROGRESS_SECONDS = 1.0
 class Relay:
     """The newest progress once a second, thinned metrics, all notices."""
 
-    def __init__(self, write: Callable[[Callable[[Session], object]], object], claim: Claim, work: Work, pace: Pace):
+    def __init__(
+        self, write: Callable[[Callable[[Session], object]], object], claim: Claim, work: Work, pace: Pace, tally: Tally
+    ):
         """`write` does one transaction, or none while the database is away."""
         self._write = write
         self._claim = claim
         self._pace = pace
+        self._tally = tally
         training = work.spec.training
         self._seed = training.seed
         self._batch_size = training.batch_size
-        self._samples = 0
-        self._stage_at = time.monotonic()
         self._thinning = MetricThinning(steps=-(-work.rows // training.batch_size) * training.epochs)
         self._progress: ProgressEvent | None = None
         self._stage: Stage | None = None
@@ -39,12 +40,12 @@ class Relay:
     def take(self, event: Event) -> None:
         """One event of the child."""
         if isinstance(event, MetricEvent):
-            self._samples += self._batch_size  # one event a step
+            self._tally.add_samples(self._batch_size)  # one event a step
         match event:
             case ProgressEvent():
                 self._progress = event
                 if event.stage != self._stage:
-                    self._end_stage()
+                    self._tally.enter(event.stage)
                     self._stage = event.stage
                     self.flush(now=True)
             case MetricEvent() if self._thinning.keep(event):
@@ -55,6 +56,7 @@ class Relay:
 
     def flush(self, *, now: bool = False) -> None:
         """Writes the newest progress if its second has passed."""
+        self._tally.count()
         event = self._progress
         if event is None or (not now and time.monotonic() - self._written_at < PROGRESS_SECONDS):
             return
@@ -62,26 +64,6 @@ class Relay:
         self._progress = None
         self._written_at = time.monotonic()
         self._write(lambda session: commands.record_progress(session, self._claim, event))
-
-    def close(self) -> None:
-        """After the child's last event."""
-        self.flush(now=True)
-        self._end_stage()
-        self._stage = None
-
-    def _end_stage(self) -> None:
-        """Counts what the stage took, for /metrics."""
-        stage, seconds, samples = self._stage, time.monotonic() - self._stage_at, self._samples
-        self._stage_at, self._samples = time.monotonic(), 0
-        if stage is None:
-            return
-
-        def add(session: Session) -> None:
-            count(session, Counted.STAGE_SECONDS, stage, seconds)
-            if samples:
-                count(session, Counted.SAMPLES, by=samples)
-
-        self._write(add)
 
     def _record(self, level: Level, type: str, message: str, data: dict[str, object]) -> None:
         self._write(

@@ -66,6 +66,7 @@ class Supervisor:
             return False
         with Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease:
             log.info("audit %s attempt %d: started", claim.subject_id, claim.attempt)
+            Transactions(self._sessions).once(lambda session: count(session, Counted.STARTED, lane))
             outcome = Attempt(
                 self._settings,
                 self._sessions,

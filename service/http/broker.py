@@ -1,8 +1,34 @@
 """Whether the broker answers."""
 
+import time
+
+from anyio import Lock
+from anyio.to_thread import run_sync
+
 from service.settings import Settings
 
 PATIENCE_SECONDS = 0.5
+
+ASKED_AGAIN_AFTER = 2.0
+"""Seconds for which an answer is good: anybody may ask /readyz, as often as they like."""
+
+
+class BrokerCheck:
+    """Asks the broker once at a time, however many want to know."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._asking = Lock()
+        self._asked_at: float | None = None
+        self._answers = False
+
+    async def answers(self) -> bool:
+        """As it was found at most ASKED_AGAIN_AFTER seconds ago."""
+        async with self._asking:
+            if self._asked_at is None or time.monotonic() - self._asked_at >= ASKED_AGAIN_AFTER:
+                self._answers = await run_sync(broker_answers, self._settings)
+                self._asked_at = time.monotonic()
+            return self._answers
 
 
 def broker_answers(settings: Settings) -> bool:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
+from sqlalchemy.orm import Session
 
 from service.contract import (
     CONTRACT_VERSION,
@@ -17,13 +18,13 @@ from service.contract import (
     TrainingConfig,
 )
 from service.http.auth import Principal, require
-from service.http.broker import broker_answers
-from service.http.dependencies import SessionDep, SettingsDep
+from service.http.broker import BrokerCheck
+from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.metrics import exposition, queue_ages
 from service.http.pagination import MAX_LIMIT
 from service.http.problems import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
-from service.store.bootstrap import database_revision, head_revision
+from service.store.bootstrap import database_revision
 
 MAX_PROBE_ITEMS = 1000
 
@@ -82,13 +83,21 @@ async def healthz() -> Health:
 
 
 @public.get("/readyz", operation_id="get_readiness", responses=declared_problems(503))
-def readyz(request: Request, session: SessionDep, settings: SettingsDep) -> Readiness:
+async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
     """The database answers and has the schema that this version needs; whether the broker answers; what waits."""
-    revision = database_revision(session.connection())
-    if revision != request.app.state.head_revision:
-        detail = f"The schema is at {revision or 'nothing'}, this version needs {head_revision()}: run the migrations."
-        raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
-    return Readiness(broker="ok" if broker_answers(settings) else "away", queue_age_seconds=queue_ages(session))
+    head = request.app.state.head_revision
+
+    def look(session: Session) -> dict[str, float]:
+        revision = database_revision(session.connection())
+        if revision != head:
+            detail = f"The schema is at {revision or 'nothing'}, this version needs {head}: run the migrations."
+            raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
+        return queue_ages(session)
+
+    ages = await transactions.run(look)
+    # No connection is held meanwhile: a broker that is away takes its time to say nothing.
+    broker: BrokerCheck = request.app.state.broker
+    return Readiness(broker="ok" if await broker.answers() else "away", queue_age_seconds=ages)
 
 
 @router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)

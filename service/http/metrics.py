@@ -43,7 +43,7 @@ class RequestMetrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._seconds.labels(method, route, str(status)).observe(seconds)
+        self._seconds.labels(method, route, f"{status // 100}xx" if status else "aborted").observe(seconds)
 
     def collect(self) -> bytes:
         """Nothing from one of several processes that share nothing: its share would pass for the whole."""
@@ -107,25 +107,32 @@ class JobMetrics(Collector):
         for lane in LANES:
             age.add_metric([lane], ages[lane])
         yield age
-        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive, by lane.", labels=["lane"])
-        patience = timedelta(seconds=MISSED_BEATS * self._heartbeat_seconds)
-        alive = dict.fromkeys(LANES, 0) | dict(
-            self._session.execute(
-                select(Worker.lane, func.count())
-                .where(Worker.seen_at > func.statement_timestamp() - literal(patience, Interval()))
-                .group_by(Worker.lane)
-            ).all()
-        )
+        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive.", labels=["lane", "state"])
+        alive = self._workers()
         for lane in LANES:
-            workers.add_metric([lane], alive[lane])
+            for state, busy in (("busy", True), ("idle", False)):
+                workers.add_metric([lane, state], alive.get((lane, busy), 0))
         yield workers
         yield from self._counters()
+
+    def _workers(self) -> dict[tuple[str, bool], int]:
+        """(lane, whether it holds a job) to how many there are."""
+        patience = timedelta(seconds=MISSED_BEATS * self._heartbeat_seconds)
+        held = select(Job.id).where(Job.owner == Worker.owner, Job.lease_expires_at.is_not(None))
+        busy = held.exists().label("busy")
+        found = self._session.execute(
+            select(Worker.lane, busy, func.count())
+            .where(Worker.seen_at > func.statement_timestamp() - literal(patience, Interval()))
+            .group_by(Worker.lane, busy)
+        )
+        return {(lane, holds): number for lane, holds, number in found}
 
     def _counters(self) -> Iterator[Metric]:
         counters = read_counters(self._session)
         for counted, name, text, label in (
+            (Counted.STARTED, "finetooth_attempts_started", "Attempts that workers have begun, by lane.", "lane"),
             (Counted.ATTEMPTS, "finetooth_attempts", "Attempts that ended, by how.", "reason"),
-            (Counted.STAGE_SECONDS, "finetooth_stage_seconds", "Time that children spent, by stage.", "stage"),
+            (Counted.STAGE_SECONDS, "finetooth_stage_seconds", "Time that attempts spent, by stage.", "stage"),
         ):
             family = CounterMetricFamily(name, text, labels=[label])
             for (found, value), total in sorted(counters.items()):

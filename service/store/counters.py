@@ -15,6 +15,8 @@ class Counted(StrEnum):
 
     ATTEMPTS = "attempts"
     """Attempts that ended, by how: published, cancelled, released, lease_lost, or a failure's code."""
+    STARTED = "started"
+    """Attempts that a worker has begun, by lane."""
     FENCED = "fenced"
     """Attempts whose worker was refused, or stopped by itself, as the job was no longer its own."""
     STAGE_SECONDS = "stage_seconds"

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from service.client import ApiError, Client
 from service.contract import BASELINE_COLUMNS, ScoreRow
@@ -169,7 +171,18 @@ def test_the_command_audits_a_dataset(stack: Stack, client: Client) -> None:
     ]
 
 
+def figures(stack: Stack) -> dict[tuple[str, ...], float]:
+    """What the API tells Prometheus: (name, label values...) to value."""
+    answer = httpx.get(f"{stack.url}/metrics", headers={"Authorization": f"Bearer {stack.key}"}).raise_for_status()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
 def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
+    before, began = figures(stack), time.monotonic()
     audit = start_audit(client, stack, registered(client, stack), {"epochs": 2})
     seen: list[str] = []
     done = client.wait(audit["id"], on_progress=lambda audit: seen.append(audit["stage"] or ""), poll_seconds=0.2)
@@ -184,6 +197,18 @@ def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
     assert stages[-2:] == ["scoring", "publishing"]
     metrics = [event["data"] for event in client.events(audit["id"]) if event["type"] == "metric"]
     assert len(metrics) == done["summary"]["steps"] == 2 * 8
+    # The worker says what its attempt has cost just after it has published.
+    wait_for(lambda: figures(stack)["finetooth_workers", "gpu", "idle"] == 1, 20)
+    took, after = time.monotonic() - began, figures(stack)
+    grown = {labels: value - before.get(labels, 0.0) for labels, value in after.items()}
+    assert grown["finetooth_attempts_started_total", "gpu"] == grown["finetooth_attempts_total", "published"] == 1
+    assert grown["finetooth_training_samples_total",] == 2 * 64  # whole batches of 8
+    seconds = {labels[1]: value for labels, value in grown.items() if labels[0] == "finetooth_stage_seconds_total"}
+    assert set(seconds) == {"preparing", *stages}
+    assert min(seconds.values()) > 0
+    assert sum(seconds.values()) < took
+    assert after["finetooth_queue_age_seconds", "gpu"] == after["finetooth_lease_expiries_total",] == 0
+    assert grown["finetooth_http_request_seconds_count", "POST", "/v1/audits", "2xx"] == 1
     findings = list(client.findings(audit["id"], limit=7))
     assert [finding["rank"] for finding in findings] == list(range(1, ROWS + 1))
     with_text = client.finding(audit["id"], 3)

@@ -27,6 +27,15 @@ def test_without_its_broker_it_can_still_serve(settings: Settings) -> None:
     assert (ready.status_code, ready.json()["broker"]) == (200, "away")
 
 
+def test_without_its_database_it_is_alive_and_not_ready(settings: Settings) -> None:
+    away = settings.model_copy(update={"database_url": SecretStr("postgresql+psycopg://nobody@127.0.0.1:1/none")})
+    with TestClient(create_app(away), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["code"]) == (503, "database_unavailable")
+        assert ready.headers["content-type"] == "application/problem+json"
+        assert client.get("/healthz").status_code == 200
+
+
 def test_not_ready_before_the_migrations(anonymous_client: TestClient, database_url: str) -> None:
     command.downgrade(alembic_config(database_url), "base")
     response = anonymous_client.get("/readyz")

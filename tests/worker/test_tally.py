@@ -1,0 +1,62 @@
+"""What attempts count, read back from the database."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import Stage
+from service.store.counters import read_counters
+from worker import tally
+from worker.tally import Tally
+from worker.transactions import Transactions
+
+Read = Callable[[str, str], float]
+
+
+@pytest.fixture
+def read(sessions: sessionmaker[Session]) -> Read:
+    def read(name: str, label: str) -> float:
+        with sessions() as session:
+            return read_counters(session).get((name, label), 0.0)
+
+    return read
+
+
+def test_time_and_samples_are_counted_while_a_stage_lasts(
+    sessions: sessionmaker[Session], read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Tally(Transactions(sessions).once)
+    started = time.monotonic()
+    counting.enter(Stage.TRAINING)
+    counting.add_samples(32)
+    counting.count()
+    assert read("samples", "") == 0  # not yet: a write a step would be too many
+    monkeypatch.setattr(tally, "COUNT_SECONDS", 0.0)
+    counting.count()
+    assert read("samples", "") == 32
+    counting.add_samples(32)
+    counting.enter(Stage.SCORING)
+    counting.enter(None)
+    took = time.monotonic() - started
+    assert read("samples", "") == 64
+    assert 0 < read("stage_seconds", "training") + read("stage_seconds", "scoring") <= took
+
+
+def test_what_the_database_was_not_told_is_told_later_and_once(sessions: sessionmaker[Session], read: Read) -> None:
+    away = True
+
+    def write(act: Callable[[Session], bool]) -> bool | None:
+        if away:
+            raise OperationalError("", {}, Exception())
+        return Transactions(sessions).once(act)
+
+    counting = Tally(write)
+    counting.add_samples(8)
+    counting.count(now=True)
+    away = False
+    counting.count(now=True)
+    counting.count(now=True)
+    assert read("samples", "") == 8
