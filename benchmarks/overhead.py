@@ -3,12 +3,12 @@
     python -m benchmarks.overhead SET_FOLDER [--samples 1000] [--steps 60] [--probes 1 8] [--out FOLDER]
     python -m benchmarks.overhead SET_FOLDER --shape llama-3.1-8b   # on a GPU: random weights of the true shape
 
-Time: the plain and the instrumented run of the same model, data and seed take turns step by step in one process, so
-that whatever else the machine does falls on both alike; the ratio is of the sums over all steps, probe passes
-included, and the spread that of its bootstrap over steps. --steps is how many are timed; the schedule of probe passes
-is that of a whole run over --samples. Memory: each alone in a process of its own.
-
-Scoring: seconds of the combining statistics over the number of samples, on random signals.
+Time: the plain and the instrumented runs of the same model, data and seed take turns step by step in one process, so
+that whatever else the machine does falls on all alike. On a CPU it is processor time (OMP_NUM_THREADS=1 keeps waiting
+threads out of it), on a GPU the wall clock's. Of --steps steps, which begin with dense measurements of the probes, it
+gives what the hooks cost (steps without a measurement) and what one measurement costs in plain steps; the ratio of a
+whole run over --samples follows from those and from the most measurements that its schedule allows. Intervals are of
+a bootstrap over steps. Memory: each run alone in a process of its own.
 """
 
 import argparse
@@ -31,8 +31,9 @@ from service.settings import get_settings
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
 from worker.train_step import directions_of, encoded_probe
-from worker.training.loop import train
+from worker.training.loop import steps_of, train, warm_up_of
 from worker.training.models import load_model, with_lora
+from worker.training.refresh import RefreshSchedule
 from worker.training.samples import Sample, encode
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -47,6 +48,10 @@ LLAMA_8B = {
 }
 
 
+FORWARD_ALONE = 2 / 3
+"""The probes' losses before the first step and after the last, in measurements: a forward pass is a third of one."""
+
+
 class Enough(Exception):  # noqa: N818  # no error
     """As many steps as were asked for have been timed."""
 
@@ -56,6 +61,8 @@ class Baton:
 
     def __init__(self, names: list[str], steps: int, clock: Callable[[], float]) -> None:
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.measured: dict[str, list[bool]] = {name: [] for name in names}
+        """Whether a step began with a measurement of the probes."""
         self._names, self._steps, self._clock = names, steps, clock
         self._turn = 0
         self._changed = threading.Condition()
@@ -70,10 +77,11 @@ class Baton:
     def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
         """The run's on_step: notes the step and hands over."""
 
-        def on_step(_metric: MetricEvent, _total: int) -> None:
+        def on_step(metric: MetricEvent, _total: int) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.seconds[name].append(self._clock() - self._started)
+            self.measured[name].append(metric.probe_loss is not None)
             done = len(self.seconds[name]) >= self._steps
             with self._changed:
                 self._turn = (self._turn + 1) % len(self._names)
@@ -122,6 +130,18 @@ class Setting:
             encoded = [_filled(ids, number, self.config.max_length) for number in range(len(ids))]
         return [encoded[number % len(encoded)] for number in range(self.options.samples)]
 
+    def schedule(self, probes: int) -> tuple[int, int]:
+        """Steps of a whole run, and measurements of `probes` probes in it at most."""
+        _, tokenizer = self.model()
+        samples = self.samples(tokenizer)
+        probe = encoded_probe(Probe(name="probe", items=read_probe(self.options.set)), tokenizer, self.config)
+        steps = steps_of(len(samples), self.config)
+        cost = probes * sum(len(sample.ids) for side in probe.sides for sample in side)
+        planned = self.config.epochs * sum(len(sample.ids) for sample in samples)
+        return steps, RefreshSchedule(
+            start=warm_up_of(steps), total=steps, planned=planned, cost=cost, probes=probes
+        ).most
+
     def run(self, probes: int, on_step: Callable[[MetricEvent, int], None]) -> None:
         """Trains; with `probes` > 0 instrumented."""
         model, tokenizer = self.model()
@@ -147,10 +167,11 @@ def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> Sample:
     return Sample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
 
 
-def time_ratios(setting: Setting, clock: Callable[[], float] = time.perf_counter) -> dict[str, Any]:
-    """Ratio of the steps' seconds to those of the plain run."""
+def time_ratios(setting: Setting) -> dict[str, Any]:
+    """Of each number of probes: cost of the hooks, of a measurement, and of both over a whole run."""
     counts = [0, *setting.options.probes]
     names = [str(count) for count in counts]
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     baton = Baton(names, setting.options.steps, clock)
     failures: list[BaseException] = []
 
@@ -170,18 +191,35 @@ def time_ratios(setting: Setting, clock: Callable[[], float] = time.perf_counter
     if failures:
         raise failures[0]
     # The first step holds what the libraries do once.
-    seconds = {name: np.array(values[1:]) for name, values in baton.seconds.items()}
-    rng = np.random.default_rng(0)
-    draws = rng.integers(0, len(seconds["0"]), size=(2000, len(seconds["0"])))
-    found: dict[str, Any] = {"plain_median_seconds": float(np.median(seconds["0"]))}
-    for name in names[1:]:
-        ratios = seconds[name][draws].sum(1) / seconds["0"][draws].sum(1)
-        found[f"{name}_probes"] = {
-            "ratio": float(seconds[name].sum() / seconds["0"].sum()),
+    plain = np.array(baton.seconds["0"][1:])
+    found: dict[str, Any] = {"plain_median_seconds": float(np.median(plain))}
+    for count in setting.options.probes:
+        own = np.array(baton.seconds[str(count)][1:])
+        measured = np.array(baton.measured[str(count)][1:])
+        steps, most = setting.schedule(count)
+        rng = np.random.default_rng(0)
+        draws = rng.integers(0, len(plain), size=(2000, len(plain)))
+        parts = [_parts(plain[d], own[d], measured[d]) for d in draws if 0 < measured[d].sum() < len(d)]
+        passes = most + FORWARD_ALONE
+        ratios = [hooks + passes * cost / steps for hooks, cost in parts]
+        hooks, cost = _parts(plain, own, measured)
+        found[f"{count}_probes"] = {
+            "hooks": hooks,
+            "measurement_in_steps": cost,
+            "measurements": most,
+            "steps": steps,
+            "ratio": hooks + passes * cost / steps,
             "interval": np.percentile(ratios, [2.5, 97.5]).tolist(),
-            "median_step_ratio": float(np.median(seconds[name]) / np.median(seconds["0"])),
+            "timed": float(own.sum() / plain.sum()),
         }
     return found
+
+
+def _parts(plain: np.ndarray, own: np.ndarray, measured: np.ndarray) -> tuple[float, float]:
+    """Ratio of the steps without a measurement, and the cost of one in mean plain steps."""
+    hooks = float(own[~measured].sum() / plain[~measured].sum())
+    extra = own[measured].mean() - hooks * plain[measured].mean()
+    return hooks, float(extra / plain.mean())
 
 
 def _peak(options: argparse.Namespace, probes: int, answer: Any) -> None:
@@ -231,13 +269,14 @@ def main() -> None:
     found["plain_peak_bytes"] = peaks[0]
     name = f"overhead-{options.shape}{'-filled' if options.fill else ''}.json"
     (options.out / name).write_text(json.dumps(found, indent=1))
-    print("| probes | time, instrumented over plain | of the median step | peak memory |")
-    print("|---|---|---|---|")
+    print("| probes | hooks | a measurement, in plain steps | measurements | whole run, time | peak memory |")
+    print("|---|---|---|---|---|---|")
     for count in options.probes:
         own = found[f"{count}_probes"]
         low, high = own["interval"]
         print(
-            f"| {count} | {own['ratio']:.3f} ({low:.3f} to {high:.3f}) | {own['median_step_ratio']:.3f} | "
+            f"| {count} | {own['hooks']:.3f} | {own['measurement_in_steps']:.2f} | "
+            f"{own['measurements']} in {own['steps']} steps | {own['ratio']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{own['memory_ratio']:.3f} |"
         )
 

@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ def ours(source: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]
     if not recording.exists():
         detection.train(source, options.seed, recording, 0.05)
     figures = detection.measure(source, detection.combine(source, {options.seed: recording}, 0.05))
-    # Half of a run, so that both the dense and the sparse measurements of the probe are in it.
     asked = {
         "set": source,
         "samples": figures["rows"],
@@ -69,7 +67,7 @@ def ours(source: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]
         "shape": "demo",
     }
     torch.set_num_threads(1)
-    cost = overhead.time_ratios(overhead.Setting(argparse.Namespace(**asked)), time.process_time)
+    cost = overhead.time_ratios(overhead.Setting(argparse.Namespace(**asked)))
     return {"figures": figures, "cost": cost["1_probes"], "steps": options.steps}
 
 

@@ -86,7 +86,13 @@ def make_inputs(folder: Path) -> None:
 
 def environment_for(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FINETOOTH_")}
-    return {**kept, "FINETOOTH_DATA_DIR": str(folder / "data"), "FINETOOTH_CACHE_DIR": str(folder / "cache")}
+    return {
+        **kept,
+        "FINETOOTH_DATA_DIR": str(folder / "data"),
+        "FINETOOTH_CACHE_DIR": str(folder / "cache"),
+        # Wide enough that no sample's text is cut.
+        "COLUMNS": "200",
+    }
 
 
 @pytest.fixture(scope="module")

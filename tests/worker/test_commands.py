@@ -1,9 +1,12 @@
 """How a child ends by itself: real processes, told through a real pipe."""
 
+import array
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +49,13 @@ class Told:
 
     def lease(self, seconds: float) -> None:
         self.tell(Lease(ttl_s=seconds).model_dump_json().encode() + b"\n")
+
+    def has_read_all(self) -> bool:
+        """Whether the pipe is empty."""
+        assert self.process.stdin is not None
+        unread = array.array("i", [0])
+        fcntl.ioctl(self.process.stdin, termios.FIONREAD, unread)
+        return unread[0] == 0
 
     def ended(self, seconds: float = 10) -> str:
         """What it said, once it and all of its own are gone."""
@@ -95,7 +105,8 @@ def test_every_lease_replaces_the_one_before(child: Told) -> None:
 
 def test_one_that_was_frozen_past_its_lease_does_not_live_by_an_old_line(child: Told) -> None:
     child.lease(0.5)
-    time.sleep(0.1)  # it has heard it
+    wait_for(child.has_read_all)
+    time.sleep(0.1)  # and has understood it
     child.process.send_signal(signal.SIGSTOP)
     child.lease(600)
     time.sleep(1)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.training.refresh import MIN_MEASUREMENTS, SHARE, STEADY, RefreshSchedule
+from worker.training.refresh import FURTHER_PROBE, MIN_MEASUREMENTS, SHARE, STEADY, RefreshSchedule
 
 
 def run(cosine_a_step: float, *, total: int, planned: int, cost: int, probes: int = 1) -> list[int]:
@@ -48,7 +48,7 @@ def test_the_budget_holds_and_lasts_until_the_end(
 ) -> None:
     made = run(cosine, total=total, planned=planned, cost=cost, probes=probes)
     assert made[0] == 10
-    allowed = max(MIN_MEASUREMENTS, SHARE * (1 + 0.5 * (probes - 1)) * planned / cost)
+    allowed = max(MIN_MEASUREMENTS, SHARE * (1 + FURTHER_PROBE * (probes - 1)) * planned / cost)
     assert len(made) <= allowed
     # Where the budget binds, it is spread: the last measurement is not long before the end.
     if cosine < 0 and len(made) == MIN_MEASUREMENTS:
