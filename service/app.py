@@ -25,6 +25,7 @@ from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.sign_in import router as sign_in
 from service.lifecycle.reconcile import Reconciler
+from service.logs import configure_logging
 from service.models.routes import router as models
 from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
@@ -40,7 +41,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore). Raises ValueError
     if no database is configured.
     """
-    settings = settings or get_settings()
+    if settings is None:  # this process serves nothing else
+        settings = get_settings()
+        configure_logging(settings.log_format)
     if settings.database_url is None:
         raise ValueError("Set FINETOOTH_DATABASE_URL, or run `finetooth up`, which brings its own database.")
     request_metrics = RequestMetrics()

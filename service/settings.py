@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     findings_top: int = Field(default=200, ge=0)
     """Beside all flagged samples, the text of this many top-ranked ones is kept in the database."""
 
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """auto: text on a terminal, lines of JSON elsewhere."""
+
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers answered; anything else is refused (DNS rebinding)."""
 

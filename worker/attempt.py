@@ -90,12 +90,12 @@ class Attempt:
         except LeaseLostError:
             return FENCED
         except (InputMissingError, OutputError) as error:
-            log.error("audit %s: %s", self._claim.subject_id, error)
+            log.error("%s", error)
             return self._fail(error.failure)
         except Exception as error:
             # Neither message nor arguments: a driver's error quotes the data.
             frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("audit %s: %s\n%s", self._claim.subject_id, type(error).__name__, frames)
+            log.error("%s\n%s", type(error).__name__, frames)
             return self._fail(failure_of(error))
         finally:
             self._tally.enter(None)
@@ -145,7 +145,7 @@ class Attempt:
         if ending.stopped is Reason.SHUTDOWN:
             return self._stopped(ending.stopped)
         if ending.last_word is None and ending.stderr:
-            log.error("audit %s: end of the child's stderr:\n%s", self._claim.subject_id, ending.stderr)
+            log.error("end of the child's stderr:\n%s", ending.stderr)
         return self._fail(failure_of_child(ending.code, ending.last_word, ending.stderr))
 
     def _run_child(self, work: Work, folder: Path, pace: Pace) -> _Ending:
@@ -184,7 +184,7 @@ class Attempt:
                 if reason is None and overdue_at is not None and now >= overdue_at:
                     reason = Reason.OVERDUE
             if reason is not None:
-                log.info("audit %s: stopping the child: %s", self._claim.subject_id, reason.value)
+                log.info("stopping the child: %s", reason.value)
                 stop = Stop(child, reason, self._graces)
             if stop is not None:
                 stop.insist()

@@ -95,7 +95,7 @@ class CheckpointUploads:
             # Moved, not copied: the child deletes old ones, and never reads what it has written.
             (self._source / event.name).rename(taken)
         except OSError as error:
-            log.warning("audit %s: a checkpoint was not taken: %s", self._claim.subject_id, type(error).__name__)
+            log.warning("a checkpoint was not taken: %s", type(error).__name__)
             return
         with self._changed:
             older, self._next = self._next, taken
@@ -122,7 +122,7 @@ class CheckpointUploads:
             try:
                 self._store(taken)
             except Exception as error:
-                log.warning("audit %s: a checkpoint was not stored: %s", self._claim.subject_id, type(error).__name__)
+                log.warning("a checkpoint was not stored: %s", type(error).__name__)
             shutil.rmtree(taken, ignore_errors=True)
 
     def _store(self, taken: Path) -> None:

@@ -7,6 +7,7 @@ counts the lease as lost before the database does: it counts from before the sta
 import logging
 import threading
 import time
+from contextvars import copy_context
 from types import TracebackType
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -32,7 +33,7 @@ class Lease:
         self._over = threading.Event()
         self._child: Child | None = None
         self._changing = threading.Lock()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
 
     @property
     def lost(self) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
+from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count
 from service.store.objects import ObjectStore
@@ -64,8 +65,11 @@ class Supervisor:
         claim = Transactions(self._sessions).surely(take)
         if claim is None:
             return False
-        with Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease:
-            log.info("audit %s attempt %d: started", claim.subject_id, claim.attempt)
+        with (
+            log_context(audit=claim.subject_id, attempt=claim.attempt, request_id=claim.request_id),
+            Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease,
+        ):
+            log.info("attempt started")
             Transactions(self._sessions).once(lambda session: count(session, Counted.STARTED, lane))
             outcome = Attempt(
                 self._settings,
@@ -79,5 +83,5 @@ class Supervisor:
             ).run()
             if outcome == FENCED:
                 Transactions(self._sessions).once(lambda session: count(session, Counted.FENCED))
-            log.info("audit %s attempt %d: %s", claim.subject_id, claim.attempt, outcome)
+            log.info("attempt ended: %s", outcome)
         return True

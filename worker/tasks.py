@@ -8,12 +8,13 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
+from service.logs import configure_logging
 from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import ObjectStore, make_object_store
@@ -71,6 +72,12 @@ def supervisor() -> Supervisor:
     """This process's supervisor."""
     settings = get_settings()
     return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping)
+
+
+@setup_logging.connect
+def log_in_our_form(**_: Any) -> None:
+    """Celery sets nothing up where somebody listens to this signal."""
+    configure_logging(get_settings().log_format)
 
 
 @worker_ready.connect

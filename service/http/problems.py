@@ -6,7 +6,6 @@ Members: type, title, status, detail, instance, and of our own `code` (stable: p
 """
 
 import logging
-import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -20,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
 MEDIA_TYPE = "application/problem+json"
@@ -133,22 +133,6 @@ class UnexpectedErrors:
             await problem_response(request, problem)(scope, receive, send)
 
 
-def describe_error(error: BaseException) -> str:
-    """Types and stack of an error and its causes, without messages: those may quote a sample or a key."""
-    lines: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        lines.append(f"{type(cause).__module__}.{type(cause).__qualname__}{_sqlstate(cause)}")
-        lines += [line.rstrip() for line in traceback.format_tb(cause.__traceback__)]
-        cause = cause.__cause__ or cause.__context__
-    return "\n".join(lines)
-
-
-def _sqlstate(error: BaseException) -> str:
-    state = getattr(error, "sqlstate", None)
-    return f" (SQLSTATE {state})" if state else ""
-
-
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return problem_response(request, error)
@@ -211,7 +195,7 @@ def _allowed_methods(request: Request) -> list[str]:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     """Out of reach, or too busy: the same request may succeed later."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
-    log.warning("database error, request %s: %s SQLSTATE %s", request.state.request_id, type(error).__name__, state)
+    log.warning("database error: %s SQLSTATE %s", type(error).__name__, state)
     # Cancelled for its statement_timeout, lock_timeout, deadlock, serialization failure: the database is there.
     if state in {"57014", "55P03", "40P01", "40001"} or isinstance(error, sqlalchemy.exc.TimeoutError):
         detail = "The database is too busy to answer in time. Try again."
@@ -221,13 +205,13 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_missing_object(request: Request, error: Exception) -> Response:
-    log.error("request %s: %s", request.state.request_id, error)
+    log.error("%s", error)
     detail = "A file of this resource is not in the object store. The service's log names it under this request_id."
     return problem_response(request, Problem(500, "object_missing", detail))
 
 
 async def _on_absent_object_store(request: Request, error: Exception) -> Response:
-    log.warning("request %s: %s", request.state.request_id, error)
+    log.warning("%s", error)
     detail = "The object store does not answer. Nothing was kept; try again."
     return problem_response(request, Problem(503, "object_store_unavailable", detail, headers={"Retry-After": "5"}))
 

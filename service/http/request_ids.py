@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.logs import log_context
 from service.store.ids import new_id
 
 HEADER = "X-Request-Id"
@@ -48,15 +49,16 @@ class RequestIds:
 
         token = request_id.set(identity)
         try:
-            await self.app(scope, receive, send_with_id)
+            with log_context(request_id=identity):
+                try:
+                    await self.app(scope, receive, send_with_id)
+                finally:
+                    log.info(
+                        "%s %s %s %.1f ms",
+                        scope["method"],
+                        scope["path"].encode("unicode_escape").decode("ascii"),
+                        status or "aborted",
+                        (time.perf_counter() - started) * 1000,
+                    )
         finally:
-            milliseconds = (time.perf_counter() - started) * 1000
-            log.info(
-                "%s %s %s %.1f ms %s",
-                scope["method"],
-                scope["path"].encode("unicode_escape").decode("ascii"),
-                status or "aborted",
-                milliseconds,
-                identity,
-            )
             request_id.reset(token)
