@@ -6,6 +6,7 @@ it was told to stop or left alone (worker/commands.py), and 4 when it was told t
 """
 
 import errno
+import faulthandler
 import os
 import sys
 import threading
@@ -41,6 +42,7 @@ compiler for quantised models, which are never loaded here, the second a client 
 
 def main(folder: Path) -> int:
     """Runs one step; the process's exit code."""
+    faulthandler.enable()  # what crashes in native code leaves its place, at least
     reporter = Reporter(_claim_stdout())
     request = StopRequest()
     threading.Thread(target=obey, args=(sys.stdin.fileno(), request), daemon=True, name="commands").start()
@@ -120,8 +122,11 @@ def _log_place(error: Exception) -> None:
     import traceback
 
     for frame in traceback.extract_tb(error.__traceback__):
-        print(f"{frame.filename}:{frame.lineno} in {frame.name}", file=sys.stderr)  # noqa: T201
-    print(type(error).__name__, file=sys.stderr)  # noqa: T201
+        # As Python writes it: the supervisor logs lines of this form (worker/child_log.py).
+        print(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}', file=sys.stderr)  # noqa: T201
+    kind = type(error)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    print(name, file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":
