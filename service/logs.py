@@ -1,10 +1,12 @@
 """Logs of every process: lines of JSON, or text on a terminal, on stderr. Never a sample's text, never a key.
 
-A line has timestamp (UTC), level, logger and event; and, where they are known, request_id, audit and attempt.
+A line has timestamp (UTC), level, logger and message; and, where they are known, request_id, audit and attempt.
 """
 
+import json
 import logging
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +15,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal
 
-import orjson
-
 _context: ContextVar[dict[str, Any]] = ContextVar("log_context", default={})  # noqa: B039  # never changed in place
+
+log = logging.getLogger(__name__)
 
 OWN = ("service", "worker", "uvicorn", "celery")
 """Loggers whose informative lines are kept; of all others, warnings."""
@@ -48,8 +50,17 @@ def configure_logging(form: Literal["auto", "text", "json"]) -> None:
         logger.setLevel(logging.NOTSET)
     for name in OWN:
         logging.getLogger(name).setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    threading.excepthook = _log_thread
     # It quotes whole addresses, and one of them holds the token of a sign-in link; service.access logs without.
     logging.getLogger("uvicorn.access").propagate = False
+
+
+def _log_thread(ended: threading.ExceptHookArgs) -> None:
+    """Python's own hook prints the error's message, which may quote a sample."""
+    if ended.exc_type is not SystemExit:
+        name = ended.thread.name if ended.thread else "unknown"
+        log.error("thread %s ended:\n%s", name, describe_error(ended.exc_value))
 
 
 class JsonLines(logging.Formatter):
@@ -60,12 +71,13 @@ class JsonLines(logging.Formatter):
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "event": record.getMessage(),
+            "message": record.getMessage(),
             **_context.get(),
         }
         if record.exc_info:
             line["error"] = describe_error(record.exc_info[1])
-        return orjson.dumps(line, default=str).decode()
+        # Not orjson, which refuses the surrogates of a file name that is no UTF-8: the line would be lost.
+        return json.dumps(line, default=str)
 
 
 class TextLines(logging.Formatter):

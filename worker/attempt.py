@@ -21,6 +21,7 @@ from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
 from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
 from worker.child import Child, Exited, child_environment
+from worker.child_log import loggable
 from worker.failures import failure_of, failure_of_child, is_retried
 from worker.lease import Lease
 from worker.loading import load_results, score_count
@@ -144,8 +145,9 @@ class Attempt:
             return self._keep(work, folder)
         if ending.stopped is Reason.SHUTDOWN:
             return self._stopped(ending.stopped)
-        if ending.last_word is None and ending.stderr:
-            log.error("end of the child's stderr:\n%s", ending.stderr)
+        told = loggable(ending.stderr)
+        if told:
+            log.error("the child failed; places and errors of its stderr:\n%s", "\n".join(told))
         return self._fail(failure_of_child(ending.code, ending.last_word, ending.stderr))
 
     def _run_child(self, work: Work, folder: Path, pace: Pace) -> _Ending:

@@ -8,13 +8,13 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown, worker_shutting_down
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
-from service.logs import configure_logging
+from service.logs import configure_logging, describe_error
 from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import ObjectStore, make_object_store
@@ -40,7 +40,12 @@ def wake(lane: Lane) -> None:
     if lane not in LANES:
         log.warning("wake-up for an unknown lane dropped")
         return
-    ran = supervisor().run_due(lane)
+    try:
+        ran = supervisor().run_due(lane)
+    except Exception as error:
+        # Celery would log its message, which may quote the data. The job, if there is one, is kept by its lease.
+        log.error("woken in vain:\n%s", describe_error(error))
+        return
     if stopping.is_set() and ran:
         # The job it was told to leave is queued again: somebody else may be free.
         send_wake(get_settings(), lane)
@@ -78,6 +83,13 @@ def supervisor() -> Supervisor:
 def log_in_our_form(**_: Any) -> None:
     """Celery sets nothing up where somebody listens to this signal."""
     configure_logging(get_settings().log_format)
+
+
+@celeryd_init.connect
+def say_nothing_else(instance: Any, **_: Any) -> None:
+    """No banner, and before Celery's first warning, which comes ahead of its own setting up of logs."""
+    instance.quiet = True
+    log_in_our_form()
 
 
 @worker_ready.connect

@@ -452,13 +452,13 @@ class TestFailed:
         assert error["code"] == "internal"
         bench.nothing_left(audit)
 
-    def test_the_end_of_its_stderr_is_in_the_worker_s_log(
+    def test_errors_of_its_stderr_are_in_the_worker_s_log_without_their_messages(
         self, bench: Bench, make_audit: Callable[..., Audit], caplog: pytest.LogCaptureFixture
     ) -> None:
         make_audit()
-        bench.run(["stderr", "noise\n", 1_000_000], ["stderr", "RuntimeError: the end\n", 1], ["exit", 1])
-        assert "RuntimeError: the end" in caplog.text
-        assert len(caplog.text) < 40_000
+        bench.run(["stderr", f"{SECRET}\n", 1_000_000], ["stderr", f"RuntimeError: {SECRET}\n", 1], ["exit", 1])
+        assert "RuntimeError" in caplog.text
+        assert SECRET not in caplog.text
 
     def test_a_failed_audit_does_not_stop_the_next(self, bench: Bench, make_audit: Callable[..., Audit]) -> None:
         audits = [make_audit(stored=False), make_audit()]

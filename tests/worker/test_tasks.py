@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.commands import request_cancel
@@ -22,6 +22,9 @@ from service.lifecycle.workers import live_workers
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
 from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, processes_of, wait_for
+
+SECRET = "Xylophone-Quokka"
+CELERY_ENDS = "worker: Warm shutdown (MainProcess)"
 
 StartWorker = Callable[..., subprocess.Popen[bytes]]
 
@@ -144,6 +147,30 @@ def test_what_a_killed_worker_held_is_taken_over_without_a_wake_up_of_anybody(
         job = session.scalars(select(Job).where(Job.subject_id == audit.id)).one()
     assert (job.attempt, job.failures) == (2, 1)
     assert processes_of(SCRIPTED_CHILD) == []
+
+
+def test_a_crash_is_logged_with_its_request_and_without_what_the_child_said(
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    audit = make_audit()
+    with sessions.begin() as session:
+        session.execute(update(Job).values(request_id="req-17"))
+    said = f'Tokenizing {SECRET}\n  File "{__file__}", line 7, in f\nValueError: {SECRET}\n'
+    worker = start_worker(["raw", f"{SECRET}\n", 1], ["stderr", said, 1], ["exit", 1])
+    wait_for(lambda: state(audit) == "failed", 30)
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(20)
+    output = (tmp_path / "worker-0.log").read_text()
+    assert SECRET not in output
+    # That one line Celery's signal handler writes past all logging.
+    lines = [json.loads(line) for line in output.splitlines() if line not in ("", CELERY_ENDS)]
+    (told,) = [line for line in lines if "ValueError" in line["message"]]
+    assert f'File "{__file__}", line 7, in f' in told["message"]
+    assert (told["level"], told["audit"], told["attempt"], told["request_id"]) == ("error", audit.id, 1, "req-17")
 
 
 def test_a_wake_up_that_was_lost_is_sent_again(
