@@ -12,7 +12,7 @@ from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.logs import log_context
 from service.settings import Lane, Settings
-from service.store.counters import Counted, count
+from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
 from worker.attempt import FENCED, Attempt
 from worker.lease import Lease
@@ -70,7 +70,7 @@ class Supervisor:
             Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease,
         ):
             log.info("attempt started")
-            Transactions(self._sessions).once(lambda session: count(session, Counted.STARTED, lane))
+            self._count(Counted.STARTED, lane)
             outcome = Attempt(
                 self._settings,
                 self._sessions,
@@ -82,6 +82,9 @@ class Supervisor:
                 graces=self._graces,
             ).run()
             if outcome == FENCED:
-                Transactions(self._sessions).once(lambda session: count(session, Counted.FENCED))
+                self._count(Counted.FENCED, "")
             log.info("attempt ended: %s", outcome)
         return True
+
+    def _count(self, name: Counted, label: str) -> None:
+        Transactions(self._sessions).once(lambda session: count_aside(session, {(name, label): 1.0}))

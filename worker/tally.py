@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.contract import Stage
-from service.store.counters import Counted, count
+from service.store.counters import Counted, count_aside
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,9 @@ class Tally:
             return
         self._counted_at = time.monotonic()
         self._take_time()
-        # In one order, so that two workers cannot wait for each other.
-        amounts = sorted(self._uncounted.items())
-
-        def add(session: Session) -> bool:
-            for (name, label), amount in amounts:
-                count(session, name, label, amount)
-            return True
-
+        amounts = dict(self._uncounted)
         try:
-            if amounts and self._write(add):
+            if amounts and self._write(lambda session: count_aside(session, amounts)):
                 self._uncounted.clear()
         except SQLAlchemyError as error:
             # Figures are not worth an audit.

@@ -118,7 +118,15 @@ def sign_in(link: str) -> tuple[int, str | None]:
 def test_workers_start_answer_a_wake_up_and_stop(service: str, environment: dict[str, str], tmp_path: Path) -> None:
     subprocess.run(command("migrate"), env=environment, cwd=tmp_path, check=True, capture_output=True)
     log = tmp_path / "worker.log"
+    _, program, *arguments = SERVICES[service]["healthcheck"]["test"]
+
+    def health() -> int:
+        return subprocess.run([BIN / program, *arguments], env=environment, cwd=tmp_path).returncode
+
+    assert health() == 1
     with running(command(service), environment, log) as process:
         wait_for("finetooth.wake", log, process)
         wait_for("succeeded in", log, process)
+        assert health() == 0
     assert process.returncode == 0, log.read_text()
+    assert health() == 1

@@ -8,7 +8,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import Stage
-from service.store.counters import read_counters
+from service.store.counters import Counted, count, read_counters
 from worker import tally
 from worker.tally import Tally
 from worker.transactions import Transactions
@@ -58,5 +58,18 @@ def test_what_the_database_was_not_told_is_told_later_and_once(sessions: session
     counting.count(now=True)
     away = False
     counting.count(now=True)
+    counting.count(now=True)
+    assert read("samples", "") == 8
+
+
+def test_a_process_frozen_while_it_counted_holds_up_no_other(sessions: sessionmaker[Session], read: Read) -> None:
+    counting = Tally(Transactions(sessions).once)
+    counting.add_samples(8)
+    with sessions() as frozen:
+        count(frozen, Counted.SAMPLES, by=1)
+        began = time.monotonic()
+        counting.count(now=True)
+        assert time.monotonic() - began < 5
+        frozen.rollback()
     counting.count(now=True)
     assert read("samples", "") == 8
