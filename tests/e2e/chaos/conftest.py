@@ -3,14 +3,13 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from service.contract import TrainingConfig
-from service.lifecycle.wakeup import wake
-from tests.e2e.chaos.stack import Chaos, Servers
+from tests.e2e.chaos.stack import Chaos, Servers, undisturbed_scores
 
 Reference = Callable[[TrainingConfig], list[tuple[object, ...]]]
 
@@ -37,19 +36,5 @@ def chaos(servers: Servers) -> Iterator[Chaos]:
 
 @pytest.fixture(scope="session")
 def undisturbed(servers: Servers) -> Reference:
-    """The scores of an audit that nothing happened to: what every other one has to come to, bit for bit."""
-
-    @cache
-    def run(training: TrainingConfig) -> list[tuple[object, ...]]:
-        chaos = Chaos(servers)
-        try:
-            audit = chaos.create(training)
-            chaos.start_worker()
-            wake(chaos.settings, "gpu")
-            chaos.assert_settled([audit])
-            assert chaos.job(audit).attempt == 1
-            return chaos.result(audit)
-        finally:
-            chaos.close()
-
-    return run
+    """`undisturbed_scores`, once a configuration."""
+    return cache(partial(undisturbed_scores, servers))

@@ -16,11 +16,13 @@ from typing import Any
 
 import psutil
 import psycopg
+import redis
 from sqlalchemy import func, select
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.lifecycle.transitions import TERMINAL
+from service.lifecycle.wakeup import wake
 from service.local.postgres import USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
@@ -113,6 +115,11 @@ class Servers:
     def execute(self, statement: str) -> None:
         with psycopg.connect(host=str(self.postgres.folder), user=USER, dbname="postgres", autocommit=True) as done:
             done.execute(statement)
+
+    def flush_broker(self) -> None:
+        """The broker forgets all that it knew."""
+        with redis.Redis(unix_socket_path=str(self.valkey.socket)) as client:
+            client.flushall()
 
     def kill(self, server: EmbeddedPostgres | EmbeddedValkey) -> None:
         """SIGKILL, as the kernel does when memory runs out."""
@@ -260,6 +267,11 @@ class Chaos:
         with self.sessions() as session:
             return session.scalars(select(Job).where(Job.subject_id == audit)).one()
 
+    def states(self) -> dict[str, str]:
+        """Audit to the state of its job, of all."""
+        with self.sessions() as session:
+            return {row.subject_id: row.state for row in session.execute(select(Job.subject_id, Job.state))}
+
     def audit(self, audit: str) -> Audit:
         with self.sessions() as session:
             return session.get_one(Audit, audit)
@@ -341,11 +353,12 @@ class Chaos:
         for audit in audits:
             reached = self.wait_for_state(audit, *TERMINAL)
             assert reached == state, self.story(audit)
-            self._assert_one_result(audit, published=state == "succeeded", like=like)
+            self.assert_one_result(audit, published=state == "succeeded", like=like)
         wait_for(lambda: not self.children(audits), 15, lambda: f"orphans: {[c.cmdline() for c in self.children()]}")
         wait_for(lambda: not self.folders(audits), 15, lambda: f"left: {self.folders(audits)}")
 
-    def _assert_one_result(self, audit: str, *, published: bool, like: Sequence[tuple[object, ...]] | None) -> None:
+    def assert_one_result(self, audit: str, *, published: bool, like: Sequence[tuple[object, ...]] | None) -> None:
+        """Its end was told once, and there are the scores of one attempt, equal to `like`, or of none."""
         job, row = self.job(audit), self.audit(audit)
         with self.sessions() as session:
             attempts = set(session.scalars(select(Score.attempt).where(Score.audit_id == audit)))
@@ -375,3 +388,17 @@ class Chaos:
                 if (event.data or {}).get("state") == "succeeded":
                     counted[event.audit_id] = counted.get(event.audit_id, 0) + 1
         return counted
+
+
+def undisturbed_scores(servers: Servers, training: TrainingConfig) -> list[tuple[object, ...]]:
+    """The scores of an audit that nothing happened to: what every other one has to come to, bit for bit."""
+    chaos = Chaos(servers)
+    try:
+        audit = chaos.create(training)
+        chaos.start_worker()
+        wake(chaos.settings, "gpu")
+        chaos.assert_settled([audit])
+        assert chaos.job(audit).attempt == 1
+        return chaos.result(audit)
+    finally:
+        chaos.close()
