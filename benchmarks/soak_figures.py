@@ -24,7 +24,7 @@ class Figures:
     seconds: float
     faults: dict[str, int]
     hits: int
-    """Attempts under way that faults struck."""
+    """Attempts under way that faults struck; one that two faults struck counts twice."""
     attempts: int
     succeeded: int
     lost: list[str]
@@ -156,7 +156,8 @@ def table(figures: Figures) -> Iterator[str]:
     yield f"| faults | {sum(figures.faults.values())} |"
     for kind, count in figures.faults.items():
         yield f"| - {kind} | {count} |"
-    yield f"| attempts, of which hit by a fault | {figures.attempts}, {figures.hits} |"
+    yield f"| attempts | {figures.attempts} |"
+    yield f"| hits: attempts under way where a fault struck, some more than once | {figures.hits} |"
     yield f"| succeeded with the scores of an undisturbed run | {figures.succeeded - len(figures.wrong)} |"
     yield f"| lost | {len(figures.lost)} |"
     yield f"| doubled | {len(figures.doubled)} |"

@@ -1,12 +1,18 @@
 """Wake-ups that come too often, too early or never, and a broker that forgets or goes away: the row is the job."""
 
 import pytest
+import redis
 
 from service.lifecycle.wakeup import wake
 from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LONG, SHORT, Chaos
+from tests.e2e.chaos.stack import LONG, SHORT, Chaos, Servers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def flush(servers: Servers) -> None:
+    with redis.Redis(unix_socket_path=str(servers.valkey.socket)) as client:
+        client.flushall()
 
 
 def test_the_same_message_five_times_on_two_workers_is_one_attempt(chaos: Chaos, undisturbed: Reference) -> None:
@@ -28,7 +34,7 @@ def test_wake_ups_are_lost_and_the_broker_restarts_in_the_middle(chaos: Chaos, u
     # After the commit: the message is gone with all else that the broker knew.
     late = chaos.create()
     assert wake(chaos.settings, "gpu")
-    chaos.servers.flush_broker()
+    flush(chaos.servers)
     # And while the broker is away none can be sent.
     chaos.servers.kill(chaos.servers.valkey)
     last = chaos.create()
