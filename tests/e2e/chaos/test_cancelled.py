@@ -20,6 +20,7 @@ def cancel(chaos: Chaos, audit: str) -> None:
         request_cancel(session, workspace_id=chaos.workspace_id, audit_id=audit)
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_and_then_a_publication(chaos: Chaos, undisturbed: Reference) -> None:
     chaos.start_worker()
     running, published, kept = chaos.create(LONG), chaos.create(SHORT), chaos.create(SHORT)

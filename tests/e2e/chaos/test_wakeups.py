@@ -25,6 +25,7 @@ def test_the_same_message_five_times_on_two_workers_is_one_attempt(chaos: Chaos,
     assert chaos.job(audit).attempt == 1
 
 
+@pytest.mark.slow
 def test_wake_ups_are_lost_and_the_broker_restarts_in_the_middle(chaos: Chaos, undisturbed: Reference) -> None:
     chaos.start_worker()
     # Before the commit: the worker looks, finds nothing, and drops the message.
