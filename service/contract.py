@@ -171,7 +171,7 @@ class TrainingConfig(Closed):
 class StepSpec(Closed):
     """Everything one child run is told. Its SHA-256 (canonical JSON) identifies the step."""
 
-    contract: Literal[2] = 2
+    contract: Literal[3] = 3
     audit_id: str
     attempt: int
     step_key: str
@@ -579,6 +579,7 @@ class Summary(Closed):
     """The answer of one audit in numbers."""
 
     contract: Literal[2] = 2
+    """Of the contract that last changed this class: summaries are stored and stay readable."""
     rows: int
     rows_scored: int
     rows_truncated: int
