@@ -17,6 +17,7 @@ from service.findings.routes import router as findings
 from service.http import health
 from service.http.broker import BrokerCheck
 from service.http.edge import KnownHosts, SecurityHeaders
+from service.http.etags import install_conditional_requests
 from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
 from service.http.problems import UnexpectedErrors, install_problem_handlers
@@ -83,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
+    install_conditional_requests(app)
     for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
         app.include_router(router)
     install_openapi(app)

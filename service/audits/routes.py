@@ -19,6 +19,7 @@ from service.contract import Summary
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
+from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.request_ids import request_id
@@ -39,7 +40,13 @@ POLL_SECONDS = "2"
 """When to ask again about an audit that has not ended."""
 
 
-@router.post("", status_code=202, operation_id="create_audit", responses=declared_problems(403))
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_audit",
+    dependencies=[IDEMPOTENT],
+    responses=declared_problems(403, 409),
+)
 def create(
     body: AuditCreate,
     principal: Writer,

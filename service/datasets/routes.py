@@ -11,15 +11,18 @@ from service.datasets import queries
 from service.datasets.records import FORMATS
 from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, render_dataset
-from service.datasets.upload import receive_dataset, too_large
+from service.datasets.upload import digest_of, receive_dataset, too_large
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import Name, PathId
+from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
 from service.store.objects import dataset_key
 from service.store.rows import page as read_page
+from service.store.tables import Dataset as DatasetTable
 
 router = resource_router("datasets")
 Reader = Annotated[Principal, Depends(require())]
@@ -28,14 +31,14 @@ Writer = Annotated[Principal, Depends(require("datasets:write"))]
 
 async def upload(
     request: Request,
-    response: Response,
     principal: Writer,
     objects: ObjectsDep,
     settings: SettingsDep,
     transactions: TransactionsDep,
+    key: StreamedKeyDep,
     name: Annotated[Name | None, Query(description="What to call it; by default its id.")] = None,
     format: Annotated[str, Query(description=f"auto, or one of {', '.join(FORMATS)}.")] = "auto",
-) -> Dataset:
+) -> Response:
     """Takes JSONL, plain or gzip, as the raw body; it is parsed while it streams. Invalid data leaves nothing."""
     if format != "auto" and format not in FORMATS:
         raise Problem(
@@ -51,6 +54,8 @@ async def upload(
     if declared.isdecimal() and int(declared[:20]) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes)
     try:
+        if (earlier := await key.earlier(transactions)) is not None:
+            return earlier.answer(await digest_of(request.stream(), settings.max_upload_bytes))
         dataset = await receive_dataset(
             request.stream(),
             objects=objects,
@@ -60,11 +65,18 @@ async def upload(
             name=name,
             format=format,
             gzip=encoding != "identity",
+            recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), _created(dataset)),
         )
+    except AnsweredAlreadyError as error:
+        return error.answer()
     except ClientDisconnect:
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    return render_dataset(dataset)
+    return _created(dataset)
+
+
+def _created(dataset: DatasetTable) -> Response:
+    content = render_dataset(dataset).model_dump_json()
+    return Response(content, 201, {"Location": f"/v1/datasets/{dataset.id}"}, media_type="application/json")
 
 
 router.add_api_route(
@@ -72,9 +84,10 @@ router.add_api_route(
     upload,
     methods=["POST"],
     status_code=201,
+    response_model=Dataset,
     operation_id="create_dataset",
     route_class_override=UploadRoute,
-    responses=declared_problems(400, 403, 408, 413, 415, 507),
+    responses=declared_problems(400, 403, 408, 409, 413, 415, 507),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -91,10 +104,12 @@ def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Data
     return page.page(rows, key=lambda row: row.id, render=render_dataset)
 
 
-@router.get("/{dataset_id}", operation_id="get_dataset", responses=declared_problems(404))
-def get(dataset_id: PathId, principal: Reader, session: SessionDep) -> Dataset:
+@router.get("/{dataset_id}", operation_id="get_dataset", responses=declared_problems(404) | NOT_MODIFIED)
+def get(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Dataset:
     """One dataset."""
-    return render_dataset(queries.find_dataset(session, principal, dataset_id))
+    dataset = queries.find_dataset(session, principal, dataset_id)
+    conditions.serve(strong_tag(dataset.id))  # immutable
+    return render_dataset(dataset)
 
 
 @router.delete(
@@ -124,8 +139,11 @@ def rows(
     )
 
 
-@router.get("/{dataset_id}/statistics", operation_id="get_dataset_statistics", responses=declared_problems(404))
-def statistics(dataset_id: PathId, principal: Reader, session: SessionDep) -> Statistics:
+@router.get(
+    "/{dataset_id}/statistics", operation_id="get_dataset_statistics", responses=declared_problems(404) | NOT_MODIFIED
+)
+def statistics(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Statistics:
     """Lengths, roles, turns, exact duplicates and the values of extra columns."""
     dataset = queries.find_dataset(session, principal, dataset_id)
+    conditions.serve(strong_tag(dataset.id, "statistics"))  # immutable
     return Statistics(dataset_id=dataset.id, **dataset.statistics)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TypeVar
@@ -48,10 +49,12 @@ async def receive_dataset(
     name: str | None,
     format: str,
     gzip: bool,
+    recorded: Callable[[Session, Dataset], None] = lambda session, dataset: None,
 ) -> Dataset:
     """Stores and parses what the chunks give, then records it; objects first, row second.
 
-    Raises Problem, and starlette's ClientDisconnect; then nothing of the upload is left.
+    `recorded` runs in the transaction that writes the row; what it raises is raised. Raises Problem, and starlette's
+    ClientDisconnect. Then nothing of the upload is left.
     """
     uploads = _limiter(_uploads)
     try:
@@ -75,21 +78,38 @@ async def receive_dataset(
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise Problem(507, "storage_full", "The server's disk is full. Nothing was kept.") from None
             raise
-        record = partial(
-            insert_dataset,
-            workspace_id=principal.workspace_id,
-            dataset_id=dataset_id,
-            name=name or dataset_id,
-            size=intake.bytes,
-            sha256=intake.sha256,
-            parsed=report,
-        )
+
+        def record(session: Session) -> Dataset:
+            dataset = insert_dataset(
+                session,
+                workspace_id=principal.workspace_id,
+                dataset_id=dataset_id,
+                name=name or dataset_id,
+                size=intake.bytes,
+                sha256=intake.sha256,
+                parsed=report,
+            )
+            recorded(session, dataset)
+            return dataset
+
         # A request that is cancelled here must not take the objects from a row that is being committed.
         with CancelScope(shield=True):
             dataset = await _record(record, intake, transactions, dataset_id)
         return dataset  # noqa: RET504  # mypy takes a return inside the block for one that may not happen
     finally:
         uploads.release()
+
+
+async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
+    """SHA-256 of an upload that is not kept. Raises Problem, and starlette's ClientDisconnect."""
+    digest = hashlib.sha256()
+    received = 0
+    while (chunk := await _next(chunks)) is not None:
+        received += len(chunk)
+        if received > max_bytes:
+            raise too_large(max_bytes)
+        digest.update(chunk)  # as much as the server has just received, so it takes no time to speak of
+    return digest.digest()
 
 
 async def _take_in(chunks: AsyncIterator[bytes], intake: Intake, max_bytes: int) -> Report:

@@ -12,6 +12,10 @@ from service.store.objects import ObjectStore
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
+    open_session: Session | None = getattr(request.state, "session", None)
+    if open_session is not None:  # of a request with an Idempotency-Key, which ends it
+        yield open_session
+        return
     transactions: Transactions = request.app.state.transactions
     async with transactions.begin() as session:
         yield session

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
 from service.http.auth import authenticate
+from service.http.idempotency import Idempotent, answer_once
 from service.http.problems import MEDIA_TYPE
 
 JSON_BODY_BYTES = 10 * 2**20
@@ -20,15 +21,21 @@ class AuthenticatedRoute(APIRoute):
 
     FastAPI alone would read and parse a body of any size before it asks who sent it, and its own limit answers in plain
     text. Routes that stream their body (they declare none) set limits of their own.
+
+    A route with `dependencies=[IDEMPOTENT]` heeds the Idempotency-Key; its handler takes SessionDep.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
+        marks = [child.call for child in self.dependant.dependencies if isinstance(child.call, Idempotent)]
+
         async def authenticated(request: Request) -> Response:
-            await authenticate(request)
+            principal = await authenticate(request)
             if self.body_field is not None:
                 request = Request(request.scope, _limited(request))
+            if marks:
+                return await answer_once(request, principal, handle, marks[0].forget)
             return await handle(request)
 
         return authenticated

@@ -1,9 +1,11 @@
 """Who sees which rows: the one place that builds a query for a principal."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.interfaces import ORMOption
 
 from service.http.auth import Principal
 from service.http.problems import Problem
@@ -24,9 +26,14 @@ def scoped(table: type[R], principal: Principal) -> Select[R]:
     return select(table).where(table.workspace_id == principal.workspace_id)
 
 
-def get_scoped(session: Session, table: type[R], principal: Principal, id: str, *, kind: str) -> R:
-    """The row of that id. Raises Problem 404 `{kind}_not_found` for one that is missing or another workspace's."""
-    row = session.scalars(scoped(table, principal).where(table.id == id)).one_or_none()
+def get_scoped(
+    session: Session, table: type[R], principal: Principal, id: str, *, kind: str, options: Sequence[ORMOption] = ()
+) -> R:
+    """The row of that id, read with `options`.
+
+    Raises Problem 404 `{kind}_not_found` for one that is missing or another workspace's.
+    """
+    row = session.scalars(scoped(table, principal).where(table.id == id).options(*options)).one_or_none()
     if row is None:
         raise not_found(kind)
     return row

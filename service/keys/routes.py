@@ -7,7 +7,9 @@ from fastapi import Depends
 
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
+from service.http.idempotency import Idempotent
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -19,10 +21,19 @@ from service.store.tables import ApiKey
 router = resource_router("keys")
 Admin = Annotated[Principal, Depends(require("admin"))]
 
+FORGETFUL = Depends(Idempotent(forget=("secret",)))
 
-@router.post("", status_code=201, operation_id="create_key", responses=declared_problems(403))
+
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_key",
+    dependencies=[FORGETFUL],
+    responses=declared_problems(403, 409),
+)
 def create(body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSecret:
-    """Makes a key of this workspace. Its text is in this answer and never again."""
+    """Makes a key of this workspace. Its text is in this answer and never again: it is null where an Idempotency-Key
+    brings the answer back. Rotate the key then."""
     if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
         error = {"pointer": "#/expires_at", "detail": "lies in the past"}
         raise Problem(422, "invalid_request", "The key would have expired already.", errors=[error])
@@ -43,6 +54,14 @@ def list_all(principal: Admin, session: SessionDep, page: PageDep) -> Page[Key]:
     if page.after is not None:
         query = query.where(ApiKey.id < page.after)
     return page.page(session.scalars(query).all(), key=lambda key: key.id, render=render_key)
+
+
+@router.get("/{key_id}", operation_id="get_key", responses=declared_problems(403, 404) | NOT_MODIFIED)
+def get(key_id: PathId, principal: Admin, session: SessionDep, conditions: ConditionsDep) -> Key:
+    """One key, without its text."""
+    key = render_key(get_scoped(session, ApiKey, principal, key_id, kind="key"))
+    conditions.serve(strong_tag(key.model_dump(mode="json")))
+    return key
 
 
 @router.post("/{key_id}/rotate", operation_id="rotate_key", responses=declared_problems(403, 404, 409))

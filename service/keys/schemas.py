@@ -36,7 +36,7 @@ class Key(BaseModel):
 class KeyWithSecret(Key):
     """A key with its text, which is shown this once."""
 
-    secret: str
+    secret: str | None = Field(description="Null in a replayed answer, since it is stored nowhere: rotate the key.")
 
 
 def render_key(key: ApiKey) -> Key:

@@ -20,6 +20,7 @@ from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import forget_the_gone, wake_ups_due
 from service.settings import LANES, Settings
+from service.store.expiry import delete_expired_answers
 from service.store.objects import ObjectStore
 from service.store.tables import Scheduler
 
@@ -80,6 +81,7 @@ class Reconciler:
             pass
         with self._sessions.begin() as session:
             forget_the_gone(session)
+            delete_expired_answers(session)
             due = {
                 lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES
             }

@@ -7,7 +7,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
+from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -23,7 +25,13 @@ Reader = Annotated[Principal, Depends(require())]
 Admin = Annotated[Principal, Depends(require("admin"))]
 
 
-@router.post("", status_code=201, operation_id="create_model", responses=declared_problems(403, 409))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_model",
+    dependencies=[IDEMPOTENT],
+    responses=declared_problems(403, 409),
+)
 def create(body: ModelCreate, principal: Admin, session: SessionDep, response: Response) -> Model:
     """Registers a base model: a hub id with a pinned commit, or a local folder of safetensors."""
     check_model(body.source, body.location, body.revision)
@@ -48,7 +56,9 @@ def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Mode
     return page.page(session.scalars(query).all(), key=lambda model: model.id, render=render_model)
 
 
-@router.get("/{model_id}", operation_id="get_model", responses=declared_problems(404))
-def get(model_id: PathId, principal: Reader, session: SessionDep) -> Model:
+@router.get("/{model_id}", operation_id="get_model", responses=declared_problems(404) | NOT_MODIFIED)
+def get(model_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Model:
     """One model, by id or by name."""
-    return render_model(find_model(session, principal, model_id))
+    model = find_model(session, principal, model_id)
+    conditions.serve(strong_tag(model.id))  # immutable
+    return render_model(model)

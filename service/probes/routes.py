@@ -5,10 +5,13 @@ from typing import Annotated
 from fastapi import Depends, Response
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import defer
 
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
+from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -22,7 +25,13 @@ Reader = Annotated[Principal, Depends(require())]
 Writer = Annotated[Principal, Depends(require("audits:write"))]
 
 
-@router.post("", status_code=201, operation_id="create_probe", responses=declared_problems(403, 413))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_probe",
+    dependencies=[IDEMPOTENT],
+    responses=declared_problems(403, 409, 413),
+)
 def create(body: ProbeCreate, principal: Writer, session: SessionDep, response: Response) -> Probe:
     """Keeps a probe of 1 to 1000 items."""
     probe = ProbeTable(
@@ -60,10 +69,12 @@ def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Prob
     )
 
 
-@router.get("/{probe_id}", operation_id="get_probe", responses=declared_problems(404))
-def get(probe_id: PathId, principal: Reader, session: SessionDep) -> Probe:
+@router.get("/{probe_id}", operation_id="get_probe", responses=declared_problems(404) | NOT_MODIFIED)
+def get(probe_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Probe:
     """One probe with its items."""
-    return render_probe(get_scoped(session, ProbeTable, principal, probe_id, kind="probe"))
+    probe = get_scoped(session, ProbeTable, principal, probe_id, kind="probe", options=[defer(ProbeTable.items)])
+    conditions.serve(strong_tag(probe.id))  # immutable; its items are read only where they are sent
+    return render_probe(probe)
 
 
 @router.delete("/{probe_id}", status_code=204, operation_id="delete_probe", responses=declared_problems(403, 404, 409))

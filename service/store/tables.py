@@ -106,6 +106,28 @@ class BrowserSession(Base):
     expires_at: Mapped[datetime]
 
 
+class IdempotencyRecord(Base):
+    """What a creating request with an Idempotency-Key was answered; see service.http.idempotency."""
+
+    __tablename__ = "idempotency_records"
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True)
+    """The API key that sent it."""
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """The header's value."""
+    target_sha256: Mapped[bytes]
+    """Of method, path and query."""
+    body_sha256: Mapped[bytes]
+    """Of the request's body."""
+    status: Mapped[int] = mapped_column(SmallInteger)
+    headers: Mapped[list[Any]]
+    """[[name, value]] of the answer."""
+    body: Mapped[bytes]
+    """Of the answer, without secrets."""
+    created_at: Mapped[datetime] = _created_at()
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Dataset(Base):
     """An uploaded dataset whose objects are complete in the object store. Immutable."""
 
