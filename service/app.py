@@ -11,6 +11,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
@@ -22,6 +23,7 @@ from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
 from service.http.problems import UnexpectedErrors, install_problem_handlers
 from service.http.request_ids import RequestIds
+from service.http.stop_signals import on_stop_signal
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.sign_in import router as sign_in
@@ -39,8 +41,8 @@ from service.web.routes import router as web
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; it connects to the database with the first request that needs it.
 
-    state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore). Raises ValueError
-    if no database is configured.
+    state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore), and while it runs
+    audit_changes. Raises ValueError if no database is configured.
     """
     if settings is None:  # this process serves nothing else
         settings = get_settings()
@@ -106,8 +108,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     reconciler = Reconciler(settings, make_sessions(engine), app.state.objects, owner=owner)
+    changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
+    app.state.audit_changes = changes
     reconciler.start()
-    yield
+    with on_stop_signal(changes.stop):
+        yield
+    changes.stop()
     await run_sync(reconciler.stop)
     engine.dispose()
     app.state.engine.dispose()

@@ -14,7 +14,7 @@ from service.http.scoping import not_found, scoped
 from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.tables import Audit as AuditTable
-from service.store.tables import AuditProbe, Job
+from service.store.tables import AuditEvent, AuditProbe, Job
 
 Found = Row[AuditTable, Job, datetime, list[str]]
 """An audit, its job, the database's clock, and the ids of its probes in their order."""
@@ -41,6 +41,24 @@ def find_audit(session: Session, principal: Principal, audit_id: str) -> Found:
     if found is None:
         raise not_found("audit")
     return found
+
+
+def find_state(session: Session, principal: Principal, audit_id: str) -> State:
+    """The state of one audit. Raises Problem 404 `audit_not_found`."""
+    state = session.scalar(
+        select(Job.state)
+        .join(AuditTable, (AuditTable.workspace_id == Job.workspace_id) & (AuditTable.job_id == Job.id))
+        .where(AuditTable.workspace_id == principal.workspace_id, AuditTable.id == audit_id)
+    )
+    if state is None:
+        raise not_found("audit")
+    return State(state)
+
+
+def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> list[AuditEvent]:
+    """Oldest first."""
+    query = select(AuditEvent).where(AuditEvent.audit_id == audit_id, AuditEvent.seq > after)
+    return list(session.scalars(query.order_by(AuditEvent.seq).limit(limit)))
 
 
 def find_succeeded(session: Session, principal: Principal, audit_id: str) -> AuditTable:

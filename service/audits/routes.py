@@ -2,25 +2,33 @@
 
 from typing import Annotated
 
-from fastapi import BackgroundTasks, Depends, Query, Response
-from sqlalchemy import select
+from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from service.audits.changes import AuditChanges
+from service.audits.event_stream import stream_events
 from service.audits.queries import (
     find_audit,
+    find_state,
     find_succeeded,
     list_audits,
+    list_events,
     render_audit,
     render_audit_summary,
 )
 from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
+from service.audits.versions import Version, find_tag, tag_of
 from service.contract import Summary
 from service.http.auth import Principal, require
-from service.http.dependencies import SessionDep, SettingsDep
+from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep
+from service.http.event_stream import MEDIA_TYPE as EVENT_STREAM
+from service.http.event_stream import LastEventId, event_number, wants_events
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
+from service.http.prefer import PreferredWaitDep, unless_disconnected
 from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
@@ -30,7 +38,6 @@ from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import wake_ups_due
 from service.settings import Settings
-from service.store.tables import AuditEvent as AuditEventTable
 
 router = resource_router("audits")
 Reader = Annotated[Principal, Depends(require())]
@@ -88,13 +95,51 @@ def list_all(
     return page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
 
 
-@router.get("/{audit_id}", operation_id="get_audit", responses=declared_problems(404))
-def get(audit_id: PathId, principal: Reader, session: SessionDep, response: Response) -> Audit:
-    """One audit: state, stage, progress with ETA, error or summary."""
-    audit = render_audit(find_audit(session, principal, audit_id))
-    if audit.status not in TERMINAL:
-        response.headers["Retry-After"] = POLL_SECONDS
-    return audit
+@router.get(
+    "/{audit_id}", operation_id="get_audit", response_model=Audit, responses=declared_problems(404) | NOT_MODIFIED
+)
+async def get(
+    audit_id: PathId,
+    principal: Reader,
+    request: Request,
+    transactions: TransactionsDep,
+    conditions: ConditionsDep,
+    wait: PreferredWaitDep,
+) -> Response:
+    """One audit: state, stage, progress with ETA, error or summary. With If-None-Match and `Prefer: wait=30`, as soon
+    as it has changed."""
+
+    def look(session: Session) -> Response:
+        if conditions.asked:
+            tag, state = find_tag(session, principal, audit_id)
+            if conditions.knows(tag):
+                return Response(status_code=304, headers=_headers(tag, state))
+        found = find_audit(session, principal, audit_id)
+        audit = render_audit(found)
+        headers = _headers(tag_of(found[0], found[1]), audit.status)
+        return Response(audit.model_dump_json(), headers=headers, media_type="application/json")
+
+    response = await transactions.run(look)
+    if response.status_code == 304 and wait:
+        changes: AuditChanges = request.app.state.audit_changes
+
+        def is_news(version: Version | None) -> bool:
+            return version is None or not conditions.knows(version.tag)
+
+        changes.enter()
+        try:
+            waited = await unless_disconnected(request, lambda: changes.next(audit_id, is_news, wait))
+        finally:
+            changes.leave()
+        if waited:
+            response = await transactions.run(look)
+    if wait and conditions.asked:
+        response.headers["Preference-Applied"] = f"wait={wait}"
+    return response
+
+
+def _headers(tag: str, state: State) -> dict[str, str]:
+    return {"ETag": tag} | ({} if state in TERMINAL else {"Retry-After": POLL_SECONDS})
 
 
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))
@@ -141,22 +186,51 @@ def _wake_for(session: Session, settings: Settings, background: BackgroundTasks)
         background.add_task(wake, settings, "gpu", slots)
 
 
-@router.get("/{audit_id}/events", operation_id="list_audit_events", responses=declared_problems(404))
-def events(audit_id: PathId, principal: Reader, session: SessionDep, page: PageDep) -> Page[AuditEvent]:
-    """What happened, oldest first. `next_after` stands on the last page too: ask again with it for what came since."""
-    find_audit(session, principal, audit_id)
-    query = (
-        select(AuditEventTable)
-        .where(AuditEventTable.audit_id == audit_id, AuditEventTable.seq > (page.after_number or 0))
-        .order_by(AuditEventTable.seq)
-        .limit(page.limit + 1)
-    )
-    return page.page(
-        session.scalars(query).all(),
-        key=lambda event: event.seq,
-        render=lambda event: AuditEvent.model_validate(event, from_attributes=True),
-        resumable=True,
-    )
+@router.get(
+    "/{audit_id}/events",
+    operation_id="list_audit_events",
+    response_model=Page[AuditEvent],
+    responses=declared_problems(404)
+    | {
+        200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "Of a stream: the audit has ended, and you have all its events."},
+    },
+)
+async def events(
+    audit_id: PathId,
+    principal: Reader,
+    request: Request,
+    response: Response,
+    transactions: TransactionsDep,
+    page: PageDep,
+    last_event_id: LastEventId = None,
+) -> Response:
+    """What happened, oldest first. `next_after` stands on the last page too: ask again with it for what came since.
+
+    With `Accept: text/event-stream`: the same as they happen, as server-sent events, from Last-Event-ID on to the one
+    that ends the audit.
+    """
+    after = page.after_number or 0
+    if wants_events(request):
+        number = event_number(last_event_id)
+        changes: AuditChanges = request.app.state.audit_changes
+        return await stream_events(
+            request, principal, transactions, changes, audit_id, after if number is None else number
+        )
+
+    def look(session: Session) -> bytes:
+        find_state(session, principal, audit_id)
+        listed = page.page(
+            list_events(session, audit_id, after=after, limit=page.limit + 1),
+            key=lambda event: event.seq,
+            render=lambda event: AuditEvent.model_validate(event, from_attributes=True),
+            resumable=True,
+        )
+        return listed.model_dump_json().encode()
+
+    content = await transactions.run(look)
+    headers = {**response.headers, "Vary": "Accept"}
+    return Response(content, headers=headers, media_type="application/json")
 
 
 @router.get("/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, 409))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import uvicorn
+from fastapi import FastAPI
 
 from service.app import create_app
 from service.keys.secrets import create_key
@@ -22,6 +23,7 @@ class LiveApi:
     url: str
     key: str
     workspace_id: str
+    app: FastAPI
 
 
 @contextmanager
@@ -36,11 +38,12 @@ def live_api(settings: Settings) -> Iterator[LiveApi]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+        app = create_app(settings)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield LiveApi(f"http://127.0.0.1:{listener.getsockname()[1]}", key, workspace.id)
+            yield LiveApi(f"http://127.0.0.1:{listener.getsockname()[1]}", key, workspace.id, app)
         finally:
             server.should_exit = True
             thread.join(20)

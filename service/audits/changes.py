@@ -1,0 +1,115 @@
+"""Waiting for an audit to change: one reader of the database for all requests that wait, and only while some do.
+
+A request that waits holds neither a thread nor a session. It has looked before it waits, and the reader tells it only
+what a read has found that began afterwards, so nothing is missed and nothing old is taken for news. While the database
+is away everybody waits on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.audits.versions import Version, read_versions
+from service.http.problems import Problem
+from service.http.transactions import Transactions
+
+POLL_SECONDS = 1.0
+"""Between two reads, which are for all waiting requests of the process."""
+
+log = logging.getLogger(__name__)
+
+News = Callable[[Version | None], bool]
+"""Whether this is what is waited for. None: the audit is gone."""
+
+
+@dataclass(eq=False)
+class _Waiter:
+    audit_id: str
+    news: News
+    came: int
+    """Reads that had begun by then."""
+    told: asyncio.Future[bool]
+
+
+class AuditChanges:
+    """Of one process, on one event loop. At most `limit` requests wait."""
+
+    def __init__(self, transactions: Transactions, limit: int) -> None:
+        self._transactions = transactions
+        self._limit = limit
+        self._places = 0
+        self._waiters: set[_Waiter] = set()
+        self._reads = 0
+        self._next_read_at = 0.0
+        self._reader: asyncio.Task[None] | None = None
+        self.stopping = False
+        """The server ends: nobody waits any more."""
+
+    def enter(self) -> None:
+        """Takes a place among those who may wait; `leave` it again. Raises Problem 503 `too_many_waiting`."""
+        if self._places >= self._limit:
+            detail = f"{self._limit} requests are waiting for news, which is as many as this server holds. Ask again."
+            raise Problem(503, "too_many_waiting", detail, headers={"Retry-After": "5"})
+        self._places += 1
+
+    def leave(self) -> None:
+        """Gives the place back."""
+        self._places -= 1
+
+    @property
+    def places_taken(self) -> int:
+        """Requests that wait, or are between two waits."""
+        return self._places
+
+    async def next(self, audit_id: str, news: News, seconds: float) -> bool:
+        """Waits until `news` holds of what is read from now on; False after `seconds`, or when the server stops."""
+        if self.stopping:
+            return False
+        waiter = _Waiter(audit_id, news, self._reads, asyncio.get_running_loop().create_future())
+        self._waiters.add(waiter)
+        if self._reader is None or self._reader.done():
+            self._reader = asyncio.create_task(self._read_on(), name="audit-changes")
+        try:
+            async with asyncio.timeout(seconds):
+                return await waiter.told
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.discard(waiter)
+
+    def stop(self) -> None:
+        """Lets everybody go who waits, and who comes."""
+        self.stopping = True
+        for waiter in self._waiters:
+            _tell(waiter, False)
+
+    async def _read_on(self) -> None:
+        loop = asyncio.get_running_loop()
+        away = False
+        while self._waiters:
+            await asyncio.sleep(self._next_read_at - loop.time())
+            self._next_read_at = loop.time() + POLL_SECONDS
+            self._reads += 1
+            audit_ids = {waiter.audit_id for waiter in self._waiters}
+            if not audit_ids:
+                return
+            try:
+                found = await self._transactions.run(partial(read_versions, audit_ids=audit_ids))
+            except SQLAlchemyError as error:
+                if not away:
+                    log.warning("audits are not watched, the database is away: %s", type(error).__name__)
+                away = True
+                continue
+            away = False
+            for waiter in self._waiters:
+                if waiter.came < self._reads and waiter.news(found.get(waiter.audit_id)):
+                    _tell(waiter, True)
+
+
+def _tell(waiter: _Waiter, news: bool) -> None:
+    if not waiter.told.done():
+        waiter.told.set_result(news)

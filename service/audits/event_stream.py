@@ -1,0 +1,116 @@
+"""An audit's events as they happen, for GET /v1/audits/{id}/events with Accept: text/event-stream."""
+
+import time
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from functools import partial
+
+from fastapi import Request
+from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from service.audits.changes import AuditChanges
+from service.audits.queries import find_state, list_events
+from service.audits.schemas import AuditEvent
+from service.audits.versions import Version
+from service.http.auth import Principal, authenticate_again
+from service.http.event_stream import BEGIN, HEARTBEAT, HEARTBEAT_SECONDS, EventStream
+from service.http.problems import Problem
+from service.http.transactions import Transactions
+from service.lifecycle.transitions import TERMINAL
+
+AUTHENTICATED_SECONDS = 30.0
+"""For how long a stream trusts its key before it is looked up again."""
+
+BATCH = 100
+"""Events read at a time: a slow client has no more of them in memory."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Events after a number, rendered, and whether more may follow."""
+
+    events: list[bytes]
+    last: int
+    """The number of the last one, or the number that was asked after."""
+    complete: bool
+    """No further event is there."""
+    ended: bool
+    """The audit's state is terminal: no further event comes, unless somebody tries the audit again."""
+
+
+def read_batch(session: Session, principal: Principal, audit_id: str, after: int) -> Batch:
+    """Raises Problem 404 `audit_not_found`."""
+    # The state first: the event that tells of a terminal one was written with it, so it is among those read now.
+    ended = find_state(session, principal, audit_id) in TERMINAL
+    rows = list_events(session, audit_id, after=after, limit=BATCH + 1)
+    events = [
+        format_sse_event(
+            id=str(row.seq),
+            event=row.type,
+            # Some clients take U+2028 and its like for the end of a line.
+            data_str=AuditEvent.model_validate(row, from_attributes=True).model_dump_json(ensure_ascii=True),
+        )
+        for row in rows[:BATCH]
+    ]
+    last = rows[: len(events)][-1].seq if events else after
+    return Batch(events, last, complete=len(rows) <= BATCH, ended=ended)
+
+
+async def stream_events(
+    request: Request,
+    principal: Principal,
+    transactions: Transactions,
+    changes: AuditChanges,
+    audit_id: str,
+    after: int,
+) -> Response:
+    """The events after number `after`, to the one that ends the audit.
+
+    204 where that has been sent already: a browser then asks no more. Raises Problem 404, or 503 where too many wait.
+    """
+    batch = await transactions.run(partial(read_batch, principal=principal, audit_id=audit_id, after=after))
+    if batch.ended and not batch.events:
+        return Response(status_code=204)
+    changes.enter()
+
+    async def events() -> AsyncGenerator[bytes, None]:
+        nonlocal batch
+        authenticated_at = time.monotonic()
+        yield BEGIN
+        while True:
+            for event in batch.events:
+                yield event
+            if batch.complete and batch.ended:
+                return
+            if time.monotonic() - authenticated_at >= AUTHENTICATED_SECONDS:
+                try:
+                    await authenticate_again(request)
+                except Problem:
+                    return
+                except SQLAlchemyError:
+                    pass  # nobody can say; asked again with the next event or heartbeat
+                else:
+                    authenticated_at = time.monotonic()
+            if batch.complete and not await changes.next(audit_id, partial(_follows, batch.last), HEARTBEAT_SECONDS):
+                if changes.stopping:
+                    return
+                batch = Batch([], batch.last, complete=True, ended=False)
+                yield HEARTBEAT
+                continue
+            look = partial(read_batch, principal=principal, audit_id=audit_id, after=batch.last)
+            try:
+                batch = await transactions.run(look)
+            except Problem:
+                return  # it is gone
+            except SQLAlchemyError:
+                # Of use again when the reader of changes has the database again.
+                batch = Batch([], batch.last, complete=True, ended=False)
+
+    return EventStream(events(), ended=changes.leave)
+
+
+def _follows(last: int, version: Version | None) -> bool:
+    return version is None or version.last_event > last

@@ -1,0 +1,52 @@
+"""`Prefer: wait=30` (RFC 7240): how long a request may be held until there is something new."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from anyio import create_task_group
+from fastapi import Depends, Header, Request
+
+MAX_WAIT_SECONDS = 60
+"""No request is held for longer: proxies cut what is silent for a minute or two."""
+
+_WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.IGNORECASE)
+
+
+def preferred_wait(
+    request: Request,
+    _prefer: Annotated[
+        str | None,
+        Header(
+            alias="Prefer",
+            description=f"`wait=30`: with If-None-Match, hold the answer until it changes, for at most so many seconds "
+            f"(and {MAX_WAIT_SECONDS}).",
+        ),
+    ] = None,
+) -> int:
+    """Seconds, at most MAX_WAIT_SECONDS; 0 where the request does not ask for it. The first `wait` counts."""
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+        if found := _WAIT.fullmatch(preference):
+            return min(int(found[1]), MAX_WAIT_SECONDS)
+    return 0
+
+
+PreferredWaitDep = Annotated[int, Depends(preferred_wait)]
+
+
+async def unless_disconnected(request: Request, work: Callable[[], Awaitable[object]]) -> bool:
+    """Runs `work`, or cancels it once the client is gone; whether it came to its end. For requests without a body."""
+    finished = False
+
+    async with create_task_group() as group:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        await work()
+        finished = True
+        group.cancel_scope.cancel()
+    return finished
