@@ -1,8 +1,12 @@
 """A client of Finetooth's REST API. Answers are the API's JSON objects as dictionaries; see docs/api.md."""
 
+import json
 import os
+import random
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +21,20 @@ TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 PAGE = 1000
 """Items a page: the most that the API gives."""
 
+HOLD_SECONDS = 5
+"""For how long the service is asked to hold an answer until there is news: then it is time for a sign of life."""
+
+FULL_SECONDS = 30.0
+"""For how long a service that holds as many requests as it can is not asked to hold one more."""
+
+QUIET_SECONDS = 60.0
+"""A stream of events in which nothing came for so long, not even a heartbeat, is broken."""
+
+ATTEMPTS = 4
+"""A creating request is sent so often while its answer is lost or the service is too busy."""
+
+LONGEST_PAUSE = 10.0
+
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """After the last byte the service still finishes reading the dataset."""
@@ -25,9 +43,11 @@ UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 class ApiError(Exception):
     """The API refused: `problem` is its RFC 9457 problem document."""
 
-    def __init__(self, problem: Json) -> None:
+    def __init__(self, problem: Json, retry_after: float | None = None) -> None:
         super().__init__(problem["detail"])
         self.problem = problem
+        self.retry_after = retry_after
+        """Seconds after which the service asks to be asked again, if it does."""
 
     @property
     def status(self) -> int:
@@ -106,7 +126,6 @@ class Client:
             headers = {"Content-Type": "application/jsonl", "Content-Length": str(total)}
             if file.read(2) == b"\x1f\x8b":
                 headers["Content-Encoding"] = "gzip"
-            file.seek(0)
 
             def body() -> Iterator[bytes]:
                 sent = 0
@@ -115,19 +134,22 @@ class Client:
                     sent += len(block)
                     on_progress(sent, total)
 
+            def options() -> Json:
+                file.seek(0)  # also where it is sent again
+                return {"params": parameters, "headers": headers, "content": body(), "timeout": UPLOAD_TIMEOUT}
+
             parameters = {"format": format, "name": path.name if name is None else name}
-            return self._send(
-                "POST", "/v1/datasets", params=parameters, headers=headers, content=body(), timeout=UPLOAD_TIMEOUT
-            )
+            return self._create("/v1/datasets", options)
 
     def create_probe(self, name: str, items: Sequence[Mapping[str, str | None]]) -> Json:
         """Items are {prompt, unwanted, reference?}."""
-        return self._send("POST", "/v1/probes", json={"name": name, "items": [dict(item) for item in items]})
+        body = {"name": name, "items": [dict(item) for item in items]}
+        return self._create("/v1/probes", lambda: {"json": body})
 
     def create_model(self, name: str, source: str, location: str, revision: str | None = None) -> Json:
         """Registers a base model; needs the scope `admin`."""
         body = {"name": name, "source": source, "location": location, "revision": revision}
-        return self._send("POST", "/v1/models", json=body)
+        return self._create("/v1/models", lambda: {"json": body})
 
     def create_audit(
         self,
@@ -152,7 +174,26 @@ class Client:
             "group_column": group_column,
             "trusted_column": trusted_column,
         }
-        return self._send("POST", "/v1/audits", json=body)
+        return self._create("/v1/audits", lambda: {"json": body})
+
+    def estimate(
+        self,
+        dataset_id: str,
+        probe_ids: Sequence[str],
+        model_id: str,
+        *,
+        training: Mapping[str, Any] | None = None,
+        seeds: int = 1,
+    ) -> Json:
+        """What such an audit would cost: steps, tokens, memory, time, warnings. Nothing is queued."""
+        body = {
+            "dataset_id": dataset_id,
+            "probe_ids": list(probe_ids),
+            "model_id": model_id,
+            "training": dict(training or {}),
+            "seeds": seeds,
+        }
+        return self._send("POST", "/v1/audits/estimate", json=body)
 
     def audit(self, audit_id: str) -> Json:
         """State, stage, progress; error or summary."""
@@ -166,21 +207,66 @@ class Client:
         poll_seconds: float = 1.0,
         patience_seconds: float = 60.0,
     ) -> Json:
-        """Polls until the audit has ended, and returns it. A service that is away is waited for patience_seconds."""
+        """Waits until the audit has ended, and returns it. A service that is away is waited for patience_seconds.
+
+        on_progress is told the audit when it has changed, and at least every HOLD_SECONDS. Where the service does not
+        hold requests, or holds too many, it is asked every poll_seconds.
+        """
+        path = f"/v1/audits/{quote(audit_id, safe='')}"
         answered_at = time.monotonic()
+        audit: Json = {}
+        known: dict[str, str] = {}
+        held_from = answered_at
         while True:
+            held = False
+            hold = {"Prefer": f"wait={HOLD_SECONDS}"} if known and time.monotonic() >= held_from else {}
             try:
-                audit = self.audit(audit_id)
+                response = self._exchange("GET", path, headers={**known, **hold})
+                # What it does not hold it answers at once: then it is polled.
+                held = "Preference-Applied" in response.headers
+                if response.status_code != 304:
+                    audit = self._answer(response)
+                    known = {"If-None-Match": response.headers["ETag"]} if "ETag" in response.headers else {}
+                    held = held or bool(known)
             except (UnreachableError, ApiError) as error:
-                passing = isinstance(error, UnreachableError) or error.status in (429, 502, 503, 504)
-                if not passing or time.monotonic() - answered_at > patience_seconds:
+                if isinstance(error, ApiError) and error.code == "too_many_waiting" and hold:
+                    held_from = time.monotonic() + FULL_SECONDS
+                    continue
+                if not _is_passing(error) or time.monotonic() - answered_at > patience_seconds:
                     raise
             else:
                 answered_at = time.monotonic()
                 on_progress(audit)
                 if audit["status"] in TERMINAL:
                     return audit
-            time.sleep(poll_seconds)
+            if not held:
+                time.sleep(poll_seconds)
+
+    def follow(self, audit_id: str, *, after: int = 0, patience_seconds: float = 60.0) -> Iterator[Json]:
+        """The audit's events after number `after` as they happen, until the one that ends it; each once.
+
+        A stream that breaks is taken up again, and a service that is away is waited for patience_seconds.
+        """
+        path = f"/v1/audits/{quote(audit_id, safe='')}/events"
+        answered_at = time.monotonic()
+        while True:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            came = False
+            try:
+                for event in self._stream(path, headers):
+                    answered_at = time.monotonic()
+                    if event is None:
+                        continue
+                    came = True
+                    after = event["seq"]
+                    yield event
+            except _EndedError:
+                return
+            except (UnreachableError, ApiError) as error:
+                if not _is_passing(error) or time.monotonic() - answered_at > patience_seconds:
+                    raise
+            if not came:
+                time.sleep(1.0)
 
     def cancel(self, audit_id: str) -> Json:
         """Asks for the audit to stop. Idempotent."""
@@ -253,19 +339,90 @@ class Client:
                 return
             after = {"after": page["next_after"]}
 
+    def _create(self, path: str, options: Callable[[], Json]) -> Json:
+        """A POST that may be sent again, since its Idempotency-Key keeps it from creating anything twice.
+
+        `options` makes those of httpx anew for every attempt.
+        """
+        key = uuid.uuid4().hex
+        for attempt in range(1, ATTEMPTS + 1):
+            given = options()
+            given["headers"] = {**given.get("headers", {}), "Idempotency-Key": key}
+            try:
+                return self._send("POST", path, **given)
+            except (UnreachableError, ApiError) as error:
+                if attempt == ATTEMPTS or not (_is_passing(error) or _is_in_use(error)):
+                    raise
+                # Not all at once, where many have lost the same service.
+                time.sleep(_pause(error) or 0.5 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
+        raise AssertionError("unreachable")
+
     def _send(self, method: str, path: str, **options: Any) -> Json:
-        try:
-            response = self._http.request(method, path, **options)
-        except httpx.TimeoutException:
-            raise UnreachableError(f"{self._http.base_url} did not answer in time") from None
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise UnreachableError(f"cannot reach {self._http.base_url}: {error}") from None
+        return self._answer(self._exchange(method, path, **options))
+
+    def _exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """The answer of whatever status. Raises UnreachableError."""
+        with self._reaching():
+            return self._http.request(method, path, **options)
+
+    def _answer(self, response: httpx.Response) -> Json:
+        """What it holds. Raises ApiError, and UnreachableError where it is none of ours."""
         if response.is_success:
             answer = _json(response)
             if answer is None:
                 raise UnreachableError(f"{self._http.base_url} does not answer as Finetooth does")
             return answer
-        raise ApiError(_problem(response))
+        raise _refusal(response)
+
+    def _stream(self, path: str, headers: Mapping[str, str]) -> Iterator[Json | None]:
+        """Events of one stream, and None for each sign of life. Raises _EndedError where there are no more to come."""
+        timeout = httpx.Timeout(QUIET_SECONDS, connect=5.0)
+        with self._reaching(), self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
+            if response.status_code == 204:
+                raise _EndedError
+            if not response.is_success:
+                response.read()
+                raise _refusal(response)
+            yield None
+            # Not httpx's lines: those end at characters that may stand in a text.
+            rest = b""
+            for block in response.iter_bytes():
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line.removeprefix(b"data: "))
+                    elif line.startswith(b":"):
+                        yield None
+
+    @contextmanager
+    def _reaching(self) -> Iterator[None]:
+        """Raises UnreachableError for what httpx raises."""
+        try:
+            yield
+        except httpx.TimeoutException:
+            raise UnreachableError(f"{self._http.base_url} did not answer in time") from None
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise UnreachableError(f"cannot reach {self._http.base_url}: {error}") from None
+
+
+class _EndedError(Exception):
+    pass
+
+
+def _is_passing(error: ApiError | UnreachableError) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(error, UnreachableError) or error.status in (429, 502, 503, 504)
+
+
+def _is_in_use(error: ApiError | UnreachableError) -> bool:
+    return isinstance(error, ApiError) and error.code == "idempotency_key_in_use"
+
+
+def _pause(error: ApiError | UnreachableError) -> float | None:
+    """What the service asks for, within reason."""
+    if isinstance(error, ApiError) and error.retry_after is not None:
+        return min(error.retry_after, LONGEST_PAUSE)
+    return None
 
 
 def _json(response: httpx.Response) -> Json | None:
@@ -274,6 +431,11 @@ def _json(response: httpx.Response) -> Json | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
+
+
+def _refusal(response: httpx.Response) -> ApiError:
+    after = response.headers.get("Retry-After", "")
+    return ApiError(_problem(response), float(after) if after.isdecimal() else None)
 
 
 def _problem(response: httpx.Response) -> Json:

