@@ -39,7 +39,20 @@ POLL_SECONDS = "2"
 """When to ask again about an audit that has not ended."""
 
 
-@router.post("", status_code=202, operation_id="create_audit", responses=declared_problems(403))
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_audit",
+    responses=declared_problems(
+        403,
+        "dataset_not_found",
+        "probe_not_found",
+        "model_not_found",
+        "dataset_too_small",
+        "group_column_not_found",
+        "trusted_column_not_found",
+    ),
+)
 def create(
     body: AuditCreate,
     principal: Writer,
@@ -106,7 +119,10 @@ def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: S
 
 
 @router.post(
-    "/{audit_id}/retry", status_code=202, operation_id="retry_audit", responses=declared_problems(403, 404, 409)
+    "/{audit_id}/retry",
+    status_code=202,
+    operation_id="retry_audit",
+    responses=declared_problems(403, 404, 409, "audit_not_retryable"),
 )
 def retry(
     audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
@@ -152,7 +168,9 @@ def events(audit_id: PathId, principal: Reader, session: SessionDep, page: PageD
     )
 
 
-@router.get("/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, 409))
+@router.get(
+    "/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, "audit_not_finished")
+)
 def summary(audit_id: PathId, principal: Reader, session: SessionDep) -> Summary:
     """The answer in numbers, of an audit that has succeeded."""
     return Summary.model_validate(find_succeeded(session, principal, audit_id).summary)
