@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.problems import Problem
@@ -167,7 +167,7 @@ def _by_cookie(session: Session, cookie: str) -> Principal:
     return _principal(key, workspace_name)
 
 
-def _stale(used_at: ColumnElement[datetime | None]) -> ColumnElement[bool]:
+def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
     # At most once a minute: a write for every read would cost more than it tells.
     return or_(used_at.is_(None), used_at < func.now() - LAST_USED_RESOLUTION)
 
