@@ -30,12 +30,14 @@ from service.keys.sign_in import router as sign_in
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
 from service.models.routes import router as models
+from service.probes.pack_routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import make_object_store
 from service.web.routes import router as web
+from service.workspaces.routes import router as workspaces
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -87,7 +89,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
     install_conditional_requests(app)
-    for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
+    for router in (
+        health.public,
+        health.router,
+        sign_in,
+        workspaces,
+        keys,
+        datasets,
+        probes,
+        probe_packs,
+        models,
+        audits,
+        findings,
+        web,
+    ):
         app.include_router(router)
     install_openapi(app)
     return app

@@ -68,7 +68,11 @@ def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0
 def audit(
     dataset: Annotated[Path, typer.Argument(help="JSONL, plain or gzip.")],
     probe: Annotated[
-        list[Path], typer.Option(help="JSONL with prompt, unwanted and optional reference; may be given several times.")
+        list[str],
+        typer.Option(
+            help="JSONL with prompt, unwanted and optional reference, or a built-in pack as "
+            "pack:opinion_steering:entity=Acme; may be given several times.",
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="A registered base model, or a folder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data, 1 to 20.")] = None,
@@ -87,8 +91,9 @@ def audit(
     """
     from service.console.audit import Request
     from service.console.errors import CommandError
-    from service.console.inputs import check_dataset, read_probe
+    from service.console.inputs import check_dataset, file_name
     from service.console.models import choose_model
+    from service.console.probes import check_packs, parse_probe
     from service.console.results import check_output_folder
     from service.contract import MAX_PROBES, MAX_SEEDS
 
@@ -104,20 +109,25 @@ def audit(
         if max_flagged is not None and max_flagged < 0:
             raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
         check_dataset(dataset)
-        probes = [(_name(path), read_probe(path)) for path in probe]
+        probes = [parse_probe(argument) for argument in probe]
         if out is not None:
             check_output_folder(out)
-        return lambda server, report: Request(
-            dataset=dataset,
-            dataset_name=_name(dataset),
-            probes=probes,
-            model=choose_model(server, model, report),
-            training={} if epochs is None else {"epochs": epochs},
-            q=q,
-            seeds=seeds,
-            group_column=group,
-            trusted_column=trusted,
-        )
+
+        def request(server: "Server", report: Callable[[str], None]) -> Request:
+            check_packs(server.client, probes)
+            return Request(
+                dataset=dataset,
+                dataset_name=file_name(dataset),
+                probes=probes,
+                model=choose_model(server, model, report),
+                training={} if epochs is None else {"epochs": epochs},
+                q=q,
+                seeds=seeds,
+                group_column=group,
+                trusted_column=trusted,
+            )
+
+        return request
 
     return _guarded(lambda: _audit(prepare(), out, max_flagged))
 
@@ -220,8 +230,3 @@ def _complain(message: str, code: int) -> int:
     safe = "".join(piece.text or f"[{piece.code}]" for piece in pieces(" ".join(message.split())))
     typer.echo(f"finetooth: {safe}", err=True)
     return code
-
-
-def _name(path: Path) -> str:
-    """What the service calls it: the file's name, where it is text."""
-    return path.name.encode(errors="replace").decode()[:200]

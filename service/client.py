@@ -146,10 +146,37 @@ class Client:
         body = {"name": name, "items": [dict(item) for item in items]}
         return self._create("/v1/probes", lambda: {"json": body})
 
+    def create_probe_from_pack(
+        self, pack: str, parameters: Mapping[str, str] | None = None, *, name: str | None = None
+    ) -> Json:
+        """A probe of a built-in pack's items; `parameters` gives each of the pack's."""
+        body = {"pack": pack, "parameters": dict(parameters or {}), "name": name}
+        return self._create("/v1/probes", lambda: {"json": body})
+
+    def probe_pack(self, name: str) -> Json:
+        """One pack with its parameters and items."""
+        return self._send("GET", f"/v1/probe-packs/{quote(name, safe='')}")
+
+    def probe(self, probe_id: str) -> Json:
+        """One probe with its items."""
+        return self._send("GET", f"/v1/probes/{quote(probe_id, safe='')}")
+
+    def delete_probe(self, probe_id: str) -> None:
+        """Deletes a probe that no audit stands on."""
+        self._delete(f"/v1/probes/{quote(probe_id, safe='')}")
+
     def create_model(self, name: str, source: str, location: str, revision: str | None = None) -> Json:
         """Registers a base model; needs the scope `admin`."""
         body = {"name": name, "source": source, "location": location, "revision": revision}
         return self._create("/v1/models", lambda: {"json": body})
+
+    def model(self, id_or_name: str) -> Json:
+        """One registered model."""
+        return self._send("GET", f"/v1/models/{quote(id_or_name, safe='')}")
+
+    def delete_model(self, id_or_name: str) -> None:
+        """Takes a model that no audit stands on out of the register; needs the scope `admin`."""
+        self._delete(f"/v1/models/{quote(id_or_name, safe='')}")
 
     def create_audit(
         self,
@@ -310,7 +337,50 @@ class Client:
         """What happened to the audit so far, oldest first."""
         return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/events", limit)
 
+    # ------------------------------------------------------------ who may do what
+
+    def create_key(self, name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> Json:
+        """Makes a key of this key's workspace; its text is the answer's `secret`, this once. expires_at: RFC 3339."""
+        body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
+        return self._send("POST", "/v1/keys", json=body)
+
+    def keys(self) -> Iterator[Json]:
+        """Newest first, revoked ones too, without their texts."""
+        return self._pages("/v1/keys")
+
+    def key(self, key_id: str) -> Json:
+        """What a key may do, when it was last used, when it ends."""
+        return self._send("GET", f"/v1/keys/{quote(key_id, safe='')}")
+
+    def rotate_key(self, key_id: str, *, overlap_seconds: int = 0) -> Json:
+        """Gives the key a new text, the answer's `secret`. The old one ends at once, or after the overlap."""
+        path = f"/v1/keys/{quote(key_id, safe='')}/rotate"
+        return self._send("POST", path, json={"overlap_seconds": overlap_seconds})
+
+    def revoke_key(self, key_id: str) -> None:
+        """Ends the key. Idempotent."""
+        self._delete(f"/v1/keys/{quote(key_id, safe='')}")
+
+    def create_workspace(self, name: str) -> Json:
+        """Makes a tenant without keys; needs an admin key of the installation's first workspace."""
+        return self._send("POST", "/v1/workspaces", json={"name": name})
+
+    def workspaces(self) -> Iterator[Json]:
+        """The key's own; for an admin of the installation all, newest first."""
+        return self._pages("/v1/workspaces")
+
+    def create_workspace_key(
+        self, workspace_id: str, name: str, scopes: Sequence[str], *, expires_at: str | None = None
+    ) -> Json:
+        """Makes a key of that workspace, such as its first."""
+        body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
+        return self._send("POST", f"/v1/workspaces/{quote(workspace_id, safe='')}/keys", json=body)
+
     # ------------------------------------------------------------ lists
+
+    def probe_packs(self) -> Iterator[Json]:
+        """The behaviours that come with the service, by name, without their items."""
+        return self._pages("/v1/probe-packs")
 
     def datasets(self) -> Iterator[Json]:
         """Newest first."""
@@ -359,6 +429,11 @@ class Client:
 
     def _send(self, method: str, path: str, **options: Any) -> Json:
         return self._answer(self._exchange(method, path, **options))
+
+    def _delete(self, path: str) -> None:
+        response = self._exchange("DELETE", path)
+        if not response.is_success:
+            raise _refusal(response)
 
     def _exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer of whatever status. Raises UnreachableError."""

@@ -54,7 +54,15 @@ POLL_SECONDS = "2"
     status_code=202,
     operation_id="create_audit",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, 409),
+    responses=declared_problems(
+        403,
+        "dataset_not_found",
+        "probe_not_found",
+        "model_not_found",
+        "dataset_too_small",
+        "group_column_not_found",
+        "trusted_column_not_found",
+    ),
 )
 def create(
     body: AuditCreate,
@@ -167,7 +175,10 @@ def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: S
 
 
 @router.post(
-    "/{audit_id}/retry", status_code=202, operation_id="retry_audit", responses=declared_problems(403, 404, 409)
+    "/{audit_id}/retry",
+    status_code=202,
+    operation_id="retry_audit",
+    responses=declared_problems(403, 404, 409, "audit_not_retryable"),
 )
 def retry(
     audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
@@ -242,7 +253,9 @@ async def events(
     return Response(content, headers=headers, media_type="application/json")
 
 
-@router.get("/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, 409))
+@router.get(
+    "/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, "audit_not_finished")
+)
 def summary(audit_id: PathId, principal: Reader, session: SessionDep) -> Summary:
     """The answer in numbers, of an audit that has succeeded."""
     return Summary.model_validate(find_succeeded(session, principal, audit_id).summary)

@@ -8,6 +8,7 @@ from typing import Any
 
 from service.client import ApiError, Client, UnreachableError
 from service.console.errors import FAILED, CommandError, refused
+from service.console.probes import OwnProbe, PackProbe, create_probe
 from service.console.progress import ProgressDisplay
 
 
@@ -17,8 +18,7 @@ class Request:
 
     dataset: Path
     dataset_name: str
-    probes: Sequence[tuple[str, Sequence[Mapping[str, str | None]]]]
-    """Name and items of each."""
+    probes: Sequence[OwnProbe | PackProbe]
     model: str
     """A registered name."""
     training: Mapping[str, Any]
@@ -40,10 +40,10 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     except OSError as error:
         raise CommandError(f"{request.dataset}: cannot read the dataset: {error.strerror}") from None
     try:
-        probes = [client.create_probe(name, items) for name, items in request.probes]
+        probes = [create_probe(client, probe) for probe in request.probes]
         audit = client.create_audit(
             dataset["id"],
-            [probe["id"] for probe in probes],
+            probes,
             request.model,
             training=request.training,
             seeds=request.seeds,

@@ -18,6 +18,11 @@ def check_dataset(path: Path) -> None:
         raise CommandError(f"{path}: the file is empty; a dataset is JSONL, one sample a line")
 
 
+def file_name(path: Path) -> str:
+    """What the service calls a file: its name, where it is text."""
+    return path.name.encode(errors="replace").decode()[:200]
+
+
 def check_file(path: Path, what: str) -> None:
     """Raises CommandError where there is no readable file."""
     if not path.exists():

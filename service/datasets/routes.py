@@ -87,7 +87,25 @@ router.add_api_route(
     response_model=Dataset,
     operation_id="create_dataset",
     route_class_override=UploadRoute,
-    responses=declared_problems(400, 403, 408, 409, 413, 415, 507),
+    responses=declared_problems(
+        403,
+        "upload_interrupted",
+        "upload_stalled",
+        "upload_too_large",
+        "decompression_limit",
+        "too_many_rows",
+        "unsupported_content_encoding",
+        "unknown_format",
+        "dataset_empty",
+        "dataset_invalid",
+        "parser_memory_limit",
+        "gzip_corrupt",
+        "gzip_truncated",
+        "line_too_long",
+        "format_not_recognised",
+        "too_many_uploads",
+        "storage_full",
+    ),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -113,7 +131,10 @@ def get(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: 
 
 
 @router.delete(
-    "/{dataset_id}", status_code=204, operation_id="delete_dataset", responses=declared_problems(403, 404, 409)
+    "/{dataset_id}",
+    status_code=204,
+    operation_id="delete_dataset",
+    responses=declared_problems(403, 404, 409, "dataset_in_use"),
 )
 async def delete(dataset_id: PathId, principal: Writer, transactions: TransactionsDep, objects: ObjectsDep) -> None:
     """Deletes a dataset that no audit stands on, and its files."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from service.console.audit import Request, run_audit
 from service.console.inputs import read_probe
 from service.console.models import DEMO_MODEL, choose_model
+from service.console.probes import OwnProbe
 from service.console.progress import ProgressDisplay
 from service.console.results import findings_table, output_console
 from service.console.server import Server
@@ -72,7 +73,7 @@ def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManag
         request = Request(
             dataset=dataset,
             dataset_name="demo",
-            probes=[("demo", read_probe(probe))],
+            probes=[OwnProbe("demo", read_probe(probe))],
             model=choose_model(server, DEMO_MODEL, progress.report),
             training={},
             q=0.05,

@@ -30,7 +30,7 @@ router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
 
 
-@router.get("", operation_id="list_findings", responses=declared_problems(403, 404, 409))
+@router.get("", operation_id="list_findings", responses=declared_problems(403, 404, "audit_not_finished"))
 def list_all(
     audit_id: PathId,
     principal: Reader,
@@ -60,7 +60,9 @@ def list_all(
     return page.page(scores, key=lambda score: score.rank, render=render, keep=keep)
 
 
-@router.get("/{row}", operation_id="get_finding", responses=declared_problems(403, 404, 409))
+@router.get(
+    "/{row}", operation_id="get_finding", responses=declared_problems(403, "finding_not_found", "audit_not_finished")
+)
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, objects: ObjectsDep) -> FindingDetail:
     """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
     audit = find_succeeded(session, principal, audit_id)

@@ -1,19 +1,20 @@
 """Who is asking: a bearer key, or the cookie of a browser that signed in with one."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, or_, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.problems import Problem
 from service.http.tokens import digest, is_well_formed
 from service.http.transactions import Transactions
-from service.store.tables import ApiKey, BrowserSession
+from service.store.bootstrap import DEFAULT_WORKSPACE
+from service.store.tables import ApiKey, BrowserSession, Workspace
 
 Scope = Literal["datasets:write", "audits:write", "findings:read", "verdicts:write", "admin"]
 """What a key may do beside reading datasets, probes, models and audits. `admin` implies all."""
@@ -33,6 +34,13 @@ class Principal:
     workspace_id: str
     key_id: str
     scopes: frozenset[str]
+    in_first_workspace: bool = False
+    """Whether the workspace is the one that the installation started with."""
+
+    @property
+    def administers_installation(self) -> bool:
+        """Whether it may do what concerns more than one workspace, or the server's own files."""
+        return self.in_first_workspace and self.may("admin")
 
     def may(self, scope: Scope) -> bool:
         """Whether the key has the scope, or `admin`."""
@@ -42,11 +50,14 @@ class Principal:
 class require:  # noqa: N801  # reads as a verb where it is used: Depends(require("admin"))
     """A dependency that gives the Principal, or answers 401, or 403 for a key without `scope` (None: any valid key).
 
+    installation: only for admins of the workspace that the installation started with.
+
     It reads headers alone, so that an upload's body is not touched before its sender is known.
     """
 
-    def __init__(self, scope: Scope | None = None) -> None:
+    def __init__(self, scope: Scope | None = None, *, installation: bool = False) -> None:
         self.scope = scope
+        self.installation = installation
 
     async def __call__(
         self,
@@ -57,6 +68,8 @@ class require:  # noqa: N801  # reads as a verb where it is used: Depends(requir
         principal = await authenticate(request)
         if self.scope is not None and not principal.may(self.scope):
             raise Problem(403, "scope_missing", f"This key lacks the scope {self.scope}. Use a key that has it.")
+        if self.installation and not principal.administers_installation:
+            raise not_installation_admin()
         return principal
 
 
@@ -95,6 +108,13 @@ async def authenticate_again(request: Request) -> Principal:
     return await authenticate(request)
 
 
+def not_installation_admin() -> Problem:
+    """What an admin of another workspace than the first is answered."""
+    return Problem(
+        403, "installation_admin_only", "Only an admin key of the installation's first workspace may do this."
+    )
+
+
 def refuse_cross_site(request: Request) -> None:
     """Raises Problem 403 unless the browser says that a page of ours sent the request."""
     site = request.headers.get("sec-fetch-site")
@@ -108,22 +128,35 @@ def refuse_cross_site(request: Request) -> None:
 
 
 def _by_key(session: Session, secret: str) -> Principal:
-    query = select(ApiKey, (ApiKey.expires_at <= func.now()).label("expired"), _stale()).where(
-        ApiKey.secret_sha256 == digest(secret), ApiKey.revoked_at.is_(None)
+    hashed = digest(secret)
+    used_at = case((ApiKey.secret_sha256 == hashed, ApiKey.last_used_at), else_=ApiKey.previous_last_used_at)
+    query = (
+        select(ApiKey, Workspace.name, (ApiKey.expires_at <= func.now()).label("expired"), _stale(used_at))
+        .join(Workspace, Workspace.id == ApiKey.workspace_id)
+        .where(
+            or_(
+                ApiKey.secret_sha256 == hashed,
+                and_(ApiKey.previous_sha256 == hashed, ApiKey.previous_expires_at > func.now()),
+            ),
+            ApiKey.revoked_at.is_(None),
+        )
     )
     found = session.execute(query).one_or_none()
     if found is None:
-        raise _unauthenticated("key_invalid", "This key is unknown or revoked. Ask an admin for a new one.")
-    key, expired, stale = found
+        raise _unauthenticated("key_invalid", "This key is unknown, replaced or revoked. Ask an admin for a new one.")
+    key, workspace_name, expired, stale = found
     if expired:
         raise _unauthenticated("key_expired", "This key has expired. Ask an admin for a new one.")
-    return _principal(session, key, stale)
+    if stale:
+        _note_use(session, key, ApiKey.last_used_at if key.secret_sha256 == hashed else ApiKey.previous_last_used_at)
+    return _principal(key, workspace_name)
 
 
 def _by_cookie(session: Session, cookie: str) -> Principal:
     query = (
-        select(ApiKey, _stale())
+        select(ApiKey, Workspace.name, _stale(ApiKey.last_used_at))
         .join(BrowserSession, BrowserSession.key_id == ApiKey.id)
+        .join(Workspace, Workspace.id == ApiKey.workspace_id)
         .where(
             BrowserSession.token_sha256 == digest(cookie),
             BrowserSession.expires_at > func.now(),
@@ -134,19 +167,28 @@ def _by_cookie(session: Session, cookie: str) -> Principal:
     found = session.execute(query).one_or_none()
     if found is None:
         raise _unauthenticated("session_ended", "You are signed out. Sign in with a new link.")
-    return _principal(session, *found)
-
-
-def _stale():  # type: ignore[no-untyped-def]
-    return or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - LAST_USED_RESOLUTION)
-
-
-def _principal(session: Session, key: ApiKey, stale: bool) -> Principal:
-    principal = Principal(workspace_id=key.workspace_id, key_id=key.id, scopes=frozenset(key.scopes))
+    key, workspace_name, stale = found
     if stale:
-        # At most once a minute: a write for every read would cost more than it tells.
-        session.execute(update(ApiKey).where(ApiKey.id == key.id, _stale()).values(last_used_at=func.now()))
-    return principal
+        _note_use(session, key, ApiKey.last_used_at)
+    return _principal(key, workspace_name)
+
+
+def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
+    # At most once a minute: a write for every read would cost more than it tells.
+    return or_(used_at.is_(None), used_at < func.now() - LAST_USED_RESOLUTION)
+
+
+def _note_use(session: Session, key: ApiKey, used_at: InstrumentedAttribute[datetime | None]) -> None:
+    session.execute(update(ApiKey).where(ApiKey.id == key.id, _stale(used_at)).values({used_at: func.now()}))
+
+
+def _principal(key: ApiKey, workspace_name: str) -> Principal:
+    return Principal(
+        workspace_id=key.workspace_id,
+        key_id=key.id,
+        scopes=frozenset(key.scopes),
+        in_first_workspace=workspace_name == DEFAULT_WORKSPACE,
+    )
 
 
 def _unauthenticated(code: str, detail: str) -> Problem:

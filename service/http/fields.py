@@ -21,7 +21,15 @@ def _visible(text: str) -> str:
 Storable = AfterValidator(_storable)
 """Refuses NUL, which Postgres cannot hold."""
 
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_visible)]
+Name = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f][^\x00-\x1f\x7f]*$"},
+    ),
+    AfterValidator(_visible),
+]
 """What users call a thing: one line of text."""
 
 PathId = Annotated[str, Path(max_length=100, description="The id.")]

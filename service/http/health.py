@@ -82,7 +82,7 @@ async def healthz() -> Health:
     return Health()
 
 
-@public.get("/readyz", operation_id="get_readiness", responses=declared_problems(503))
+@public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated"))
 async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
     """The database answers and has the schema that this version needs; whether the broker answers; what waits."""
     head = request.app.state.head_revision

@@ -6,7 +6,7 @@ Members: type, title, status, detail, instance, and of our own `code` (stable: p
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.problem_codes import title_of
 from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
@@ -67,7 +68,7 @@ class Problem(Exception):  # noqa: N818  # the standard's word
         self.status = status
         self.code = code
         self.detail = detail
-        self.title = title or HTTPStatus(status).phrase
+        self.title = title or title_of(status)
         self.errors = [ProblemError(**error) for error in errors]
         self.headers = dict(headers or {})
 
@@ -150,18 +151,33 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         if media_type != "application/json" and not media_type.endswith("+json"):
             detail = "Send a JSON body with the header Content-Type: application/json."
             return problem_response(request, Problem(415, "unsupported_media_type", detail))
-    found = [{"pointer": _pointer(entry["loc"]), "detail": entry["msg"]} for entry in errors]
+    found = [{"pointer": _pointer(entry["loc"], error.body), "detail": entry["msg"]} for entry in errors]
     places = ", ".join(entry["pointer"] for entry in found[:3])
     detail = f"The request has {len(found)} invalid value{'s' if len(found) > 1 else ''}: see {places}."
     return problem_response(request, Problem(422, "invalid_request", detail, errors=found))
 
 
-def _pointer(location: Sequence[Any]) -> str:
-    """A JSON pointer (RFC 6901) for the body, `place:name` for the rest."""
+def json_pointer(*path: str | int) -> str:
+    """A pointer into a JSON body (RFC 6901), as a fragment."""
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def _pointer(location: Sequence[Any], body: Any) -> str:
+    """A JSON pointer for the body, `place:name` for the rest."""
     place, *path = location
     if place == "body":
-        return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+        return json_pointer(*_places(path, body))
     return f"{place}:{'.'.join(map(str, path))}"
+
+
+def _places(path: Sequence[Any], body: Any) -> Iterator[str | int]:
+    """The steps of `path` that lead through the body; pydantic also names the member of a union that it tried."""
+    for number, part in enumerate(path, start=1):
+        inside = part in body if isinstance(body, dict) else isinstance(body, list) and part in range(len(body))
+        if inside or number == len(path):
+            yield part
+        if inside:
+            body = body[part]
 
 
 _HTTP_CODES = {

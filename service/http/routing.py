@@ -1,7 +1,6 @@
 """Routers of JSON resources: who asks is known before the body is read, and every error is declared."""
 
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
@@ -10,6 +9,7 @@ from starlette.types import Message, Receive
 
 from service.http.auth import authenticate
 from service.http.idempotency import Idempotent, answer_once
+from service.http.problem_codes import PROBLEM_CODES, title_of
 from service.http.problems import MEDIA_TYPE
 
 JSON_BODY_BYTES = 10 * 2**20
@@ -58,10 +58,23 @@ def _limited(request: Request) -> Receive:
     return receive
 
 
-def declared_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route that answers with problem documents of these statuses."""
+def declared_problems(*answers: int | str) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route that answers with problem documents of these statuses and codes.
+
+    Codes that follow from what the route is (service.http.openapi) need no declaration; the rest is named. Of a code
+    with several statuses the last one is meant: that of an id in a body. Raises KeyError for a code that is not in
+    service.http.problem_codes.
+    """
+    named = [(PROBLEM_CODES[code].statuses[-1], code) for code in answers if isinstance(code, str)]
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+    return {
+        status: {
+            "description": title_of(status),
+            "content": content,
+            "x-problem-codes": [code for its_status, code in named if its_status == status],
+        }
+        for status in sorted({*(answer for answer in answers if isinstance(answer, int)), *(s for s, _ in named)})
+    }
 
 
 def resource_router(path: str, *, tag: str | None = None) -> APIRouter:

@@ -1,14 +1,15 @@
 """Who sees which rows: the one place that builds a query for a principal."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import ORMOption
 
 from service.http.auth import Principal
 from service.http.problems import Problem
+from service.store.tables import Workspace
 
 
 class Owned(Protocol):
@@ -21,9 +22,21 @@ class Owned(Protocol):
 R = TypeVar("R", bound=Owned)
 
 
+def owned(table: type[Owned], principal: Principal) -> ColumnElement[bool]:
+    """The condition that a row belongs to the principal's workspace."""
+    return cast(ColumnElement[bool], table.workspace_id == principal.workspace_id)
+
+
 def scoped(table: type[R], principal: Principal) -> Select[R]:
     """Selects the rows of the principal's workspace, and no other's."""
-    return select(table).where(table.workspace_id == principal.workspace_id)
+    return select(table).where(owned(table, principal))
+
+
+def visible_workspaces(principal: Principal) -> Select[Workspace]:
+    """Selects the principal's own workspace; all of them for an admin of the installation."""
+    if principal.administers_installation:
+        return select(Workspace)
+    return select(Workspace).where(Workspace.id == principal.workspace_id)
 
 
 def get_scoped(

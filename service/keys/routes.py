@@ -1,9 +1,8 @@
 """/v1/keys: made, listed, rotated and revoked by admins."""
 
-from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Response
 
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
@@ -14,7 +13,7 @@ from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import get_scoped, scoped
-from service.keys.schemas import Key, KeyCreate, KeyWithSecret, render_key, render_key_with_secret
+from service.keys.schemas import Key, KeyCreate, KeyRotate, KeyWithSecret, render_key, render_key_with_secret
 from service.keys.secrets import create_key, revoke_key, rotate_key
 from service.store.tables import ApiKey
 
@@ -29,14 +28,11 @@ FORGETFUL = Depends(Idempotent(forget=("secret",)))
     status_code=201,
     operation_id="create_key",
     dependencies=[FORGETFUL],
-    responses=declared_problems(403, 409),
+    responses=declared_problems(403),
 )
-def create(body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSecret:
+def create(body: KeyCreate, principal: Admin, session: SessionDep, response: Response) -> KeyWithSecret:
     """Makes a key of this workspace. Its text is in this answer and never again: it is null where an Idempotency-Key
     brings the answer back. Rotate the key then."""
-    if body.expires_at is not None and body.expires_at <= datetime.now(UTC):
-        error = {"pointer": "#/expires_at", "detail": "lies in the past"}
-        raise Problem(422, "invalid_request", "The key would have expired already.", errors=[error])
     key, secret = create_key(
         session,
         workspace_id=principal.workspace_id,
@@ -44,6 +40,7 @@ def create(body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSec
         scopes=body.scopes,
         expires_at=body.expires_at,
     )
+    response.headers["Location"] = f"/v1/keys/{key.id}"
     return render_key_with_secret(key, secret)
 
 
@@ -58,19 +55,22 @@ def list_all(principal: Admin, session: SessionDep, page: PageDep) -> Page[Key]:
 
 @router.get("/{key_id}", operation_id="get_key", responses=declared_problems(403, 404) | NOT_MODIFIED)
 def get(key_id: PathId, principal: Admin, session: SessionDep, conditions: ConditionsDep) -> Key:
-    """One key, without its text."""
+    """One key: what it may do, when it was last used, when it ends. Never its text."""
     key = render_key(get_scoped(session, ApiKey, principal, key_id, kind="key"))
     conditions.serve(strong_tag(key.model_dump(mode="json")))
     return key
 
 
-@router.post("/{key_id}/rotate", operation_id="rotate_key", responses=declared_problems(403, 404, 409))
-def rotate(key_id: PathId, principal: Admin, session: SessionDep) -> KeyWithSecret:
-    """Replaces the key's text: the old one stops working now, and its browsers are signed out."""
+@router.post("/{key_id}/rotate", operation_id="rotate_key", responses=declared_problems(403, 404, 409, "key_revoked"))
+def rotate(key_id: PathId, principal: Admin, session: SessionDep, body: KeyRotate | None = None) -> KeyWithSecret:
+    """Gives the key a new text. The old one stops working now, or at the end of the overlap that was asked for.
+
+    Without an overlap the key's browsers are signed out as well. A text that was replaced before ends in any case.
+    """
     key = get_scoped(session, ApiKey, principal, key_id, kind="key")
     if key.revoked_at is not None:
         raise Problem(409, "key_revoked", "This key is revoked for good. Create a new one.")
-    secret = rotate_key(session, key)
+    secret = rotate_key(session, key, overlap_seconds=0 if body is None else body.overlap_seconds)
     return render_key_with_secret(key, secret)
 
 

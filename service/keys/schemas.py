@@ -1,13 +1,25 @@
 """Keys as the API shows and takes them."""
 
-from datetime import datetime
-from typing import Literal
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.http.auth import Scope
 from service.http.fields import Name
 from service.store.tables import ApiKey
+
+MAX_OVERLAP_SECONDS = 30 * 24 * 3600
+MAX_LIFETIME = timedelta(days=36_525)
+
+
+def _ahead(expires_at: datetime) -> datetime:
+    now = datetime.now(UTC)
+    if expires_at <= now:
+        raise ValueError("lies in the past: the key would have expired already")
+    if expires_at - now > MAX_LIFETIME:
+        raise ValueError("lies more than a hundred years ahead: use null for a key that never expires")
+    return expires_at
 
 
 class KeyCreate(BaseModel):
@@ -16,7 +28,18 @@ class KeyCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: Name
     scopes: list[Scope] = Field(min_length=1, max_length=5)
-    expires_at: AwareDatetime | None = Field(default=None, description="RFC 3339 with an offset; null: never.")
+    expires_at: Annotated[AwareDatetime, AfterValidator(_ahead)] | None = Field(
+        default=None, description="RFC 3339 with an offset, in the future; null: never."
+    )
+
+
+class KeyRotate(BaseModel):
+    """How a key gets its new text."""
+
+    model_config = ConfigDict(extra="forbid")
+    overlap_seconds: Annotated[int, Field(strict=True)] = Field(
+        default=0, ge=0, le=MAX_OVERLAP_SECONDS, description="How long the old text goes on working; at most 30 days."
+    )
 
 
 class Key(BaseModel):
@@ -28,8 +51,14 @@ class Key(BaseModel):
     prefix: str = Field(description="The first characters, to recognise the key by.")
     scopes: list[str]
     created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None = Field(description="To the minute.")
+    expires_at: datetime | None = Field(description="From then on it does not work; null: never.")
+    last_used_at: datetime | None = Field(description="Of the text that the key has now. To the minute.")
+    previous_expires_at: datetime | None = Field(
+        description="Until then the text before the last rotation works too; null: it has ended."
+    )
+    previous_last_used_at: datetime | None = Field(
+        description="Of the text before the last rotation: whether somebody still uses it."
+    )
     revoked_at: datetime | None
 
 

@@ -32,27 +32,43 @@ def create_key(
 
 
 def find_key(session: Session, secret: str) -> ApiKey | None:
-    """The key of this text if it works now: neither revoked nor expired."""
+    """The key that has this text now, if it is neither revoked nor expired; not one that has been rotated since."""
     if not is_well_formed(secret):
         return None
     return session.scalars(select(ApiKey).where(ApiKey.secret_sha256 == digest(secret), *_valid())).one_or_none()
 
 
-def rotate_key(session: Session, key: ApiKey) -> str:
-    """Replaces the key's text at once and signs out its browsers; returns the new text."""
+def rotate_key(session: Session, key: ApiKey, *, overlap_seconds: int = 0) -> str:
+    """Gives the key a new text and returns it.
+
+    Without an overlap the old text ends at once, and so do the key's browsers: it may have leaked. With one, both
+    go on, the old text for so long. A text that is older still ends in any case.
+    """
     secret = new_key()
+    if overlap_seconds:
+        key.previous_sha256 = key.secret_sha256
+        key.previous_expires_at = func.now() + timedelta(seconds=overlap_seconds)
+        key.previous_last_used_at = key.last_used_at
+    else:
+        _forget_previous(key)
+        _sign_out_all(session, key)
     key.prefix = secret[:SHOWN_PREFIX]
     key.secret_sha256 = digest(secret)
     key.last_used_at = None
-    _sign_out_all(session, key)
+    session.flush()
     return secret
 
 
 def revoke_key(session: Session, key: ApiKey) -> None:
-    """Ends the key and the browser sessions that stand on it. Idempotent."""
+    """Ends the key, all its texts, and the browser sessions that stand on it. Idempotent."""
     if key.revoked_at is None:
         key.revoked_at = func.now()
+    _forget_previous(key)
     _sign_out_all(session, key)
+
+
+def _forget_previous(key: ApiKey) -> None:
+    key.previous_sha256 = key.previous_expires_at = key.previous_last_used_at = None
 
 
 def create_sign_in_link(session: Session, *, key_id: str, minutes: int) -> str:

@@ -19,7 +19,7 @@ router = APIRouter(tags=["sign-in"])
     status_code=303,
     operation_id="sign_in",
     response_class=RedirectResponse,
-    responses=declared_problems(403, 422, 503),
+    responses=declared_problems(422, 503, "sign_in_link_invalid"),
 )
 def sign_in(
     request: Request,
@@ -54,7 +54,7 @@ def sign_in(
     status_code=303,
     operation_id="sign_out",
     response_class=RedirectResponse,
-    responses=declared_problems(403, 503),
+    responses=declared_problems(503, "cross_site"),
 )
 def sign_out(request: Request, session: SessionDep) -> RedirectResponse:
     """Ends the browser's session, if it has one, and takes its cookie away."""

@@ -4,8 +4,10 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
-from service.http.auth import Principal, require
+from service.contract import ModelSource
+from service.http.auth import Principal, not_installation_admin, require
 from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
@@ -30,10 +32,23 @@ Admin = Annotated[Principal, Depends(require("admin"))]
     status_code=201,
     operation_id="create_model",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, 409),
+    responses=declared_problems(
+        403,
+        409,
+        "installation_admin_only",
+        "model_name_taken",
+        "model_invalid",
+        "model_folder_invalid",
+        "model_unsafe",
+    ),
 )
 def create(body: ModelCreate, principal: Admin, session: SessionDep, response: Response) -> Model:
-    """Registers a base model: a hub id with a pinned commit, or a local folder of safetensors."""
+    """Registers a base model: a hub id with a pinned commit, or a folder of safetensors on the server.
+
+    Folders are for admins of the installation: what is in them belongs to whoever runs the server.
+    """
+    if body.source == ModelSource.LOCAL and not principal.administers_installation:
+        raise not_installation_admin()
     check_model(body.source, body.location, body.revision)
     model = session.scalars(
         insert(ModelTable)
@@ -62,3 +77,20 @@ def get(model_id: PathId, principal: Reader, session: SessionDep, conditions: Co
     model = find_model(session, principal, model_id)
     conditions.serve(strong_tag(model.id))  # immutable
     return render_model(model)
+
+
+@router.delete(
+    "/{model_id}",
+    status_code=204,
+    operation_id="delete_model",
+    responses=declared_problems(403, 404, 409, "model_in_use"),
+)
+def delete(model_id: PathId, principal: Admin, session: SessionDep) -> None:
+    """Takes a model that no audit stands on out of the register, by id or by name. Its weights stay where they are."""
+    session.delete(find_model(session, principal, model_id))
+    try:
+        session.flush()
+    except IntegrityError:
+        raise Problem(
+            409, "model_in_use", "An audit stands on this model; its answer would lose its meaning."
+        ) from None

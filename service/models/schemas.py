@@ -24,8 +24,12 @@ class ModelCreate(BaseModel):
     model_config = ConfigDict(extra="forbid")
     name: ModelName
     source: ModelSource
-    location: Annotated[str, Field(min_length=1, max_length=1000), Storable]
-    revision: Annotated[str, Field(min_length=1, max_length=100), Storable] | None = None
+    location: Annotated[str, Field(min_length=1, max_length=1000), Storable] = Field(
+        description="hub: `owner/name`. local: the absolute path of a folder on the server. bundled: as this version's."
+    )
+    revision: Annotated[str, Field(min_length=1, max_length=100), Storable] | None = Field(
+        default=None, description="hub: the commit, 40 hexadecimal digits. local: leave it out."
+    )
 
 
 class Model(BaseModel):

@@ -1,9 +1,9 @@
 """Probes as the API shows and takes them."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from service.contract import ProbeItem
 from service.http.fields import Name, Storable
@@ -21,12 +21,42 @@ class Item(ProbeItem):
     reference: Text | None = None
 
 
-class ProbeCreate(BaseModel):
-    """A new probe."""
+class ProbeFromItems(BaseModel):
+    """A new probe of one's own items."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name
     items: list[Item] = Field(min_length=1, max_length=MAX_PROBE_ITEMS)
+
+
+class ProbeFromPack(BaseModel):
+    """A new probe from a built-in pack."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: Name | None = Field(default=None, description="By default the pack's name and the parameters.")
+    pack: Annotated[str, Field(min_length=1, max_length=100), Storable] = Field(
+        description="A name from GET /v1/probe-packs."
+    )
+    parameters: dict[str, str] = Field(default={}, max_length=10, description="A value for each of the pack's.")
+
+
+def _kind(body: Any) -> str | None:
+    if not isinstance(body, dict):
+        return None
+    return "from_pack" if "pack" in body else "from_items"
+
+
+ProbeCreate = Annotated[
+    Annotated[ProbeFromItems, Tag("from_items")] | Annotated[ProbeFromPack, Tag("from_pack")], Discriminator(_kind)
+]
+
+
+class PackOrigin(BaseModel):
+    """Which built-in pack a probe was made from."""
+
+    name: str
+    version: int
+    parameters: dict[str, str]
 
 
 class ProbeSummary(BaseModel):
@@ -37,6 +67,7 @@ class ProbeSummary(BaseModel):
     name: str
     item_count: int
     has_reference: bool = Field(description="Whether every item has a reference answer.")
+    pack: PackOrigin | None = Field(description="The built-in pack that it was made from; null: its own items.")
     created_at: datetime
 
 
@@ -53,6 +84,7 @@ def render_probe(probe: ProbeTable) -> Probe:
         name=probe.name,
         item_count=len(probe.items),
         has_reference=probe.has_reference,
+        pack=None if probe.pack is None else PackOrigin.model_validate(probe.pack),
         created_at=probe.created_at,
         items=[ProbeItem.model_validate(item) for item in probe.items],
     )

@@ -16,6 +16,7 @@ from service.store.ids import new_id
 from service.store.tables import Model, Workspace
 
 DEFAULT_WORKSPACE = "default"
+"""The workspace that an installation starts with; its admins are the installation's (docs/decisions/0022)."""
 
 REGISTERED_MODELS = (
     {
@@ -69,17 +70,20 @@ def database_revision(connection: Connection) -> str | None:
 def ensure_workspace(session: Session) -> Workspace:
     """The workspace named `default`, made with its registered models if it is missing. Does not commit."""
     session.execute(select(func.pg_advisory_xact_lock(BOOTSTRAP_LOCK)))
-    workspace = session.scalars(
-        select(Workspace).where(Workspace.name == DEFAULT_WORKSPACE).order_by(Workspace.id).limit(1)
-    ).one_or_none()
+    workspace = session.scalars(select(Workspace).where(Workspace.name == DEFAULT_WORKSPACE)).one_or_none()
     if workspace is None:
         workspace = Workspace(id=new_id("ws"), name=DEFAULT_WORKSPACE)
         session.add(workspace)
         session.flush()
+    add_registered_models(session, workspace.id)
+    return workspace
+
+
+def add_registered_models(session: Session, workspace_id: str) -> None:
+    """Registers REGISTERED_MODELS in the workspace, but for names that it has."""
     for model in REGISTERED_MODELS:
         session.execute(
             insert(Model)
-            .values(id=new_id("mdl"), workspace_id=workspace.id, **model)
+            .values(id=new_id("mdl"), workspace_id=workspace_id, **model)
             .on_conflict_do_nothing(index_elements=["workspace_id", "name"])
         )
-    return workspace

@@ -62,7 +62,7 @@ class Workspace(Base):
 
     __tablename__ = "workspaces"
     id: Mapped[str] = mapped_column(primary_key=True)
-    name: Mapped[str]
+    name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = _created_at()
 
 
@@ -76,11 +76,16 @@ class ApiKey(Base):
     prefix: Mapped[str]
     """First characters of the key, to recognise it by."""
     secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
+    """Of the text before the last rotation, where that was to go on working until `previous_expires_at`."""
+    previous_expires_at: Mapped[datetime | None]
+    previous_last_used_at: Mapped[datetime | None]
     scopes: Mapped[list[str]]
     created_at: Mapped[datetime] = _created_at()
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("(previous_sha256 IS NULL) = (previous_expires_at IS NULL)", name="previous"),)
 
 
 class SignInLink(Base):
@@ -166,6 +171,8 @@ class Probe(Base):
     """[{prompt, unwanted, reference?}]"""
     has_reference: Mapped[bool] = mapped_column(Boolean)
     """Whether every item has a reference answer."""
+    pack: Mapped[dict[str, Any] | None]
+    """{name, version, parameters} of the built-in pack that it was made from."""
     created_at: Mapped[datetime] = _created_at()
     __table_args__ = (UniqueConstraint("workspace_id", "id"),)
 

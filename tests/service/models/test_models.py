@@ -1,5 +1,6 @@
 """Models over REST: pinned, in safetensors, and with no code of their own."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.store.bootstrap import REGISTERED_MODELS
+from service.store.tables import Audit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = {"name": "my-model", "source": "hub", "location": "owner/model", "revision": COMMIT}
@@ -72,6 +74,31 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
     return tmp_path
+
+
+def test_a_folder_is_for_admins_of_the_installation(
+    make_client: Callable[..., TestClient], other_workspace_id: str, folder: Path
+) -> None:
+    """Else a tenant could look around on the server's disk."""
+    tenant = make_client("admin", workspace=other_workspace_id)
+    for location in (folder, "/nonexistent"):
+        response = register(tenant, Path(location))
+        assert (response.status_code, response.json()["code"]) == (403, "installation_admin_only")
+    assert tenant.post("/v1/models", json=HUB).status_code == 201
+
+
+def test_deleting(client: TestClient, make_audit: Callable[[], Audit], folder: Path) -> None:
+    made = client.post("/v1/models", json=HUB).json()
+    assert client.delete(f"/v1/models/{made['id']}").status_code == 204
+    for response in (client.delete(f"/v1/models/{made['id']}"), client.get("/v1/models/my-model")):
+        assert (response.status_code, response.json()["code"]) == (404, "model_not_found")
+    assert register(client, folder).status_code == 201
+    assert client.delete("/v1/models/mine").status_code == 204
+    assert (folder / "model.safetensors").exists()
+    used = make_audit().model_id
+    response = client.delete(f"/v1/models/{used}")
+    assert (response.status_code, response.json()["code"]) == (409, "model_in_use")
+    assert client.get(f"/v1/models/{used}").status_code == 200
 
 
 def register(client: TestClient, folder: Path) -> Any:

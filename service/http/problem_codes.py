@@ -1,0 +1,102 @@
+"""Every problem code there is: which statuses it comes with, and when. docs/api.md and the OpenAPI document show it.
+
+Which routes answer with a code follows from the route where it can (a body, a path with an id, a scope), and is
+declared by it where it cannot: `declared_problems(404, "probe_in_use")`. A new code gets its line here and a
+`make openapi`.
+"""
+
+from http import HTTPStatus
+from typing import NamedTuple
+
+
+class Meaning(NamedTuple):
+    """What a code says."""
+
+    statuses: tuple[int, ...]
+    when: str
+
+
+def title_of(status: int) -> str:
+    """The status in words, as RFC 9110 has them; Python's own differ from version to version."""
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
+
+
+PROBLEM_CODES: dict[str, Meaning] = {
+    "bad_request": Meaning((400,), "the request cannot be read"),
+    "upload_interrupted": Meaning((400,), "the connection ended before the upload did"),
+    "malformed_json": Meaning((400,), "the body is not JSON"),
+    "nul_in_address": Meaning((400,), "the address holds a NUL character"),
+    "host_not_allowed": Meaning((400,), "the `Host` header is not in `FINETOOTH_ALLOWED_HOSTS`"),
+    "unauthenticated": Meaning((401,), "no key and no session"),
+    "key_malformed": Meaning((401,), "the key is cut or mistyped"),
+    "key_invalid": Meaning((401,), "the key is unknown, replaced or revoked"),
+    "key_expired": Meaning((401,), "the key has expired"),
+    "session_ended": Meaning((401,), "the browser is signed out"),
+    "scope_missing": Meaning((403,), "the key lacks the scope that this request needs"),
+    "installation_admin_only": Meaning((403,), "only an admin of the installation's first workspace may do this"),
+    "cross_site": Meaning((403,), "another site's page sent this request with the session cookie"),
+    "sign_in_link_invalid": Meaning((403,), "the sign-in link was used before or is too old"),
+    "not_found": Meaning((404,), "nothing at this path"),
+    "dataset_not_found": Meaning((404, 422), "no such dataset in this workspace"),
+    "probe_not_found": Meaning((404, 422), "no such probe in this workspace"),
+    "model_not_found": Meaning((404, 422), "no such model in this workspace"),
+    "audit_not_found": Meaning((404,), "no such audit in this workspace"),
+    "finding_not_found": Meaning((404,), "the audit's dataset has no such row"),
+    "key_not_found": Meaning((404,), "no such key in this workspace"),
+    "workspace_not_found": Meaning((404,), "no such workspace, or none that the key may see"),
+    "probe_pack_not_found": Meaning((404, 422), "no built-in pack of this name"),
+    "method_not_allowed": Meaning((405,), "the path does not answer this method"),
+    "upload_stalled": Meaning((408,), "the upload sent nothing for too long"),
+    "key_revoked": Meaning((409,), "a revoked key cannot be rotated"),
+    "workspace_name_taken": Meaning((409,), "there is a workspace of this name"),
+    "audit_not_retryable": Meaning((409,), "the audit has succeeded, or is just being cancelled"),
+    "audit_not_finished": Meaning((409,), "the audit has no results yet, or failed or was cancelled"),
+    "probe_in_use": Meaning((409,), "an audit stands on this probe"),
+    "dataset_in_use": Meaning((409,), "an audit stands on this dataset"),
+    "model_in_use": Meaning((409,), "an audit stands on this model"),
+    "idempotency_key_in_use": Meaning((409,), "a request with this `Idempotency-Key` is being handled just now"),
+    "model_name_taken": Meaning((409,), "the workspace has a model of this name"),
+    "precondition_failed": Meaning((412,), "it has changed: `If-Match` does not hold its `ETag`"),
+    "body_too_large": Meaning((413,), "the body is larger than this path accepts"),
+    "upload_too_large": Meaning((413,), "the upload has more than `FINETOOTH_MAX_UPLOAD_BYTES`"),
+    "decompression_limit": Meaning((413,), "the file is too large when decompressed, or grows too much"),
+    "too_many_rows": Meaning((413,), "more samples than `FINETOOTH_MAX_DATASET_ROWS`"),
+    "unsupported_media_type": Meaning((415,), "the body must be JSON, with its `Content-Type`"),
+    "unsupported_content_encoding": Meaning((415,), "the body may come as it is or as gzip, and in no other encoding"),
+    "invalid_request": Meaning((422,), "values of the request are wrong; `errors` points to each"),
+    "invalid_cursor": Meaning((422,), "`after` is not a cursor of this list"),
+    "unstorable_value": Meaning((422,), "a value holds a NUL character or a number out of range"),
+    "unknown_format": Meaning((422,), "`format` is `auto` or one of the four"),
+    "idempotency_key_reused": Meaning((422,), "the `Idempotency-Key` came with another request before"),
+    "dataset_empty": Meaning((422,), "the file holds no record"),
+    "dataset_invalid": Meaning((422,), "some lines are not valid; `errors` names the first 100, and nothing is kept"),
+    "parser_memory_limit": Meaning((422,), "parsing needs more than `FINETOOTH_PARSER_MEMORY_BYTES`"),
+    "model_invalid": Meaning(
+        (422,), "a hub model needs `owner/name` and a commit; a bundled one must be this version's"
+    ),
+    "model_folder_invalid": Meaning(
+        (422,), "the path is no folder of a Transformers model in safetensors that the API can read"
+    ),
+    "model_unsafe": Meaning((422,), "the folder holds a pickle, which could run code"),
+    "gzip_corrupt": Meaning((422,), "the body is said to be gzip and is not, or is damaged"),
+    "gzip_truncated": Meaning((422,), "the gzip data ends too early"),
+    "line_too_long": Meaning((422,), "a line is longer than `FINETOOTH_MAX_LINE_BYTES`"),
+    "format_not_recognised": Meaning((422,), "the file is not JSONL, or its first record has none of the four formats"),
+    "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
+    "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
+    "trusted_column_not_found": Meaning((422,), "likewise"),
+    "precondition_required": Meaning((428,), "this edit needs an `If-Match`"),
+    "internal_error": Meaning((500,), "a fault of the service; its log has more under the `request_id`"),
+    "object_missing": Meaning(
+        (500,), "a file of the resource is gone from the object store; the service's log names it"
+    ),
+    "object_store_unavailable": Meaning((503,), "the bucket that holds the objects does not answer; nothing was kept"),
+    "database_busy": Meaning((503,), "try again after `Retry-After`"),
+    "database_unavailable": Meaning((503,), "the database does not answer; nothing was changed"),
+    "schema_outdated": Meaning((503,), "the database's schema is not this version's: run the migrations"),
+    "too_many_uploads": Meaning((503,), "as many uploads run as the server takes; try again after `Retry-After`"),
+    "too_many_waiting": Meaning(
+        (503,), "`FINETOOTH_MAX_WAITING_REQUESTS` requests wait for news already; try again after `Retry-After`"
+    ),
+    "storage_full": Meaning((507,), "the server's disk is full; nothing was kept"),
+}
