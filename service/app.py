@@ -14,9 +14,11 @@ from starlette.middleware import Middleware
 from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
+from service.findings.verdict_routes import router as verdicts
 from service.http import health
 from service.http.broker import BrokerCheck
 from service.http.edge import KnownHosts, SecurityHeaders
+from service.http.etags import install_conditional_requests
 from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
 from service.http.problems import UnexpectedErrors, install_problem_handlers
@@ -83,7 +85,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
-    for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
+    install_conditional_requests(app)
+    for router in (
+        health.public,
+        health.router,
+        sign_in,
+        keys,
+        datasets,
+        probes,
+        models,
+        audits,
+        findings,
+        verdicts,
+        web,
+    ):
         app.include_router(router)
     install_openapi(app)
     return app

@@ -1,0 +1,117 @@
+"""Entity tags (RFC 9110): who knows the current one gets 304 before anything is rendered, and edits can be guarded.
+
+A route takes `ConditionsDep` and calls `conditions.serve(tag)` once it knows the tag; one that edits calls
+`conditions.guard(tag)` before it writes.
+"""
+
+import hashlib
+import json
+import re
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Request
+from starlette.responses import Response
+
+from service.http.problems import Problem
+
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag` in `If-None-Match` is current."}}
+"""`responses=` of a route that serves a tag, beside its problems."""
+
+_TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
+_LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
+
+
+def strong_tag(*parts: Any) -> str:
+    """The tag of a representation that is the same byte for byte whenever the parts (JSON, datetimes) are."""
+    # A new version may show the same thing in another way.
+    text = json.dumps([version("finetooth"), *parts], default=str, sort_keys=True)
+    return f'"{hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]}"'
+
+
+def weak_tag(*parts: Any) -> str:
+    """The tag of a representation that means the same whenever the parts are the same. It guards no edit."""
+    return f"W/{strong_tag(*parts)}"
+
+
+class NotModified(Exception):  # noqa: N818  # no error
+    """Raised by `Conditions.serve`: answered with 304 and these headers."""
+
+    def __init__(self, headers: dict[str, str]) -> None:
+        super().__init__()
+        self.headers = headers
+
+
+class Conditions:
+    """What the request's If-None-Match and If-Match ask for; a dependency."""
+
+    def __init__(
+        self,
+        request: Request,
+        response: Response,
+        _if_none_match: Annotated[
+            str | None, Header(alias="If-None-Match", description="The `ETag` that you have: 304 while it is current.")
+        ] = None,
+    ) -> None:
+        self._response = response
+        self._known = _tags(request, "if-none-match")
+        self._expected = _tags(request, "if-match")
+        self._guarded = "if-match" in request.headers
+
+    def knows(self, tag: str) -> bool:
+        """Whether If-None-Match holds the tag; weak tags and strong ones compare alike."""
+        return self._known == ["*"] or _opaque(tag) in map(_opaque, self._known)
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is an If-None-Match."""
+        return bool(self._known)
+
+    def serve(self, tag: str) -> None:
+        """Puts the tag into the answer. Raises NotModified where the request knows it.
+
+        Headers that belong to a 304 too are set before.
+        """
+        self._response.headers["ETag"] = tag
+        if self.knows(tag):
+            raise NotModified(dict(self._response.headers))
+
+    def guard(self, tag: str, *, required: bool = False) -> None:
+        """Call it before an edit. Raises Problem 412 `precondition_failed` unless If-Match holds the (strong) tag.
+
+        Without an If-Match: nothing, or with `required` Problem 428 `precondition_required`.
+        """
+        if not self._guarded:
+            if required:
+                detail = "Send If-Match with the ETag of what you have read, so that no change of another is lost."
+                raise Problem(428, "precondition_required", detail, headers={"ETag": tag})
+            return
+        if self._expected == ["*"] or (not tag.startswith("W/") and tag in self._expected):
+            return
+        detail = "It has changed since you read it. Read it again, and send If-Match with its new ETag."
+        raise Problem(412, "precondition_failed", detail, headers={"ETag": tag})
+
+
+ConditionsDep = Annotated[Conditions, Depends()]
+
+
+def install_conditional_requests(app: FastAPI) -> None:
+    """Answers NotModified with 304."""
+    app.add_exception_handler(NotModified, _on_not_modified)
+
+
+async def _on_not_modified(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NotModified)
+    return Response(status_code=304, headers=error.headers)
+
+
+def _tags(request: Request, header: str) -> list[str]:
+    """The header's tags; none where it is missing or no list of tags."""
+    text = ",".join(request.headers.getlist(header)).strip()
+    if text == "*":
+        return ["*"]
+    return _TAG.findall(text) if _LIST.fullmatch(text) else []
+
+
+def _opaque(tag: str) -> str:
+    return tag.removeprefix("W/")
