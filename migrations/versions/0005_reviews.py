@@ -21,22 +21,20 @@ for escape in (r"\\", r"\n", r"\r", r"\t", r"\f", r"\b", r"\""):
     WORDS = f"replace({WORDS}, '{escape}', ' ')"
 SEARCH = f"""array_to_tsvector(ARRAY[audit_id]) || to_tsvector('simple'::regconfig, "left"({WORDS}, 100000))"""
 
-ROLE = "finetooth_bi"
-
 # A role belongs to the whole server: another database may have made it already, or be making it now.
-CREATE_ROLE = f"""
+CREATE_ROLE = """
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}')
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'finetooth_bi')
         AND (SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user) THEN
         BEGIN
-            CREATE ROLE {ROLE} NOLOGIN;
+            CREATE ROLE finetooth_bi NOLOGIN;
         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
         END;
     END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN
-        GRANT USAGE ON SCHEMA bi TO {ROLE};
-        GRANT SELECT ON ALL TABLES IN SCHEMA bi TO {ROLE};
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'finetooth_bi') THEN
+        GRANT USAGE ON SCHEMA bi TO finetooth_bi;
+        GRANT SELECT ON ALL TABLES IN SCHEMA bi TO finetooth_bi;
     END IF;
 END $$
 """
@@ -144,7 +142,10 @@ def upgrade() -> None:
     op.create_index("ix_scores_mu", "scores", [*LIST, "mu", "row"])
     op.create_index("ix_scores_z", "scores", [*LIST, "z", "row"])
     op.create_index(
-        "ix_scores_group", "scores", [*LIST, "group", "rank"], postgresql_where=sa.text('"group" IS NOT NULL')
+        "ix_scores_group",
+        "scores",
+        [*LIST, sa.text('hashtextextended("group", 0::bigint)'), "rank"],
+        postgresql_where=sa.text('"group" IS NOT NULL'),
     )
     op.create_index("ix_scores_side", "scores", [*LIST, "side", "rank"], postgresql_where=sa.text("side IS NOT NULL"))
     op.drop_index("ix_scores_cluster", "scores")

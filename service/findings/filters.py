@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import REAL, ColumnElement, bindparam, cast, false, func, select
+from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, literal_column, select
 from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.exc import DataError, InternalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from service.contract import MAX_PROBES, Side
@@ -110,6 +111,12 @@ def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
     return column if flagged else ~column
 
 
+def group_condition(table: Any, group: str) -> ColumnElement[bool]:
+    """With the hash that the index holds: a group's name may be longer than what fits an index."""
+    hashed, wanted = (func.hashtextextended(text, literal_column("0")) for text in (table.group, group))
+    return and_(hashed == wanted, table.group == group)
+
+
 def at_least(column: ColumnElement[Any], value: float, *, real: bool = False) -> ColumnElement[bool]:
     """For mu, or with `real` for z: what is shown of a float4 means that float4."""
     return column >= (cast(bindparam(None, value), REAL) if real else value)
@@ -131,7 +138,7 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
     if wanted.min_z is not None:
         found.append(at_least(table.z, wanted.min_z, real=True))
     if wanted.group is not None:
-        found.append(table.group == wanted.group)
+        found.append(group_condition(table, wanted.group))
     if wanted.cluster is not None:
         found.append(table.cluster == wanted.cluster)
     if wanted.side is not None:
@@ -161,8 +168,13 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
 
 def check_text(session: Session, text: str) -> None:
     """Raises Problem 422 `invalid_request` for a text without a word: it would mean nothing, or everything."""
-    if not session.scalar(select(func.numnode(_words(text)))):
-        detail = "Name at least one word to look for."
+    detail = "Name at least one word to look for."
+    try:
+        with session.begin_nested():
+            nodes = session.scalar(select(func.numnode(_words(text))))
+    except (DataError, InternalError, ProgrammingError):  # Postgres has little room for minus after minus
+        nodes, detail = 0, "This cannot be looked for. Use words, and a minus before those that must be missing."
+    if not nodes:
         raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:text", "detail": detail}])
 
 

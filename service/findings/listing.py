@@ -21,6 +21,7 @@ from service.findings.filters import (
     check_text,
     conditions,
     flagged_condition,
+    group_condition,
     matching_texts,
 )
 from service.findings.orders import Order, Position
@@ -155,7 +156,7 @@ def _along(
         if wanted.flagged:
             statement = statement.where(flagged_condition(Score, True))
         if wanted.group is not None:
-            statement = statement.where(Score.group == wanted.group)
+            statement = statement.where(group_condition(Score, wanted.group))
         if wanted.side is not None:
             statement = statement.where(Score.side == wanted.side)
     elif order.by == "mu" and wanted.min_mu is not None:
@@ -279,7 +280,7 @@ def _by_flag(within: Listed, wanted: Filter) -> Select[Any] | None:
 def _by_group(within: Listed, wanted: Filter) -> Select[Any] | None:
     if wanted.group is None:
         return None
-    return select(Score.row).where(*within.of(Score), Score.group == wanted.group).order_by(Score.rank)
+    return select(Score.row).where(*within.of(Score), group_condition(Score, wanted.group)).order_by(Score.rank)
 
 
 def _sort(

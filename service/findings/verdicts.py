@@ -158,7 +158,7 @@ def finding_not_found() -> Problem:
 
 
 def _these(rows: Sequence[int]) -> Any:
-    return func.unnest(bindparam("rows", list(rows), ARRAY(BigInteger))).table_valued("row")
+    return func.unnest(bindparam("rows", list(rows), ARRAY(BigInteger))).table_valued("wanted").render_derived()
 
 
 def _said_before(audit: Audit, rows: Sequence[int]) -> Select[Any]:
@@ -169,7 +169,7 @@ def _said_before(audit: Audit, rows: Sequence[int]) -> Select[Any]:
         .select_from(these)
         .join(
             Score,
-            (Score.row == these.c.row)
+            (Score.row == these.c.wanted)
             & (Score.audit_id == audit.id)
             & (Score.attempt == audit.published_attempt)
             & (Score.probe_no == HEADLINE),
@@ -208,7 +208,7 @@ def _write(
             Score.flagged,
         )
         .select_from(these)
-        .join(Score, Score.row == these.c.row)
+        .join(Score, Score.row == these.c.wanted)
         .where(
             Score.audit_id == audit.id,
             Score.attempt == audit.published_attempt,
@@ -235,7 +235,7 @@ def _write(
             Verdict.decided_at,
         )
         .select_from(these)
-        .join(Verdict, (Verdict.row == these.c.row) & (Verdict.audit_id == audit.id))
+        .join(Verdict, (Verdict.row == these.c.wanted) & (Verdict.audit_id == audit.id))
     )
     names = ["audit_id", "row", "revision", "workspace_id", "verdict", "note", "key_id", "changed_at"]
     session.execute(insert(VerdictChange).from_select(names, history))

@@ -380,7 +380,8 @@ class Score(Base):
             "audit_id",
             "attempt",
             "probe_no",
-            "group",
+            # Not the name: it may be longer than what fits an index.
+            text('hashtextextended("group", 0::bigint)'),
             "rank",
             postgresql_where=text('"group" IS NOT NULL'),
         ),

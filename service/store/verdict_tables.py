@@ -35,7 +35,7 @@ class Verdict(Base):
     revision: Mapped[int] = mapped_column(Integer)
     """1, 2, 3, ...: raised by every change, also by withdrawing."""
     rank: Mapped[int] = mapped_column(BigInteger)
-    """In the headline. Kept here, since a published result never changes: precision at k then reads this table alone."""
+    """In the headline. Kept here, since a published result never changes: precision at k reads this table alone."""
     flagged: Mapped[bool] = mapped_column(Boolean)
     """In the headline."""
     __table_args__ = (
