@@ -15,6 +15,7 @@ from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
+from service.findings.verdict_routes import router as verdicts
 from service.http import health
 from service.http.broker import BrokerCheck
 from service.http.edge import KnownHosts, SecurityHeaders
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         models,
         audits,
         findings,
+        verdicts,
         web,
     ):
         app.include_router(router)

@@ -97,21 +97,39 @@ def _load_scores(
             _check_range(table, SCORES_FILE, strongest_probe=(1, probes))
             if not pc.all(pc.is_in(table["side"], pa.array([None, *Side], pa.string()))).as_py():
                 raise OutputError(f"{SCORES_FILE} has unknown sides")
-            chunk = table.to_pylist()
-            for score in chunk:
-                if score["group"] is not None:
-                    score["group"] = _storable(score["group"])
             with _as_sqlalchemy(), cursor.copy(f"COPY scores (audit_id, attempt, {columns}) FROM STDIN") as copy:
-                for score in chunk:
-                    copy.write_row((claim.subject_id, claim.attempt, *(score[name] for name in names)))
-            shown.update(score["row"] for score in chunk if score["flagged"] or score["rank"] <= findings_top)
-            done.update(score["probe_no"] for score in chunk)
+                copy.write(_copy_text(table, claim))
+            kept = table.filter(pc.or_(table["flagged"], pc.less_equal(table["rank"], findings_top)))
+            shown.update(kept["row"].to_pylist())
+            done.update({count["values"]: count["counts"] for count in pc.value_counts(table["probe_no"]).to_pylist()})
             on_progress(done.total())
     # A unique index holds each row and each rank once a probe.
     expected = dict.fromkeys(range(probes + 1) if probes > 1 else range(1), rows)
     if done != expected:
         raise OutputError(f"{SCORES_FILE} has {dict(sorted(done.items()))} rows by probe_no, not {expected}")
     return sorted(shown)
+
+
+def _copy_text(table: pa.Table, claim: Claim) -> memoryview:
+    """The scores in COPY's text format, column by column: row by row in Python it takes most of the loading."""
+    columns: list[Any] = [_large(claim.subject_id), _large(str(claim.attempt))]
+    for column in table.columns:
+        text = column.combine_chunks().cast(pa.large_string())
+        if pa.types.is_string(column.type):
+            # Arrow's texts are UTF-8, so of what Postgres cannot hold there is NUL alone.
+            for character, written in (("\0", "\ufffd"), ("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t")):
+                text = pc.replace_substring(text, character, written)
+        columns.append(pc.fill_null(text, _large(r"\N")))
+    fields = pc.binary_join_element_wise(*columns, _large("\t"))
+    lines = pc.binary_join_element_wise(fields, _large(""), _large("\n"))
+    # All lines lie in one buffer, one behind the other.
+    length = pc.sum(pc.binary_length(lines), min_count=0).as_py()
+    return memoryview(lines.buffers()[2] or b"")[:length]
+
+
+def _large(text: str) -> pa.Scalar:
+    """Of the type whose columns may hold more than 2 GiB."""
+    return pa.scalar(text, pa.large_string())
 
 
 def _read_traces(folder: Path, shown: Sequence[int], probes: int) -> dict[int, list[dict[str, Any]]]:

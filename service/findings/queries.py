@@ -1,87 +1,39 @@
-"""Reading findings: by rank, and one by its row."""
+"""Reading one finding by its row, and the texts of a page; `listing` finds which samples a page holds."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, and_, cast, func, select
+from sqlalchemy import ColumnElement, Select, Text, cast, func, select
 from sqlalchemy.orm import Session
 
-from service.contract import ScoreRow, Side
-from service.findings.schemas import Finding, Result
-from service.http.problems import Problem
+from service.contract import ScoreRow
+from service.findings.filters import HEADLINE
+from service.findings.schemas import Finding, Result, Verdict
 from service.store.tables import Audit, Score
 from service.store.tables import Finding as FindingTable
+from service.store.verdict_tables import Verdict as VerdictTable
 
-HEADLINE = 0
 PAGE_TEXT_BYTES = 8 * 2**20
 """A page ends early rather than hold more sample text than this; its first sample is whole whatever its size."""
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which samples a list holds; None: whatever it is."""
-
-    probe_no: int = HEADLINE
-    """0: the headline; 1, 2, ...: the result of one probe alone."""
-    flagged: bool | None = None
-    group: str | None = None
-    cluster: int | None = None
-    side: Side | None = None
-
-
-def stored_probe_no(audit: Audit, probe_no: int) -> int:
-    """Under which number that result is stored: an audit of one probe keeps it once, as the headline.
-
-    Raises Problem 422 `invalid_request` for a probe that the audit does not have.
-    """
-    assert audit.summary is not None  # has succeeded
-    probes = len(audit.summary["probes"])
-    if probe_no > probes:
-        have = "1 probe" if probes == 1 else f"{probes} probes"
-        detail = f"The audit has {have}: ask for probe 1 to {probes}, or for 0, the headline over all."
-        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:probe", "detail": detail}])
-    return HEADLINE if probes == 1 else probe_no
-
-
-def list_scores(
-    session: Session, audit: Audit, wanted: Filter, *, after_rank: int, limit: int
-) -> tuple[list[Score], int]:
-    """At most `limit` scores of the published attempt behind `after_rank`, by rank, and how many of them fit a page.
-
-    Raises Problem as `stored_probe_no`.
-    """
+def fitting(session: Session, audit: Audit, scores: Sequence[Score]) -> int:
+    """How many of them a page holds without too much text."""
     size = func.octet_length(cast(FindingTable.messages, Text)) + func.octet_length(cast(FindingTable.extra, Text))
-    conditions: list[Any] = [Score.rank > after_rank]
-    if wanted.flagged is not None:
-        conditions.append(Score.flagged if wanted.flagged else ~Score.flagged)  # as the partial index has it
-    if wanted.group is not None:
-        conditions.append(Score.group == wanted.group)
-    if wanted.cluster is not None:
-        conditions.append(Score.cluster == wanted.cluster)
-    if wanted.side is not None:
-        conditions.append(Score.side == wanted.side)
-    query = (
-        select(Score, func.coalesce(size, 0))
-        .outerjoin(
-            FindingTable,
-            and_(
-                FindingTable.audit_id == Score.audit_id,
-                FindingTable.attempt == Score.attempt,
-                FindingTable.row == Score.row,
-            ),
-        )
-        .where(*_published(audit), Score.probe_no == stored_probe_no(audit, wanted.probe_no), *conditions)
-        .order_by(Score.rank)
-        .limit(limit)
-    )
-    found = session.execute(query).all()
-    fitting, total = 0, 0
-    for _, length in found:
-        total += length
-        if fitting and total > PAGE_TEXT_BYTES:
-            break
-        fitting += 1
-    return [score for score, _ in found], fitting
+    measured = session.execute(_kept(audit, [score.row for score in scores], FindingTable.row, size))
+    sizes = {row: length for row, length in measured}  # noqa: C416  # a result is no iterable of pairs to dict()
+    total = 0
+    for number, score in enumerate(scores):
+        total += sizes.get(score.row, 0)
+        if number and total > PAGE_TEXT_BYTES:
+            return number
+    return len(scores)
+
+
+def top_scores(session: Session, audit: Audit, limit: int) -> list[Score]:
+    """The first of the headline."""
+    query = select(Score).where(*_published(audit), Score.probe_no == HEADLINE).order_by(Score.rank).limit(limit)
+    return list(session.scalars(query))
 
 
 def find_scores(session: Session, audit: Audit, row: int) -> list[Score]:
@@ -90,14 +42,9 @@ def find_scores(session: Session, audit: Audit, row: int) -> list[Score]:
     return list(session.scalars(query))
 
 
-def find_texts(session: Session, audit: Audit, rows: list[int]) -> dict[int, FindingTable]:
+def find_texts(session: Session, audit: Audit, rows: Sequence[int]) -> dict[int, FindingTable]:
     """The text of those rows whose text is kept in the database."""
-    query = select(FindingTable).where(
-        FindingTable.audit_id == audit.id,
-        FindingTable.attempt == audit.published_attempt,
-        FindingTable.row.in_(rows),
-    )
-    return {finding.row: finding for finding in session.scalars(query)}
+    return {finding.row: finding for finding in session.scalars(_kept(audit, rows, FindingTable))}
 
 
 def score_fields(score: Score) -> dict[str, Any]:
@@ -105,15 +52,33 @@ def score_fields(score: Score) -> dict[str, Any]:
     return {name: getattr(score, name) for name in ScoreRow.model_fields}
 
 
-def render_finding(score: Score, messages: list[Any] | None, extra: dict[str, Any] | None) -> Finding:
+def render_finding(score: Score, kept: FindingTable | None, verdict: VerdictTable | None) -> Finding:
     """The finding as lists show it."""
-    return Finding(**score_fields(score), messages=messages, extra=extra)
+    return Finding(
+        **score_fields(score),
+        messages=None if kept is None else kept.messages,
+        extra=None if kept is None else kept.extra,
+        verdict=None if verdict is None else render_verdict(verdict),
+    )
+
+
+def render_verdict(verdict: VerdictTable) -> Verdict:
+    """What is said of the sample now."""
+    return Verdict.model_validate(verdict, from_attributes=True)
 
 
 def render_probes(scores: list[Score]) -> list[Result]:
     """The result of each probe alone, of what `find_scores` found."""
     alone = scores[1:] or scores
     return [Result(**score_fields(score) | {"probe_no": number}) for number, score in enumerate(alone, start=1)]
+
+
+def _kept(audit: Audit, rows: Sequence[int], *columns: Any) -> Select[Any]:
+    return select(*columns).where(
+        FindingTable.audit_id == audit.id,
+        FindingTable.attempt == audit.published_attempt,
+        FindingTable.row.in_(rows),
+    )
 
 
 def _published(audit: Audit) -> tuple[ColumnElement[bool], ...]:

@@ -5,26 +5,29 @@ from typing import Annotated
 from fastapi import Depends, Query
 
 from service.audits.queries import find_succeeded
-from service.contract import MAX_PROBES, ROWS_FILE, Side
+from service.contract import ROWS_FILE
+from service.findings.filters import FilterDep, listed
+from service.findings.listing import find_page
+from service.findings.orders import Order, Sort
+from service.findings.precision import precision_down_to
 from service.findings.queries import (
-    Filter,
     find_scores,
     find_texts,
-    list_scores,
+    fitting,
     render_finding,
     render_probes,
+    render_verdict,
     score_fields,
 )
 from service.findings.schemas import Finding, FindingDetail, Observation
+from service.findings.verdicts import find_verdicts, finding_not_found
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import Page, PageDep
-from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
 from service.store.objects import dataset_key
 from service.store.rows import read_row
-from service.store.tables import Score
 
 router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
@@ -36,28 +39,31 @@ def list_all(
     principal: Reader,
     session: SessionDep,
     page: PageDep,
-    probe: Annotated[
-        int, Query(ge=0, le=MAX_PROBES, description="0: the headline over all probes; 1, 2, ...: one probe alone.")
-    ] = 0,
-    flagged: Annotated[bool | None, Query(description="Only flagged samples, or only others.")] = None,
-    group: Annotated[str | None, Query(max_length=10_000, description="Only samples of this group.")] = None,
-    cluster: Annotated[
-        int | None, Query(ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row.")
-    ] = None,
-    side: Annotated[Side | None, Query(description="Only samples that lean there.")] = None,
+    wanted: FilterDep,
+    sort: Annotated[
+        Sort,
+        Query(description="The order. With a minus the largest come first; samples without a value come last."),
+    ] = "rank",
 ) -> Page[Finding]:
-    """All samples by rank. A page holds fewer than `limit` where their text is very long."""
+    """Samples, the most suspicious first or in the order asked for.
+
+    A page holds fewer than `limit`, and may be empty, where texts are very long, or where the samples that the filter
+    keeps lie far apart in that order: go on with `next_after` while `has_more`.
+    """
     audit = find_succeeded(session, principal, audit_id)
-    wanted = Filter(probe_no=probe, flagged=flagged, group=group, cluster=cluster, side=side)
-    scores, fitting = list_scores(session, audit, wanted, after_rank=page.after_number or 0, limit=page.limit + 1)
-    keep = min(fitting, page.limit)
-    texts = find_texts(session, audit, [score.row for score in scores[:keep]])
-
-    def render(score: Score) -> Finding:
-        text = texts.get(score.row)
-        return render_finding(score, None, None) if text is None else render_finding(score, text.messages, text.extra)
-
-    return page.page(scores, key=lambda score: score.rank, render=render, keep=keep)
+    order = Order.of(sort)
+    after = None if page.after is None else order.parse(page.after)
+    found = find_page(session, listed(audit, wanted.probe), wanted, order, after, page.limit + 1)
+    keep = min(fitting(session, audit, found.scores), page.limit)
+    rows = [score.row for score in found.scores[:keep]]
+    texts, verdicts = find_texts(session, audit, rows), find_verdicts(session, audit, rows)
+    return page.page(
+        list(zip(found.scores, found.positions, strict=True)),
+        key=lambda one: one[1].cursor,
+        render=lambda one: render_finding(one[0], texts.get(one[0].row), verdicts.get(one[0].row)),
+        keep=keep,
+        resume=None if found.resume is None else found.resume.cursor,
+    )
 
 
 @router.get(
@@ -68,11 +74,12 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, obje
     audit = find_succeeded(session, principal, audit_id)
     scores = find_scores(session, audit, row)
     if not scores:
-        raise Problem(404, "finding_not_found", "The audit's dataset has no such row. Rows count from 0.")
+        raise finding_not_found()
     kept = find_texts(session, audit, [row]).get(row)
     if kept is None:
         with objects.open(dataset_key(audit.workspace_id, audit.dataset_id, ROWS_FILE)) as file:
             sample = read_row(file, row)
+    verdict = find_verdicts(session, audit, [row]).get(row)
     return FindingDetail(
         **score_fields(scores[0]),
         messages=sample["messages"] if kept is None else kept.messages,
@@ -80,4 +87,6 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, obje
         probes=render_probes(scores),
         trace=None if kept is None else [Observation.model_validate(observation) for observation in kept.trace],
         baselines=None if kept is None else kept.baselines,
+        verdict=None if verdict is None else render_verdict(verdict),
+        precision=precision_down_to(session, audit, scores[0].rank),
     )

@@ -1,10 +1,15 @@
 """Findings as the API shows them."""
 
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract import ScoreRow, Side
+from service.findings.filters import Filter, VerdictKind
+from service.http.fields import Storable
+
+Note = Annotated[str, Field(max_length=10_000), Storable]
 
 
 class Result(BaseModel):
@@ -34,6 +39,95 @@ class Result(BaseModel):
 assert list(Result.model_fields) == list(ScoreRow.model_fields)
 
 
+class Verdict(BaseModel):
+    """What is said of a sample now."""
+
+    object: Literal["verdict"] = "verdict"
+    row: int
+    verdict: VerdictKind | None = Field(description="null: nothing is said of the sample, or it was withdrawn.")
+    note: str | None
+    key_id: str | None = Field(description="The key of whoever said so last.")
+    decided_at: datetime | None
+    revision: int = Field(description="Changes so far; 0: nothing was ever said.")
+
+
+class VerdictSet(BaseModel):
+    """What to say of a sample."""
+
+    model_config = ConfigDict(extra="forbid")
+    verdict: VerdictKind
+    note: Note | None = None
+
+
+class VerdictChange(BaseModel):
+    """Something that was said of a sample."""
+
+    object: Literal["verdict.change"] = "verdict.change"
+    row: int
+    revision: int = Field(description="1, 2, 3, ... for each sample.")
+    verdict: VerdictKind | None = Field(description="null: withdrawn.")
+    note: str | None
+    key_id: str
+    changed_at: datetime
+
+
+class BulkVerdicts(BaseModel):
+    """The same verdict for all samples that a filter keeps: asked for twice, the second time with the first's token."""
+
+    model_config = ConfigDict(extra="forbid")
+    filter: Filter = Field(description="As the list takes them.")
+    verdict: VerdictKind | None = Field(description="null withdraws.")
+    note: Note | None = None
+    dry_run: bool = Field(default=False, description="Change nothing: count, and give the token.")
+    token: str | None = Field(default=None, max_length=100, description="Of the dry run whose samples are meant.")
+
+
+class BulkSample(BaseModel):
+    """One of the samples that a bulk of verdicts is about."""
+
+    row: int
+    rank: int = Field(description="In the headline.")
+    flagged: bool
+    verdict: VerdictKind | None = Field(description="What was said of it before.")
+
+
+class BulkResult(BaseModel):
+    """What a bulk of verdicts has changed, or would change."""
+
+    object: Literal["verdict.bulk"] = "verdict.bulk"
+    dry_run: bool
+    verdict: VerdictKind | None
+    count: int = Field(description="Samples that the filter keeps.")
+    changed: int = Field(description="Those of which something else was said before, or nothing.")
+    sample: list[BulkSample] = Field(description="The first of them by rank.")
+    token: str | None = Field(description="Of a dry run: send it back to change these samples and no others.")
+
+
+class Precision(BaseModel):
+    """How many of the first k findings people have confirmed."""
+
+    k: int | Literal["flagged"] = Field(description="The first k of the headline, or all flagged samples.")
+    size: int = Field(description="Samples among these.")
+    reviewed: int = Field(description="Those with a verdict, unsure ones too.")
+    confirmed: int
+    rejected: int
+    unsure: int
+    precision: float | None = Field(description="confirmed / (confirmed + rejected).")
+    low: float | None = Field(description="Exact 95 % interval of it (Clopper-Pearson).")
+    high: float | None
+    complete: bool = Field(description="Whether every one of them is confirmed or rejected.")
+
+
+class AuditPrecision(BaseModel):
+    """Precision of an audit's findings, from verdicts."""
+
+    object: Literal["audit.precision"] = "audit.precision"
+    audit_id: str
+    data: list[Precision]
+    confidence: float
+    assumes: list[str] = Field(description="What the intervals take for granted.")
+
+
 class Finding(Result):
     """One sample's result in an audit."""
 
@@ -42,6 +136,7 @@ class Finding(Result):
         description="The sample's turns. Lists have it for flagged and top-ranked samples, else null."
     )
     extra: dict[str, Any] | None = Field(description="The sample's other columns.")
+    verdict: Verdict | None = Field(description="What people say of it; null: nothing.")
 
 
 class Observation(BaseModel):
@@ -64,4 +159,7 @@ class FindingDetail(Finding):
     )
     baselines: dict[str, float | None] | None = Field(
         description="What simpler methods say of a flagged or top-ranked sample, larger is more suspicious; else null."
+    )
+    precision: Precision | None = Field(
+        description="Of the reviewed samples down to this one's rank; null where nothing is reviewed or it lies deep."
     )

@@ -50,9 +50,9 @@ class PageRequest:
             padded = self._after + "=" * (-len(self._after) % 4)
             key = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
         except (binascii.Error, ValueError):
-            raise _invalid_cursor() from None
+            raise invalid_cursor() from None
         if "\0" in key:
-            raise _invalid_cursor()
+            raise invalid_cursor()
         return key
 
     @property
@@ -62,7 +62,7 @@ class PageRequest:
         if key is None:
             return None
         if not key.isdigit() or len(key) > 18:
-            raise _invalid_cursor()
+            raise invalid_cursor()
         return int(key)
 
     def page(
@@ -73,17 +73,21 @@ class PageRequest:
         render: Callable[[R], T],
         keep: int | None = None,
         resumable: bool = False,
+        resume: str | None = None,
     ) -> Page[T]:
         """The page of `rows`, which were asked for with one more than `limit`.
 
         keep cuts the page shorter than `limit`. resumable: a list that grows at its end has a `next_after` on its
-        last page too.
+        last page too. resume: the search for rows stopped behind this key before the page was full.
         """
         kept = rows[: self.limit if keep is None else keep]
-        has_more = len(rows) > len(kept)
-        cursor = None
-        if kept and (has_more or resumable):
-            cursor = base64.urlsafe_b64encode(str(key(kept[-1])).encode("ascii")).decode("ascii").rstrip("=")
+        has_more = len(rows) > len(kept) or resume is not None
+        last = None
+        if kept and (len(rows) > len(kept) or (resumable and resume is None)):
+            last = str(key(kept[-1]))
+        elif resume is not None:
+            last = resume
+        cursor = None if last is None else base64.urlsafe_b64encode(last.encode("ascii")).decode("ascii").rstrip("=")
         if has_more:
             url = self._request.url.include_query_params(after=cursor)
             self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
@@ -93,7 +97,8 @@ class PageRequest:
 PageDep = Annotated[PageRequest, Depends()]
 
 
-def _invalid_cursor() -> Problem:
+def invalid_cursor() -> Problem:
+    """422 `invalid_cursor`."""
     return Problem(
         422,
         "invalid_cursor",

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -26,7 +27,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -400,7 +401,37 @@ class Score(Base):
         ForeignKeyConstraint(["audit_id"], ["audits.id"]),
         CheckConstraint("side IN ('toward','against','both')", name="side"),
         Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
-        Index("ix_scores_cluster", "audit_id", "attempt", "probe_no", "cluster"),
+        # Every index costs the loading of a result time; docs/decisions/0020 has what each one is for.
+        Index("ix_scores_mu", "audit_id", "attempt", "probe_no", "mu", "row"),
+        Index("ix_scores_z", "audit_id", "attempt", "probe_no", "z", "row"),
+        Index(
+            "ix_scores_group",
+            "audit_id",
+            "attempt",
+            "probe_no",
+            # Not the name: it may be longer than what fits an index.
+            text('hashtextextended("group", 0::bigint)'),
+            "rank",
+            postgresql_where=text('"group" IS NOT NULL'),
+        ),
+        Index(
+            "ix_scores_side",
+            "audit_id",
+            "attempt",
+            "probe_no",
+            "side",
+            "rank",
+            postgresql_where=text("side IS NOT NULL"),
+        ),
+        Index(
+            "ix_scores_cluster",
+            "audit_id",
+            "attempt",
+            "probe_no",
+            "cluster",
+            "row",
+            postgresql_where=text("cluster <> row"),
+        ),
         Index(
             "ix_scores_flagged",
             "audit_id",
@@ -410,6 +441,20 @@ class Score(Base):
             postgresql_where=text("flagged"),
         ),
     )
+
+
+SEARCHED_CHARACTERS = 100_000
+"""Of a sample's text, the part that full text search knows. A tsvector has at most 1 MiB; even if all words differ, are
+hyphenated (the parser keeps the whole beside its parts) and have four bytes a character, so many stay below."""
+
+_WORDS = "(jsonb_path_query_array(messages, '$[*].\"content\"'))::text"
+for _escape in ("\\\\", "\\n", "\\r", "\\t", "\\f", "\\b", '\\"'):
+    # In a text of JSON a line break is a backslash and an n, which would become part of the next word.
+    _WORDS = f"replace({_WORDS}, '{_escape}', ' ')"
+SEARCH = (
+    f"array_to_tsvector(ARRAY[audit_id]) || to_tsvector('simple'::regconfig, \"left\"({_WORDS}, {SEARCHED_CHARACTERS}))"
+)
+"""The audit's id as a word makes the one index serve each audit alone: it intersects the two lists."""
 
 
 class Finding(Base):
@@ -426,4 +471,13 @@ class Finding(Base):
     """[{probe_no, seed, step, effect, alignment, mu}]: every observation, as in contract.TRACE_COLUMNS."""
     baselines: Mapped[dict[str, Any]]
     """What simpler methods say: contract.BASELINE_COLUMNS."""
-    __table_args__ = (ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),)
+    search: Mapped[str] = mapped_column(TSVECTOR, Computed(SEARCH, persisted=True), deferred=True)
+    """The words of the messages, for full text, and the audit's id."""
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        Index("ix_findings_search", "search", postgresql_using="gin"),
+    )
+
+
+# Tables of topics of their own, known to whoever knows `Base`.
+from service.store import verdict_tables as verdict_tables  # noqa: E402

@@ -14,7 +14,8 @@ from service.audits.schemas import AuditSummary
 from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRow, Side, Stage, Summary
 from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
-from service.findings.queries import Filter, find_texts, list_scores, render_finding
+from service.findings.filters import Filter
+from service.findings.queries import find_texts, fitting, render_finding, top_scores
 from service.findings.routes import get as get_finding
 from service.findings.routes import list_all as list_findings
 from service.findings.schemas import Finding, FindingDetail, Observation
@@ -105,12 +106,9 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
     row, audit = found[0], render_audit(found)
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
-        scores, fitting = list_scores(session, row, Filter(), after_rank=0, limit=TOP_FINDINGS)
-        texts = find_texts(session, row, [score.row for score in scores[:fitting]])
-        findings = [
-            _listed(render_finding(score, kept.messages if (kept := texts.get(score.row)) else None, None))
-            for score in scores
-        ]
+        scores = top_scores(session, row, TOP_FINDINGS)
+        texts = find_texts(session, row, [score.row for score in scores[: fitting(session, row, scores)]])
+        findings = [_listed(render_finding(score, texts.get(score.row), None)) for score in scores]
     live = audit.status not in TERMINAL
     stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
     groups = list(audit.summary.groups.items()) if audit.summary is not None else []
@@ -242,7 +240,8 @@ def finding_list(
     audit = render_audit(found)
     rows, next_after = [], None
     if audit.status == State.SUCCEEDED:
-        listed = list_findings(audit_id, principal, session, page, probe, flagged, group, cluster, side)
+        wanted = Filter(probe=probe, flagged=flagged, group=group, cluster=cluster, side=side)
+        listed = list_findings(audit_id, principal, session, page, wanted)
         rows, next_after = [_listed(finding) for finding in listed.data], listed.next_after
     chosen = {
         "probe": str(probe) if probe else None,
@@ -402,7 +401,10 @@ def _curve(session: SessionDep, audit: Audit, live: bool) -> dict[str, Any] | No
 
 def _listed(finding: Finding) -> dict[str, Any]:
     """A finding as a table row: its first line in place of its text."""
-    return {**finding.model_dump(exclude={"messages", "extra"}), "excerpt": text.first_line(finding.messages)}
+    return {
+        **finding.model_dump(exclude={"messages", "extra", "verdict"}),
+        "excerpt": text.first_line(finding.messages),
+    }
 
 
 def _observed(finding: FindingDetail) -> list[Observation]:

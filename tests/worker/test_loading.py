@@ -109,6 +109,36 @@ def test_each_probe_has_a_list_of_its_own_beside_the_headline(load: Load, sessio
     assert [(one["probe_no"], one["step"]) for one in findings[0].trace] == [(1, 2), (1, 9), (2, 2), (2, 9)]
 
 
+LONG = "".join(chr(0x4E00 + (7919 * i) % 20_000) for i in range(20_000))
+"""Hard to compress, and longer than what an index can hold."""
+
+
+@pytest.mark.parametrize(
+    ("group", "kept"),
+    [
+        (None, None), ("", ""), ("\\N", "\\N"), ("\\.", "\\."), ("a\n\\.\nb", "a\n\\.\nb"),
+        ("tab\tand\rreturn", "tab\tand\rreturn"), ('say "it", twice', 'say "it", twice'), ("back\\\\n", "back\\\\n"),
+        ("данные 😀", "данные 😀"), ("a\0b", "a\ufffdb"), (LONG, LONG),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_groups_are_kept_as_they_are(
+    load: Load, sessions: sessionmaker[Session], group: str | None, kept: str | None
+) -> None:
+    load(group=group)
+    with sessions() as session:
+        assert set(session.scalars(select(Score.group))) == {kept}
+        assert session.scalar(select(func.count()).select_from(Score)) == ROWS
+
+
+@pytest.mark.parametrize("number", [0.1, -0.0, 1e-300, 5e-324, 1.7976931348623157e308, 1 / 3, 12345678901234567.0])
+def test_numbers_are_kept_to_the_last_digit(load: Load, sessions: sessionmaker[Session], number: float) -> None:
+    load(mu=number, mu_low=None, mu_high=number, p=number)
+    with sessions() as session:
+        found = session.execute(select(Score.mu, Score.mu_low, Score.mu_high, Score.p).distinct()).all()
+    assert [tuple(map(repr, one)) for one in found] == [(repr(number), "None", repr(number), repr(number))]
+
+
 def test_one_probe_has_its_result_once() -> None:
     assert score_count(ROWS, 1) == ROWS
 

@@ -131,7 +131,7 @@ def test_every_sample_once_by_rank(client: TestClient, audit: Audit, limit: int)
 
 def test_the_fields_are_those_of_the_contract(client: TestClient, audit: Audit) -> None:
     top, *_, sixth = client.get(path(audit, "?limit=6")).json()["data"]
-    assert set(ScoreRow.model_fields) | {"object", "messages", "extra"} == set(top)
+    assert set(ScoreRow.model_fields) | {"object", "messages", "extra", "verdict"} == set(top)
     ScoreRow.model_validate({name: top[name] for name in ScoreRow.model_fields})
     assert (top["object"], top["rank"], top["flagged"], top["q"]) == ("finding", 1, True, 0.01)
     # The published attempt's text, where it is kept.

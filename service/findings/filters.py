@@ -1,0 +1,193 @@
+"""Which samples a list holds: what may be asked for, and as conditions of SQL."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, literal_column, select
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.exc import DataError, InternalError, ProgrammingError
+from sqlalchemy.orm import Session
+
+from service.contract import MAX_PROBES, Side
+from service.http.fields import Storable
+from service.http.problems import Problem
+from service.store.tables import Audit
+from service.store.tables import Finding as FindingTable
+from service.store.verdict_tables import Verdict
+
+HEADLINE = 0
+
+VerdictKind = Literal["confirmed", "rejected", "unsure"]
+VerdictFilter = Literal["confirmed", "rejected", "unsure", "none"]
+
+
+class Filter(BaseModel):
+    """Which samples are meant: those for which everything given holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    probe: int = Field(
+        default=HEADLINE,
+        ge=0,
+        le=MAX_PROBES,
+        description="0: the headline over all probes; 1, 2, ...: one probe alone.",
+    )
+    flagged: bool | None = Field(default=None, description="Only flagged samples, or only others.")
+    max_q: float | None = Field(default=None, ge=0, le=1, description="Only samples whose q is at most this.")
+    min_mu: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose mu is at least this.")
+    min_z: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose z is at least this.")
+    group: Annotated[str, Storable] | None = Field(
+        default=None, max_length=10_000, description="Only samples of this group."
+    )
+    cluster: int | None = Field(
+        default=None, ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row."
+    )
+    side: Side | None = Field(default=None, description="Only samples that lean there.")
+    verdict: VerdictFilter | None = Field(
+        default=None, description="Only samples with this verdict; `none`: those without any."
+    )
+    text: Annotated[str, Storable] | None = Field(
+        default=None,
+        max_length=1000,
+        description='Only flagged and top-ranked samples whose words fit: `word -without "a phrase" or another`.',
+    )
+
+
+def _from_query(**values: Any) -> Filter:
+    return Filter(**values)
+
+
+# A parameter for each field, as the model has it: a model as a query parameter cannot stand beside others.
+_from_query.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[field.annotation, *field.metadata, Query(description=field.description)],
+        )
+        for name, field in Filter.model_fields.items()
+    ]
+)
+
+FilterDep = Annotated[Filter, Depends(_from_query)]
+"""The filter, from the query of the address."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One ranked list of an audit's published result."""
+
+    audit_id: str
+    attempt: int
+    probe_no: int
+
+    def of(self, table: Any) -> tuple[ColumnElement[bool], ...]:
+        """Its samples, in `scores` or what was selected from it."""
+        return table.audit_id == self.audit_id, table.attempt == self.attempt, table.probe_no == self.probe_no
+
+
+def listed(audit: Audit, probe: int) -> Listed:
+    """The headline's list (0) or one probe's.
+
+    An audit of one probe keeps its list once, as the headline. Raises Problem 422 `invalid_request` for a probe that
+    the audit does not have.
+    """
+    assert audit.summary is not None  # has succeeded
+    assert audit.published_attempt is not None
+    probes = len(audit.summary["probes"])
+    if probe > probes:
+        have = "1 probe" if probes == 1 else f"{probes} probes"
+        detail = f"The audit has {have}: ask for probe 1 to {probes}, or for 0, the headline over all."
+        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:probe", "detail": detail}])
+    return Listed(audit.id, audit.published_attempt, HEADLINE if probes == 1 else probe)
+
+
+def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
+    """As the partial index has it."""
+    column: ColumnElement[bool] = table.flagged
+    return column if flagged else ~column
+
+
+def group_condition(table: Any, group: str) -> ColumnElement[bool]:
+    """With the hash that the index holds: a group's name may be longer than what fits an index."""
+    hashed, wanted = (func.hashtextextended(text, literal_column("0")) for text in (table.group, group))
+    return and_(hashed == wanted, table.group == group)
+
+
+def at_least(column: ColumnElement[Any], value: float, *, real: bool = False) -> ColumnElement[bool]:
+    """For mu, or with `real` for z: what is shown of a float4 means that float4."""
+    return column >= (cast(bindparam(None, value), REAL) if real else value)
+
+
+def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement[bool]]:
+    """Everything that is asked for, of `scores` or what was selected from it.
+
+    Verdict and text are looked up row by row (scalar subqueries, which the planner never turns into a join): a page
+    is found by walking along an order, and the walk ends once it is full.
+    """
+    found: list[ColumnElement[bool]] = []
+    if wanted.flagged is not None:
+        found.append(flagged_condition(table, wanted.flagged))
+    if wanted.max_q is not None:
+        found.append(table.q <= wanted.max_q)
+    if wanted.min_mu is not None:
+        found.append(at_least(table.mu, wanted.min_mu))
+    if wanted.min_z is not None:
+        found.append(at_least(table.z, wanted.min_z, real=True))
+    if wanted.group is not None:
+        found.append(group_condition(table, wanted.group))
+    if wanted.cluster is not None:
+        found.append(table.cluster == wanted.cluster)
+    if wanted.side is not None:
+        found.append(table.side == wanted.side)
+    if wanted.verdict is not None:
+        said = (
+            select(Verdict.verdict)
+            .where(Verdict.audit_id == within.audit_id, Verdict.row == table.row)
+            .correlate_except(Verdict)
+            .scalar_subquery()
+        )
+        found.append(said.is_(None) if wanted.verdict == "none" else said == wanted.verdict)
+    if wanted.text is not None:
+        matches = (
+            select(FindingTable.search.op("@@")(_words(wanted.text)))
+            .where(
+                FindingTable.audit_id == within.audit_id,
+                FindingTable.attempt == within.attempt,
+                FindingTable.row == table.row,
+            )
+            .correlate_except(FindingTable)
+            .scalar_subquery()
+        )
+        found.append(func.coalesce(matches, false()))
+    return found
+
+
+def check_text(session: Session, text: str) -> None:
+    """Raises Problem 422 `invalid_request` for a text without a word: it would mean nothing, or everything."""
+    detail = "Name at least one word to look for."
+    try:
+        with session.begin_nested():
+            nodes = session.scalar(select(func.numnode(_words(text))))
+    except (DataError, InternalError, ProgrammingError):  # Postgres has little room for minus after minus
+        nodes, detail = 0, "This cannot be looked for. Use words, and a minus before those that must be missing."
+    if not nodes:
+        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:text", "detail": detail}])
+
+
+def matching_texts(within: Listed, text: str) -> list[ColumnElement[bool]]:
+    """Of `findings`: those of the audit whose words fit, by the index (it holds the audit's id as a word)."""
+    own = cast(f"'{within.audit_id}'", TSQUERY)
+    return [
+        FindingTable.audit_id == within.audit_id,
+        FindingTable.attempt == within.attempt,
+        FindingTable.search.op("@@")(own.op("&&")(_words(text))),
+    ]
+
+
+def _words(text: str) -> ColumnElement[Any]:
+    """Takes any text: what is no search means the words in it."""
+    return func.websearch_to_tsquery("simple", text)

@@ -1,0 +1,364 @@
+"""Finding the samples of a page, at a cost that neither the depth of the page nor the filter can raise beyond a bound.
+
+An order is *walked* along its index: at most WALK_ROWS samples are looked at, and the walk ends once the page is full.
+Where a filter keeps so few that a walk does not fill the page, the samples that it keeps are *collected* by an index of
+the filter, at most COLLECT_ROWS, and sorted. Where it keeps more than that and still few of those walked along, the
+page is short or empty, and its cursor goes on where the walk ended.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, aliased
+
+from service.findings.filters import (
+    Filter,
+    Listed,
+    at_least,
+    check_text,
+    conditions,
+    flagged_condition,
+    group_condition,
+    matching_texts,
+)
+from service.findings.orders import Order, Position
+from service.store.tables import Finding, Score
+from service.store.verdict_tables import Verdict
+
+WALK_ROWS = 20_000
+COLLECT_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """Samples in their order."""
+
+    scores: list[Score]
+    positions: list[Position]
+    """Of each."""
+    resume: Position | None = None
+    """The search stopped here, before it had as many as wanted; None: it has them, or there are no more."""
+
+
+def find_page(
+    session: Session, within: Listed, wanted: Filter, order: Order, after: Position | None, limit: int
+) -> Found:
+    """At most `limit` samples behind `after`, in their order. Raises Problem 422 for a text without a word."""
+    if wanted.text is not None:
+        check_text(session, wanted.text)
+    # What these keep lies nowhere in particular in any order: a walk would look in vain.
+    kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster), order)
+    if kept is None:
+        found = _walk(session, within, wanted, order, after, limit, WALK_ROWS)
+        if found.resume is None:
+            return found
+        kept = _collected(session, within, wanted, (_by_q, _by_side, _by_z, _by_mu, _by_flag, _by_group), order)
+        if kept is None:
+            return found
+    return _sort(session, within, wanted, order, after, limit, kept)
+
+
+def find_rows(session: Session, within: Listed, wanted: Filter, *, limit: int, walk_rows: int) -> list[int] | None:
+    """The rows of all samples that the filter keeps, at most `limit`, by rank.
+
+    None where they were not all found among `walk_rows` samples. Raises Problem 422 for a text without a word.
+    """
+    if wanted.text is not None:
+        check_text(session, wanted.text)
+    order = Order.of("rank")
+    kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_q, _by_side), order)
+    if kept is not None:
+        return _row_numbers(session, _sorted(within, wanted, order, None, limit, kept, without_value=False))
+    statement = _walked(within, wanted, order, None, limit, walk_rows, without_value=False)
+    rows = _row_numbers(session, statement)
+    if len(rows) < limit:
+        _, seen = _end_of_walk(session, within, wanted, order, None, walk_rows, without_value=False)
+        if seen >= walk_rows:
+            return None
+    return rows
+
+
+# ---------------------------------------------------------------- walking
+
+
+def _walk(
+    session: Session,
+    within: Listed,
+    wanted: Filter,
+    order: Order,
+    after: Position | None,
+    limit: int,
+    walk_rows: int,
+) -> Found:
+    scores: list[Score] = []
+    positions: list[Position] = []
+    for without_value in _segments(order, after):
+        start = after if after is not None and after.without_value == without_value else None
+        statement = _walked(within, wanted, order, start, limit - len(scores), walk_rows, without_value=without_value)
+        found = _read(session, statement, order)
+        scores += [score for score, _ in found]
+        positions += [position for _, position in found]
+        if len(scores) >= limit:
+            break
+        last, seen = _end_of_walk(session, within, wanted, order, start, walk_rows, without_value=without_value)
+        walk_rows -= seen
+        if walk_rows <= 0:
+            over = last is not None and _ends_behind(session, within, wanted, order, last)
+            return Found(scores, positions, None if over else last)
+    return Found(scores, positions)
+
+
+def _walked(
+    within: Listed,
+    wanted: Filter,
+    order: Order,
+    after: Position | None,
+    limit: int,
+    walk_rows: int,
+    *,
+    without_value: bool,
+) -> Select[Any]:
+    """Of `walk_rows` samples in a segment of the order, those that the filter keeps."""
+    inner = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked")
+    table = aliased(Score, inner, name="walked")
+    value = inner.c.decided_at if order.by == "decided_at" else None
+    columns = _Reviewed(table, value) if value is not None else table
+    return (
+        select(table, *([] if value is None else [value]))
+        .where(*conditions(table, wanted, within))
+        .order_by(*order.columns(columns, without_value=without_value))
+        .limit(limit)
+    )
+
+
+def _along(
+    within: Listed, wanted: Filter, order: Order, after: Position | None, walk_rows: int, *, without_value: bool
+) -> Select[Any]:
+    """The next `walk_rows` samples of a segment along its index, with the parts of the filter that the index holds."""
+    if order.by == "decided_at":
+        reviewed = (
+            select(Score, Verdict.decided_at)
+            .join(Verdict, (Verdict.audit_id == Score.audit_id) & (Verdict.row == Score.row))
+            .where(*within.of(Score), Verdict.audit_id == within.audit_id, Verdict.verdict.is_not(None))
+        )
+        columns = _Reviewed(Verdict, Verdict.decided_at)
+        if after is not None:
+            reviewed = reviewed.where(order.behind(columns, after))
+        return reviewed.order_by(*order.columns(columns)).limit(walk_rows)
+    statement = select(Score).where(*within.of(Score))
+    segment = order.segment(Score, without_value=without_value)
+    if segment is not None:
+        statement = statement.where(segment)
+    if order.by == "rank":
+        if wanted.flagged:
+            statement = statement.where(flagged_condition(Score, True))
+        if wanted.group is not None:
+            statement = statement.where(group_condition(Score, wanted.group))
+        if wanted.side is not None:
+            statement = statement.where(Score.side == wanted.side)
+    elif order.by == "mu" and wanted.min_mu is not None:
+        statement = statement.where(at_least(Score.mu, wanted.min_mu))
+    elif order.by == "z" and wanted.min_z is not None:
+        statement = statement.where(at_least(Score.z, wanted.min_z, real=True))
+    if after is not None:
+        statement = statement.where(order.behind(Score, after, without_value=without_value))
+    return statement.order_by(*order.columns(Score, without_value=without_value)).limit(walk_rows)
+
+
+def _end_of_walk(
+    session: Session,
+    within: Listed,
+    wanted: Filter,
+    order: Order,
+    after: Position | None,
+    walk_rows: int,
+    *,
+    without_value: bool,
+) -> tuple[Position | None, int]:
+    """The last sample that a walk looked at, and how many it did."""
+    inner = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked")
+    columns = _Reviewed(inner.c, inner.c.decided_at) if order.by == "decided_at" else inner.c
+    keys = [getattr(columns, order.by), inner.c.row]
+    backwards = replace(order, descending=not order.descending).columns(columns, without_value=without_value)
+    last = session.execute(select(*keys, func.count().over()).order_by(*backwards).limit(1)).one_or_none()
+    if last is None:
+        return None, 0
+    value, row, seen = last
+    return order.position(None if without_value else value, row), seen
+
+
+def _ends_behind(session: Session, within: Listed, wanted: Filter, order: Order, last: Position) -> bool:
+    """Whether nothing behind can be kept: q never falls along the ranks."""
+    if wanted.max_q is None or order.by != "rank" or order.descending:
+        return False
+    q = session.scalar(select(Score.q).where(*within.of(Score), Score.rank == last.value))
+    return q is None or q > wanted.max_q
+
+
+# ---------------------------------------------------------------- collecting
+
+
+Collector = Callable[[Listed, Filter], "Select[Any] | None"]
+
+
+def _collected(
+    session: Session, within: Listed, wanted: Filter, collectors: tuple[Collector, ...], order: Order
+) -> list[int] | None:
+    """The rows that one part of the filter keeps, where they are few; None where no part keeps few."""
+    if order.by == "decided_at":
+        return None  # a walk along the verdicts looks at reviewed samples alone
+    for collector in collectors:
+        statement = collector(within, wanted)
+        if statement is None:
+            continue
+        rows = list(session.scalars(statement.limit(COLLECT_ROWS + 1)))
+        if len(rows) <= COLLECT_ROWS:
+            return rows
+    return None
+
+
+def _by_text(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.text is None:
+        return None
+    return select(Finding.row).where(*matching_texts(within, wanted.text))
+
+
+def _by_verdict(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.verdict in (None, "none"):
+        return None
+    given = select(Verdict.row).where(Verdict.audit_id == within.audit_id, Verdict.verdict == wanted.verdict)
+    return given.order_by(Verdict.rank)
+
+
+def _by_cluster(within: Listed, wanted: Filter) -> Select[Any] | None:
+    """The first member is its own cluster and is in no index of others; whether it is one is looked at later."""
+    if wanted.cluster is None:
+        return None
+    others = select(Score.row).where(*within.of(Score), Score.cluster == wanted.cluster, Score.cluster != Score.row)
+    first = select(Score.row).where(*within.of(Score), Score.row == wanted.cluster)
+    return select(others.union_all(first).subquery().c.row)
+
+
+def _by_q(within: Listed, wanted: Filter) -> Select[Any] | None:
+    """Those of the first ranks, while there are no more."""
+    if wanted.max_q is None:
+        return None
+    first = (
+        select(Score.row, Score.q).where(*within.of(Score), Score.rank <= COLLECT_ROWS + 1).order_by(Score.rank)
+    ).subquery()
+    return select(first.c.row).where(first.c.q <= wanted.max_q)
+
+
+def _by_side(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.side is None:
+        return None
+    return select(Score.row).where(*within.of(Score), Score.side == wanted.side).order_by(Score.rank)
+
+
+def _by_z(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.min_z is None:
+        return None
+    high = at_least(Score.z, wanted.min_z, real=True)
+    return select(Score.row).where(*within.of(Score), high).order_by(Score.z, Score.row)
+
+
+def _by_mu(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.min_mu is None:
+        return None
+    return select(Score.row).where(*within.of(Score), at_least(Score.mu, wanted.min_mu)).order_by(Score.mu, Score.row)
+
+
+def _by_flag(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if not wanted.flagged:
+        return None
+    return select(Score.row).where(*within.of(Score), flagged_condition(Score, True)).order_by(Score.rank)
+
+
+def _by_group(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.group is None:
+        return None
+    return select(Score.row).where(*within.of(Score), group_condition(Score, wanted.group)).order_by(Score.rank)
+
+
+def _sort(
+    session: Session,
+    within: Listed,
+    wanted: Filter,
+    order: Order,
+    after: Position | None,
+    limit: int,
+    rows: list[int],
+) -> Found:
+    scores: list[Score] = []
+    positions: list[Position] = []
+    for without_value in _segments(order, after):
+        start = after if after is not None and after.without_value == without_value else None
+        statement = _sorted(within, wanted, order, start, limit - len(scores), rows, without_value=without_value)
+        found = _read(session, statement, order)
+        scores += [score for score, _ in found]
+        positions += [position for _, position in found]
+        if len(scores) >= limit:
+            break
+    return Found(scores, positions)
+
+
+def _sorted(
+    within: Listed,
+    wanted: Filter,
+    order: Order,
+    after: Position | None,
+    limit: int,
+    rows: list[int],
+    *,
+    without_value: bool,
+) -> Select[Any]:
+    """Of those rows, a segment of the order. They are read first: a planner that walked along the order to find them
+    might walk it whole."""
+    these = Score.row == func.any(bindparam("rows", rows, ARRAY(BigInteger)))
+    kept = aliased(
+        Score, select(Score).where(*within.of(Score), these).cte("kept").prefix_with("MATERIALIZED"), name="kept"
+    )
+    statement = select(kept).where(*conditions(kept, wanted, within))
+    segment = order.segment(kept, without_value=without_value)
+    if segment is not None:
+        statement = statement.where(segment)
+    if after is not None:
+        statement = statement.where(order.behind(kept, after, without_value=without_value))
+    return statement.order_by(*order.columns(kept, without_value=without_value)).limit(limit)
+
+
+# ---------------------------------------------------------------- what both share
+
+
+class _Reviewed:
+    """A table's columns with the time of the verdict among them."""
+
+    def __init__(self, table: Any, decided_at: ColumnElement[Any]) -> None:
+        self.row = table.row
+        self.decided_at = decided_at
+
+
+def _segments(order: Order, after: Position | None) -> Iterator[bool]:
+    """Whether a segment is that without values, for each that is still to come."""
+    if not order.nullable:
+        yield False
+        return
+    if after is None or not after.without_value:
+        yield False
+    yield True
+
+
+def _read(session: Session, statement: Select[Any], order: Order) -> list[tuple[Score, Position]]:
+    found = []
+    for score, *rest in session.execute(statement):
+        value = rest[0] if rest else getattr(score, order.by)
+        found.append((score, order.position(value, score.row)))
+    return found
+
+
+def _row_numbers(session: Session, statement: Select[Any]) -> list[int]:
+    inner = statement.subquery()
+    return list(session.scalars(select(inner.c.row).order_by(inner.c.rank)))

@@ -1,0 +1,83 @@
+"""Precision at k: of the first k findings, how many of those that people judged are right."""
+
+from sqlalchemy import Integer, case, func, select
+from sqlalchemy.orm import Session
+
+from service.findings.intervals import clopper_pearson
+from service.findings.schemas import AuditPrecision, Precision
+from service.store.tables import Audit
+from service.store.verdict_tables import Verdict
+
+KS = (10, 20, 50, 100)
+CONFIDENCE = 0.95
+DEEPEST_RANK = 10_000
+"""A single finding shows the precision down to its rank only above this: it is counted anew for each."""
+
+ASSUMES = [
+    "Reviewed from the top: the reviewed samples among the first k stand for all k only as far as nobody chose them "
+    "for another reason than their rank. They are no random sample, and precision falls with k.",
+    "Each judgement is right, and independent of the others: near-duplicates (`cluster`) are not, and make the "
+    "interval too narrow.",
+    "Unsure ones are left out of both counts.",
+    "Where `complete` is true, precision is a plain count over these samples; the interval then tells of other audits "
+    "alike.",
+]
+
+
+def audit_precision(session: Session, audit: Audit) -> AuditPrecision:
+    """At each of KS, and over all flagged samples."""
+    assert audit.summary is not None  # has succeeded
+    rows, flagged = audit.summary["rows"], audit.summary["flagged"]
+    verdict, rank, by_flag = Verdict.verdict, Verdict.rank, Verdict.flagged
+    within = case(*((rank <= k, k) for k in KS), else_=None).cast(Integer)
+    query = (
+        select(within, by_flag, verdict, func.count())
+        .where(Verdict.audit_id == audit.id, verdict.is_not(None), by_flag | (rank <= KS[-1]))
+        .group_by(within, by_flag, verdict)
+    )
+    counts = session.execute(query).all()
+    data = []
+    for k in KS:
+        found: dict[str, int] = {}
+        for highest, _, name, count in counts:
+            if highest is not None and highest <= k:
+                found[str(name)] = found.get(str(name), 0) + count
+        data.append(_precision(k, min(k, rows), found))
+    found = {}
+    for _, is_flagged, name, count in counts:
+        if is_flagged:
+            found[str(name)] = found.get(str(name), 0) + count
+    data.append(_precision("flagged", flagged, found))
+    return AuditPrecision(audit_id=audit.id, data=data, confidence=CONFIDENCE, assumes=ASSUMES)
+
+
+def precision_down_to(session: Session, audit: Audit, rank: int) -> Precision | None:
+    """Of the samples of this rank and above; None where none of them is reviewed, or the rank is below DEEPEST_RANK."""
+    if rank > DEEPEST_RANK:
+        return None
+    query = (
+        select(Verdict.verdict, func.count())
+        .where(Verdict.audit_id == audit.id, Verdict.verdict.in_(("confirmed", "rejected", "unsure")))
+        .where(Verdict.rank <= rank)
+        .group_by(Verdict.verdict)
+    )
+    found = {str(name): count for name, count in session.execute(query)}
+    return _precision(rank, rank, found) if found else None
+
+
+def _precision(k: int | str, size: int, counts: dict[str, int]) -> Precision:
+    confirmed, rejected, unsure = (counts.get(name, 0) for name in ("confirmed", "rejected", "unsure"))
+    judged = confirmed + rejected
+    low, high = clopper_pearson(confirmed, judged, CONFIDENCE) if judged else (None, None)
+    return Precision(
+        k=k,  # type: ignore[arg-type]
+        size=size,
+        reviewed=judged + unsure,
+        confirmed=confirmed,
+        rejected=rejected,
+        unsure=unsure,
+        precision=confirmed / judged if judged else None,
+        low=low,
+        high=high,
+        complete=size > 0 and judged == size,
+    )

@@ -1,0 +1,102 @@
+"""/v1/audits/{id}/findings/{row}/verdict, /v1/audits/{id}/verdicts and /precision: what people say of findings."""
+
+from typing import Annotated
+
+from fastapi import Depends, Response
+
+from service.audits.queries import find_succeeded
+from service.findings.precision import audit_precision
+from service.findings.queries import render_verdict
+from service.findings.schemas import (
+    AuditPrecision,
+    BulkResult,
+    BulkVerdicts,
+    Verdict,
+    VerdictChange,
+    VerdictSet,
+)
+from service.findings.verdicts import (
+    find_verdict,
+    list_changes,
+    set_many,
+    set_verdict,
+    verdict_tag,
+    withdraw_verdict,
+)
+from service.http.auth import Principal, require
+from service.http.dependencies import SessionDep
+from service.http.etags import NOT_MODIFIED, ConditionsDep
+from service.http.fields import PathId, Row
+from service.http.pagination import Page, PageDep
+from service.http.routing import declared_problems, resource_router
+
+router = resource_router("audits/{audit_id}", tag="findings")
+Reader = Annotated[Principal, Depends(require("findings:read"))]
+Writer = Annotated[Principal, Depends(require("verdicts:write"))]
+
+
+@router.get(
+    "/findings/{row}/verdict", operation_id="get_verdict", responses=declared_problems(403, 404, 409) | NOT_MODIFIED
+)
+def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Verdict:
+    """What is said of the sample now."""
+    verdict = find_verdict(session, find_succeeded(session, principal, audit_id), row)
+    conditions.serve(verdict_tag(verdict))
+    return render_verdict(verdict)
+
+
+@router.put("/findings/{row}/verdict", operation_id="set_verdict", responses=declared_problems(403, 404, 409, 412))
+def put(
+    audit_id: PathId,
+    row: Row,
+    body: VerdictSet,
+    principal: Writer,
+    session: SessionDep,
+    conditions: ConditionsDep,
+    response: Response,
+) -> Verdict:
+    """Says it of the sample. With `If-Match`, only while nobody else has said something since."""
+    audit = find_succeeded(session, principal, audit_id)
+    verdict = set_verdict(session, audit, row, body, principal, conditions)
+    response.headers["ETag"] = verdict_tag(verdict)
+    return render_verdict(verdict)
+
+
+@router.delete(
+    "/findings/{row}/verdict",
+    operation_id="withdraw_verdict",
+    status_code=204,
+    responses=declared_problems(403, 404, 409, 412),
+)
+def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
+    """Takes it back; the history stays. Idempotent."""
+    withdraw_verdict(session, find_succeeded(session, principal, audit_id), row, principal, conditions)
+
+
+@router.get(
+    "/findings/{row}/verdict/history",
+    operation_id="list_verdict_changes",
+    responses=declared_problems(403, 404, 409),
+)
+def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, page: PageDep) -> Page[VerdictChange]:
+    """Everything that was said of the sample, newest first: by which key, when."""
+    audit = find_succeeded(session, principal, audit_id)
+    find_verdict(session, audit, row)
+    changes = list_changes(session, audit, row, after=page.after_number, limit=page.limit + 1)
+    return page.page(
+        changes,
+        key=lambda change: change.revision,
+        render=lambda change: VerdictChange.model_validate(change, from_attributes=True),
+    )
+
+
+@router.post("/verdicts", operation_id="set_verdicts", responses=declared_problems(403, 404, 409))
+def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
+    """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
+    return set_many(session, find_succeeded(session, principal, audit_id), body, principal)
+
+
+@router.get("/precision", operation_id="get_audit_precision", responses=declared_problems(403, 404, 409))
+def precision(audit_id: PathId, principal: Reader, session: SessionDep) -> AuditPrecision:
+    """How many of the first findings people have confirmed, with exact intervals."""
+    return audit_precision(session, find_succeeded(session, principal, audit_id))
