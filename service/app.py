@@ -13,6 +13,8 @@ from starlette.middleware import Middleware
 
 from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
+from service.exports.routes import of_audit as audit_exports
+from service.exports.routes import router as exports
 from service.findings.routes import router as findings
 from service.http import health
 from service.http.broker import BrokerCheck
@@ -83,7 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
-    for router in (health.public, health.router, sign_in, keys, datasets, probes, models, audits, findings, web):
+    resources = (keys, datasets, probes, models, audits, findings, audit_exports, exports)
+    for router in (health.public, health.router, sign_in, *resources, web):
         app.include_router(router)
     install_openapi(app)
     return app
