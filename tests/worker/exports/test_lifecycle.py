@@ -301,7 +301,9 @@ def test_a_worker_that_ends_gives_it_back(bench: Bench, audit: Audit, slow: Call
     assert bench.run(export).count(b"\n") == 2000
 
 
-def test_a_database_that_breaks_the_connection_is_asked_again(bench: Bench, audit: Audit, slow: Callable[[], None]) -> None:
+def test_a_database_that_breaks_the_connection_is_asked_again(
+    bench: Bench, audit: Audit, slow: Callable[[], None]
+) -> None:
     export = bench.export(audit, "scores")
     with in_background(lambda: bench.supervisor().run_due("io")):
         wait_for(is_under_way(bench, export), 30)
