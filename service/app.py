@@ -14,6 +14,8 @@ from starlette.middleware import Middleware
 from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
 from service.datasets.routes import router as datasets
+from service.exports.routes import of_audit as audit_exports
+from service.exports.routes import router as exports
 from service.findings.routes import router as findings
 from service.findings.verdict_routes import router as verdicts
 from service.http import health
@@ -103,6 +105,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         audits,
         findings,
         verdicts,
+        audit_exports,
+        exports,
         web,
     ):
         app.include_router(router)

@@ -356,6 +356,19 @@ class ScoreRow(Closed):
     group: str | None = None
 
 
+class NearDuplicates(Closed):
+    """How many of a dataset's samples say nearly what an earlier one says. See docs/api.md."""
+
+    rows: int = Field(ge=0)
+    """Samples whose prompt and whose answer are both nearly those of an earlier sample; exact ones are among them."""
+    exact: int = Field(ge=0)
+    """Of these, the samples whose prompt and answer equal those of an earlier one once normalised."""
+    threshold: float
+    """Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+    method: str
+    """How the similarity was found, in words."""
+
+
 SCORE_COLUMNS = {
     "probe_no": "int16",
     "row": "int64",

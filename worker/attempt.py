@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,25 +11,23 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import COMBINE, CheckpointEvent, FailedEvent, Failure, FinishedEvent, ProgressEvent, Stage
+from service.contract import COMBINE, CheckpointEvent, FailedEvent, FinishedEvent, ProgressEvent, Stage
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
-from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
 from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
 from worker.child import Child, Exited, child_environment
 from worker.child_log import loggable
-from worker.failures import failure_of, failure_of_child, is_retried
+from worker.conclusion import FENCED, Conclusion
+from worker.failures import failure_of_child
 from worker.lease import Lease
 from worker.loading import load_results, score_count
 from worker.pace import Pace
 from worker.planning import Work, plan_steps
 from worker.relay import Relay
 from worker.staging import (
-    InputMissingError,
-    OutputError,
     check_recording,
     read_summary,
     spec_sha256,
@@ -43,8 +40,6 @@ from worker.transactions import LeaseLostError, T, Transactions
 from worker.work_folders import sweep, work_folder
 
 log = logging.getLogger(__name__)
-
-FENCED = "no longer ours"
 
 
 @dataclass(frozen=True)
@@ -78,26 +73,16 @@ class Attempt:
         self._objects = objects
         self._claim = claim
         self._lease = lease
-        self._stopping = stopping
         self._child_command = child_command
         self._graces = graces
+        self._conclusion = Conclusion(settings, self._database, objects, claim, lease, stopping=stopping)
         self._tally = Tally(self._database.once)
 
     def run(self) -> str:
         """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
         self._tally.enter(Stage.PREPARING)
         try:
-            return self._run_steps()
-        except LeaseLostError:
-            return FENCED
-        except (InputMissingError, OutputError) as error:
-            log.error("%s", error)
-            return self._fail(error.failure)
-        except Exception as error:
-            # Neither message nor arguments: a driver's error quotes the data.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            log.error("%s\n%s", type(error).__name__, frames)
-            return self._fail(failure_of(error))
+            return self._conclusion.of(self._run_steps)
         finally:
             self._tally.enter(None)
 
@@ -105,16 +90,15 @@ class Attempt:
 
     def _run_steps(self) -> str:
         """Runs what is left of the audit's steps, in their order. Returns how the attempt ended."""
-        # What a killed worker has left would stay for ever: nothing names it.
-        purge(self._objects, self._surely(lambda session: self._leftovers(session, self._claim.attempt - 1)))
+        self._conclusion.purge_earlier()
         plan = self._surely(lambda session: plan_steps(session, self._objects, self._claim))
         sweep(self._settings.work)
         pace = Pace(sum(work.spec.step_key != COMBINE for work in plan))
         for number, work in enumerate(plan):
             if number:
-                reason = self._reason_to_stop()
+                reason = self._conclusion.reason_to_stop()
                 if reason is not None:
-                    return self._stopped(reason)
+                    return self._conclusion.stopped(reason)
                 self._show(ProgressEvent(stage=Stage.PREPARING, done=0))
             prefix = f"{self._claim.subject_id}.{self._claim.attempt}."
             with work_folder(self._settings.work, prefix) as folder:
@@ -137,18 +121,18 @@ class Attempt:
             pace.start()
         ending = self._run_child(work, folder, pace)
         if ending.stopped in (Reason.CANCEL, Reason.LEASE_LOST):
-            return self._stopped(ending.stopped)
+            return self._conclusion.stopped(ending.stopped)
         if isinstance(ending.last_word, FinishedEvent):
             if step_key == COMBINE:
                 return self._publish(work, folder)
             pace.finish()
             return self._keep(work, folder)
         if ending.stopped is Reason.SHUTDOWN:
-            return self._stopped(ending.stopped)
+            return self._conclusion.stopped(ending.stopped)
         told = loggable(ending.stderr)
         if told:
             log.error("the child failed; places and errors of its stderr:\n%s", "\n".join(told))
-        return self._fail(failure_of_child(ending.code, ending.last_word, ending.stderr))
+        return self._conclusion.failed(failure_of_child(ending.code, ending.last_word, ending.stderr))
 
     def _run_child(self, work: Work, folder: Path, pace: Pace) -> _Ending:
         if self._lease.lost:
@@ -182,7 +166,7 @@ class Attempt:
                 reason = Reason.LEASE_LOST
             elif stop is None and now >= next_poll:
                 next_poll = now + self._settings.poll_seconds
-                reason = self._reason_to_stop()
+                reason = self._conclusion.reason_to_stop()
                 if reason is None and overdue_at is not None and now >= overdue_at:
                     reason = Reason.OVERDUE
             if reason is not None:
@@ -204,24 +188,7 @@ class Attempt:
             elif item is not None and (stop is None or stop.reason is Reason.SHUTDOWN):
                 relay.take(item)
 
-    def _reason_to_stop(self) -> Reason | None:
-        if self._lease.lost:
-            return Reason.LEASE_LOST
-        if self._stopping.is_set():
-            return Reason.SHUTDOWN
-        cancel = self._database.once(lambda session: commands.cancel_requested(session, self._claim))
-        return Reason.CANCEL if cancel else None
-
-    # ------------------------------------------------------------ how an attempt ends
-
-    def _stopped(self, reason: Reason) -> str:
-        """After a step that was told to stop, or was not begun."""
-        if reason is Reason.LEASE_LOST:
-            return FENCED
-        if reason is Reason.SHUTDOWN:
-            ours = self._surely(lambda session: commands.release(session, self._claim))
-            return "released" if ours else FENCED
-        return self._cancelled()
+    # ------------------------------------------------------------ what a step has left
 
     def _keep(self, work: Work, folder: Path) -> str | None:
         """Stores what a training step recorded, so that no later attempt has to run it again."""
@@ -232,7 +199,7 @@ class Attempt:
             return commands.finish_step(session, self._claim, step_key, True)
 
         if not self._store(step_key, folder, finish):
-            return self._cancelled()
+            return self._conclusion.cancelled()
         delete_checkpoints(self._objects, self._claim, step_key)
         return None
 
@@ -261,7 +228,7 @@ class Attempt:
             session.rollback()  # of the scores too
             return False
 
-        return "published" if self._store(step_key, folder, publish) else self._cancelled()
+        return "published" if self._store(step_key, folder, publish) else self._conclusion.cancelled()
 
     def _store(self, step_key: str, folder: Path, commit: Callable[[Session], bool]) -> bool:
         """Puts the step's files into the object store, and then does what names them; without that they go again."""
@@ -278,48 +245,10 @@ class Attempt:
                 self._objects.delete_tree(step_prefix(claim.workspace_id, claim.subject_id, claim.attempt, step_key))
         return committed
 
-    def _cancelled(self) -> str:
-        return self._end(lambda session: commands.cancelled(session, self._claim), "cancelled")
-
-    def _fail(self, failure: Failure) -> str:
-        def fail(session: Session) -> bool:
-            return commands.fail(
-                session,
-                self._claim,
-                failure,
-                retry=is_retried(failure),
-                retry_seconds=self._settings.retry_seconds,
-            )
-
-        try:
-            return self._end(fail, f"failed ({failure.code})")
-        except LeaseLostError:
-            return FENCED
-        except OperationalError:
-            return f"failed ({failure.code}), which the database could not be told"
-
-    def _end(self, command: Callable[[Session], bool], outcome: str) -> str:
-        """Ends the attempt without a result. What finished steps have left stays, for an attempt to come."""
-
-        def end(session: Session) -> list[str] | None:
-            return self._leftovers(session, self._claim.attempt) if command(session) else None
-
-        leftovers = self._surely(end)
-        if leftovers is None:
-            return FENCED
-        purge(self._objects, leftovers)
-        return outcome
-
     # ------------------------------------------------------------ the database
 
     def _surely(self, act: Callable[[Session], T]) -> T:
-        return self._database.surely(act, while_true=lambda: self._lease.good)
-
-    def _leftovers(self, session: Session, up_to_attempt: int) -> list[str]:
-        claim = self._claim
-        return leftover_prefixes(
-            session, workspace_id=claim.workspace_id, audit_id=claim.subject_id, up_to_attempt=up_to_attempt
-        )
+        return self._conclusion.surely(act)
 
     def _show_publishing(self, done: int, total: int) -> None:
         self._show(ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="scores"))

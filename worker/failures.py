@@ -7,15 +7,16 @@ import signal
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from service.contract import EXIT_STOPPED, ErrorCode, FailedEvent, Failure, FinishedEvent
+from service.lifecycle.commands import AGAIN
 from service.store.objects import ObjectStoreUnavailableError
 
 RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
 """What another attempt may well get past, as it comes from the surroundings; everything else would only come again."""
 
+FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
+
 DISK_FULL = Failure(
-    code=ErrorCode.DISK_FULL,
-    message="The worker's disk is full.",
-    hint="Free space in the worker's data and cache folders, or give it a larger disk, and retry the audit.",
+    code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {AGAIN['audit']}"
 )
 
 
@@ -24,21 +25,21 @@ def is_retried(failure: Failure) -> bool:
     return failure.code in RETRIED
 
 
-def failure_of(error: Exception) -> Failure:
-    """Of what went wrong around the child."""
+def failure_of(error: Exception, kind: str = "audit") -> Failure:
+    """Of what went wrong in the worker itself, at a job of that kind."""
     if isinstance(
         error, OperationalError | InterfaceError | ObjectStoreUnavailableError | ConnectionError | TimeoutError
     ):
         return Failure(
             code=ErrorCode.NETWORK,
             message=f"The worker could not reach the database or the object store ({type(error).__name__}).",
-            hint="Check the way from the worker to both; then retry the audit: it goes on where it was.",
+            hint=f"Check the way from the worker to both. {AGAIN[kind]}",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DISK_FULL
+        return DISK_FULL.model_copy(update={"hint": f"{FREE_SPACE} {AGAIN[kind]}"})
     return Failure(
         code=ErrorCode.INTERNAL,
-        message=f"The worker could not run the audit ({type(error).__name__}).",
+        message=f"The worker could not do the work of this {kind} ({type(error).__name__}).",
         hint="This is a defect in Finetooth or its surroundings; the worker's log has more.",
     )
 

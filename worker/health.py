@@ -19,7 +19,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.tables import Job
 
 STUCK_AFTER = timedelta(minutes=30)
-"""Longer than fetching a model of 8 billion parameters takes, in which an audit shows no progress."""
+"""Longer than fetching a model of 8 billion parameters takes, in which an audit or export shows no progress."""
 
 DEAF_AFTER = timedelta(minutes=2)
 """Idle workers are sent a wake-up every few seconds while a job is due."""
@@ -72,13 +72,13 @@ def complaint_of(
 
 
 def _stuck(worker: WorkerStatus, now: datetime) -> str | None:
-    if worker.audit_id is None or worker.progressed_at is None or now - worker.progressed_at < STUCK_AFTER:
+    if worker.subject_id is None or worker.progressed_at is None or now - worker.progressed_at < STUCK_AFTER:
         return None
-    return f"audit {worker.audit_id} has made no progress since {worker.progressed_at:%F %T}"
+    return f"{worker.kind} {worker.subject_id} has made no progress since {worker.progressed_at:%F %T}"
 
 
 def _deaf(session: Session, worker: WorkerStatus, now: datetime) -> str | None:
-    if worker.audit_id is not None or now - worker.started_at < DEAF_AFTER:
+    if worker.subject_id is not None or now - worker.started_at < DEAF_AFTER:
         return None
     waiting = session.scalar(
         select(func.count()).where(

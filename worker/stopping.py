@@ -11,8 +11,8 @@ from worker.child import Child
 class Reason(Enum):
     """Why a child was told to stop."""
 
-    CANCEL = "a user cancelled the audit"
-    LEASE_LOST = "the audit is no longer ours"
+    CANCEL = "a user cancelled it"
+    LEASE_LOST = "the job is no longer ours"
     SHUTDOWN = "this worker ends"
     OVERDUE = "it had said its last word and did not exit"
 

@@ -14,7 +14,9 @@ from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
-from worker.attempt import FENCED, Attempt
+from worker.attempt import Attempt
+from worker.conclusion import FENCED
+from worker.exports.attempt import ExportAttempt
 from worker.lease import Lease
 from worker.stopping import Graces
 from worker.transactions import Transactions
@@ -66,25 +68,25 @@ class Supervisor:
         if claim is None:
             return False
         with (
-            log_context(audit=claim.subject_id, attempt=claim.attempt, request_id=claim.request_id),
+            log_context(**{claim.kind: claim.subject_id}, attempt=claim.attempt, request_id=claim.request_id),
             Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease,
         ):
             log.info("attempt started")
             self._count(Counted.STARTED, lane)
-            outcome = Attempt(
-                self._settings,
-                self._sessions,
-                self._objects,
-                claim,
-                lease,
-                stopping=self._stopping,
-                child_command=self._child_command,
-                graces=self._graces,
-            ).run()
+            outcome = self._attempt(claim, lease).run()
             if outcome == FENCED:
                 self._count(Counted.FENCED, "")
             log.info("attempt ended: %s", outcome)
         return True
+
+    def _attempt(self, claim: Claim, lease: Lease) -> Attempt | ExportAttempt:
+        common = (self._settings, self._sessions, self._objects, claim, lease)
+        match claim.kind:
+            case "audit":
+                return Attempt(*common, stopping=self._stopping, child_command=self._child_command, graces=self._graces)
+            case "export":
+                return ExportAttempt(*common, stopping=self._stopping, graces=self._graces)
+        raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:
         Transactions(self._sessions).once(lambda session: count_aside(session, {(name, label): 1.0}))

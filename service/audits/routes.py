@@ -37,9 +37,7 @@ from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
 from service.lifecycle.commands import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.transitions import TERMINAL, State
-from service.lifecycle.wakeup import wake
-from service.lifecycle.workers import wake_ups_due
-from service.settings import Settings
+from service.lifecycle.wakeup import wake_idle
 
 router = resource_router("audits")
 Reader = Annotated[Principal, Depends(require())]
@@ -87,7 +85,7 @@ def create(
         trusted_column=body.trusted_column,
         request_id=request_id.get(),
     )
-    _wake_for(session, settings, background)
+    wake_idle(session, settings, "gpu", background.add_task)
     response.headers["Location"] = f"/v1/audits/{audit.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return render_audit(find_audit(session, principal, audit.id))
@@ -194,16 +192,8 @@ def retry(
             raise Problem(409, "audit_not_retryable", "This audit has succeeded. Start another one.") from None
         detail = "This audit is being cancelled. Retry it once it is cancelled."
         raise Problem(409, "audit_not_retryable", detail, headers={"Retry-After": POLL_SECONDS}) from None
-    _wake_for(session, settings, background)
+    wake_idle(session, settings, "gpu", background.add_task)
     return render_audit(find_audit(session, principal, audit_id))
-
-
-def _wake_for(session: Session, settings: Settings, background: BackgroundTasks) -> None:
-    """Wakes an idle worker, if there is one, for what has just been queued; a busy one looks by itself."""
-    slots = wake_ups_due(session, "gpu", heartbeat_seconds=settings.heartbeat_seconds)
-    if slots:
-        # Runs after the commit and after the answer: whether the broker is there concerns nobody who asks.
-        background.add_task(wake, settings, "gpu", slots)
 
 
 @router.get(

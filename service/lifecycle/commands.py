@@ -6,36 +6,47 @@ may follow what is in transitions.py. Times are the database's.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import COMBINE, ErrorCode, Failure, ProgressEvent, Stage, Summary, TrainingConfig, train_step
+from service.contract import COMBINE, ErrorCode, Failure, ProgressEvent, Summary, TrainingConfig, train_step
 from service.lifecycle import transitions
+from service.lifecycle.holding import Claim, first, held, locked
 from service.lifecycle.record import (
     Level,
     append_event,
     append_state,
     life_of,
     now,
+    start_progress,
     write_life,
-    write_progress,
+    write_stage,
 )
-from service.lifecycle.transitions import HELD, MAX_FAILURES, Hold, Life, State
+from service.lifecycle.transitions import HELD, MAX_FAILURES, Life, State
 from service.settings import CANCEL_SECONDS, LEASE_SECONDS, RETRY_SECONDS, Lane
 from service.store.counters import Counted, count
 from service.store.ids import new_id
 from service.store.tables import Audit, AuditProbe, AuditStep, Job
 
-LEASE_LOST = Failure(
-    code=ErrorCode.LEASE_LOST,
-    message="The worker was not heard of any more.",
-    hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the database. "
-    "Then retry the audit: it goes on where it was.",
-)
+AGAIN = {
+    "audit": "Then retry the audit: it goes on where it was.",
+    "export": "Then ask for the export again.",
+    "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
+}
+"""What to do after a failure, by kind of job."""
+
+
+def lease_lost(kind: str) -> Failure:
+    """Why a job of that kind has failed whose worker is gone."""
+    return Failure(
+        code=ErrorCode.LEASE_LOST,
+        message="The worker was not heard of any more.",
+        hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the "
+        f"database. {AGAIN[kind]}",
+    )
 
 
 class NotRetryableError(Exception):
@@ -44,26 +55,6 @@ class NotRetryableError(Exception):
     def __init__(self, state: State) -> None:
         super().__init__(state)
         self.state = state
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A job as the worker that took it holds it."""
-
-    job_id: str
-    kind: str
-    subject_id: str
-    """The audit's id."""
-    workspace_id: str
-    attempt: int
-    owner: str
-    request_id: str | None = None
-    """Of the request that asked for it."""
-
-    @property
-    def hold(self) -> Hold:
-        """By what the worker's acts are known."""
-        return Hold(self.attempt, self.owner)
 
 
 def create_audit(
@@ -134,9 +125,9 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
     `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
     longer with every `renew`.
     """
-    found = _first(
+    found = first(
         session,
-        _locked(skip_locked=True)
+        locked(skip_locked=True)
         .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
         .order_by(Job.next_attempt_at, Job.id)
         .limit(1),
@@ -149,7 +140,7 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
         return None
     job.started_at = at
     write_life(session, job, life)
-    write_progress(session, job, ProgressEvent(stage=Stage.PREPARING, done=0))
+    start_progress(session, job)
     append_state(session, job, f"Attempt {job.attempt} started.")
     return Claim(
         job_id=job.id,
@@ -167,7 +158,7 @@ def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECOND
 
     Returns the seconds that are left, counted from this statement; None: fenced.
     """
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return None
     job, at = found
@@ -187,13 +178,13 @@ def cancel_requested(session: Session, claim: Claim) -> bool:
 
 
 def record_progress(session: Session, claim: Claim, event: ProgressEvent) -> bool:
-    """Shows how far the audit is; a new stage is an event too. False: fenced."""
-    found = _held(session, claim)
+    """Shows how far an audit is; a new stage is an event too. False: fenced."""
+    found = held(session, claim)
     if found is None:
         return False
     job, _ = found
     stage = session.scalar(select(Audit.stage).where(Audit.id == job.subject_id))
-    write_progress(session, job, event)
+    write_stage(session, job, event)
     if stage != event.stage:
         append_event(
             session,
@@ -210,7 +201,7 @@ def record_event(
     session: Session, claim: Claim, *, level: Level, type: str, message: str, data: dict[str, Any] | None = None
 ) -> bool:
     """Appends to what users read about the audit: `type` is metric or notice, never sample text. False: fenced."""
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, _ = found
@@ -220,7 +211,7 @@ def record_event(
 
 def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) -> bool:
     """Notes that a child starts on the step. False: fenced. Raises LookupError for a step the audit does not have."""
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, _ = found
@@ -246,7 +237,7 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
 
 def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool) -> bool:
     """Notes how the step's child ended. False: fenced. Raises LookupError for a step the audit does not have."""
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, _ = found
@@ -257,25 +248,36 @@ def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool) 
     return True
 
 
+def succeed(session: Session, claim: Claim) -> Job | None:
+    """Ends the job as succeeded, for a command that makes its result public in the same transaction.
+
+    None, and nothing changes: fenced, or a cancel came first.
+    """
+    found = held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    life = transitions.succeed(life_of(job), claim.hold, now=at)
+    if life is None:
+        return None
+    write_life(session, job, life)
+    count(session, Counted.ATTEMPTS, "published")
+    return job
+
+
 def publish(session: Session, claim: Claim, summary: Summary) -> bool:
     """Makes this attempt's scores, findings and summary public and ends the job, all in one flip.
 
     False, and nothing changes: fenced, or a cancel came first.
     """
-    found = _held(session, claim)
-    if found is None:
+    job = succeed(session, claim)
+    if job is None:
         return False
-    job, at = found
-    life = transitions.succeed(life_of(job), claim.hold, now=at)
-    if life is None:
-        return False
-    write_life(session, job, life)
     session.execute(
         update(Audit)
         .where(Audit.id == job.subject_id)
         .values(published_attempt=job.attempt, summary=summary.model_dump(mode="json"))
     )
-    count(session, Counted.ATTEMPTS, "published")
     append_state(session, job, f"Finished: {summary.flagged} of {summary.rows} samples flagged.")
     return True
 
@@ -292,7 +294,7 @@ def fail(
 
     A job whose cancel had been asked for is cancelled. False: fenced.
     """
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, at = found
@@ -306,7 +308,7 @@ def fail(
 
 def cancelled(session: Session, claim: Claim) -> bool:
     """Ends the job as cancelled. False: fenced, or nobody asked for a cancel."""
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, at = found
@@ -321,7 +323,7 @@ def cancelled(session: Session, claim: Claim) -> bool:
 
 def release(session: Session, claim: Claim) -> bool:
     """Gives the job back, queued, as a worker that has to end does; a cancel asked for is a cancel. False: fenced."""
-    found = _held(session, claim)
+    found = held(session, claim)
     if found is None:
         return False
     job, at = found
@@ -345,13 +347,18 @@ def request_cancel(
     audit.
     """
     job, at = _current_job(session, workspace_id, audit_id)
+    stop(session, job, at, within_seconds=within_seconds)
+    return job
+
+
+def stop(session: Session, job: Job, at: datetime, *, within_seconds: float) -> None:
+    """Writes down that a user wants the locked job to stop; one that has ended stays as it is."""
     life = transitions.request_cancel(life_of(job), now=at, within=timedelta(seconds=within_seconds))
     if life is None:
-        return job
+        return
     job.cancel_requested_at = at
     write_life(session, job, life)
     append_state(session, job, "Cancelled before it started." if life.state is State.CANCELLED else "Cancel requested.")
-    return job
 
 
 def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_id: str | None = None) -> Job:
@@ -394,9 +401,9 @@ def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job
 
     Passes over jobs that somebody else is just writing.
     """
-    found = _first(
+    found = first(
         session,
-        _locked(skip_locked=True).where(Job.lease_expires_at <= now()).order_by(Job.lease_expires_at, Job.id).limit(1),
+        locked(skip_locked=True).where(Job.lease_expires_at <= now()).order_by(Job.lease_expires_at, Job.id).limit(1),
     )
     if found is None:
         return None
@@ -405,17 +412,17 @@ def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job
     if life is None:
         return None
     if life.state is State.CANCELLED:
-        count(session, Counted.ATTEMPTS, LEASE_LOST.code)
+        count(session, Counted.ATTEMPTS, ErrorCode.LEASE_LOST)
         _write_return(session, job, life, "", level="warning")
     else:
-        _write_failure(session, job, life, LEASE_LOST, at)
+        _write_failure(session, job, life, lease_lost(job.kind), at)
     return job
 
 
 def requeue_orphans(session: Session) -> int:
     """Frees every job that a worker holds; call it only while no worker can be alive. Returns how many there were."""
     found = session.execute(
-        _locked().where(Job.state.in_(sorted(HELD))).order_by(Job.id).execution_options(populate_existing=True)
+        locked().where(Job.state.in_(sorted(HELD))).order_by(Job.id).execution_options(populate_existing=True)
     ).all()
     for job, _ in found:
         life = transitions.give_back(life_of(job))
@@ -427,31 +434,13 @@ def requeue_orphans(session: Session) -> int:
 # ---------------------------------------------------------------- what they share
 
 
-def _locked(*, skip_locked: bool = False) -> "Select[Job, datetime]":
-    """Jobs, locked, each with the database's time."""
-    return select(Job, now()).with_for_update(of=Job, skip_locked=skip_locked, key_share=True)
-
-
-def _first(session: Session, query: "Select[Job, datetime]") -> tuple[Job, datetime] | None:
-    row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
-    return None if row is None else (row[0], row[1])
-
-
-def _held(session: Session, claim: Claim) -> tuple[Job, datetime] | None:
-    """The claim's job, locked, with the time, if it is still the claim's."""
-    found = _first(session, _locked().where(Job.id == claim.job_id))
-    if found is None or not transitions.is_held(life_of(found[0]), claim.hold, found[1]):
-        return None
-    return found
-
-
 def _current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Job, datetime]:
     """The audit's newest job, locked, with the time. Raises LookupError."""
     # Not locked: a worker's commands lock the job first and then its audit, and two orders would meet in a deadlock.
     newest = select(Audit.job_id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)
     while True:
         job_id = session.scalar(newest)
-        found = _first(session, _locked().where(Job.id == job_id))
+        found = first(session, locked().where(Job.id == job_id))
         if found is None:
             raise LookupError(audit_id)
         if session.scalar(newest) == job_id:

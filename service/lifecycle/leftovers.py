@@ -3,15 +3,27 @@
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.store.objects import ObjectStore, step_prefix
-from service.store.tables import AuditStep
+from service.store.objects import ObjectStore, export_prefix, step_prefix
+from service.store.tables import AuditStep, Export
 
 
-def leftover_prefixes(session: Session, *, workspace_id: str, audit_id: str, up_to_attempt: int) -> list[str]:
-    """Where attempts up to this one may have left files of steps that they did not finish.
+def leftover_prefixes(
+    session: Session, *, kind: str, workspace_id: str, subject_id: str, up_to_attempt: int
+) -> list[str]:
+    """Where attempts up to this one at a job of that kind may have left files that nobody needs."""
+    match kind:
+        case "audit":
+            return _of_steps(session, workspace_id, subject_id, up_to_attempt)
+        case "export":
+            published = session.scalar(select(Export.published_attempt).where(Export.id == subject_id))
+            attempts = range(1, up_to_attempt + 1)
+            return [export_prefix(workspace_id, subject_id, number) for number in attempts if number != published]
+        case _:
+            return []
 
-    What a finished step has left is kept: an attempt to come goes on from there.
-    """
+
+def _of_steps(session: Session, workspace_id: str, audit_id: str, up_to_attempt: int) -> list[str]:
+    """What a finished step of an audit has left is kept: an attempt to come goes on from there."""
     steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit_id).order_by(AuditStep.step_no)).all()
     return [
         step_prefix(workspace_id, audit_id, attempt, step.step_key)

@@ -98,9 +98,13 @@ class Reconciler:
                 return False
             if State(job.state) in TERMINAL:
                 leftovers = leftover_prefixes(
-                    session, workspace_id=job.workspace_id, audit_id=job.subject_id, up_to_attempt=job.attempt
+                    session,
+                    kind=job.kind,
+                    workspace_id=job.workspace_id,
+                    subject_id=job.subject_id,
+                    up_to_attempt=job.attempt,
                 )
-        log.warning("audit %s attempt %d: its worker is gone; %s", job.subject_id, job.attempt, job.state)
+        log.warning("%s %s attempt %d: its worker is gone; %s", job.kind, job.subject_id, job.attempt, job.state)
         purge(self._objects, leftovers)
         return True
 

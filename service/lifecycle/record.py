@@ -1,4 +1,5 @@
-"""How an act is written down: the job's row, its audit's progress, its steps and its events. Internal to the lifecycle.
+"""How an act is written down: the job's row, the progress of its subject, an audit's steps and events. Internal to the
+lifecycle.
 
 Whoever calls has the job's row locked. Times are the database's.
 """
@@ -9,11 +10,15 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import ProgressEvent
+from service.contract import ProgressEvent, Stage
 from service.lifecycle.transitions import TERMINAL, Life, State
-from service.store.tables import Audit, AuditEvent, AuditStep, Job
+from service.store.tables import Audit, AuditEvent, AuditStep, Export, Job
 
 Level = Literal["info", "warning", "error"]
+
+
+SHOWING_PROGRESS: dict[str, type[Audit] | type[Export]] = {"audit": Audit, "export": Export}
+"""The tables that show how far a job is, by its kind."""
 
 
 def now() -> ColumnElement[datetime]:
@@ -48,46 +53,83 @@ def write_life(session: Session, job: Job, life: Life) -> None:
     session.flush()
     if life.state is left:
         return
-    if life.state in TERMINAL or life.state is State.QUEUED:
+    if life.state not in TERMINAL and life.state is not State.QUEUED:
+        return
+    stage: dict[str, Any] = {}
+    if job.kind == "audit":
         ended = {"state": "failed", "finished_at": now()} if life.state in TERMINAL else {"state": "pending"}
         session.execute(
             update(AuditStep).where(AuditStep.audit_id == job.subject_id, AuditStep.state == "running").values(ended)
         )
-        session.execute(
-            update(Audit)
-            .where(Audit.id == job.subject_id)
-            .values(step_key=None, stage=None, progress_done=None, progress_total=None, progress_unit=None, eta_at=None)
-        )
+        stage = {"step_key": None, "stage": None}
+    nothing = dict.fromkeys(("progress_done", "progress_total", "progress_unit", "eta_at"))
+    _write_subject(session, job, **nothing, **stage)
 
 
-def write_progress(session: Session, job: Job, event: ProgressEvent) -> None:
-    """Shows how far the audit is."""
-    eta = None if event.eta_seconds is None else now() + literal(timedelta(seconds=event.eta_seconds), Interval())
-    session.execute(
-        update(Audit)
-        .where(Audit.id == job.subject_id)
-        .values(
-            stage=event.stage,
-            progress_done=event.done,
-            progress_total=event.total,
-            progress_unit=event.unit,
-            eta_at=eta,
-            progressed_at=now(),
-        )
+def start_progress(session: Session, job: Job) -> None:
+    """Shows that an attempt has begun."""
+    if job.kind == "audit":
+        write_stage(session, job, ProgressEvent(stage=Stage.PREPARING, done=0))
+    else:
+        write_progress(session, job, done=0)
+
+
+def write_stage(session: Session, job: Job, event: ProgressEvent) -> None:
+    """Shows how far an audit is."""
+    write_progress(
+        session,
+        job,
+        done=event.done,
+        total=event.total,
+        unit=event.unit,
+        eta_seconds=event.eta_seconds,
+        stage=event.stage,
     )
+
+
+def write_progress(
+    session: Session,
+    job: Job,
+    *,
+    done: int,
+    total: int | None = None,
+    unit: str = "",
+    eta_seconds: float | None = None,
+    **more: Any,
+) -> None:
+    """Shows how far the job's subject is, where it shows that."""
+    eta = None if eta_seconds is None else now() + literal(timedelta(seconds=eta_seconds), Interval())
+    _write_subject(
+        session,
+        job,
+        progress_done=done,
+        progress_total=total,
+        progress_unit=unit,
+        eta_at=eta,
+        progressed_at=now(),
+        **more,
+    )
+
+
+def _write_subject(session: Session, job: Job, **values: Any) -> None:
+    table = SHOWING_PROGRESS.get(job.kind)
+    if table is not None:
+        session.execute(update(table).where(table.id == job.subject_id).values(values))
 
 
 def append_state(
     session: Session, job: Job, message: str, *, level: Level = "info", data: dict[str, Any] | None = None
 ) -> None:
-    """The event that tells users of the job's new state."""
+    """The event that tells users of an audit's new state."""
     append_event(session, job, level=level, type="state", message=message, data={"state": job.state, **(data or {})})
 
 
 def append_event(
     session: Session, job: Job, *, level: Level, type: str, message: str, data: dict[str, Any] | None
 ) -> None:
-    """The job's row is locked, or new, so the number is free."""
+    """Only audits tell what has happened to them. The job's row is locked, or new, so the number is free."""
+    if job.kind != "audit":
+        return
     last = session.scalar(select(func.max(AuditEvent.seq)).where(AuditEvent.audit_id == job.subject_id))
     session.add(
         AuditEvent(

@@ -1,12 +1,15 @@
 """Wakes a worker by sending its Celery task by name. A lost wake-up costs time, never a job: the row is the job."""
 
 import logging
+from collections.abc import Callable
 
 from celery import Celery
 from kombu import Connection
 from kombu.exceptions import ChannelError
+from sqlalchemy.orm import Session
 
-from service.settings import Settings
+from service.lifecycle.workers import wake_ups_due
+from service.settings import Lane, Settings
 
 WAKE_TASK = "finetooth.wake"
 """Name of the worker's one task; its argument is the lane, and each lane has the queue of its name."""
@@ -48,6 +51,17 @@ def wake(settings: Settings, lane: str, slots: int = 1) -> bool:
     finally:
         app.close()
     return True
+
+
+def wake_idle(session: Session, settings: Settings, lane: Lane, later: Callable[..., None]) -> None:
+    """Wakes an idle worker, if there is one, for what has just been queued; a busy one looks by itself.
+
+    `later` is given the act and its arguments, and runs it after the commit and after the answer: whether the broker is
+    there concerns nobody who asks.
+    """
+    slots = wake_ups_due(session, lane, heartbeat_seconds=settings.heartbeat_seconds)
+    if slots:
+        later(wake, settings, lane, slots)
 
 
 def _waiting(connection: Connection, lane: str) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.lifecycle.record import now
 from service.lifecycle.transitions import HELD, State
 from service.settings import MISSED_BEATS, Lane
-from service.store.tables import Audit, Job, Worker
+from service.store.tables import Audit, Export, Job, Worker
 
 FORGOTTEN_AFTER = timedelta(days=1)
 
@@ -25,10 +25,11 @@ class WorkerStatus:
     pid: int
     started_at: datetime
     seen_at: datetime
-    audit_id: str | None
-    """What it runs; None: it is idle."""
+    kind: str | None
+    """Of the job that it runs: audit, export or dataset; None: it is idle."""
+    subject_id: str | None
     progressed_at: datetime | None
-    """When that audit last moved on."""
+    """When that audit or export last moved on."""
 
 
 def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int) -> None:
@@ -53,9 +54,10 @@ def forget_the_gone(session: Session) -> None:
 def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerStatus]:
     """The workers that are alive, the oldest first, with what they run."""
     found = session.execute(
-        select(Worker, Job.subject_id, Audit.progressed_at)
+        select(Worker, Job.kind, Job.subject_id, func.coalesce(Audit.progressed_at, Export.progressed_at))
         .outerjoin(Job, (Job.owner == Worker.owner) & Job.state.in_(sorted(HELD)))
         .outerjoin(Audit, Audit.job_id == Job.id)
+        .outerjoin(Export, Export.job_id == Job.id)
         .where(_is_alive(heartbeat_seconds))
         .order_by(Worker.started_at, Worker.owner)
     ).all()
@@ -67,10 +69,11 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
             pid=worker.pid,
             started_at=worker.started_at,
             seen_at=worker.seen_at,
-            audit_id=audit_id,
+            kind=kind,
+            subject_id=subject_id,
             progressed_at=progressed_at,
         )
-        for worker, audit_id, progressed_at in found
+        for worker, kind, subject_id, progressed_at in found
     ]
 
 

@@ -110,3 +110,13 @@ def checkpoints_prefix(workspace_id: str, audit_id: str, step_key: str = "") -> 
 def audit_key(workspace_id: str, audit_id: str, attempt: int, step_key: str, name: str) -> str:
     """An output file of one step of one attempt."""
     return f"{step_prefix(workspace_id, audit_id, attempt, step_key)}/{name}"
+
+
+def export_prefix(workspace_id: str, export_id: str, attempt: int | None = None) -> str:
+    """What one attempt at an export has written; without an attempt, what all have."""
+    return "/".join([workspace_id, "exports", export_id, *([] if attempt is None else [str(attempt)])])
+
+
+def export_key(workspace_id: str, export_id: str, attempt: int) -> str:
+    """The content of an export, as one attempt has written it."""
+    return f"{export_prefix(workspace_id, export_id, attempt)}/content"

@@ -153,6 +153,8 @@ class Dataset(Base):
     columns: Mapped[list[str]]
     """Extra columns, in order of first appearance; any of them can serve as the group."""
     statistics: Mapped[dict[str, Any]]
+    near_duplicates: Mapped[dict[str, Any] | None]
+    """A contract.NearDuplicates, once a worker has counted them."""
     created_at: Mapped[datetime] = _created_at()
     __table_args__ = (
         CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion')", name="format"),
@@ -204,6 +206,7 @@ class Job(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     kind: Mapped[str]
+    """What the subject is: an audit to run, an export to write, a dataset whose near-duplicates are counted."""
     subject_id: Mapped[str]
     lane: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="queued")
@@ -225,7 +228,7 @@ class Job(Base):
     request_id: Mapped[str | None]
     """Of the request that asked for it, for the logs."""
     __table_args__ = (
-        CheckConstraint("kind IN ('audit')", name="kind"),
+        CheckConstraint("kind IN ('audit','export','dataset')", name="kind"),
         CheckConstraint("lane IN ('gpu','io')", name="lane"),
         CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
         CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
@@ -476,6 +479,48 @@ class Finding(Base):
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
         Index("ix_findings_search", "search", postgresql_using="gin"),
+    )
+
+
+class Export(Base):
+    """A file made of an audit's samples or scores. Its content is an object under the published attempt."""
+
+    __tablename__ = "exports"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    job_id: Mapped[str] = mapped_column(unique=True)
+    audit_id: Mapped[str]
+    kind: Mapped[str]
+    """cleaned, flagged or scores."""
+    format: Mapped[str]
+    """jsonl, csv or parquet."""
+    filter: Mapped[str | None]
+    """Which samples `cleaned` leaves out and `flagged` holds; null for scores, which are those of every sample."""
+    max_q: Mapped[float | None]
+    created_at: Mapped[datetime] = _created_at()
+    progress_done: Mapped[int | None] = mapped_column(BigInteger)
+    progress_total: Mapped[int | None] = mapped_column(BigInteger)
+    progress_unit: Mapped[str | None]
+    eta_at: Mapped[datetime | None]
+    progressed_at: Mapped[datetime | None]
+    """When the export last moved on."""
+    published_attempt: Mapped[int | None]
+    """Readers see this attempt's object only."""
+    rows: Mapped[int | None] = mapped_column(BigInteger)
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    sha256: Mapped[str | None]
+    __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        UniqueConstraint("workspace_id", "id"),
+        # Whoever deletes an audit looks for exports of it.
+        Index("ix_exports_audit", "workspace_id", "audit_id"),
+        CheckConstraint("kind IN ('cleaned','flagged','scores')", name="kind"),
+        CheckConstraint("format IN ('jsonl','csv','parquet')", name="format"),
+        CheckConstraint("filter IN ('flagged')", name="filter"),
+        CheckConstraint("(kind = 'scores') = (filter IS NULL)", name="filtered"),
+        CheckConstraint("max_q > 0 AND max_q < 1", name="max_q"),
+        CheckConstraint("num_nulls(published_attempt, rows, bytes, sha256) IN (0, 4)", name="published"),
     )
 
 

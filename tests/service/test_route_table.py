@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from service.http.auth import require
 from service.keys.secrets import create_key
 from service.lifecycle.commands import claim, publish
+from service.lifecycle.exports import create_export
 
 PUBLIC = {
     ("GET", "/healthz"),
@@ -23,6 +24,9 @@ PUBLIC = {
     ("GET", "/static/{name}"),
     ("GET", "/favicon.ico"),
 }
+
+BODIES = {("POST", "/v1/audits/{audit_id}/exports"): {"kind": "cleaned"}}
+"""Of routes that look at their body before they look for the id."""
 
 
 def routes(app: FastAPI) -> Iterator[tuple[str, str, Any]]:
@@ -68,12 +72,16 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         assert held is not None
         assert publish(session, held, summary_of())
         key, _ = create_key(session, workspace_id=workspace_id, name="k", scopes=["admin"])
+        export = create_export(
+            session, workspace_id=workspace_id, audit_id=audit.id, kind="scores", format="csv", filter=None, max_q=None
+        )
         return {
             "audit_id": audit.id,
             "dataset_id": add_dataset(session, workspace_id),
             "probe_id": add_probe(session, workspace_id),
             "model_id": add_model(session, workspace_id),
             "key_id": key.id,
+            "export_id": export.id,
             "row": "0",
         }
 
@@ -95,16 +103,18 @@ def test_every_route_with_an_id_hides_other_workspaces(
             continue
         assert names <= set(owned), f"{path}: add its ids to the fixture"
         address = path.format(**owned)
-        response = stranger.request(method, address)
+        body_of = BODIES.get((method, path))
+        response = stranger.request(method, address, json=body_of)
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
             continue
         body = response.json()
         assert body["code"].endswith("_not_found"), (method, path, body)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.
-        made_up = stranger.request(method, path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})).json()
+        nowhere = path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})
+        made_up = stranger.request(method, nowhere, json=body_of).json()
         assert {**made_up, "instance": "", "request_id": ""} == {**body, "instance": "", "request_id": ""}
-        mine = client.request(method, address)
+        mine = client.request(method, address, json=body_of)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
             assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))
@@ -120,7 +130,7 @@ def test_lists_hide_other_workspaces(
 ) -> None:
     stranger = make_client("admin", workspace=other_workspace_id)
     ids = {value for name, value in owned.items() if name != "row"}
-    lists = ["/v1/audits", "/v1/datasets", "/v1/keys", "/v1/models", "/v1/probes"]
+    lists = ["/v1/audits", "/v1/datasets", "/v1/exports", "/v1/keys", "/v1/models", "/v1/probes"]
     assert lists == sorted(
         path
         for method, path, _ in routes(app)

@@ -363,7 +363,7 @@ class TestWakeUps:
         with sessions() as session:
             (status,) = live_workers(session, heartbeat_seconds=10)
         assert (status.owner, status.lane, status.host, status.pid) == ("a", "gpu", "h", 7)
-        assert status.audit_id == audit.id
+        assert (status.kind, status.subject_id) == ("audit", audit.id)
         assert status.progressed_at is not None
 
 

@@ -1,0 +1,147 @@
+"""/v1/exports: files made of an audit's samples and scores, in the background."""
+
+from typing import Annotated
+
+from anyio.to_thread import run_sync
+from fastapi import BackgroundTasks, Depends, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service.audits.queries import find_succeeded
+from service.exports.queries import find_export, find_finished, list_exports, render_export
+from service.exports.schemas import Export, ExportCreate
+from service.http.auth import Principal, require
+from service.http.content import StoredFile, serve
+from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.fields import PathId
+from service.http.pagination import Page, PageDep
+from service.http.problems import Problem
+from service.http.request_ids import request_id
+from service.http.routing import declared_problems, resource_router
+from service.http.scoping import not_found
+from service.lifecycle.exports import NotEndedError, create_export, delete_export, request_cancel_export
+from service.lifecycle.transitions import TERMINAL
+from service.lifecycle.wakeup import wake_idle
+from service.store.objects import export_key, export_prefix
+
+router = resource_router("exports")
+of_audit = resource_router("audits/{audit_id}/exports", tag="exports")
+Reader = Annotated[Principal, Depends(require("findings:read"))]
+"""Whoever may read the findings may have them as a file, and throw the file away."""
+
+POLL_SECONDS = "1"
+
+MEDIA_TYPES = {
+    "jsonl": "application/jsonl",
+    "csv": "text/csv; charset=utf-8; header=present",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+
+@of_audit.post("", status_code=202, operation_id="create_export", responses=declared_problems(403, 404, 409))
+def create(
+    audit_id: PathId,
+    body: ExportCreate,
+    principal: Reader,
+    session: SessionDep,
+    settings: SettingsDep,
+    background: BackgroundTasks,
+    response: Response,
+) -> Export:
+    """Queues an export of an audit that has succeeded. Ask the Location for how far it is."""
+    audit = find_succeeded(session, principal, audit_id)
+    export = create_export(
+        session,
+        workspace_id=principal.workspace_id,
+        audit_id=audit.id,
+        kind=body.kind,
+        format=body.format,
+        filter=None if body.kind == "scores" else body.filter,
+        max_q=body.max_q,
+        request_id=request_id.get(),
+    )
+    wake_idle(session, settings, "io", background.add_task)
+    response.headers["Location"] = f"/v1/exports/{export.id}"
+    response.headers["Retry-After"] = POLL_SECONDS
+    return render_export(find_export(session, principal, export.id))
+
+
+@router.get("", operation_id="list_exports", responses=declared_problems(403))
+def list_all(
+    principal: Reader,
+    session: SessionDep,
+    page: PageDep,
+    audit_id: Annotated[str | None, Query(max_length=100, description="Only exports of this audit.")] = None,
+) -> Page[Export]:
+    """The workspace's exports, newest first."""
+    found = list_exports(session, principal, audit_id=audit_id, after=page.after, limit=page.limit + 1)
+    return page.page(found, key=lambda row: row[0].id, render=render_export)
+
+
+@router.get("/{export_id}", operation_id="get_export", responses=declared_problems(403, 404))
+def get(export_id: PathId, principal: Reader, session: SessionDep, response: Response) -> Export:
+    """One export: state, progress with ETA, error, or what the file has."""
+    export = render_export(find_export(session, principal, export_id))
+    if export.status not in TERMINAL:
+        response.headers["Retry-After"] = POLL_SECONDS
+    return export
+
+
+@router.get(
+    "/{export_id}/content",
+    operation_id="get_export_content",
+    response_class=StreamingResponse,
+    responses={
+        **declared_problems(403, 404, 409, 416, 500),
+        200: {"description": "The file.", "content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
+        206: {"description": "The range that was asked for."},
+    },
+)
+def content(
+    export_id: PathId, principal: Reader, session: SessionDep, objects: ObjectsDep, request: Request
+) -> StreamingResponse:
+    """The file itself, or a range of it: a download that broke off goes on where it was."""
+    export = find_finished(session, principal, export_id)
+    assert export.published_attempt is not None
+    assert export.bytes is not None
+    assert export.sha256 is not None
+    file = StoredFile(
+        key=export_key(export.workspace_id, export.id, export.published_attempt),
+        size=export.bytes,
+        sha256=export.sha256,
+        media_type=MEDIA_TYPES[export.format],
+        filename=f"{export.audit_id}-{export.kind}.{export.format}",
+    )
+    return serve(request, objects, file)
+
+
+@router.post(
+    "/{export_id}/cancel", status_code=202, operation_id="cancel_export", responses=declared_problems(403, 404)
+)
+def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: SettingsDep) -> Export:
+    """Stops the export: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
+    try:
+        request_cancel_export(
+            session,
+            workspace_id=principal.workspace_id,
+            export_id=export_id,
+            within_seconds=settings.cancel_seconds,
+        )
+    except LookupError:
+        raise not_found("export") from None
+    return render_export(find_export(session, principal, export_id))
+
+
+@router.delete(
+    "/{export_id}", status_code=204, operation_id="delete_export", responses=declared_problems(403, 404, 409)
+)
+async def delete(export_id: PathId, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep) -> None:
+    """Deletes an export that has ended, and its file."""
+    workspace_id = principal.workspace_id
+    try:
+        await transactions.run(lambda session: delete_export(session, workspace_id=workspace_id, export_id=export_id))
+    except LookupError:
+        raise not_found("export") from None
+    except NotEndedError:
+        raise Problem(409, "export_not_ended", "This export is queued or runs. Cancel it first.") from None
+    # The row went first: a file without a row is never read, a row without its file would be.
+    await run_sync(objects.delete_tree, export_prefix(workspace_id, export_id))

@@ -1,0 +1,57 @@
+"""Exports as the API takes and shows them."""
+
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from service.audits.schemas import Progress
+from service.contract import Failure
+from service.lifecycle.exports import Filter, Format, Kind
+from service.lifecycle.transitions import State
+
+
+class ExportCreate(BaseModel):
+    """What to export."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Kind = Field(
+        description="cleaned: the dataset without what the filter names; flagged: what it names, with text and "
+        "numbers; scores: the numbers of every sample."
+    )
+    format: Format = "jsonl"
+    filter: Filter = Field(
+        default="flagged", description="Which samples cleaned leaves out and flagged holds: those that are flagged."
+    )
+    max_q: float | None = Field(
+        default=None, gt=0, lt=1, description="Flag at this false discovery rate and not at the audit's."
+    )
+
+    @model_validator(mode="after")
+    def _scores_are_of_all(self) -> Self:
+        if self.kind == "scores" and self.model_fields_set & {"filter", "max_q"}:
+            raise ValueError("scores are those of every sample: leave out filter and max_q, or export flagged")
+        return self
+
+
+class Export(BaseModel):
+    """A file made of an audit's samples or scores."""
+
+    object: Literal["export"] = "export"
+    id: str
+    audit_id: str
+    kind: Kind
+    format: Format
+    filter: Filter | None = Field(description="Null for scores.")
+    max_q: float | None
+    status: State
+    progress: Progress | None
+    attempt: int
+    created_at: datetime
+    started_at: datetime | None = Field(description="When the last attempt started.")
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    rows: int | None = Field(description="Records in the file, once there is one.")
+    bytes: int | None
+    sha256: str | None
+    error: Failure | None

@@ -1,0 +1,36 @@
+"""Commands on the background count of a dataset's near-duplicates. The dataset is whole without it."""
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from service.contract import NearDuplicates
+from service.lifecycle.commands import succeed
+from service.lifecycle.holding import Claim
+from service.store.ids import new_id
+from service.store.tables import Dataset, Job
+
+
+def queue_duplicate_count(session: Session, *, workspace_id: str, dataset_id: str, request_id: str | None) -> None:
+    """Writes the queued job that counts the near-duplicates of a dataset just recorded."""
+    session.add(
+        Job(
+            id=new_id("job"),
+            workspace_id=workspace_id,
+            kind="dataset",
+            subject_id=dataset_id,
+            lane="io",
+            request_id=request_id,
+        )
+    )
+
+
+def publish_near_duplicates(session: Session, claim: Claim, counted: NearDuplicates | None) -> bool:
+    """Writes what was counted (None: the dataset is gone), and ends the job. False: fenced, and nothing changes."""
+    job = succeed(session, claim)
+    if job is None:
+        return False
+    if counted is not None:
+        session.execute(
+            update(Dataset).where(Dataset.id == job.subject_id).values(near_duplicates=counted.model_dump(mode="json"))
+        )
+    return True

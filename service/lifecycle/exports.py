@@ -1,0 +1,123 @@
+"""Commands on exports. Like those of commands.py they take a Session inside an open transaction and never commit."""
+
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from service.lifecycle.commands import stop, succeed
+from service.lifecycle.holding import Claim, first, held, locked
+from service.lifecycle.record import write_progress
+from service.lifecycle.transitions import TERMINAL, State
+from service.settings import CANCEL_SECONDS
+from service.store.ids import new_id
+from service.store.tables import Export, Job
+
+Kind = Literal["cleaned", "flagged", "scores"]
+Format = Literal["jsonl", "csv", "parquet"]
+Filter = Literal["flagged"]
+"""Which samples `cleaned` leaves out and `flagged` holds; worker/exports/selection.py says what each means. Choices by
+verdict belong here."""
+
+
+class NotEndedError(Exception):
+    """The export is queued or runs."""
+
+
+def create_export(
+    session: Session,
+    *,
+    workspace_id: str,
+    audit_id: str,
+    kind: Kind,
+    format: Format,
+    filter: Filter | None,
+    max_q: float | None,
+    request_id: str | None = None,
+) -> Export:
+    """Writes an export with its queued job.
+
+    Raises sqlalchemy.exc.IntegrityError if the audit is not the workspace's, or the values do not go together.
+    """
+    export_id = new_id("exp")
+    job = Job(
+        id=new_id("job"),
+        workspace_id=workspace_id,
+        kind="export",
+        subject_id=export_id,
+        lane="io",
+        request_id=request_id,
+    )
+    session.add(job)
+    session.flush()
+    export = Export(
+        id=export_id,
+        workspace_id=workspace_id,
+        job_id=job.id,
+        audit_id=audit_id,
+        kind=kind,
+        format=format,
+        filter=filter,
+        max_q=max_q,
+    )
+    session.add(export)
+    session.flush()
+    return export
+
+
+def record_export_progress(
+    session: Session, claim: Claim, *, done: int, total: int, unit: str, eta_seconds: float | None
+) -> bool:
+    """Shows how far the export is. False: fenced."""
+    found = held(session, claim)
+    if found is None:
+        return False
+    write_progress(session, found[0], done=done, total=total, unit=unit, eta_seconds=eta_seconds)
+    return True
+
+
+def publish_export(session: Session, claim: Claim, *, rows: int, bytes: int, sha256: str) -> bool:
+    """Makes the object that this attempt has stored the export's content, and ends the job.
+
+    False, and nothing changes: fenced, or a cancel came first.
+    """
+    job = succeed(session, claim)
+    if job is None:
+        return False
+    session.execute(
+        update(Export)
+        .where(Export.id == job.subject_id)
+        .values(published_attempt=job.attempt, rows=rows, bytes=bytes, sha256=sha256)
+    )
+    return True
+
+
+def request_cancel_export(
+    session: Session, *, workspace_id: str, export_id: str, within_seconds: float = CANCEL_SECONDS
+) -> Job:
+    """Asks for the export to stop, as commands.request_cancel does for an audit. Idempotent. Raises LookupError."""
+    job, at = _job_of(session, workspace_id, export_id)
+    stop(session, job, at, within_seconds=within_seconds)
+    return job
+
+
+def delete_export(session: Session, *, workspace_id: str, export_id: str) -> None:
+    """Deletes an export that has ended, and its job. Its objects are the caller's to delete, after the commit.
+
+    Raises LookupError if the workspace has no such export, and NotEndedError.
+    """
+    job = _job_of(session, workspace_id, export_id)[0]
+    if State(job.state) not in TERMINAL:
+        raise NotEndedError
+    session.execute(delete(Export).where(Export.id == export_id))
+    session.execute(delete(Job).where(Job.id == job.id))
+
+
+def _job_of(session: Session, workspace_id: str, export_id: str) -> tuple[Job, datetime]:
+    """The export's job, locked, with the time. Raises LookupError."""
+    job_id = select(Export.job_id).where(Export.workspace_id == workspace_id, Export.id == export_id).scalar_subquery()
+    found = first(session, locked().where(Job.id == job_id))
+    if found is None:
+        raise LookupError(export_id)
+    return found

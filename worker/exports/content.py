@@ -1,0 +1,204 @@
+"""What an export holds: scores by rank, or samples in the order of the upload."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+import pyarrow as pa
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from service.contract import ROWS_FILE, ScoreRow
+from service.lifecycle.exports import Filter, Format, Kind
+from service.lifecycle.holding import Claim
+from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
+from service.store.tables import Audit, Dataset, Export, Score
+from worker.exports.original import LineCutter, open_original
+from worker.exports.rows import SAMPLES_SCHEMA, RowGroup, row_groups
+from worker.exports.selection import selected
+from worker.exports.writers import MeasuredFile, Record, SampleLinesWriter, Writer, make_writer
+from worker.loading import score_count
+from worker.staging import InputMissingError
+from worker.tables import scores_schema
+from worker.transactions import T
+
+SCORES_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Work:
+    """An export and what it is made of, as the database has it."""
+
+    kind: Kind
+    format: Format
+    filter: Filter | None
+    max_q: float | None
+    audit_id: str
+    attempt: int
+    """Of the audit: the one whose scores are public."""
+    probes: int
+    workspace_id: str
+    dataset_id: str
+    dataset_sha256: str
+    encoding: str
+    rows: int
+
+    @property
+    def records(self) -> int:
+        """How many scores are written, or samples looked at."""
+        return score_count(self.rows, self.probes) if self.kind == "scores" else self.rows
+
+    @property
+    def unit(self) -> str:
+        """What `records` counts."""
+        return "scores" if self.kind == "scores" else "samples"
+
+
+def plan_export(session: Session, claim: Claim) -> Work:
+    """The claim's export. Raises sqlalchemy.exc.NoResultFound where it is gone."""
+    export = session.get_one(Export, claim.subject_id)
+    audit = session.get_one(Audit, export.audit_id)
+    dataset = session.get_one(Dataset, audit.dataset_id)
+    assert audit.published_attempt is not None  # only of audits that have succeeded
+    assert audit.summary is not None
+    asked: Any = export  # CHECKs hold the values
+    return Work(
+        kind=asked.kind,
+        format=asked.format,
+        filter=asked.filter,
+        max_q=export.max_q,
+        audit_id=audit.id,
+        attempt=audit.published_attempt,
+        probes=len(audit.summary["probes"]),
+        workspace_id=claim.workspace_id,
+        dataset_id=dataset.id,
+        dataset_sha256=dataset.sha256,
+        encoding=dataset.encoding,
+        rows=dataset.rows,
+    )
+
+
+class Read(Protocol):
+    """Does one short transaction."""
+
+    def __call__(self, act: Callable[[Session], T], /) -> T: ...
+
+
+class Content:
+    """Writes the content of one export."""
+
+    def __init__(self, work: Work, objects: ObjectStore, read: Read, tick: Callable[[int], None]) -> None:
+        """`tick` is told, often, how many of `work.records` are done; what it raises ends the writing."""
+        self._work = work
+        self._objects = objects
+        self._read = read
+        self._tick = tick
+        self._done = 0
+
+    def write(self, file: MeasuredFile) -> int:
+        """Writes all of it. Returns how many records it holds.
+
+        Raises InputMissingError, ObjectStoreUnavailableError, OSError, and what `read` and `tick` raise.
+        """
+        format = self._work.format
+        if self._work.kind == "scores":
+            return self._write(make_writer(format, file, scores_schema()), self._scores())
+        with self._open(ROWS_FILE, "The dataset's rows are") as rows:
+            if self._work.kind == "flagged":
+                columns = pa.schema([*scores_schema(), *list(SAMPLES_SCHEMA)[1:]])
+                return self._write(make_writer(format, file, columns), self._flagged(rows))
+            if format != "jsonl":
+                return self._write(make_writer(format, file, SAMPLES_SCHEMA), self._kept(rows))
+            if any(group.spans() is None for group in row_groups(rows)):
+                return self._write(SampleLinesWriter(file), self._kept(rows))
+            return self._cut(rows, file)
+
+    def _write(self, writer: Writer, chunks: Iterator[Sequence[Record]]) -> int:
+        written = 0
+        for chunk in chunks:
+            self._tick(self._done)
+            writer.write(chunk)
+            written += len(chunk)
+        writer.finish()
+        self._tick(self._done)
+        return written
+
+    # ------------------------------------------------------------ scores
+
+    def _scores(self) -> Iterator[list[Record]]:
+        after = (-1, 0)
+        while True:
+            query = self._published().where(tuple_(Score.probe_no, Score.rank) > after)
+            query = query.order_by(Score.probe_no, Score.rank).limit(SCORES_AT_ONCE)
+            chunk = self._read(lambda session, query=query: [_score(found) for found in session.scalars(query)])
+            if not chunk:
+                return
+            yield chunk
+            self._done += len(chunk)
+            after = (chunk[-1]["probe_no"], chunk[-1]["rank"])
+
+    def _selected(self, group: RowGroup) -> dict[int, Record]:
+        """The headline scores of the group's samples that the export is about, by row."""
+        work = self._work
+        assert work.filter is not None
+        query = self._published().where(
+            Score.probe_no == 0,
+            Score.row >= group.first,
+            Score.row < group.end,
+            selected(work.filter, work.max_q),
+        )
+        scores = self._read(lambda session: [_score(found) for found in session.scalars(query.order_by(Score.row))])
+        return {score["row"]: score for score in scores}
+
+    def _published(self) -> Any:
+        return select(Score).where(Score.audit_id == self._work.audit_id, Score.attempt == self._work.attempt)
+
+    # ------------------------------------------------------------ samples
+
+    def _flagged(self, rows: IO[bytes]) -> Iterator[list[Record]]:
+        for group in row_groups(rows):
+            scores = self._selected(group)
+            self._done = group.end
+            if scores:
+                yield [{**scores[sample["row"]], **sample} for sample in group.samples() if sample["row"] in scores]
+            else:
+                self._tick(self._done)
+
+    def _kept(self, rows: IO[bytes]) -> Iterator[list[Record]]:
+        for group in row_groups(rows):
+            left_out = self._selected(group)
+            self._done = group.end
+            yield [sample for sample in group.samples() if sample["row"] not in left_out]
+
+    def _cut(self, rows: IO[bytes], file: MeasuredFile) -> int:
+        """The lines of the upload itself."""
+        kept = self._work.rows
+        with (
+            self._open("original", "The upload as it came is") as stored,
+            open_original(stored, encoding=self._work.encoding, sha256=self._work.dataset_sha256) as original,
+        ):
+            cutter = LineCutter(original, file.write, lambda: self._tick(self._done))
+            for group in row_groups(rows):
+                spans = group.spans()
+                assert spans is not None
+                left_out = self._selected(group)
+                for row in left_out:
+                    cutter.leave_out(*spans[row - group.first])
+                cutter.copy_to(sum(spans[-1]))
+                kept -= len(left_out)
+                self._done = group.end
+            cutter.finish()
+        return kept
+
+    @contextmanager
+    def _open(self, name: str, what: str) -> Iterator[IO[bytes]]:
+        try:
+            with self._objects.open(dataset_key(self._work.workspace_id, self._work.dataset_id, name)) as file:
+                yield file
+        except ObjectMissingError:
+            raise InputMissingError(what) from None
+
+
+def _score(score: Score) -> Record:
+    return {name: getattr(score, name) for name in ScoreRow.model_fields}
