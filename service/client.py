@@ -117,15 +117,14 @@ class Client:
         format: str = "auto",
         on_progress: Callable[[int, int], None] = lambda sent, total: None,
     ) -> Json:
-        """Streams a JSONL file, plain or gzip (known by its first bytes). on_progress is told bytes sent of all.
+        """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd) or Parquet. on_progress is told bytes sent of all.
 
         Raises OSError if the file cannot be read.
         """
         with path.open("rb") as file:
             total = os.fstat(file.fileno()).st_size
-            headers = {"Content-Type": "application/jsonl", "Content-Length": str(total)}
-            if file.read(2) == b"\x1f\x8b":
-                headers["Content-Encoding"] = "gzip"
+            # The service knows a file by its content.
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(total)}
 
             def body() -> Iterator[bytes]:
                 sent = 0

@@ -10,15 +10,21 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from dataclasses import asdict, dataclass
 from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from service.datasets.records import Mapping
 from service.settings import Settings
 from service.store.objects import ObjectStore, dataset_key
 
 REPORT_BYTES = 16 * 2**20
 """A longer report is taken for a broken child."""
+
+PIPE_BYTES = 1 << 20
+"""Between the API and the child, so that neither waits for the other at every read."""
 
 SLOWEST_BYTES_PER_SECOND = 2**20
 """Of processor time: the child parses far faster, so only a trap runs into the limit."""
@@ -37,30 +43,44 @@ CHILD_ENVIRONMENT = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the client says of its upload."""
+
+    format: str = "auto"
+    """A record format, or auto."""
+    mapping: Mapping | None = None
+    encoding: str = "identity"
+    """identity, which says nothing, gzip or zstd."""
+
+
 class Parsed(BaseModel):
     """The child's report on a good upload."""
 
     outcome: Literal["parsed"]
-    format: str
+    container: str
     encoding: str
+    format: str
     rows: int
     columns: list[str]
     statistics: dict[str, Any]
+    notices: list[dict[str, Any]]
 
 
-class BadLine(BaseModel):
-    """A line that is no good record, counted from 1, and why."""
+class BadRecord(BaseModel):
+    """Where a record stands that is no good one, and why."""
 
-    line: int
+    pointer: str
+    """line:N counts from 1, row:N from 0."""
     reason: str
 
 
 class Invalid(BaseModel):
-    """The child's report on an upload with bad lines, of which the first are listed."""
+    """The child's report on an upload with bad records, of which the first are listed."""
 
     outcome: Literal["invalid"]
-    bad_lines: int
-    errors: list[BadLine]
+    bad: int
+    errors: list[BadRecord]
 
 
 class Refused(BaseModel):
@@ -70,7 +90,7 @@ class Refused(BaseModel):
     code: str
     detail: str
     status: int
-    line: int | None
+    pointer: str | None
 
 
 class Crashed(BaseModel):
@@ -94,7 +114,7 @@ class Intake:
     """start, feed as often as bytes come, finish, then keep; abort at any time after start."""
 
     def __init__(
-        self, objects: ObjectStore, settings: Settings, *, workspace_id: str, dataset_id: str, format: str, gzip: bool
+        self, objects: ObjectStore, settings: Settings, *, workspace_id: str, dataset_id: str, form: Form
     ) -> None:
         self.bytes = 0
         self._objects = objects
@@ -102,8 +122,7 @@ class Intake:
         self._folder = dataset_key(workspace_id, dataset_id)
         self._original_key = dataset_key(workspace_id, dataset_id, "original")
         self._rows_key = dataset_key(workspace_id, dataset_id, "rows.parquet")
-        self._format = format
-        self._gzip = gzip
+        self._form = form
         self._sha256 = hashlib.sha256()
         self._files = contextlib.ExitStack()
         self._original: IO[bytes] | None = None
@@ -119,10 +138,16 @@ class Intake:
         self._original = self._files.enter_context(self._objects.create(self._original_key))
         rows = self._files.enter_context(self._objects.create(self._rows_key))
         settings = self._settings
+        settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Without a name, so that nothing of it stays after a kill.
+        scratch = self._files.enter_context(tempfile.TemporaryFile(dir=settings.work))  # noqa: SIM115
+        original = os.open(f"/dev/fd/{self._original.fileno()}", os.O_RDONLY)
+        self._files.callback(os.close, original)
         options = {
             "output": rows.fileno(),
-            "format": self._format,
-            "gzip": self._gzip,
+            "original": original,
+            "scratch": scratch.fileno(),
+            **asdict(self._form),
             "max_text_bytes": settings.max_upload_bytes,
             "max_line_bytes": settings.max_line_bytes,
             "max_ratio": settings.max_decompression_ratio,
@@ -137,9 +162,10 @@ class Intake:
             stdout=subprocess.PIPE,
             # A traceback may quote a sample.
             stderr=subprocess.DEVNULL,
-            pass_fds=[rows.fileno()],
+            pass_fds=[rows.fileno(), original, scratch.fileno()],
             env=inherited | CHILD_ENVIRONMENT,
             start_new_session=True,
+            pipesize=PIPE_BYTES,
         )
 
     def feed(self, data: bytes) -> bool:
@@ -163,6 +189,9 @@ class Intake:
         assert child is not None
         assert child.stdin is not None
         assert child.stdout is not None
+        assert self._original is not None
+        # A child that needs the whole file reads it as soon as the pipe has ended.
+        self._original.flush()
         with contextlib.suppress(BrokenPipeError):
             child.stdin.close()
         text = child.stdout.read(REPORT_BYTES + 1)
@@ -219,4 +248,4 @@ def _stopped(number: int) -> Refused:
     else:
         code = "parser_memory_limit"
         detail = "The parser was stopped, most likely for using too much memory. Split large records, or the file."
-    return Refused(outcome="refused", code=code, detail=detail, status=422, line=None)
+    return Refused(outcome="refused", code=code, detail=detail, status=422, pointer=None)

@@ -2,13 +2,13 @@
 
 `python -m service.datasets.parser OPTIONS` with OPTIONS a JSON object of the fields of `Options`. It limits its own
 memory and CPU time before it reads a byte, opens no connection, and is given no secret. The report is one of
-{outcome: "parsed", format, encoding, rows, columns, statistics}, {outcome: "invalid", bad_lines, errors: [{line,
-reason}]}, {outcome: "refused", code, detail, status, line}. It never holds a sample's text.
+{outcome: "parsed", container, encoding, format, rows, columns, statistics, notices}, {outcome: "invalid", bad, unit,
+errors: [{pointer, reason}]}, {outcome: "refused", code, detail, status, pointer}. It never holds a sample's text, but
+for short values of extra columns in the statistics.
 """
 
 import errno
 import gc
-import hashlib
 import json
 import os
 import resource
@@ -16,33 +16,42 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import IO, Any
 
-import orjson
-
-from service.datasets.lines import GZIP_MAGIC, Limits, Line, gunzip, is_gzip, split_lines
-from service.datasets.records import FORMATS, Sample, describe, read_record, recognise
+from service.datasets.containers import BOM, begin, recognise_container
+from service.datasets.csv_rows import JSON_CELLS, CsvRows
+from service.datasets.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
+from service.datasets.ingest import Ingest, unknown_format
+from service.datasets.json_array import split_array
+from service.datasets.lines import split_lines
+from service.datasets.notices import SKIPPED_MARK
+from service.datasets.parquet_rows import MAGIC as PARQUET_MAGIC
+from service.datasets.parquet_rows import ParquetRows
+from service.datasets.records import Mapping, describe, recognise, required_columns
 from service.datasets.refusal import Refusal
 from service.datasets.rows_writer import RowsWriter
-from service.datasets.statistics import Statistics
-from service.datasets.strict_json import RecordError, parse_record, shown_key
+from service.datasets.strict_json import shown_key
 
 READ_BYTES = 1 << 18
-LISTED_ERRORS = 100
-MAX_COLUMNS = 1000
-"""Different extra columns of one dataset."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the child is told."""
+    """What the child is told. Files are descriptors that it inherits."""
 
     output: int
-    """File descriptor of rows.parquet, inherited and open for writing."""
+    """rows.parquet, open for writing."""
+    original: int
+    """The upload as it came, complete once stdin has ended; only read, and only by offset."""
+    scratch: int
+    """An empty file to write and read."""
     format: str
     """A record format, or auto."""
-    gzip: bool
-    """The client declared the body to be gzip."""
+    mapping: dict[str, str | None] | None
+    """The fields of records.Mapping."""
+    encoding: str
+    """That the client declared: identity (which declares nothing), gzip or zstd."""
     max_text_bytes: int
     max_line_bytes: int
     max_ratio: int
@@ -51,89 +60,119 @@ class Options:
     cpu_seconds: int
 
 
-class Ingest:
-    """Reads lines into samples; from the first bad line on it only checks the rest."""
-
-    def __init__(self, writer: RowsWriter, format: str, max_rows: int) -> None:
-        self.format = None if format == "auto" else format
-        self.rows = 0
-        self.bad_lines = 0
-        self.errors: list[dict[str, Any]] = []
-        self.columns: dict[str, None] = {}
-        self.statistics = Statistics()
-        self._writer = writer
-        self._max_rows = max_rows
-
-    def add(self, line: Line) -> None:
-        """Takes one line. Raises Refusal where the whole upload cannot be taken."""
-        if self.rows + self.bad_lines >= self._max_rows:
-            raise Refusal(
-                "too_many_rows", f"The dataset has more than {self._max_rows} rows. Split it.", 413, line.number
-            )
-        try:
-            sample = self._read(line.number, line.content)
-        except RecordError as error:
-            self.bad_lines += 1
-            if len(self.errors) < LISTED_ERRORS:
-                self.errors.append({"line": line.number, "reason": str(error)})
-            return
-        if not self.bad_lines:
-            digest = hashlib.sha256(orjson.dumps(sample.messages, option=orjson.OPT_SORT_KEYS))
-            self._writer.add(self.rows, sample, line, digest.hexdigest())
-            self.statistics.add(sample, digest.digest())
-        self.rows += 1
-
-    def _read(self, number: int, content: bytes) -> Sample:
-        record = parse_record(content)
-        if self.format is None:
-            self.format = recognise(record)
-            if self.format is None:
-                shapes = "; ".join(f"{name}: {shape}" for name, shape in FORMATS.items())
-                raise Refusal(
-                    "format_not_recognised",
-                    f"The first record is {describe(record)}. Each line must be one of: {shapes}.",
-                    line=number,
-                )
-        sample = read_record(record, self.format)
-        for key in sample.extra:
-            if key not in self.columns:
-                if len(self.columns) >= MAX_COLUMNS:
-                    raise RecordError(
-                        f"the column {shown_key(key)} is one more than the {MAX_COLUMNS} that a dataset can have"
-                    )
-                self.columns[key] = None
-        return sample
-
-
 def parse(chunks: Iterator[bytes], options: Options) -> dict[str, Any]:
     """The report of an upload. Rows are written to `options.output` on the way."""
-    limits = Limits(options.max_line_bytes, options.max_text_bytes, options.max_ratio)
     try:
-        first = b""
-        while len(first) < len(GZIP_MAGIC) and (chunk := next(chunks, b"")):
-            first += chunk
-        compressed = is_gzip(first)
-        if options.gzip and first and not compressed:
-            raise Refusal("gzip_corrupt", "The body is not gzip although its Content-Encoding says so.")
-        with os.fdopen(options.output, "wb", closefd=False) as file, RowsWriter(file) as writer:
-            ingest = Ingest(writer, options.format, options.max_rows)
-            pieces = _after(first, chunks)
-            for line in split_lines(gunzip(pieces, limits) if compressed else pieces, limits):
-                ingest.add(line)
+        with (
+            os.fdopen(options.output, "wb", closefd=False) as file,
+            os.fdopen(options.scratch, "w+b", closefd=False) as scratch,
+            RowsWriter(file) as writer,
+        ):
+            return _Parsing(chunks, options, writer, scratch).report()
     except Refusal as refusal:
         return _refused(refusal)
-    if ingest.bad_lines:
-        return {"outcome": "invalid", "bad_lines": ingest.bad_lines, "errors": ingest.errors}
-    if not ingest.rows:
-        return _refused(Refusal("dataset_empty", "The file holds no record. Upload JSONL, one JSON object a line."))
-    return {
-        "outcome": "parsed",
-        "format": ingest.format,
-        "encoding": "gzip" if compressed else "identity",
-        "rows": ingest.rows,
-        "columns": list(ingest.columns),
-        "statistics": ingest.statistics.report(),
-    }
+
+
+class _Parsing:
+    """One upload: which form it has, then its records."""
+
+    def __init__(self, chunks: Iterator[bytes], options: Options, writer: RowsWriter, scratch: IO[bytes]) -> None:
+        self._options = options
+        self._writer = writer
+        self._scratch = scratch
+        self._limits = Limits(options.max_line_bytes, options.max_text_bytes, options.max_ratio)
+        self._mapping = None if options.mapping is None else Mapping(**options.mapping)  # type: ignore[arg-type]
+        first = b""
+        while len(first) < MAGIC_BYTES and (chunk := next(chunks, b"")):
+            first += chunk
+        self._chunks = chain([first], chunks)
+        self._encoding = recognise_encoding(first)
+        if options.encoding not in ("identity", self._encoding) and first:
+            raise Refusal(
+                f"{options.encoding}_corrupt",
+                f"The body is not {options.encoding} although its Content-Encoding says so.",
+            )
+        self._is_parquet = first.startswith(PARQUET_MAGIC)
+
+    def report(self) -> dict[str, Any]:
+        container, ingest = self._parquet() if self._is_parquet else self._text()
+        if ingest.bad:
+            return {"outcome": "invalid", "bad": ingest.bad, "errors": ingest.errors}
+        if not ingest.rows:
+            raise Refusal("dataset_empty", "The file holds no record.")
+        return {
+            "outcome": "parsed",
+            "container": container,
+            "encoding": self._encoding,
+            "format": ingest.format,
+            "rows": ingest.rows,
+            "columns": list(ingest.columns),
+            "statistics": ingest.statistics.report(),
+            "notices": ingest.notices.report(),
+        }
+
+    def _parquet(self) -> tuple[str, Ingest]:
+        for _ in self._chunks:
+            pass  # its footer comes last; all of it is in the original then
+        rows = ParquetRows(self._options.original, self._limits, self._options.max_rows)
+        ingest = self._ingest("row", self._table_format(rows.columns, "The Parquet file has"))
+        for table in rows.tables():
+            ingest.add_table(table)
+        return "parquet", ingest
+
+    def _text(self) -> tuple[str, Ingest]:
+        head, pieces = begin(decompress(self._chunks, self._encoding, self._limits))
+        mark = len(BOM) if head.startswith(BOM) else 0
+        if mark:
+            pieces = chain([next(pieces)[mark:]], pieces)
+        container = recognise_container(head[mark:])
+        if container == "csv":
+            ingest = self._csv(pieces)
+        elif container == "json":
+            ingest = self._ingest("row", self._options.format)
+            for block in split_array(pieces, self._limits):
+                ingest.add_texts(block)
+        else:
+            ingest = self._ingest("line", self._options.format)
+            for block in split_lines(pieces, self._limits, start=mark):
+                ingest.add_texts(block)
+        if mark:
+            ingest.notices.note(SKIPPED_MARK)
+        return container, ingest
+
+    def _csv(self, pieces: Iterator[bytes]) -> Ingest:
+        rows = CsvRows(pieces, self._limits)
+        format = self._table_format(rows.columns, "The file is no JSON; as CSV it has")
+        ingest = self._ingest("line", format)
+        for table in rows.tables(JSON_CELLS):
+            ingest.add_table(table)
+        return ingest
+
+    def _table_format(self, columns: list[str], what: str) -> str:
+        """The format of a table with these columns. Raises Refusal format_not_recognised."""
+        format = self._options.format
+        what = f"{what} {describe(dict.fromkeys(columns)).replace('an object with the keys', 'the columns')}"
+        if format == "auto" and self._mapping is None:
+            recognised = recognise(dict.fromkeys(columns))
+            if recognised is None:
+                if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+                    what += ", which are not parted by commas"
+                raise Refusal("format_not_recognised", unknown_format(what))
+            return recognised
+        for name in required_columns(format, self._mapping):
+            if name not in columns:
+                raise Refusal("format_not_recognised", f"{what}, and not {shown_key(name)}.")
+        return format
+
+    def _ingest(self, unit: str, format: str) -> Ingest:
+        return Ingest(
+            self._writer,
+            self._scratch,
+            format=format,
+            mapping=self._mapping,
+            unit=unit,
+            max_rows=self._options.max_rows,
+        )
 
 
 def _refused(refusal: Refusal) -> dict[str, Any]:
@@ -142,13 +181,8 @@ def _refused(refusal: Refusal) -> dict[str, Any]:
         "code": refusal.code,
         "detail": refusal.detail,
         "status": refusal.status,
-        "line": refusal.line,
+        "pointer": refusal.pointer,
     }
-
-
-def _after(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield from rest
 
 
 def _stdin() -> Iterator[bytes]:

@@ -17,8 +17,10 @@ def find_dataset(session: Session, principal: Principal, dataset_id: str) -> Dat
 
 
 def list_datasets(session: Session, principal: Principal, *, after: str | None, limit: int) -> list[Dataset]:
-    """Newest first, without statistics."""
-    query = scoped(Dataset, principal).options(defer(Dataset.statistics, raiseload=True))
+    """Newest first, without statistics and notices."""
+    query = scoped(Dataset, principal).options(
+        defer(Dataset.statistics, raiseload=True), defer(Dataset.notices, raiseload=True)
+    )
     if after is not None:
         query = query.where(Dataset.id < after)
     return list(session.scalars(query.order_by(Dataset.id.desc()).limit(limit)))
@@ -33,12 +35,14 @@ def insert_dataset(
         workspace_id=workspace_id,
         name=name,
         format=parsed.format,
+        container=parsed.container,
         encoding=parsed.encoding,
         bytes=size,
         sha256=sha256,
         rows=parsed.rows,
         columns=parsed.columns,
         statistics=parsed.statistics,
+        notices=parsed.notices,
     )
     session.add(dataset)
     session.flush()

@@ -1,6 +1,5 @@
-"""The four record formats: recognising one by its keys, and reading a record as messages and extra columns."""
+"""The record formats: recognising one by its keys, and reading a record as messages and extra columns."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,9 @@ FORMATS = {
     "prompt_completion": '{"prompt", "completion"}',
 }
 """Record formats by name, each with its shape. A record with keys of several is the first that fits, in this order."""
+
+MAPPED = "mapped"
+"""The format of records that are read by a Mapping."""
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -27,8 +29,28 @@ SHAREGPT_ROLES = {
 }
 """ShareGPT's `from` as a role."""
 
+TURN_COLUMNS = {
+    "messages": ("messages", "role", "content", {role: role for role in ROLES}),
+    "sharegpt": ("conversations", "from", "value", SHAREGPT_ROLES),
+}
+"""Of the formats that hold a list of turns: the column, a turn's keys for role and text, and what each role is."""
+
 MAX_KEY_LENGTH = 256
 """Characters of a column's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Which columns of records of no known format hold the prompt, the answer and, if any, the system's turn."""
+
+    prompt: str
+    answer: str
+    system: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that it names."""
+        return (self.prompt, self.answer) if self.system is None else (self.prompt, self.answer, self.system)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +88,28 @@ def describe(record: Any) -> str:
     return _type_name(record)
 
 
-def read_record(record: Any, format: str) -> Sample:
-    """A record of the named format. Raises RecordError where it is of another form."""
+def required_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
+    """Columns that a table of this format must have."""
+    if mapping is not None:
+        return mapping.columns
+    if format in TURN_COLUMNS:
+        return (TURN_COLUMNS[format][0],)
+    return ("instruction", "output") if format == "alpaca" else ("prompt", "completion")
+
+
+def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sample:
+    """A record of the named format, which is `mapped` where there is a mapping.
+
+    Raises RecordError where it is of another form.
+    """
     if not isinstance(record, dict):
         raise RecordError(f"a record must be a JSON object, this is {_type_name(record)}")
-    sample = _READERS[format](record)
+    if mapping is not None:
+        sample = _mapped(record, mapping)
+    elif format in TURN_COLUMNS:
+        sample = _turns(record, *TURN_COLUMNS[format])
+    else:
+        sample = _alpaca(record) if format == "alpaca" else _prompt_completion(record)
     if not any(message["role"] == "assistant" for message in sample.messages):
         raise RecordError("has no assistant turn, so there is nothing to learn from it")
     if sample.messages[-1]["role"] != "assistant":
@@ -79,14 +118,6 @@ def read_record(record: Any, format: str) -> Sample:
         if len(key) > MAX_KEY_LENGTH:
             raise RecordError(f"the column name {shown_key(key)} is longer than {MAX_KEY_LENGTH} characters")
     return sample
-
-
-def _messages(record: dict[str, Any]) -> Sample:
-    return _turns(record, "messages", "role", "content", {role: role for role in ROLES})
-
-
-def _sharegpt(record: dict[str, Any]) -> Sample:
-    return _turns(record, "conversations", "from", "value", SHAREGPT_ROLES)
 
 
 def _turns(record: dict[str, Any], column: str, role_key: str, text_key: str, roles: dict[str, str]) -> Sample:
@@ -131,24 +162,25 @@ def _pair(record: dict[str, Any], prompt: str, answer: str, columns: tuple[str, 
     return Sample(messages, {key: value for key, value in record.items() if key not in columns})
 
 
-_READERS: dict[str, Callable[[dict[str, Any]], Sample]] = {
-    "messages": _messages,
-    "alpaca": _alpaca,
-    "sharegpt": _sharegpt,
-    "prompt_completion": _prompt_completion,
-}
+def _mapped(record: dict[str, Any], mapping: Mapping) -> Sample:
+    messages = []
+    if mapping.system is not None and record.get(mapping.system) not in (None, ""):
+        messages.append({"role": "system", "content": _string(record, mapping.system)})
+    messages.append({"role": "user", "content": _string(record, mapping.prompt)})
+    messages.append({"role": "assistant", "content": _string(record, mapping.answer)})
+    return Sample(messages, {key: value for key, value in record.items() if key not in mapping.columns})
 
 
 def _required(record: dict[str, Any], key: str) -> Any:
     if key not in record:
-        raise RecordError(f"has no '{key}'")
+        raise RecordError(f"has no {shown_key(key)}")
     return record[key]
 
 
 def _string(record: dict[str, Any], key: str) -> str:
     value = _required(record, key)
     if not isinstance(value, str):
-        raise RecordError(f"'{key}' must be a string, not {_type_name(value)}")
+        raise RecordError(f"{shown_key(key)} must be a string, not {_type_name(value)}")
     return value
 
 

@@ -1,19 +1,23 @@
-"""/v1/datasets: uploading instruction-tuning data, and looking at it."""
+"""/v1/datasets: uploading instruction-tuning data, looking at it, and getting it back."""
 
 from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import Depends, Query, Request, Response
+from pydantic import Field
 from starlette.requests import ClientDisconnect
 
 from service.contract import ROWS_FILE
 from service.datasets import queries
-from service.datasets.records import FORMATS
+from service.datasets.file_names import MEDIA_TYPES, file_name, media_type
+from service.datasets.intake import Form
+from service.datasets.records import FORMATS, MAX_KEY_LENGTH, Mapping
 from service.datasets.refused_uploads import UploadRoute
-from service.datasets.schemas import Dataset, Sample, Statistics, render_dataset
+from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.downloads import download
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import Name, PathId
 from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
@@ -27,6 +31,7 @@ from service.store.tables import Dataset as DatasetTable
 router = resource_router("datasets")
 Reader = Annotated[Principal, Depends(require())]
 Writer = Annotated[Principal, Depends(require("datasets:write"))]
+Column = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 
 async def upload(
@@ -38,8 +43,14 @@ async def upload(
     key: StreamedKeyDep,
     name: Annotated[Name | None, Query(description="What to call it; by default its id.")] = None,
     format: Annotated[str, Query(description=f"auto, or one of {', '.join(FORMATS)}.")] = "auto",
+    prompt_column: Annotated[Column | None, Query(description="Of records in no known format: the prompt.")] = None,
+    answer_column: Annotated[Column | None, Query(description="Goes with prompt_column: the answer.")] = None,
+    system_column: Annotated[Column | None, Query(description="May go with them: the system's turn.")] = None,
 ) -> Response:
-    """Takes JSONL, plain or gzip, as the raw body; it is parsed while it streams. Invalid data leaves nothing."""
+    """Takes JSONL, a JSON array, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
+
+    Texts are parsed while they stream. Invalid data leaves nothing.
+    """
     if format != "auto" and format not in FORMATS:
         raise Problem(
             422,
@@ -47,9 +58,12 @@ async def upload(
             f"`format` is auto or one of {', '.join(FORMATS)}.",
             errors=[{"pointer": "query:format", "detail": "no such format"}],
         )
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip"):
-        raise Problem(415, "unsupported_content_encoding", "Send the body as it is, or with Content-Encoding: gzip.")
+    mapping = _mapping(format, prompt_column, answer_column, system_column)
+    encoding = request.headers.get("content-encoding", "identity").strip().lower().removeprefix("x-")
+    if encoding not in ("identity", "gzip", "zstd"):
+        raise Problem(
+            415, "unsupported_content_encoding", "Send the body as it is, or with Content-Encoding: gzip or zstd."
+        )
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:20]) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes)
@@ -63,8 +77,7 @@ async def upload(
             transactions=transactions,
             principal=principal,
             name=name,
-            format=format,
-            gzip=encoding != "identity",
+            form=Form(format=format, mapping=mapping, encoding=encoding),
             recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), _created(dataset)),
         )
     except AnsweredAlreadyError as error:
@@ -109,10 +122,29 @@ router.add_api_route(
     openapi_extra={
         "requestBody": {
             "required": True,
-            "content": {"application/jsonl": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES.values()},
         }
     },
 )
+
+
+def _mapping(format: str, prompt: str | None, answer: str | None, system: str | None) -> Mapping | None:
+    given = [name for name in (prompt, answer, system) if name is not None]
+    if not given:
+        return None
+    wrong = None
+    if prompt is None or answer is None:
+        wrong = ("prompt_column" if prompt is None else "answer_column", "name both columns, or none")
+    elif len(set(given)) != len(given):
+        wrong = ("answer_column", "name a different column for each part")
+    elif format != "auto":
+        wrong = ("format", "leave it out where columns are named")
+    if wrong is not None:
+        pointer, detail = f"query:{wrong[0]}", wrong[1]
+        raise Problem(422, "invalid_request", f"{pointer}: {detail}.", errors=[{"pointer": pointer, "detail": detail}])
+    assert prompt is not None
+    assert answer is not None
+    return Mapping(prompt, answer, system)
 
 
 @router.get("", operation_id="list_datasets")
@@ -168,3 +200,41 @@ def statistics(dataset_id: PathId, principal: Reader, session: SessionDep, condi
     dataset = queries.find_dataset(session, principal, dataset_id)
     conditions.serve(strong_tag(dataset.id, "statistics"))  # immutable
     return Statistics(dataset_id=dataset.id, **dataset.statistics)
+
+
+@router.get("/{dataset_id}/validation", operation_id="get_dataset_validation", responses=declared_problems(404))
+def validation(dataset_id: PathId, principal: Reader, session: SessionDep) -> Validation:
+    """What was noticed although it was accepted: hidden characters, empty answers, keys that no audit uses."""
+    return render_validation(queries.find_dataset(session, principal, dataset_id))
+
+
+async def content(
+    dataset_id: PathId, request: Request, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep
+) -> Response:
+    """The upload, byte for byte as it came: whole, or the range that `Range` asks for."""
+    dataset = await transactions.run(lambda session: queries.find_dataset(session, principal, dataset_id))
+    return download(
+        request,
+        objects,
+        dataset_key(principal.workspace_id, dataset_id, "original"),
+        size=dataset.bytes,
+        sha256=dataset.sha256,
+        media_type=media_type(dataset.container, dataset.encoding),
+        filename=file_name(dataset.name, dataset.container, dataset.encoding),
+    )
+
+
+for method in ("GET", "HEAD"):
+    router.add_api_route(
+        "/{dataset_id}/content",
+        content,
+        methods=[method],
+        operation_id=f"{method.lower()}_dataset_content",
+        response_class=Response,
+        responses={
+            200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}},
+            206: {"description": "The bytes asked for."},
+            304: {"description": "`If-None-Match` names what there is."},
+            **declared_problems(404, 416),
+        },
+    )

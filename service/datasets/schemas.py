@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from service.contract import Message
+from service.datasets.notices import MEANINGS
 from service.store.tables import Dataset as DatasetTable
 
 
@@ -15,8 +16,9 @@ class Dataset(BaseModel):
     object: Literal["dataset"] = "dataset"
     id: str
     name: str
-    format: str = Field(description="Record format: messages, alpaca, sharegpt or prompt_completion.")
-    encoding: str = Field(description="identity or gzip, as it was uploaded.")
+    format: str = Field(description="Record format: messages, alpaca, sharegpt, prompt_completion or mapped.")
+    container: str = Field(description="jsonl, json, csv or parquet, as it was uploaded.")
+    encoding: str = Field(description="identity, gzip or zstd, as it was uploaded.")
     bytes: int = Field(description="Of the upload as it came.")
     sha256: str = Field(description="Of the upload as it came.")
     rows: int
@@ -87,6 +89,33 @@ class Statistics(BaseModel):
     ignored_turn_keys: dict[str, int] = Field(description="Keys of turns that no audit uses, and how often they stand.")
 
 
+class Notice(BaseModel):
+    """One kind of oddity."""
+
+    kind: str
+    meaning: str
+    rows: int = Field(description="Rows that have it; 0 for one of the whole file.")
+    first_rows: list[int] = Field(description="The first 20 of them.")
+    found: dict[str, int] = Field(description="What it was, at most 20 kinds, and how often: code points, or keys.")
+
+
+class Validation(BaseModel):
+    """What was noticed in an upload although it was accepted. Nothing of it was changed or left out."""
+
+    object: Literal["dataset.validation"] = "dataset.validation"
+    dataset_id: str
+    rows: int
+    notices: list[Notice] | None = Field(description="null where the upload came before notices were taken.")
+
+
 def render_dataset(dataset: DatasetTable) -> Dataset:
     """The dataset as the API shows it."""
     return Dataset.model_validate(dataset, from_attributes=True)
+
+
+def render_validation(dataset: DatasetTable) -> Validation:
+    """The dataset's notices with what they mean."""
+    notices = None
+    if dataset.notices is not None:
+        notices = [Notice(**notice, meaning=MEANINGS[notice["kind"]]) for notice in dataset.notices]
+    return Validation(dataset_id=dataset.id, rows=dataset.rows, notices=notices)

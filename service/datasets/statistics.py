@@ -1,14 +1,16 @@
 """What an upload's rows look like in numbers, in memory that does not grow with text.
 
-Eight bytes a row find the exact duplicates; everything else is bounded by constants.
+Eight bytes a row find the exact duplicates, and lie in a file where rows are many; everything else is bounded by
+constants.
 """
 
-from array import array
+import os
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
+from typing import IO, Any
 
-from service.datasets.records import Sample
+from service.datasets.batch import Batch
 from service.datasets.strict_json import shown_key
 
 COUNTED_COLUMNS = 100
@@ -19,6 +21,10 @@ COUNTED_LENGTH = 100
 """Neither is one with a longer value, in characters."""
 LISTED_VALUES = 20
 LISTED_TURN_KEYS = 20
+HELD_DIGESTS = 1 << 20
+"""Rows whose digests are in memory at once."""
+PARTS = 64
+"""The digests in the file are counted in so many parts, each by itself in memory."""
 LONGEST_TURNS = 64
 """Conversations of more turns are counted under this number."""
 
@@ -33,14 +39,16 @@ class Lengths:
         self._min: int | None = None
         self._max: int | None = None
 
-    def add(self, length: int) -> None:
-        self._counts[length.bit_length()] += 1
-        self._total += length
-        self._count += 1
-        if self._min is None or length < self._min:
-            self._min = length
-        if self._max is None or length > self._max:
-            self._max = length
+    def add(self, lengths: Sequence[int]) -> None:
+        if not lengths:
+            return
+        for bits, count in Counter(map(int.bit_length, lengths)).items():
+            self._counts[bits] += count
+        self._total += sum(lengths)
+        self._count += len(lengths)
+        least, most = min(lengths), max(lengths)
+        self._min = least if self._min is None else min(self._min, least)
+        self._max = most if self._max is None else max(self._max, most)
 
     def report(self) -> dict[str, Any]:
         """edges [0, 1, 2, 4, 8, ...]: counts[i] texts have edges[i] <= characters < edges[i + 1]."""
@@ -63,16 +71,21 @@ class ColumnValues:
         self.present = 0
         self._values: Counter[Any] | None = Counter()
 
-    def add(self, value: Any) -> None:
-        self.present += 1
+    def add(self, values: Sequence[Any]) -> None:
+        self.present += len(values)
         if self._values is None:
             return
-        too_long = isinstance(value, str) and len(value) > COUNTED_LENGTH
-        if too_long or isinstance(value, dict | list) or (isinstance(value, int) and value.bit_length() > 63):
+        try:
+            # The type is part of the key, since True == 1 == 1.0 in Python and not in JSON.
+            found = Counter(zip(map(type, values), values, strict=True))
+        except TypeError:  # a nested value
             self._values = None
             return
-        # The type is part of the key, since True == 1 == 1.0 in Python and not in JSON.
-        self._values[(type(value), value)] += 1
+        for (kind, value), _ in found.items():
+            if (kind is str and len(value) > COUNTED_LENGTH) or (kind is int and value.bit_length() > 63):
+                self._values = None
+                return
+        self._values.update(found)
         if len(self._values) > COUNTED_VALUES:
             self._values = None
 
@@ -88,39 +101,104 @@ class ColumnValues:
         }
 
 
+class Digests:
+    """How many of many digests differ; an open file takes those that memory should not hold."""
+
+    def __init__(self, scratch: IO[bytes]) -> None:
+        self._scratch = scratch
+        self._held: list[bytes] = []
+        self._extents: list[list[tuple[int, int]]] = [[] for _ in range(PARTS)]
+        """Of each part: offset and bytes of its pieces in the file."""
+
+    def add(self, digests: Sequence[bytes]) -> None:
+        self._held.append(b"".join([digest[:8] for digest in digests]))
+        if sum(map(len, self._held)) >= 8 * HELD_DIGESTS:
+            self._spill()
+
+    def _spill(self) -> None:
+        data = b"".join(self._held)
+        self._held = []
+        for part, values in enumerate(_parts(data)):
+            piece = values.buffers()[1][8 * values.offset : 8 * (values.offset + len(values))]
+            self._extents[part].append((self._scratch.tell(), len(piece)))
+            self._scratch.write(piece)
+
+    def distinct(self) -> int:
+        """To be called once, at the end."""
+        import pyarrow.compute as pc
+
+        if not any(self._extents):
+            return int(pc.count_distinct(_numbers(b"".join(self._held))).as_py())
+        self._spill()
+        self._scratch.flush()
+        total = 0
+        for extents in self._extents:
+            data = b"".join([os.pread(self._scratch.fileno(), size, offset) for offset, size in extents])
+            total += int(pc.count_distinct(_numbers(data)).as_py())
+        return total
+
+
+def _numbers(data: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.uint64(), len(data) // 8, [None, pa.py_buffer(data)])
+
+
+def _parts(data: bytes) -> Iterator[Any]:
+    """The numbers by their last bits, so that equal ones are in the same part."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    values = _numbers(data)
+    which = pc.bit_wise_and(values, pa.scalar(PARTS - 1, pa.uint64()))
+    for part in range(PARTS):
+        yield values.filter(pc.equal(which, pa.scalar(part, pa.uint64())))
+
+
 class Statistics:
     """Fed every sample once; `report` gives the JSON that is stored with the dataset."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: IO[bytes]) -> None:
+        """`scratch` is an empty file of nobody else's, open for reading and writing."""
         self._rows = 0
         self._roles: Counter[str] = Counter()
         self._turns: Counter[int] = Counter()
         self._prompts = Lengths()
         self._answers = Lengths()
-        self._digests = array("Q")
+        self._digests = Digests(scratch)
         self._columns: dict[str, ColumnValues] = {}
         self._ignored: Counter[str] = Counter()
 
-    def add(self, sample: Sample, digest: bytes) -> None:
-        """`digest` is the SHA-256 of the sample's canonical messages."""
-        self._rows += 1
-        messages = sample.messages
-        self._roles.update([message["role"] for message in messages])
-        self._turns[min(len(messages), LONGEST_TURNS)] += 1
-        self._answers.add(len(messages[-1]["content"]))
-        self._prompts.add(sum([len(message["content"]) for message in messages[:-1]]))
-        self._digests.append(int.from_bytes(digest[:8]))
-        for key, value in sample.extra.items():
-            column = self._columns.get(key)
-            if column is None:
-                if len(self._columns) >= COUNTED_COLUMNS:
-                    continue
-                column = self._columns[key] = ColumnValues()
-            column.add(value)
-        for key in sample.ignored_keys:
+    def add(self, batch: Batch, digests: Sequence[bytes]) -> None:
+        """`digests` are the SHA-256 of the canonical messages of the batch's rows."""
+        self._rows += len(batch)
+        self._roles.update(batch.roles)
+        for turns, rows in Counter(batch.counts).items():
+            self._turns[min(turns, LONGEST_TURNS)] += rows
+        ends = list(accumulate(batch.counts))
+        lengths = list(map(len, batch.contents))
+        before = list(accumulate(lengths, initial=0))
+        answers = [lengths[end - 1] for end in ends]
+        self._answers.add(answers)
+        self._prompts.add(
+            [before[end - 1] - before[end - count] for end, count in zip(ends, batch.counts, strict=True)]
+        )
+        self._digests.add(digests)
+        self._add_columns(batch.extras)
+        for key in chain.from_iterable(batch.ignored.values()):
             name = shown_key(key)[1:-1]
             if name in self._ignored or len(self._ignored) < LISTED_TURN_KEYS:
                 self._ignored[name] += 1
+
+    def _add_columns(self, extras: Sequence[dict[str, Any]]) -> None:
+        for shape in dict.fromkeys(map(tuple, extras)):
+            for name in shape:
+                if name not in self._columns and len(self._columns) < COUNTED_COLUMNS:
+                    self._columns[name] = ColumnValues()
+        for name, column in self._columns.items():
+            values = [extra[name] for extra in extras if name in extra]
+            if values:
+                column.add(values)
 
     def report(self) -> dict[str, Any]:
         return {
@@ -129,19 +207,7 @@ class Statistics:
             "turns": [{"turns": turns, "rows": rows} for turns, rows in sorted(self._turns.items())],
             "prompt_characters": self._prompts.report(),
             "answer_characters": self._answers.report(),
-            "exact_duplicates": self._rows - _distinct(self._digests),
+            "exact_duplicates": self._rows - self._digests.distinct(),
             "columns": [{"name": name, **values.report()} for name, values in self._columns.items()],
             "ignored_turn_keys": dict(self._ignored),
         }
-
-
-def _distinct(digests: Sequence[int]) -> int:
-    """Different numbers among them; in 64 parts, so that only one part's hash table is in memory."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    values = pa.Array.from_buffers(pa.uint64(), len(digests), [None, pa.py_buffer(digests)])
-    parts = pc.shift_right(values, pa.scalar(58, pa.uint64()))
-    return sum(
-        pc.count_distinct(values.filter(pc.equal(parts, pa.scalar(part, pa.uint64())))).as_py() for part in range(64)
-    )

@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 
 import orjson
 
+NUL_REASON = "holds a NUL character (\\u0000), which the database cannot store; remove it"
+
 MAX_DEPTH = 64
 """Nested arrays and objects in one record."""
 
@@ -35,8 +37,8 @@ def parse_record(line: bytes) -> Any:
         raise
     except ValueError:
         raise RecordError("holds an integer of more than 4300 digits") from None
-    if b"\\u0000" in line and _holds_nul(value):
-        raise RecordError("holds a NUL character (\\u0000), which the database cannot store; remove it")
+    if b"\\u0000" in line and holds_nul(value):
+        raise RecordError(NUL_REASON)
     return value
 
 
@@ -95,7 +97,8 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
     return bool(level)
 
 
-def _holds_nul(value: Any) -> bool:
+def holds_nul(value: Any) -> bool:
+    """Whether a NUL character stands in any text or key of a JSON value."""
     pending = [value]
     while pending:
         item = pending.pop()

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.datasets.intake import Intake, Invalid, Parsed, Refused, Report
+from service.datasets.intake import Form, Intake, Invalid, Parsed, Refused, Report
 from service.datasets.queries import dataset_exists, insert_dataset
 from service.http.auth import Principal
 from service.http.problems import Problem
@@ -47,8 +47,7 @@ async def receive_dataset(
     transactions: Transactions,
     principal: Principal,
     name: str | None,
-    format: str,
-    gzip: bool,
+    form: Form,
     recorded: Callable[[Session, Dataset], None] = lambda session, dataset: None,
 ) -> Dataset:
     """Stores and parses what the chunks give, then records it; objects first, row second.
@@ -64,9 +63,7 @@ async def receive_dataset(
         raise Problem(503, "too_many_uploads", detail, headers={"Retry-After": "10"}) from None
     try:
         dataset_id = new_id("ds")
-        intake = Intake(
-            objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, format=format, gzip=gzip
-        )
+        intake = Intake(objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, form=form)
         try:
             report = await _take_in(chunks, intake, settings.max_upload_bytes)
             if not isinstance(report, Parsed):
@@ -161,17 +158,18 @@ def too_large(max_bytes: int) -> Problem:
 
 def _problem(report: Invalid | Refused) -> Problem:
     if isinstance(report, Refused):
-        errors = [] if report.line is None else [{"pointer": f"line:{report.line}", "detail": report.detail}]
+        errors = [] if report.pointer is None else [{"pointer": report.pointer, "detail": report.detail}]
         return Problem(report.status, report.code, report.detail, errors=errors)
     first = report.errors[0]
-    rest = report.bad_lines - len(report.errors)
+    unit, _, number = first.pointer.partition(":")
+    rest = report.bad - len(report.errors)
     more = f" The first {len(report.errors)} are listed, {rest} more are not." if rest else ""
-    lines = "1 line is" if report.bad_lines == 1 else f"{report.bad_lines} lines are"
+    records = f"1 {unit} is" if report.bad == 1 else f"{report.bad} {unit}s are"
     return Problem(
         422,
         "dataset_invalid",
-        f"{lines} not valid; nothing was kept. Line {first.line}: {first.reason}.{more}",
-        errors=[{"pointer": f"line:{bad.line}", "detail": bad.reason} for bad in report.errors],
+        f"{records} not valid; nothing was kept. {unit.capitalize()} {number}: {first.reason}.{more}",
+        errors=[{"pointer": bad.pointer, "detail": bad.reason} for bad in report.errors],
     )
 
 

@@ -72,6 +72,7 @@ class Info(BaseModel):
     contract: int
     limits: Limits
     formats: list[str]
+    containers: list[str]
     encodings: list[str]
     training_defaults: TrainingConfig
 
@@ -127,7 +128,8 @@ def info(settings: SettingsDep, _principal: AnyKey) -> Info:
             max_page=MAX_LIMIT,
         ),
         formats=["messages", "alpaca", "sharegpt", "prompt_completion"],
-        encodings=["identity", "gzip"],
+        containers=["jsonl", "json", "csv", "parquet"],
+        encodings=["identity", "gzip", "zstd"],
         training_defaults=TrainingConfig(),
     )
 

@@ -142,9 +142,11 @@ class Dataset(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     name: Mapped[str]
     format: Mapped[str]
-    """Record format: messages, alpaca, sharegpt or prompt_completion."""
+    """Record format: messages, alpaca, sharegpt, prompt_completion or mapped."""
+    container: Mapped[str] = mapped_column(server_default="jsonl")
+    """jsonl, json, csv or parquet."""
     encoding: Mapped[str]
-    """identity or gzip."""
+    """identity, gzip or zstd."""
     bytes: Mapped[int] = mapped_column(BigInteger)
     """Of the upload as it came."""
     sha256: Mapped[str]
@@ -155,10 +157,13 @@ class Dataset(Base):
     statistics: Mapped[dict[str, Any]]
     near_duplicates: Mapped[dict[str, Any] | None]
     """A contract.NearDuplicates, once a worker has counted them."""
+    notices: Mapped[list[Any] | None]
+    """[{kind, rows, first_rows, found}]; null for an upload of a version that looked for none."""
     created_at: Mapped[datetime] = _created_at()
     __table_args__ = (
-        CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion')", name="format"),
-        CheckConstraint("encoding IN ('identity','gzip')", name="encoding"),
+        CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion','mapped')", name="format"),
+        CheckConstraint("container IN ('jsonl','json','csv','parquet')", name="container"),
+        CheckConstraint("encoding IN ('identity','gzip','zstd')", name="encoding"),
         UniqueConstraint("workspace_id", "id"),
     )
 

@@ -108,6 +108,8 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
             continue
+        if method == "HEAD":  # it is GET without the body
+            continue
         body = response.json()
         assert body["code"].endswith("_not_found"), (method, path, body)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.

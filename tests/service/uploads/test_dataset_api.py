@@ -70,6 +70,7 @@ def test_an_upload_is_kept_byte_for_byte_and_described(
         "id": "",
         "name": "../tea chats.jsonl",
         "format": "messages",
+        "container": "jsonl",
         "encoding": "gzip",
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),

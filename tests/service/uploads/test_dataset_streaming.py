@@ -25,6 +25,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.datasets import upload as upload_module
+from service.datasets.intake import Form
 from service.datasets.upload import CONCURRENT_UPLOADS, receive_dataset
 from service.http.auth import Principal
 from service.http.problems import Problem
@@ -291,8 +292,7 @@ def receive(app: FastAPI, workspace_id: str) -> Callable[[AsyncIterator[bytes]],
         transactions=app.state.transactions,
         principal=Principal(workspace_id=workspace_id, key_id="key_1", scopes=frozenset({"admin"})),
         name=None,
-        format="auto",
-        gzip=False,
+        form=Form(),
     )
 
 

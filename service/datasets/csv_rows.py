@@ -1,0 +1,148 @@
+"""From the text of a CSV file to records: RFC 4180 with a header, commas, UTF-8, strict quotes, one row in memory."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from service.datasets.decompression import Limits
+from service.datasets.refusal import Refusal
+from service.datasets.strict_json import NUL_REASON, RecordError, parse_record, shown_key
+
+BATCH_ROWS = 128
+
+JSON_CELLS = ("messages", "conversations")
+"""Columns whose text is JSON: a list of turns has no other form in a table of texts."""
+
+
+class Table(NamedTuple):
+    """Records one after the other, or why one is none."""
+
+    places: list[int]
+    """As in Block."""
+    records: list[dict[str, Any] | RecordError]
+
+
+class CsvRows:
+    """The header at once, then the rows. `columns` are the header's names."""
+
+    def __init__(self, pieces: Iterable[bytes], limits: Limits) -> None:
+        """Raises Refusal: csv_invalid, format_not_recognised for a file that is no text, line_too_long."""
+        self._limits = limits
+        self._read = 0
+        """Bytes since the last whole row."""
+        self._line = 0
+        csv.field_size_limit(limits.line_bytes)
+        self._reader = csv.reader(self._lines(pieces), strict=True)
+        self._begin = 1
+        self.columns = self._header()
+
+    def tables(self, json_cells: Iterable[str]) -> Iterator[Table]:
+        """The rows; text of the `json_cells` columns becomes what it says.
+
+        Raises Refusal: csv_invalid, line_too_long.
+        """
+        parsed = [name for name in json_cells if name in self.columns]
+        table = Table([], [])
+        size = 0
+        while (cells := self._next()) is not None:
+            if not cells:
+                continue  # a blank line
+            table.places.append(self._begin)
+            table.records.append(self._record(cells, parsed))
+            size += self._size
+            if len(table.records) >= BATCH_ROWS or size >= 1 << 20:
+                yield table
+                table, size = Table([], []), 0
+        yield table
+
+    def _header(self) -> list[str]:
+        try:
+            cells = self._next()
+            while cells == []:
+                cells = self._next()
+        except Refusal as refusal:
+            if refusal.code == "csv_invalid":
+                detail = "The file is no JSON, and no CSV in UTF-8. Upload JSONL, JSON, CSV or Parquet."
+                raise Refusal("format_not_recognised", detail) from None
+            raise
+        names = cells or []
+        for name in names:
+            if "\0" in name:
+                raise Refusal("format_not_recognised", "The file holds NUL characters: it is no text.")
+            if names.count(name) > 1:
+                detail = f"The header names the column {shown_key(name)} twice. Rename one."
+                raise Refusal("csv_invalid", detail, pointer=f"line:{self._begin}")
+        return names
+
+    def _next(self) -> list[str] | None:
+        self._read = 0
+        self._begin = self._line + 1
+        try:
+            cells = next(self._reader, None)
+        except csv.Error as error:
+            if "field larger" in str(error):
+                self._too_long()
+            raise Refusal(
+                "csv_invalid",
+                f"The row that begins on line {self._begin} is no CSV: {error}. Put a field that holds commas, quotes "
+                'or line ends between quotes ("), and double each quote in it.',
+                pointer=f"line:{self._begin}",
+            ) from None
+        self._size = self._read
+        return cells
+
+    def _record(self, cells: list[str], parsed: list[str]) -> dict[str, Any] | RecordError:
+        if len(cells) != len(self.columns):
+            return RecordError(f"has {len(cells)} fields, and the header has {len(self.columns)}")
+        record: dict[str, Any] = dict(zip(self.columns, cells, strict=True))
+        if any("\0" in cell for cell in cells):
+            return RecordError(NUL_REASON)
+        for name in parsed:
+            try:
+                record[name] = parse_record(record[name].encode())
+            except RecordError as error:
+                return RecordError(f"{shown_key(name)} is no JSON list of turns: {error}")
+        return record
+
+    def _lines(self, pieces: Iterable[bytes]) -> Iterator[str]:
+        pending = bytearray()
+        for piece in pieces:
+            head, newline, tail = piece.rpartition(b"\n")
+            pending += head + newline if newline else tail
+            if not newline:
+                self._count(0, len(pending))
+                continue
+            for line in _split(bytes(pending)):
+                yield self._text(line)
+            pending = bytearray(tail)
+        if pending:
+            yield self._text(bytes(pending))
+
+    def _text(self, line: bytes) -> str:
+        self._line += 1
+        self._count(len(line), 0)
+        try:
+            return line.decode()
+        except UnicodeDecodeError as error:
+            raise Refusal(
+                "csv_invalid",
+                f"Line {self._line} is not UTF-8 at byte {error.start + 1}. Save the file as UTF-8.",
+                pointer=f"line:{self._line}",
+            ) from None
+
+    def _count(self, taken: int, pending: int) -> None:
+        self._read += taken
+        if self._read + pending > self._limits.line_bytes:
+            self._too_long()
+
+    def _too_long(self) -> None:
+        detail = (
+            f"The row that begins on line {self._begin} is longer than {self._limits.line_bytes} bytes. "
+            "Look for a quote that is not closed."
+        )
+        raise Refusal("line_too_long", detail, pointer=f"line:{self._begin}")
+
+
+def _split(text: bytes) -> list[bytes]:
+    """Lines with their ends; a carriage return alone ends none."""
+    return [line + b"\n" for line in text.split(b"\n")[:-1]]

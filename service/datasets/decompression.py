@@ -1,0 +1,181 @@
+"""From the bytes of an upload to its text, in pieces: gzip and zstd, with caps on size and on growth."""
+
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from service.datasets.refusal import Refusal
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+PIECE_BYTES = 1 << 18
+"""Decompressed at a time."""
+
+SLICE_BYTES = 1 << 14
+"""Of compressed data taken at a time: what is only read does not count as grown from."""
+
+RATIO_FLOOR_BYTES = 10 * 2**20
+"""Below this many decompressed bytes any ratio is fine: a short file of one repeated line is no attack."""
+
+ZSTD_WINDOW_LOG = 27
+"""A frame may ask for a window of 128 MiB, as much as zstd's own program grants; the usual ones ask for 8 or less."""
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+"""Of a frame without data, after a first byte from 0x50 to 0x5f."""
+
+MAGIC_BYTES = 4
+"""That `recognise_encoding` needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps of one upload: of one record, of the whole decompressed text, of decompressed to compressed bytes."""
+
+    line_bytes: int
+    text_bytes: int
+    ratio: int
+
+
+def recognise_encoding(first: bytes) -> str:
+    """identity, gzip or zstd, by an upload's first MAGIC_BYTES bytes."""
+    if first.startswith(GZIP_MAGIC):
+        return "gzip"
+    skippable = first[1:4] == _ZSTD_SKIPPABLE and first[0] >> 4 == 5
+    return "zstd" if first.startswith(ZSTD_MAGIC) or skippable else "identity"
+
+
+def decompress(chunks: Iterable[bytes], encoding: str, limits: Limits) -> Iterator[bytes]:
+    """The text of an upload of that encoding, in pieces. Several gzip members or zstd frames make one text.
+
+    Raises Refusal: gzip_truncated, gzip_corrupt, zstd_truncated, zstd_corrupt, decompression_limit.
+    """
+    if encoding == "identity":
+        return _plain(chunks, limits)
+    return _inflate(chunks, _Gzip if encoding == "gzip" else _Zstd, limits)
+
+
+def check_size(text: int, compressed: int, limits: Limits) -> None:
+    """Raises Refusal decompression_limit where `text` bytes have come out of `compressed` and are too many."""
+    if text > limits.text_bytes:
+        raise Refusal(
+            "decompression_limit",
+            f"The file is larger than {limits.text_bytes} bytes when decompressed. Split it.",
+            413,
+        )
+    if text > RATIO_FLOOR_BYTES and text > compressed * limits.ratio:
+        raise Refusal(
+            "decompression_limit",
+            f"The file grows more than {limits.ratio} times when decompressed. Upload it uncompressed.",
+            413,
+        )
+
+
+def _plain(chunks: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
+    total = 0
+    for chunk in chunks:
+        total += len(chunk)
+        check_size(total, total, limits)
+        yield chunk
+
+
+class _Gzip:
+    """One member."""
+
+    name = "gzip"
+    padding = b"\0"
+    """After the last member, as gzip itself takes it."""
+    error = zlib.error
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        while data and not self._decoder.eof:
+            yield self._decoder.decompress(data, PIECE_BYTES)
+            data = self._decoder.unconsumed_tail
+
+    @property
+    def ended(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def rest(self) -> bytes:
+        return self._decoder.unused_data
+
+
+class _Zstd:
+    """One frame."""
+
+    name = "zstd"
+    padding = b""
+    error = zstd.ZstdError
+
+    def __init__(self) -> None:
+        self._decoder = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        yield self._decoder.decompress(data, PIECE_BYTES)
+        # What it has not decompressed yet it keeps itself.
+        while not self._decoder.eof and not self._decoder.needs_input:
+            yield self._decoder.decompress(b"", PIECE_BYTES)
+
+    @property
+    def ended(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def rest(self) -> bytes:
+        return self._decoder.unused_data
+
+
+def _inflate(chunks: Iterable[bytes], part: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[bytes]:
+    decoder = part()
+    members = compressed = text = 0
+    fresh = True
+    """Nothing of the current member has been read."""
+    for slice in _slices(chunks):
+        compressed += len(slice)
+        data = slice
+        while data:
+            if fresh and members and part.padding and not data.strip(part.padding):
+                break
+            fresh = False
+            try:
+                for piece in decoder.pieces(data):
+                    text += len(piece)
+                    check_size(text, compressed, limits)
+                    if piece:
+                        yield piece
+            except part.error as error:
+                if "too much memory" in str(error):
+                    detail = (
+                        "The zstd data asks for a window of more than 128 MiB. Compress it without --long=28 or more."
+                    )
+                    raise Refusal("decompression_limit", detail, 413) from None
+                raise Refusal(
+                    f"{part.name}_corrupt",
+                    f"The {part.name} data is damaged after {text} decompressed bytes. Compress the file again.",
+                ) from None
+            if not decoder.ended:
+                break
+            data = decoder.rest
+            decoder = part()
+            members += 1
+            fresh = True
+    if not fresh or not members:
+        raise Refusal(
+            f"{part.name}_truncated",
+            f"The {part.name} data ends too early, after {text} decompressed bytes. Upload the whole file.",
+        )
+
+
+def _slices(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        for start in range(0, len(chunk), SLICE_BYTES):
+            yield chunk[start : start + SLICE_BYTES]

@@ -1,0 +1,256 @@
+"""From a Parquet file to records. Nothing of it is read before its footer has been judged, and then batch by batch."""
+
+import math
+import os
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from service.datasets.csv_rows import Table
+from service.datasets.decompression import Limits, check_size
+from service.datasets.refusal import Refusal
+from service.datasets.strict_json import MAX_DEPTH, NUL_REASON, RecordError, holds_nul, parse_record, shown_key
+
+MAGIC = b"PAR1"
+BATCH_ROWS = 256
+BUFFER_BYTES = 1 << 20
+"""Read at a time of each column, so that a row group of any size needs no more."""
+
+FOOTER_BYTES = 32 * 2**20
+MAX_LEAVES = 2000
+MAX_ROW_GROUPS = 100_000
+
+_TURNS = ("messages", "conversations")
+
+
+class ParquetRows:
+    """The footer, judged; then the rows. `columns` are the names at the top level."""
+
+    def __init__(self, descriptor: int, limits: Limits, max_rows: int) -> None:
+        """Raises Refusal: parquet_invalid, parquet_type_unsupported, decompression_limit, too_many_rows."""
+        self._size = os.fstat(descriptor).st_size
+        self._limits = limits
+        self._source = pa.PythonFile(_Reader(descriptor, self._size), mode="r")
+        self._footer(descriptor)
+        try:
+            self._file = pq.ParquetFile(self._source, buffer_size=BUFFER_BYTES, pre_buffer=False)
+            self._schema = self._file.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            raise _broken(error) from None
+        self._judge(max_rows)
+        self.columns = list(self._schema.names)
+        self._targets = {field.name: _json_type(field.type, shown_key(field.name)) for field in self._schema}
+        self._floats = [field.name for field in self._schema if _holds(field.type, pa.types.is_floating)]
+
+    def tables(self) -> Iterator[Table]:
+        """The rows by their position from 0. Raises Refusal: parquet_invalid, decompression_limit."""
+        row = decoded = 0
+        batches = self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                batch.validate(full=True)
+            except MemoryError:
+                raise
+            except (pa.ArrowException, OSError) as error:
+                raise _broken(error, row) from None
+            decoded += batch.nbytes
+            check_size(decoded, self._size, self._limits)
+            yield Table(list(range(row, row + batch.num_rows)), self._records(batch, row))
+            row += batch.num_rows
+        if row != self._file.metadata.num_rows:
+            raise _broken(ValueError(), row)
+
+    def _footer(self, descriptor: int) -> None:
+        tail = os.pread(descriptor, 8, max(self._size - 8, 0))
+        if self._size < 12 or not tail.endswith(MAGIC):
+            detail = "The Parquet file ends too early, or its end is damaged. Upload the whole file."
+            raise Refusal("parquet_invalid", detail)
+        length = int.from_bytes(tail[:4], "little")
+        if length > min(FOOTER_BYTES, self._size - 12):
+            detail = f"The Parquet file's footer has {length} bytes, more than are there or than {FOOTER_BYTES}."
+            raise Refusal("parquet_invalid", detail)
+
+    def _judge(self, max_rows: int) -> None:
+        """What the footer declares, before a page is read."""
+        footer = self._file.metadata
+        if footer.num_rows > max_rows:
+            raise Refusal("too_many_rows", f"The dataset has more than {max_rows} rows. Split it.", 413)
+        if footer.num_columns > MAX_LEAVES or footer.num_row_groups > MAX_ROW_GROUPS:
+            detail = (
+                f"A Parquet file may have {MAX_LEAVES} columns and {MAX_ROW_GROUPS} row groups, nested ones included."
+            )
+            raise Refusal("parquet_invalid", detail)
+        if len(set(self._schema.names)) != len(self._schema.names):
+            raise Refusal("parquet_invalid", "Two columns of the Parquet file have one name. Rename one.")
+        declared = rows = 0
+        extents = []
+        for number in range(footer.num_row_groups):
+            group = footer.row_group(number)
+            rows += group.num_rows
+            for index in range(group.num_columns):
+                chunk = group.column(index)
+                begin = chunk.data_page_offset
+                if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+                    begin = min(begin, chunk.dictionary_page_offset)
+                end = begin + chunk.total_compressed_size
+                if begin < len(MAGIC) or chunk.total_compressed_size < 0 or end > self._size:
+                    raise Refusal("parquet_invalid", "A column of the Parquet file lies outside of the file.")
+                declared += max(chunk.total_uncompressed_size, 0)
+                extents.append((begin, end))
+        if rows != footer.num_rows:
+            raise Refusal("parquet_invalid", "The row groups of the Parquet file have more or fewer rows than it says.")
+        check_size(declared, self._size, self._limits)
+        extents.sort()
+        for (_, end), (begin, _) in pairwise(extents):
+            # How 42.parquet makes petabytes of 42 kilobytes.
+            if begin < end:
+                detail = "Columns of the Parquet file share their bytes, as only a decompression bomb's do."
+                raise Refusal("parquet_invalid", detail)
+
+    def _records(self, batch: Any, row: int) -> list[dict[str, Any] | RecordError]:
+        columns = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            target = self._targets[name]
+            try:
+                columns[name] = (column if target is None else _as_json_type(column, target)).to_pylist()
+            except pa.ArrowException:
+                raise Refusal(
+                    "parquet_type_unsupported",
+                    f"The column {shown_key(name)} holds bytes that are no UTF-8, near row {row}. Leave it out.",
+                ) from None
+        return [self._record(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+
+    def _record(self, record: dict[str, Any]) -> dict[str, Any] | RecordError:
+        for name in self._floats:
+            if _holds_no_number(record[name]):
+                return RecordError(f"{shown_key(name)} holds NaN or an infinity, which is not JSON")
+        if b"\\u0000" in orjson.dumps(record) and holds_nul(record):
+            return RecordError(NUL_REASON)
+        for name in _TURNS:
+            turns = record.get(name)
+            if isinstance(turns, str):
+                try:
+                    record[name] = parse_record(turns.encode())
+                except RecordError as error:
+                    return RecordError(f"{shown_key(name)} is no JSON list of turns: {error}")
+            elif isinstance(turns, list):
+                # A struct has all its fields in every turn; those that a turn does not have are null.
+                record[name] = [
+                    {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn
+                    for turn in turns
+                ]
+        return record
+
+
+class _Reader:
+    """The file by its own offsets: its descriptor may share its position with whoever writes."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._at = 0
+        self.closed = False
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self._size - self._at, 0)
+        data = os.pread(self._descriptor, left if size < 0 else min(size, left), self._at)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _broken(error: Exception, row: int | None = None) -> Refusal:
+    where = "" if row is None else f" after row {row}"
+    kind = type(error).__name__
+    return Refusal("parquet_invalid", f"The Parquet file cannot be read{where} ({kind}). Write it again.")
+
+
+def _json_type(type: Any, where: str, depth: int = 2) -> Any:
+    """The type to cast to before Python reads it; None for what is JSON as it is. Raises Refusal."""
+    types = pa.types
+    if depth > MAX_DEPTH:
+        raise Refusal("parquet_type_unsupported", f"The column {where} is nested more than {MAX_DEPTH} levels deep.")
+    if isinstance(type, pa.BaseExtensionType):
+        return _json_type(type.storage_type, where, depth) or type.storage_type
+    if types.is_dictionary(type):
+        return _json_type(type.value_type, where, depth) or type.value_type
+    if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
+        target = _json_type(type.value_type, where, depth + 1)
+        return None if target is None else pa.large_list(type.value_field.with_type(target))
+    if types.is_struct(type):
+        fields = [type.field(index) for index in range(type.num_fields)]
+        if len({field.name for field in fields}) != len(fields):
+            raise Refusal("parquet_type_unsupported", f"Two fields within the column {where} have one name.")
+        targets = [_json_type(field.type, where, depth + 1) for field in fields]
+        if not any(target is not None for target in targets):
+            return None
+        return pa.struct(
+            [
+                field if target is None else field.with_type(target)
+                for field, target in zip(fields, targets, strict=True)
+            ]
+        )
+    if types.is_timestamp(type) or types.is_date(type) or types.is_time(type) or types.is_decimal(type):
+        return pa.string()
+    if types.is_binary(type) or types.is_large_binary(type):
+        return pa.large_string()
+    if types.is_float16(type):
+        return pa.float32()
+    if types.is_string(type) or types.is_large_string(type) or types.is_boolean(type) or types.is_null(type):
+        return None
+    if types.is_integer(type) or types.is_floating(type):
+        return None
+    raise Refusal(
+        "parquet_type_unsupported",
+        f"The column {where} has the type {str(type)[:60]}, for which JSON has no form. Convert it or leave it out.",
+    )
+
+
+def _as_json_type(column: Any, target: Any) -> Any:
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
+        # One form for all zones: the same moment in UTC.
+        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
+    return column if column.type == target else pc.cast(column, target)
+
+
+def _holds(type: Any, test: Any) -> bool:
+    if pa.types.is_nested(type) or pa.types.is_dictionary(type):
+        if pa.types.is_dictionary(type):
+            return _holds(type.value_type, test)
+        return any(_holds(type.field(index).type, test) for index in range(type.num_fields))
+    return bool(test(type))
+
+
+def _holds_no_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_holds_no_number, value.values()))
+    return isinstance(value, list) and any(map(_holds_no_number, value))

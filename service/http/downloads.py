@@ -1,0 +1,107 @@
+"""Answers that hold an object's bytes, streamed from the object store, for browsers to save and never to show."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import IO
+from urllib.parse import quote
+
+from anyio import CancelScope, CapacityLimiter
+from anyio.lowlevel import RunVar
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from service.http.ranges import not_modified, requested_range
+from service.store.objects import ObjectStore
+
+BLOCK_BYTES = 1 << 18
+"""In memory of each download, and read by a thread that is then free again."""
+
+THREADS = 8
+"""Of all downloads together, so that a slow object store keeps no other request waiting."""
+
+_threads: RunVar[CapacityLimiter] = RunVar("download_threads")
+
+
+def download(
+    request: Request, objects: ObjectStore, key: str, *, size: int, sha256: str, media_type: str, filename: str
+) -> Response:
+    """The answer to GET or HEAD for an object that never changes: whole, a range of it, or 304.
+
+    Raises Problem 416 `range_not_satisfiable`; ObjectMissingError once it is sent.
+    """
+    etag = f'"{sha256}"'
+    headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+    if not_modified(request.headers, etag):
+        return Response(status_code=304, headers=headers)
+    headers["Content-Disposition"] = content_disposition(filename)
+    if request.method == "HEAD":  # the standard knows ranges for GET alone
+        return Response(headers=headers | {"Content-Length": str(size)}, media_type=media_type)
+    part = requested_range(request.headers, etag, size)
+    start, end = part or (0, size)
+    headers["Content-Length"] = str(end - start)
+    if part is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+    return _ObjectResponse(
+        objects, key, start, end, status=200 if part is None else 206, headers=headers, media_type=media_type
+    )
+
+
+def content_disposition(filename: str) -> str:
+    """RFC 6266: to be saved under this name, of which nothing can lead into a folder or look like another name."""
+    name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in filename).strip(" .")
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-()") else "_" for c in name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+class _ObjectResponse(StreamingResponse):
+    def __init__(
+        self,
+        objects: ObjectStore,
+        key: str,
+        start: int,
+        end: int,
+        *,
+        status: int,
+        headers: dict[str, str],
+        media_type: str,
+    ) -> None:
+        super().__init__(self._blocks(), status, headers, media_type)
+        self._objects = objects
+        self._key = key
+        self._start = start
+        self._left = end - start
+        self._file: IO[bytes] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        opened = contextlib.ExitStack()
+
+        def begin() -> None:
+            self._file = opened.enter_context(self._objects.open(self._key))
+            self._file.seek(self._start)
+
+        try:
+            await run_sync(begin, limiter=_limiter())
+            await super().__call__(scope, receive, send)
+        finally:
+            with CancelScope(shield=True):
+                await run_sync(opened.close, limiter=_limiter())
+
+    async def _blocks(self) -> AsyncIterator[bytes]:
+        assert self._file is not None
+        while self._left:
+            block = await run_sync(self._file.read, min(BLOCK_BYTES, self._left), limiter=_limiter())
+            if not block:
+                raise EOFError("the object is shorter than its row says")
+            self._left -= len(block)
+            yield block
+
+
+def _limiter() -> CapacityLimiter:
+    try:
+        return _threads.get()
+    except LookupError:
+        limiter = CapacityLimiter(THREADS)
+        _threads.set(limiter)
+        return limiter

@@ -1,0 +1,47 @@
+"""Conditional requests and byte ranges of RFC 9110, for answers whose bytes never change under their ETag."""
+
+import re
+
+from starlette.datastructures import Headers
+
+from service.http.problems import Problem
+
+_ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.IGNORECASE | re.ASCII)
+
+
+def not_modified(headers: Headers, etag: str) -> bool:
+    """Whether `If-None-Match` names this ETag (compared weakly) or anything at all."""
+    given = headers.get("if-none-match")
+    if given is None:
+        return False
+    tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
+    return "*" in tags or etag in tags
+
+
+def requested_range(headers: Headers, etag: str, size: int) -> tuple[int, int] | None:
+    """The first byte and the one after the last that `Range` asks for; None: all.
+
+    Several ranges, other units and nonsense are answered with all, as the standard allows; so is a range for another
+    version (`If-Range`, compared strongly, and never with a date). Raises Problem 416 `range_not_satisfiable`.
+    """
+    given = headers.get("range")
+    if given is None or headers.get("if-range", etag).strip() != etag:
+        return None
+    match = _ONE_RANGE.fullmatch(given.strip())
+    if match is None:
+        return None
+    first, last, suffix = match.groups()
+    if suffix is not None:
+        start, end = max(size - int(suffix), 0), size
+    else:
+        start, end = int(first), size if not last else min(int(last) + 1, size)
+        if last and int(last) < int(first):
+            return None
+    if start >= size:
+        raise Problem(
+            416,
+            "range_not_satisfiable",
+            f"There are {size} bytes, counted from 0.",
+            headers={"Content-Range": f"bytes */{size}"},
+        )
+    return start, end
