@@ -4,15 +4,16 @@ from typing import Annotated
 
 from anyio.to_thread import run_sync
 from fastapi import BackgroundTasks, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
 
 from service.audits.queries import find_succeeded
 from service.exports.queries import find_export, find_finished, list_exports, render_export
 from service.exports.schemas import Export, ExportCreate
 from service.http.auth import Principal, require
-from service.http.content import StoredFile, serve
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.downloads import download
+from service.http.etags import NOT_MODIFIED, ConditionsDep, weak_tag
 from service.http.fields import PathId
+from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.request_ids import request_id
@@ -37,7 +38,13 @@ MEDIA_TYPES = {
 }
 
 
-@of_audit.post("", status_code=202, operation_id="create_export", responses=declared_problems(403, 404, 409))
+@of_audit.post(
+    "",
+    status_code=202,
+    operation_id="create_export",
+    dependencies=[IDEMPOTENT],
+    responses=declared_problems(403, 404, 409, "audit_not_finished"),
+)
 def create(
     audit_id: PathId,
     body: ExportCreate,
@@ -77,41 +84,52 @@ def list_all(
     return page.page(found, key=lambda row: row[0].id, render=render_export)
 
 
-@router.get("/{export_id}", operation_id="get_export", responses=declared_problems(403, 404))
-def get(export_id: PathId, principal: Reader, session: SessionDep, response: Response) -> Export:
+@router.get("/{export_id}", operation_id="get_export", responses=declared_problems(403, 404) | NOT_MODIFIED)
+def get(
+    export_id: PathId, principal: Reader, session: SessionDep, response: Response, conditions: ConditionsDep
+) -> Export:
     """One export: state, progress with ETA, error, or what the file has."""
     export = render_export(find_export(session, principal, export_id))
     if export.status not in TERMINAL:
         response.headers["Retry-After"] = POLL_SECONDS
+    # The rest of the time runs down without any news.
+    conditions.serve(weak_tag(export.model_dump(mode="json", exclude={"progress": {"eta_seconds"}})))
     return export
 
 
-@router.get(
-    "/{export_id}/content",
-    operation_id="get_export_content",
-    response_class=StreamingResponse,
-    responses={
-        **declared_problems(403, 404, 409, 416, 500),
-        200: {"description": "The file.", "content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
-        206: {"description": "The range that was asked for."},
-    },
-)
-def content(
-    export_id: PathId, principal: Reader, session: SessionDep, objects: ObjectsDep, request: Request
-) -> StreamingResponse:
+async def content(
+    export_id: PathId, request: Request, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep
+) -> Response:
     """The file itself, or a range of it: a download that broke off goes on where it was."""
-    export = find_finished(session, principal, export_id)
+    export = await transactions.run(lambda session: find_finished(session, principal, export_id))
     assert export.published_attempt is not None
     assert export.bytes is not None
     assert export.sha256 is not None
-    file = StoredFile(
-        key=export_key(export.workspace_id, export.id, export.published_attempt),
+    return download(
+        request,
+        objects,
+        export_key(export.workspace_id, export.id, export.published_attempt),
         size=export.bytes,
         sha256=export.sha256,
         media_type=MEDIA_TYPES[export.format],
         filename=f"{export.audit_id}-{export.kind}.{export.format}",
     )
-    return serve(request, objects, file)
+
+
+for method in ("GET", "HEAD"):
+    router.add_api_route(
+        "/{export_id}/content",
+        content,
+        methods=[method],
+        operation_id=f"{method.lower()}_export_content",
+        response_class=Response,
+        responses={
+            200: {"content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}},
+            206: {"description": "The bytes asked for."},
+            304: {"description": "`If-None-Match` names what there is."},
+            **declared_problems(403, 404, "export_not_finished", "range_not_satisfiable"),
+        },
+    )
 
 
 @router.post(
@@ -132,7 +150,10 @@ def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: 
 
 
 @router.delete(
-    "/{export_id}", status_code=204, operation_id="delete_export", responses=declared_problems(403, 404, 409)
+    "/{export_id}",
+    status_code=204,
+    operation_id="delete_export",
+    responses=declared_problems(403, 404, 409, "export_not_ended"),
 )
 async def delete(export_id: PathId, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep) -> None:
     """Deletes an export that has ended, and its file."""

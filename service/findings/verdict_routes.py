@@ -36,7 +36,9 @@ Writer = Annotated[Principal, Depends(require("verdicts:write"))]
 
 
 @router.get(
-    "/findings/{row}/verdict", operation_id="get_verdict", responses=declared_problems(403, 404, 409) | NOT_MODIFIED
+    "/findings/{row}/verdict",
+    operation_id="get_verdict",
+    responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found") | NOT_MODIFIED,
 )
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Verdict:
     """What is said of the sample now."""
@@ -45,7 +47,11 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, cond
     return render_verdict(verdict)
 
 
-@router.put("/findings/{row}/verdict", operation_id="set_verdict", responses=declared_problems(403, 404, 409, 412))
+@router.put(
+    "/findings/{row}/verdict",
+    operation_id="set_verdict",
+    responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found", "precondition_failed"),
+)
 def put(
     audit_id: PathId,
     row: Row,
@@ -66,7 +72,7 @@ def put(
     "/findings/{row}/verdict",
     operation_id="withdraw_verdict",
     status_code=204,
-    responses=declared_problems(403, 404, 409, 412),
+    responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found", "precondition_failed"),
 )
 def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
     """Takes it back; the history stays. Idempotent."""
@@ -76,7 +82,7 @@ def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, c
 @router.get(
     "/findings/{row}/verdict/history",
     operation_id="list_verdict_changes",
-    responses=declared_problems(403, 404, 409),
+    responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found"),
 )
 def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, page: PageDep) -> Page[VerdictChange]:
     """Everything that was said of the sample, newest first: by which key, when."""
@@ -90,13 +96,19 @@ def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, 
     )
 
 
-@router.post("/verdicts", operation_id="set_verdicts", responses=declared_problems(403, 404, 409))
+@router.post(
+    "/verdicts",
+    operation_id="set_verdicts",
+    responses=declared_problems(403, 404, "audit_not_finished", "dry_run_first", "bulk_too_large", "bulk_changed"),
+)
 def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
     """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
     return set_many(session, find_succeeded(session, principal, audit_id), body, principal)
 
 
-@router.get("/precision", operation_id="get_audit_precision", responses=declared_problems(403, 404, 409))
+@router.get(
+    "/precision", operation_id="get_audit_precision", responses=declared_problems(403, 404, "audit_not_finished")
+)
 def precision(audit_id: PathId, principal: Reader, session: SessionDep) -> AuditPrecision:
     """How many of the first findings people have confirmed, with exact intervals."""
     return audit_precision(session, find_succeeded(session, principal, audit_id))

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import redis
 from builders import add_audit
+from service.http.content import asked_range
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract import ErrorCode, Failure
-from service.http.content import asked_range
 from service.http.problems import Problem
 from service.lifecycle.commands import claim, fail
 from service.lifecycle.exports import record_export_progress
