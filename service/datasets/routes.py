@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, Query, Request, Response
+from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.contract import ROWS_FILE
@@ -18,6 +18,7 @@ from service.http.fields import Name, PathId
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
+from service.lifecycle.wakeup import wake
 from service.store.objects import dataset_key
 from service.store.rows import page as read_page
 
@@ -29,6 +30,7 @@ Writer = Annotated[Principal, Depends(require("datasets:write"))]
 async def upload(
     request: Request,
     response: Response,
+    background: BackgroundTasks,
     principal: Writer,
     objects: ObjectsDep,
     settings: SettingsDep,
@@ -63,6 +65,7 @@ async def upload(
         )
     except ClientDisconnect:
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
+    background.add_task(wake, settings, "io")
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return render_dataset(dataset)
 
@@ -126,6 +129,6 @@ def rows(
 
 @router.get("/{dataset_id}/statistics", operation_id="get_dataset_statistics", responses=declared_problems(404))
 def statistics(dataset_id: PathId, principal: Reader, session: SessionDep) -> Statistics:
-    """Lengths, roles, turns, exact duplicates and the values of extra columns."""
+    """Lengths, roles, turns, duplicates and the values of extra columns."""
     dataset = queries.find_dataset(session, principal, dataset_id)
-    return Statistics(dataset_id=dataset.id, **dataset.statistics)
+    return Statistics(dataset_id=dataset.id, near_duplicates=dataset.near_duplicates, **dataset.statistics)
