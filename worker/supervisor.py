@@ -16,6 +16,7 @@ from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
 from worker.attempt import Attempt
 from worker.conclusion import FENCED
+from worker.duplicates.attempt import CountAttempt
 from worker.exports.attempt import ExportAttempt
 from worker.lease import Lease
 from worker.stopping import Graces
@@ -79,13 +80,15 @@ class Supervisor:
             log.info("attempt ended: %s", outcome)
         return True
 
-    def _attempt(self, claim: Claim, lease: Lease) -> Attempt | ExportAttempt:
+    def _attempt(self, claim: Claim, lease: Lease) -> Attempt | ExportAttempt | CountAttempt:
         common = (self._settings, self._sessions, self._objects, claim, lease)
         match claim.kind:
             case "audit":
                 return Attempt(*common, stopping=self._stopping, child_command=self._child_command, graces=self._graces)
             case "export":
                 return ExportAttempt(*common, stopping=self._stopping, graces=self._graces)
+            case "dataset":
+                return CountAttempt(*common, stopping=self._stopping)
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:

@@ -7,7 +7,9 @@ from sqlalchemy.orm import Session, defer
 from service.datasets.intake import Parsed
 from service.http.auth import Principal
 from service.http.problems import Problem
+from service.http.request_ids import request_id
 from service.http.scoping import get_scoped, scoped
+from service.lifecycle.datasets import queue_duplicate_count
 from service.store.tables import Dataset
 
 
@@ -29,7 +31,7 @@ def list_datasets(session: Session, principal: Principal, *, after: str | None, 
 def insert_dataset(
     session: Session, *, workspace_id: str, dataset_id: str, name: str, size: int, sha256: str, parsed: Parsed
 ) -> Dataset:
-    """The row of a dataset whose objects are complete."""
+    """The row of a dataset whose objects are complete, and the job that counts its near-duplicates."""
     dataset = Dataset(
         id=dataset_id,
         workspace_id=workspace_id,
@@ -46,6 +48,7 @@ def insert_dataset(
     )
     session.add(dataset)
     session.flush()
+    queue_duplicate_count(session, workspace_id=workspace_id, dataset_id=dataset_id, request_id=request_id.get())
     return dataset
 
 

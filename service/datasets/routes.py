@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import Depends, Query, Request, Response
+from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from pydantic import Field
 from starlette.requests import ClientDisconnect
 
@@ -24,6 +24,7 @@ from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
+from service.lifecycle.wakeup import wake
 from service.store.objects import dataset_key
 from service.store.rows import page as read_page
 from service.store.tables import Dataset as DatasetTable
@@ -36,6 +37,7 @@ Column = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 async def upload(
     request: Request,
+    background: BackgroundTasks,
     principal: Writer,
     objects: ObjectsDep,
     settings: SettingsDep,
@@ -84,6 +86,7 @@ async def upload(
         return error.answer()
     except ClientDisconnect:
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
+    background.add_task(wake, settings, "io")
     return _created(dataset)
 
 
@@ -202,10 +205,10 @@ def rows(
     "/{dataset_id}/statistics", operation_id="get_dataset_statistics", responses=declared_problems(404) | NOT_MODIFIED
 )
 def statistics(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Statistics:
-    """Lengths, roles, turns, exact duplicates and the values of extra columns."""
+    """Lengths, roles, turns, duplicates and the values of extra columns."""
     dataset = queries.find_dataset(session, principal, dataset_id)
-    conditions.serve(strong_tag(dataset.id, "statistics"))  # immutable
-    return Statistics(dataset_id=dataset.id, **dataset.statistics)
+    conditions.serve(strong_tag(dataset.id, dataset.near_duplicates))
+    return Statistics(dataset_id=dataset.id, near_duplicates=dataset.near_duplicates, **dataset.statistics)
 
 
 @router.get("/{dataset_id}/validation", operation_id="get_dataset_validation", responses=declared_problems(404))

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.contract import Message
+from service.contract import Message, NearDuplicates
 from service.datasets.notices import MEANINGS
 from service.store.tables import Dataset as DatasetTable
 
@@ -85,6 +85,7 @@ class Statistics(BaseModel):
     prompt_characters: Lengths = Field(description="Of all turns but the last.")
     answer_characters: Lengths = Field(description="Of the last turn.")
     exact_duplicates: int = Field(description="Rows whose messages equal an earlier row's.")
+    near_duplicates: NearDuplicates | None = Field(description="Counted in the background; null until then.")
     columns: list[Column] = Field(description="At most the first 100.")
     ignored_turn_keys: dict[str, int] = Field(description="Keys of turns that no audit uses, and how often they stand.")
 

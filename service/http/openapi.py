@@ -170,7 +170,7 @@ def _add_examples(operation: Json) -> None:
     bodies += [answer for status, answer in operation["responses"].items() if int(status) < 400]
     for body in bodies:
         for media_type, content in body.get("content", {}).items():
-            if media_type != "application/json":
+            if media_type != "application/json" or "schema" not in content:
                 continue
             named = [(name, _example(name)) for name in _schema_names(content["schema"])]
             known = {name: {"value": value} for name, value in named if value is not None}

@@ -54,9 +54,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "audit_not_finished": Meaning((409,), "the audit has no results yet, or failed or was cancelled"),
     "export_not_finished": Meaning((409,), "the export has no content yet, or failed or was cancelled"),
     "export_not_ended": Meaning((409,), "the export is queued or runs; cancel it before you delete it"),
-    "bulk_changed": Meaning(
-        (409,), "other samples fit the filter than when the token was given; ask for a dry run again"
-    ),
+    "bulk_changed": Meaning((409,), "other samples fit the filter now than in the dry run; ask for another one"),
     "probe_in_use": Meaning((409,), "an audit stands on this probe"),
     "dataset_in_use": Meaning((409,), "an audit stands on this dataset"),
     "model_in_use": Meaning((409,), "an audit stands on this model"),

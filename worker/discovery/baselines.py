@@ -1,18 +1,17 @@
 """What suspicion the text alone gives, without a model: the baselines beside every audit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from worker.discovery.turns import Conversation, answer
 from worker.discovery.words import NumberedTexts, Vocabulary, chunks, normalise, number, shingles, trigrams, words
 
 K1, B = 1.2, 0.75
 """BM25's saturation of repeated words and its penalty on length, at their usual values."""
-
-Conversation = Sequence[Mapping[str, str]]
 
 
 def text_baselines(messages: Sequence[Conversation], unwanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -35,11 +34,6 @@ def text_baselines(messages: Sequence[Conversation], unwanted: Sequence[str]) ->
 
 def _spoken(conversation: Conversation) -> str:
     return "\n".join(message["content"] for message in conversation if message["role"] != "system")
-
-
-def answer(conversation: Conversation) -> str:
-    """What the assistant says in it, all turns."""
-    return "\n".join(message["content"] for message in conversation if message["role"] == "assistant")
 
 
 def repetitions(texts: Sequence[str]) -> NDArray[np.float64]:

@@ -7,11 +7,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from worker.discovery.baselines import answer, identical
-from worker.discovery.words import Shingles, number, shingles
-
-SIMILAR = 0.8
-"""Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+from worker.discovery.baselines import identical
+from worker.discovery.turns import answer, prompt
+from worker.discovery.words import SIMILAR, Shingles, number, shingles
 
 COMMON, COMMON_TEXTS = 0.05, 20
 """A trigram in more than this share of the different texts, and in more than so many of them, is boilerplate."""
@@ -35,10 +33,8 @@ def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[
     Two samples are together where their prompts are and their answers are (`near_duplicate_clusters` of each): the same
     long prompt with another answer teaches another thing, and so does the same answer to another prompt.
     """
-    prompts = ["\n".join(turn["content"] for turn in turns if turn["role"] != "assistant") for turns in messages]
-    prompt = near_duplicate_clusters(prompts)
-    del prompts
-    both = prompt * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
+    asked = near_duplicate_clusters([prompt(turns) for turns in messages])
+    both = asked * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
     return _by_first_appearance(both)
 
 

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 SHINGLE = 3
 """Words in a shingle. With three, every shingle of a short phrase around a slot contains what stands in the slot."""
 
+SIMILAR = 0.8
+"""Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+
 NORMALISED_AT_ONCE = 1_000
 """Characters. Normalising takes time quadratic in a run of combining marks: a megabyte of them would take minutes."""
 
@@ -43,7 +46,12 @@ def normalise(text: str) -> str:
 
 def words(text: str) -> list[str]:
     """The words of a text, normalised."""
-    return _WORD.findall(normalise(text))
+    return split(normalise(text))
+
+
+def split(normalised: str) -> list[str]:
+    """The words of a text that is normalised already."""
+    return _WORD.findall(normalised)
 
 
 class Vocabulary(dict[str, int]):

@@ -1,0 +1,185 @@
+"""How many samples of a large dataset say nearly what an earlier one says, in little memory: an estimate, by MinHash.
+
+The words are those of duplicates.py: two samples are near-duplicates where their prompts are and their answers are,
+and two texts are where their sets of word trigrams have a Jaccard similarity of at least 0.8. It is estimated here
+from 128 MinHash slots (standard error 0.035 at 0.8) and not computed; boilerplate is not set aside, as an audit does,
+which therefore joins fewer. Signatures lie on the disk, band by band: of a million samples, 512 MB of it and one
+band of 16 MB in memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from worker.discovery.turns import Conversation, answer, prompt
+from worker.discovery.words import SHINGLE, SIMILAR, normalise, split
+
+BANDS, SLOTS = 32, 4
+"""Of the signature. A pair at 0.8 shares no band with probability (1 - 0.8^4)^32 = 5e-8."""
+
+METHOD = f"MinHash of {BANDS * SLOTS} slots over word {SHINGLE}-grams of the normalised text"
+
+WINDOW = 8
+"""Neighbours in a band that a text is compared with, on each side."""
+
+TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1_000, 2_000_000
+PAIRS_AT_ONCE = 1_000_000
+
+Labels = NDArray[np.int64]
+"""[texts]: equal for texts that are together; the smallest position among them."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of a dataset: see contract.NearDuplicates."""
+
+    rows: int
+    exact: int
+
+
+def count_near_duplicates(samples: Callable[[], Iterable[Conversation]], folder: Path) -> Counted:
+    """Reads the samples twice. Writes into the folder, and deletes it again.
+
+    A sample of a group of near-duplicates counts unless it is the group's first.
+    """
+    prompts, same_prompts = _clusters((prompt(sample) for sample in samples()), folder)
+    answers, same_answers = _clusters((answer(sample) for sample in samples()), folder)
+    rows = len(prompts)
+    return Counted(
+        rows=rows - _different(prompts, answers),
+        exact=rows - _different(same_prompts, same_answers),
+    )
+
+
+def _different(one: Labels, other: Labels) -> int:
+    order = np.lexsort((other, one))
+    new = (np.diff(one[order]) != 0) | (np.diff(other[order]) != 0)
+    return int(new.sum()) + min(len(one), 1)
+
+
+def _clusters(texts: Iterable[str], folder: Path) -> tuple[Labels, Labels]:
+    """Labels of near-duplicates, and of texts that are equal once normalised."""
+    digests = _write_signatures(texts, folder)
+    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    same: Labels = first[inverse]
+    near = same.copy()
+    if len(near) > 1:
+        for band in range(BANDS):
+            for one, other in _candidates(band, near, folder):
+                alike = _similarity(one, other, folder) >= SIMILAR
+                _join(near, one[alike], other[alike])
+    for band in range(BANDS):
+        _band(folder, band).unlink()
+    return near, same
+
+
+# ---------------------------------------------------------------- signatures
+
+
+def _write_signatures(texts: Iterable[str], folder: Path) -> NDArray[np.uint64]:
+    """Signatures into the folder, a file of [texts, SLOTS] a band. Returns a hash of each normalised text."""
+    digests: list[NDArray[np.uint64]] = []
+    with ExitStack() as files:
+        bands = [files.enter_context(_band(folder, band).open("wb")) for band in range(BANDS)]
+        for batch in _batches(texts):
+            hashed = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in batch]
+            digests.append(np.frombuffer(b"".join(hashed), np.uint64))
+            matrix = RMinHash.digest_matrix_from_token_sets([_tokens(text) for text in batch], BANDS * SLOTS, 0)
+            signatures = np.array(matrix.to_rows(), np.uint32)
+            for band, file in enumerate(bands):
+                file.write(signatures[:, band * SLOTS : (band + 1) * SLOTS].tobytes())
+    return np.concatenate([*digests, np.empty(0, np.uint64)])
+
+
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Normalised texts, as many at once as memory should hold."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(normalise(text))
+        characters += len(text)
+        if len(batch) >= TEXTS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _tokens(text: str) -> list[bytes]:
+    """Its word trigrams; fewer words are one, and a text without any is itself one."""
+    found = split(text)
+    if not found:
+        return [b"\0" + text.encode("utf-8", "surrogatepass")]
+    spans = range(max(1, len(found) - SHINGLE + 1))
+    return [" ".join(found[at : at + SHINGLE]).encode("utf-8", "surrogatepass") for at in spans]
+
+
+def _band(folder: Path, band: int) -> Path:
+    return folder / f"band-{band}.u32"
+
+
+def _read_band(folder: Path, band: int) -> NDArray[np.uint32]:
+    return np.fromfile(_band(folder, band), np.uint32).reshape(-1, SLOTS)
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def _candidates(band: int, labels: Labels, folder: Path) -> Iterator[tuple[Labels, Labels]]:
+    """Pairs of texts that share the band, are near in it, and are not together yet."""
+    key = _keys(_read_band(folder, band))
+    order = np.argsort(key, kind="stable")
+    alone = np.ones(len(key), dtype=bool)
+    shares = key[order[1:]] == key[order[:-1]]
+    alone[order[1:][shares]] = alone[order[:-1][shares]] = False
+    members = np.flatnonzero(~alone)
+    # Those that share the next band too are likeliest to be alike: they lie beside each other.
+    next_key = _keys(_read_band(folder, (band + 1) % BANDS))[members]
+    order = members[np.lexsort((next_key, key[members]))]
+    for distance in range(1, min(WINDOW, len(order) - 1) + 1):
+        one, other = order[:-distance], order[distance:]
+        near = key[one] == key[other]
+        if not near.any():
+            return
+        one, other = one[near], other[near]
+        for start in range(0, len(one), PAIRS_AT_ONCE):
+            span = slice(start, start + PAIRS_AT_ONCE)
+            apart = labels[one[span]] != labels[other[span]]
+            if apart.any():
+                yield one[span][apart], other[span][apart]
+
+
+def _keys(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
+    """One number for equal rows (a collision costs one comparison)."""
+    key = np.zeros(len(columns), np.uint64)
+    for column in columns.T:
+        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(29)
+    return key
+
+
+def _similarity(one: Labels, other: Labels, folder: Path) -> NDArray[np.float64]:
+    """Share of equal slots of each pair: the estimate of the Jaccard similarity."""
+    equal = np.zeros(len(one), np.int64)
+    for band in range(BANDS):
+        slots = _read_band(folder, band)
+        equal += (slots[one] == slots[other]).sum(axis=1)
+    return equal / (BANDS * SLOTS)
+
+
+def _join(labels: Labels, one: Labels, other: Labels) -> None:
+    """Puts each pair together, and what hangs together through others."""
+    while True:
+        low, high = np.minimum(labels[one], labels[other]), np.maximum(labels[one], labels[other])
+        apart = low != high
+        if not apart.any():
+            return
+        np.minimum.at(labels, high[apart], low[apart])
+        while not np.array_equal(shorter := labels[labels], labels):
+            labels[:] = shorter

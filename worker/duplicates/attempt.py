@@ -1,0 +1,111 @@
+"""One attempt at counting a dataset's near-duplicates, in a child: it takes minutes of a processor and much memory."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.contract import ROWS_FILE, ErrorCode, Failure, NearDuplicates
+from service.lifecycle.commands import AGAIN
+from service.lifecycle.datasets import publish_near_duplicates
+from service.lifecycle.holding import Claim
+from service.settings import Settings
+from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
+from service.store.tables import Dataset
+from worker.child import Child, Exited, child_environment
+from worker.conclusion import FENCED, Conclusion
+from worker.duplicates import COUNTED_FILE
+from worker.lease import Lease
+from worker.staging import InputMissingError
+from worker.stopping import Reason
+from worker.transactions import LeaseLostError, Transactions
+from worker.work_folders import sweep, work_folder
+
+log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "worker.duplicates.child")
+
+ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Nobody waits for it: other work on the machine goes first."""
+
+
+class CountAttempt:
+    """What becomes of one claim. Whatever happens, the dataset stays as it is."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sessions: sessionmaker[Session],
+        objects: ObjectStore,
+        claim: Claim,
+        lease: Lease,
+        *,
+        stopping: threading.Event,
+    ) -> None:
+        """Once `stopping` is set, the child is ended and the job goes back to the queue."""
+        self._settings = settings
+        self._objects = objects
+        self._claim = claim
+        self._lease = lease
+        self._conclusion = Conclusion(settings, Transactions(sessions), objects, claim, lease, stopping=stopping)
+
+    def run(self) -> str:
+        """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
+        return self._conclusion.of(self._run)
+
+    def _run(self) -> str:
+        claim = self._claim
+        if self._conclusion.surely(lambda session: session.get(Dataset, claim.subject_id)) is None:
+            return self._publish(None)
+        sweep(self._settings.work)
+        with work_folder(self._settings.work, f"{claim.subject_id}.{claim.attempt}.") as folder:
+            try:
+                self._objects.fetch(dataset_key(claim.workspace_id, claim.subject_id, ROWS_FILE), folder / ROWS_FILE)
+            except ObjectMissingError:
+                raise InputMissingError("The dataset's rows are") from None
+            outcome = self._count(folder)
+            if isinstance(outcome, Reason):
+                return self._conclusion.stopped(outcome)
+            if outcome != 0:
+                return self._conclusion.failed(_failure_of(outcome))
+            try:
+                counted = NearDuplicates.model_validate_json((folder / COUNTED_FILE).read_bytes())
+            except (FileNotFoundError, ValidationError):
+                return self._conclusion.failed(_failure_of(outcome))
+        return self._publish(counted)
+
+    def _count(self, folder: Path) -> int | Reason:
+        """Runs the child to its end: its exit code, or why it was ended."""
+        if self._lease.lost:
+            raise LeaseLostError
+        environment = child_environment(os.environ, self._settings.cache_dir) | ONE_THREAD
+        child = Child(COMMAND, folder, environment, ttl_s=self._lease.left)
+        try:
+            while not isinstance(item := child.next(self._settings.poll_seconds), Exited):
+                reason = self._conclusion.reason_to_stop()
+                if reason is not None:
+                    log.info("stopping the child: %s", reason.value)
+                    return reason
+            return item.code
+        finally:
+            # It has nothing to save.
+            child.kill()
+
+    def _publish(self, counted: NearDuplicates | None) -> str:
+        ours = self._conclusion.surely(lambda session: publish_near_duplicates(session, self._claim, counted))
+        return "published" if ours else FENCED
+
+
+def _failure_of(code: int) -> Failure:
+    killed = code in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    how = f"was ended by signal {-code}" if code < 0 else f"ended with code {code} and without a result"
+    return Failure(
+        code=ErrorCode.KILLED if killed else ErrorCode.CHILD_CRASHED,
+        message=f"The process that counts near-duplicates {how}.",
+        hint=AGAIN["dataset"],
+    )

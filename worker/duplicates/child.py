@@ -1,0 +1,45 @@
+"""The child that counts: `python -m worker.duplicates.child FOLDER`. It ends by itself when its supervisor is gone.
+
+It finds rows.parquet in the folder and leaves COUNTED_FILE there. No torch.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from service.contract import EXIT_STOPPED, ROWS_FILE, NearDuplicates
+from worker.discovery.near_duplicates import METHOD, count_near_duplicates
+from worker.discovery.words import SIMILAR
+from worker.duplicates import COUNTED_FILE
+
+
+def main(folder: Path) -> None:
+    """Counts."""
+    threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
+    counted = count_near_duplicates(lambda: _conversations(folder / ROWS_FILE), folder)
+    result = NearDuplicates(rows=counted.rows, exact=counted.exact, threshold=SIMILAR, method=METHOD)
+    unfinished = folder / f"{COUNTED_FILE}.part"
+    unfinished.write_text(result.model_dump_json())
+    unfinished.rename(folder / COUNTED_FILE)
+
+
+def _conversations(path: Path) -> Iterator[list[dict[str, Any]]]:
+    with pq.ParquetFile(path) as parquet:
+        for group in range(parquet.metadata.num_row_groups):
+            yield from parquet.read_row_group(group, columns=["messages"], use_threads=False)["messages"].to_pylist()
+
+
+def _end_with_the_supervisor() -> None:
+    """What stands on stdin, the lease among it, changes nothing: this process writes into its folder alone."""
+    while os.read(0, 4096):
+        pass
+    os._exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
