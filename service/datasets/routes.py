@@ -34,7 +34,9 @@ async def upload(
     settings: SettingsDep,
     transactions: TransactionsDep,
     name: Annotated[Name | None, Query(description="What to call it; by default its id.")] = None,
-    format: Annotated[str, Query(description=f"auto, or one of {', '.join(FORMATS)}.")] = "auto",
+    format: Annotated[
+        str, Query(description=f"auto, or one of {', '.join(FORMATS)}.", json_schema_extra={"enum": ["auto", *FORMATS]})
+    ] = "auto",
 ) -> Dataset:
     """Takes JSONL, plain or gzip, as the raw body; it is parsed while it streams. Invalid data leaves nothing."""
     if format != "auto" and format not in FORMATS:

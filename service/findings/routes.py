@@ -40,7 +40,12 @@ def list_all(
         int, Query(ge=0, le=MAX_PROBES, description="0: the headline over all probes; 1, 2, ...: one probe alone.")
     ] = 0,
     flagged: Annotated[bool | None, Query(description="Only flagged samples, or only others.")] = None,
-    group: Annotated[str | None, Query(max_length=10_000, description="Only samples of this group.")] = None,
+    group: Annotated[
+        str | None,
+        Query(
+            max_length=10_000, description="Only samples of this group.", json_schema_extra={"pattern": r"^[^\x00]*$"}
+        ),
+    ] = None,
     cluster: Annotated[
         int | None, Query(ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row.")
     ] = None,
