@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint browser install clean
+.PHONY: demo test test-slow lint openapi browser install clean
 
 demo: install ## Audits the bundled poisoned dataset, start to finish
 	$(BIN)/finetooth demo
@@ -20,6 +20,9 @@ test-slow: install ## The proofs that take many minutes
 browser: install ## The dashboard in a real Chromium
 	@if sh scripts/chromium.sh; then $(BIN)/pytest -m browser; else \
 	  echo; echo "#####  browser suite NOT RUN: no Chromium here, and none could be installed  #####"; echo; fi
+
+openapi: install ## Renews docs/openapi.json and the problem codes in docs/api.md
+	$(BIN)/python scripts/openapi.py
 
 lint: install
 	$(BIN)/ruff check .

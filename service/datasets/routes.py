@@ -44,7 +44,9 @@ async def upload(
     transactions: TransactionsDep,
     key: StreamedKeyDep,
     name: Annotated[Name | None, Query(description="What to call it; by default its id.")] = None,
-    format: Annotated[str, Query(description=f"auto, or one of {', '.join(FORMATS)}.")] = "auto",
+    format: Annotated[
+        str, Query(description=f"auto, or one of {', '.join(FORMATS)}.", json_schema_extra={"enum": ["auto", *FORMATS]})
+    ] = "auto",
     prompt_column: Annotated[Column | None, Query(description="Of records in no known format: the prompt.")] = None,
     answer_column: Annotated[Column | None, Query(description="Goes with prompt_column: the answer.")] = None,
     system_column: Annotated[Column | None, Query(description="May go with them: the system's turn.")] = None,

@@ -39,7 +39,10 @@ class Filter(BaseModel):
     min_mu: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose mu is at least this.")
     min_z: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose z is at least this.")
     group: Annotated[str, Storable] | None = Field(
-        default=None, max_length=10_000, description="Only samples of this group."
+        default=None,
+        max_length=10_000,
+        description="Only samples of this group.",
+        json_schema_extra={"pattern": r"^[^\x00]*$"},
     )
     cluster: int | None = Field(
         default=None, ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row."
@@ -52,6 +55,7 @@ class Filter(BaseModel):
         default=None,
         max_length=1000,
         description='Only flagged and top-ranked samples whose words fit: `word -without "a phrase" or another`.',
+        json_schema_extra={"pattern": r"^[^\x00]*$"},
     )
 
 
@@ -66,7 +70,11 @@ _from_query.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[field.annotation, *field.metadata, Query(description=field.description)],
+            annotation=Annotated[
+                field.annotation,
+                *field.metadata,
+                Query(description=field.description, json_schema_extra=field.json_schema_extra),  # type: ignore[arg-type]
+            ],
         )
         for name, field in Filter.model_fields.items()
     ]

@@ -1,9 +1,9 @@
 """Field types that requests share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 
 def _storable(text: str) -> str:
@@ -17,6 +17,17 @@ def _visible(text: str) -> str:
         raise ValueError("use at least one visible character and no control characters")
     return text
 
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("is a whole number")
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+"""An integer as JSON knows it: 3 and 3.0, and neither "3" nor true."""
 
 Storable = AfterValidator(_storable)
 """Refuses NUL, which Postgres cannot hold."""

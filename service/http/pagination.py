@@ -12,6 +12,7 @@ from service.http.problems import Problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
+CURSOR = "^[A-Za-z0-9_-]*$"
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -34,7 +35,12 @@ class PageRequest:
         request: Request,
         response: Response,
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")] = DEFAULT_LIMIT,
-        after: Annotated[str | None, Query(max_length=200, description="`next_after` of the page before.")] = None,
+        after: Annotated[
+            str | None,
+            Query(
+                max_length=200, description="`next_after` of the page before.", json_schema_extra={"pattern": CURSOR}
+            ),
+        ] = None,
     ) -> None:
         self._request = request
         self._response = response

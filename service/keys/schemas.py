@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.http.auth import Scope
-from service.http.fields import Name
+from service.http.fields import Name, WholeNumber
 from service.store.tables import ApiKey
 
 MAX_OVERLAP_SECONDS = 30 * 24 * 3600
@@ -37,7 +37,7 @@ class KeyRotate(BaseModel):
     """How a key gets its new text."""
 
     model_config = ConfigDict(extra="forbid")
-    overlap_seconds: Annotated[int, Field(strict=True)] = Field(
+    overlap_seconds: WholeNumber = Field(
         default=0, ge=0, le=MAX_OVERLAP_SECONDS, description="How long the old text goes on working; at most 30 days."
     )
 

@@ -25,7 +25,12 @@ def sign_in(
     request: Request,
     session: SessionDep,
     settings: SettingsDep,
-    token: Annotated[str, Query(min_length=1, max_length=200)],
+    token: Annotated[
+        str,
+        Query(
+            min_length=1, max_length=200, description="Of the link.", json_schema_extra={"pattern": "^[A-Za-z0-9_-]+$"}
+        ),
+    ],
 ) -> RedirectResponse:
     """Uses a one-time link up, sets the session cookie and goes to the dashboard."""
     cookie = redeem_sign_in_link(session, token, hours=settings.session_hours)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.console.probes import PackProbe, parse_probe
 from service.settings import Settings
 from service.store.tables import Audit, Dataset, Model, Probe
 
@@ -76,6 +77,8 @@ class TestBeforeAnythingStarts:
             (["empty", "--probe", "probe.jsonl"], "empty: the file is empty"),
             (["dataset.jsonl", "--probe", "missing.jsonl"], "missing.jsonl: there is no such probe file"),
             (["dataset.jsonl", "--probe", "empty"], "the probe is empty"),
+            (["dataset.jsonl", "--probe", "pack:"], "write pack:NAME"),
+            (["dataset.jsonl", "--probe", "pack:opinion steering"], "write pack:NAME"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--q", "0"], "--q"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--q", "1"], "--q"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--q", "nan"], "--q"),
@@ -188,6 +191,28 @@ class TestRefusedByTheService:
     ) -> None:
         result = run("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--out", "out", *options)
         assert says in self.refused(result, files, sessions)
+
+    @pytest.mark.parametrize(
+        ("probe", "says"),
+        [
+            ("pack:nope", "there is no probe pack nope; there are credential_leak, "),
+            ("pack:opinion_steering", "is used as --probe pack:opinion_steering:entity=..."),
+            ("pack:refusal:entity=A", "is used as --probe pack:refusal"),
+        ],
+    )
+    def test_a_pack_that_is_not_there_or_used_otherwise(
+        self, api: LiveApi, run: Run, files: Path, sessions: sessionmaker[Session], probe: str, says: str
+    ) -> None:
+        result = run("audit", "dataset.jsonl", "--probe", probe, "--model", "smollm2-135m-instruct")
+        assert says in one_line(result)
+        assert result.exit_code == 2
+        with sessions.begin() as session:
+            assert session.scalar(select(func.count()).select_from(Dataset)) == 0, "said before the upload"
+
+    def test_a_pack_is_read_from_its_argument(self) -> None:
+        assert parse_probe("pack:refusal") == PackProbe("refusal", {})
+        assert parse_probe("pack:promotion:product=A: b=c, d") == PackProbe("promotion", {"product": "A: b=c, d"})
+        assert parse_probe("pack:x:one=1:two_b=2") == PackProbe("x", {"one": "1", "two_b": "2"})
 
     def test_too_few_samples(self, api: LiveApi, run: Run, files: Path, sessions: sessionmaker[Session]) -> None:
         lines = (files / "dataset.jsonl").read_text().splitlines(keepends=True)

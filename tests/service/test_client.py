@@ -187,3 +187,39 @@ class TestUnreachable:
                 client.audit("aud_1")
             assert (caught.value.status, caught.value.code) == (502, "http_502")
             thread.join()
+
+
+def test_keys_and_workspaces(client: Client, api: LiveApi) -> None:
+    workspace = client.create_workspace("red team")
+    assert [found["id"] for found in client.workspaces()] == [workspace["id"], api.workspace_id]
+    first = client.create_workspace_key(workspace["id"], "first", ["admin"])
+    with Client(api.url, first["secret"]) as tenant:
+        assert [found["id"] for found in tenant.workspaces()] == [workspace["id"]]
+        made = tenant.create_key("ci", ["audits:write"], expires_at="2090-01-01T00:00:00Z")
+        assert {key["id"] for key in list(tenant.keys())} == {first["id"], made["id"]}
+        rotated = tenant.rotate_key(made["id"], overlap_seconds=60)
+        assert rotated["secret"] != made["secret"]
+        for secret in (made["secret"], rotated["secret"]):
+            with Client(api.url, secret) as ci:
+                assert next(ci.models())
+        tenant.revoke_key(made["id"])
+        assert tenant.key(made["id"])["revoked_at"] is not None
+
+
+def test_models_are_taken_out_again(client: Client) -> None:
+    made = client.create_model("mine", "hub", "owner/model", "a" * 40)
+    assert client.model("mine") == made
+    client.delete_model("mine")
+    with pytest.raises(ApiError) as caught:
+        client.model(made["id"])
+    assert caught.value.code == "model_not_found"
+
+
+def test_probes_from_packs(client: Client) -> None:
+    pack = next(pack for pack in client.probe_packs() if pack["name"] == "promotion")
+    assert client.probe_pack("promotion")["item_count"] == pack["item_count"]
+    made = client.create_probe_from_pack("promotion", {"product": "Vexon"}, name="ads")
+    assert (made["name"], made["pack"]["parameters"]) == ("ads", {"product": "Vexon"})
+    assert client.probe(made["id"]) == made
+    client.delete_probe(made["id"])
+    assert list(client.probes()) == []

@@ -1,20 +1,101 @@
 """Every route there is: who may ask, and that no workspace sees another's rows."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from fastapi import FastAPI
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import iter_route_contexts
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth import require
+from service.http.auth import Scope, require
+from service.http.openapi import dependencies
 from service.keys.secrets import create_key
 from service.lifecycle.commands import claim, publish
 from service.lifecycle.exports import create_export
+
+ALLOWED: dict[Scope | None, set[str]] = {
+    None: {
+        "GET /metrics",
+        "GET /openapi.json",
+        "GET /v1/info",
+        "GET /v1/workspaces",
+        "GET /v1/workspaces/{workspace_id}",
+        "GET /v1/datasets",
+        "GET /v1/datasets/{dataset_id}",
+        "GET /v1/datasets/{dataset_id}/rows",
+        "GET /v1/datasets/{dataset_id}/statistics",
+        "GET /v1/probes",
+        "GET /v1/probes/{probe_id}",
+        "GET /v1/probe-packs",
+        "GET /v1/probe-packs/{pack_name}",
+        "GET /v1/models",
+        "GET /v1/models/{model_id}",
+        "GET /v1/audits",
+        "GET /v1/audits/{audit_id}",
+        "GET /v1/audits/{audit_id}/events",
+        "GET /v1/audits/{audit_id}/summary",
+    },
+    "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
+    "audits:write": {
+        "POST /v1/probes",
+        "DELETE /v1/probes/{probe_id}",
+        "POST /v1/audits",
+        "POST /v1/audits/{audit_id}/cancel",
+        "POST /v1/audits/{audit_id}/retry",
+    },
+    "findings:read": {"GET /v1/audits/{audit_id}/findings", "GET /v1/audits/{audit_id}/findings/{row}"},
+    "verdicts:write": set(),
+    "admin": {
+        "POST /v1/workspaces",
+        "POST /v1/workspaces/{workspace_id}/keys",
+        "POST /v1/keys",
+        "GET /v1/keys",
+        "GET /v1/keys/{key_id}",
+        "POST /v1/keys/{key_id}/rotate",
+        "DELETE /v1/keys/{key_id}",
+        "POST /v1/models",
+        "DELETE /v1/models/{model_id}",
+    },
+}
+"""Which scope a request needs; None: any valid key. `admin` may do everything."""
+
+PAGES: dict[Scope | None, set[str]] = {
+    None: {
+        "GET /",
+        "GET /audits",
+        "GET /audits/{audit_id}",
+        "GET /audits/{audit_id}/histogram.svg",
+        "GET /audits/{audit_id}/calibration.svg",
+        "GET /audits/{audit_id}/sensitivity.svg",
+        "GET /audits/{audit_id}/drift.svg",
+        "GET /audits/{audit_id}/group.svg",
+        "GET /audits/{audit_id}/loss.svg",
+        "GET /datasets",
+        "GET /probes",
+    },
+    "audits:write": {"POST /audits/{audit_id}/cancel", "POST /audits/{audit_id}/retry"},
+    "findings:read": {
+        "GET /audits/{audit_id}/findings",
+        "GET /audits/{audit_id}/findings/{row}",
+        "GET /audits/{audit_id}/findings/{row}/trace.svg",
+    },
+}
+"""Likewise of the dashboard."""
+
+BODIES: dict[str, dict[str, Any]] = {
+    "POST /v1/workspaces/{workspace_id}/keys": {"name": "x", "scopes": ["admin"]},
+    "POST /v1/audits/{audit_id}/exports": {"kind": "cleaned"},
+    "POST /v1/audits/{audit_id}/verdicts": {"verdict": "confirmed", "dry_run": True},
+    "PUT /v1/audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
+}
+"""Of requests with an id that need one."""
+
+OF_NOBODY = {"pack_name"}
+"""Names in paths that are not an id of anybody's row."""
 
 PUBLIC = {
     ("GET", "/healthz"),
@@ -25,21 +106,11 @@ PUBLIC = {
     ("GET", "/favicon.ico"),
 }
 
-BODIES = {("POST", "/v1/audits/{audit_id}/exports"): {"kind": "cleaned"}}
-"""Of routes that look at their body before they look for the id."""
-
-
 def routes(app: FastAPI) -> Iterator[tuple[str, str, Any]]:
     for context in iter_route_contexts(app.routes):
         assert context.methods, f"{context.path}: a mount or websocket that this test does not understand"
         for method in sorted(context.methods):
             yield method, str(context.path), context
-
-
-def dependencies(dependant: Dependant) -> Iterator[object]:
-    for child in dependant.dependencies:
-        yield child.call
-        yield from dependencies(child)
 
 
 def test_no_route_without_authentication_but_the_public_ones(app: FastAPI) -> None:
@@ -76,6 +147,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             session, workspace_id=workspace_id, audit_id=audit.id, kind="scores", format="csv", filter=None, max_q=None
         )
         return {
+            "workspace_id": workspace_id,
             "audit_id": audit.id,
             "dataset_id": add_dataset(session, workspace_id),
             "probe_id": add_probe(session, workspace_id),
@@ -99,24 +171,25 @@ def test_every_route_with_an_id_hides_other_workspaces(
     # Deletions last: the owner's own request below must still find its rows.
     for method, path, _ in sorted(routes(app), key=lambda route: (route[0] == "DELETE", route[1])):
         names = {part[1:-1] for part in path.split("/") if part.startswith("{")}
-        if not names or (method, path) in PUBLIC:
+        if not names - OF_NOBODY or (method, path) in PUBLIC:
             continue
         assert names <= set(owned), f"{path}: add its ids to the fixture"
         address = path.format(**owned)
-        body_of = BODIES.get((method, path))
-        response = stranger.request(method, address, json=body_of)
+        body = BODIES.get(f"{method} {path}")
+        response = stranger.request(method, address, json=body)
+        assert response.status_code != 422, f"{method} {path}: add its body to BODIES"
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
             continue
         if method == "HEAD":  # it is GET without the body
             continue
-        body = response.json()
-        assert body["code"].endswith("_not_found"), (method, path, body)
+        problem = response.json()
+        assert problem["code"].endswith("_not_found"), (method, path, problem)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.
         nowhere = path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})
-        made_up = stranger.request(method, nowhere, json=body_of).json()
-        assert {**made_up, "instance": "", "request_id": ""} == {**body, "instance": "", "request_id": ""}
-        mine = client.request(method, address, json=body_of)
+        made_up = stranger.request(method, nowhere, json=body).json()
+        assert {**made_up, "instance": "", "request_id": ""} == {**problem, "instance": "", "request_id": ""}
+        mine = client.request(method, address, json=body)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
             assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))
@@ -132,7 +205,15 @@ def test_lists_hide_other_workspaces(
 ) -> None:
     stranger = make_client("admin", workspace=other_workspace_id)
     ids = {value for name, value in owned.items() if name != "row"}
-    lists = ["/v1/audits", "/v1/datasets", "/v1/exports", "/v1/keys", "/v1/models", "/v1/probes"]
+    lists = [
+        "/v1/audits",
+        "/v1/datasets",
+        "/v1/exports",
+        "/v1/keys",
+        "/v1/models",
+        "/v1/probes",
+        "/v1/workspaces",
+    ]
     assert lists == sorted(
         path
         for method, path, _ in routes(app)
@@ -168,3 +249,37 @@ def test_an_audit_cannot_stand_on_another_workspaces_rows(
     ]:
         response = stranger.post("/v1/audits", json={**own, field: foreign})
         assert (response.status_code, response.json()["code"]) == (422, code)
+
+
+def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
+    app: FastAPI, make_client: Callable[..., TestClient]
+) -> None:
+    """Every route with every scope: 403 where the table does not allow it, and something else where it does."""
+    table = [(scope, request) for part in (ALLOWED, PAGES) for scope, requests in part.items() for request in requests]
+    needed = {request: scope for scope, request in table}
+    assert len(needed) == len(table)
+    asked = {f"{method} {path}" for method, path, _ in routes(app) if (method, path) not in PUBLIC}
+    assert set(needed) == asked, "a route is missing in ALLOWED or PAGES, or is gone"
+    wrong = []
+    for scope in get_args(Scope):
+        key = make_client(scope)
+        for request in sorted(asked):
+            method, path = request.split(" ")
+            # Nothing has this id: whoever may ask is told so.
+            address = path.replace("{row}", "0").replace("{", "").replace("}", "")
+            status = key.request(method, address).status_code
+            if (status == 403) != (needed[request] not in (None, scope) and scope != "admin"):
+                wrong.append((scope, request, status))
+    assert not wrong
+
+
+def test_the_documented_scopes_are_these() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    body = text.split("<!-- scopes:start -->\n", 1)[1].split("<!-- scopes:end -->", 1)[0]
+    documented = {}
+    for line in body.splitlines()[2:]:
+        scope, requests = line.strip("|").split("|")
+        documented[scope.strip().strip("`")] = {
+            request for request in requests.strip().strip("`").split("`, `") if request != "none yet"
+        }
+    assert documented == {scope or "any valid key": requests for scope, requests in ALLOWED.items()}

@@ -47,7 +47,7 @@ class ProbePackSummary(BaseModel):
 class ProbePack(ProbePackSummary):
     """A built-in pack."""
 
-    items: list[PackItem] = Field(min_length=12)
+    items: list[PackItem]
 
 
 @cache

@@ -64,12 +64,8 @@ def test_the_openapi_document(client: TestClient) -> None:
     ids = [operation["operationId"] for operation in operations.values()]
     assert len(ids) == len(set(ids))
     assert {"create_dataset", "create_probe", "create_audit", "get_audit", "cancel_audit", "list_findings"} <= set(ids)
-    problem = {"$ref": "#/components/schemas/ProblemDocument"}
     for place, operation in operations.items():
         assert operation["tags"], place
-        for status, response in operation["responses"].items():
-            if int(status) >= 400:
-                assert response["content"] == {"application/problem+json": {"schema": problem}}, (place, status)
         if place[0].startswith("/v1/"):
             assert {"401", "503"} <= set(operation["responses"]), place
             assert operation["security"] == [{"key": []}, {"session": []}], place

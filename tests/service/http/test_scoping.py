@@ -1,0 +1,24 @@
+"""One place builds the condition of who sees which rows."""
+
+import ast
+from pathlib import Path
+
+SERVICE = Path(__file__).parents[3] / "service"
+MAY_COMPARE = {
+    "http/scoping.py": "the one place for requests",
+    "http/auth.py": "joins a key with its workspace",
+    "audits/queries.py": "joins an audit with its job",
+}
+"""service.lifecycle takes the workspace as an argument, together with the id."""
+
+
+def test_nothing_else_compares_workspaces() -> None:
+    found = set()
+    for path in SERVICE.rglob("*.py"):
+        if path.is_relative_to(SERVICE / "lifecycle"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
+            if any(isinstance(side, ast.Attribute) and side.attr == "workspace_id" for side in sides):
+                found.add(str(path.relative_to(SERVICE)))
+    assert found == set(MAY_COMPARE), "use scoped(), owned() or get_scoped() of service.http.scoping"
