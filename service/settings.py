@@ -56,8 +56,10 @@ class Settings(BaseSettings):
     statement_timeout_ms: int = Field(default=5_000, ge=100)
     """Of the API's statements; workers use none."""
 
-    max_waiting_requests: int = Field(default=1_000, ge=0)
-    """Requests that the API holds until an audit changes: long-polls and event streams. 0: none."""
+    max_waiting_requests: int = Field(default=500, ge=0)
+    """Requests that the API holds until an audit changes: long-polls and event streams. 0: none.
+
+    Each is an open socket, and 1,024 files are often all that a process may have."""
 
     max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
     """Of one dataset, compressed or not."""

@@ -46,8 +46,13 @@ class Transactions:
 
     async def run(self, work: Callable[[Session], T]) -> T:
         """Runs `work` in a thread, in a transaction of its own; for async routes, which must not block."""
-        async with self.begin() as session:
-            return await run_sync(work, session)
+
+        def whole() -> T:
+            with self._sessions.begin() as session:
+                return work(session)
+
+        async with self._turns:
+            return await run_sync(whole)
 
     async def _end(self, session: Session, end: Callable[[], None]) -> None:
         def finish() -> None:
