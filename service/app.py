@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from service.audits.routes import router as audits
+from service.comparisons.routes import router as comparisons
 from service.datasets.routes import router as datasets
 from service.findings.routes import router as findings
 from service.findings.verdict_routes import router as verdicts
@@ -86,19 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
     install_conditional_requests(app)
-    for router in (
-        health.public,
-        health.router,
-        sign_in,
-        keys,
-        datasets,
-        probes,
-        models,
-        audits,
-        findings,
-        verdicts,
-        web,
-    ):
+    resources = (keys, datasets, probes, models, audits, findings, verdicts, comparisons)
+    for router in (health.public, health.router, sign_in, *resources, web):
         app.include_router(router)
     install_openapi(app)
     return app
