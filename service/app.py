@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 
 from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
+from service.comparisons.routes import router as comparisons
 from service.datasets.routes import router as datasets
 from service.exports.routes import of_audit as audit_exports
 from service.exports.routes import router as exports
@@ -105,6 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         audits,
         findings,
         verdicts,
+        comparisons,
         audit_exports,
         exports,
         web,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from psycopg import Cursor
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -69,6 +69,8 @@ def load_results(
                 for sample in read_rows(dataset, shown[start : start + TEXTS_AT_ONCE])
             ],
         )
+    # Until somebody has counted them, the database takes a list of millions for a short one, and sorts it whole.
+    session.execute(text("ANALYZE (SKIP_LOCKED) scores, findings"))
 
 
 def score_count(rows: int, probes: int) -> int:
@@ -114,12 +116,12 @@ def _copy_text(table: pa.Table, claim: Claim) -> memoryview:
     """The scores in COPY's text format, column by column: row by row in Python it takes most of the loading."""
     columns: list[Any] = [_large(claim.subject_id), _large(str(claim.attempt))]
     for column in table.columns:
-        text = column.combine_chunks().cast(pa.large_string())
+        value = column.combine_chunks().cast(pa.large_string())
         if pa.types.is_string(column.type):
             # Arrow's texts are UTF-8, so of what Postgres cannot hold there is NUL alone.
             for character, written in (("\0", "\ufffd"), ("\\", r"\\"), ("\n", r"\n"), ("\r", r"\r"), ("\t", r"\t")):
-                text = pc.replace_substring(text, character, written)
-        columns.append(pc.fill_null(text, _large(r"\N")))
+                value = pc.replace_substring(value, character, written)
+        columns.append(pc.fill_null(value, _large(r"\N")))
     fields = pc.binary_join_element_wise(*columns, _large("\t"))
     lines = pc.binary_join_element_wise(fields, _large(""), _large("\n"))
     # All lines lie in one buffer, one behind the other.

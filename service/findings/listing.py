@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Select, bindparam, func, select
+from sqlalchemy import BigInteger, Row, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from service.findings.filters import (
     Filter,
@@ -28,6 +28,11 @@ from service.findings.orders import Order, Position
 from service.store.tables import Finding, Score
 from service.store.verdict_tables import Verdict
 
+SCORE = tuple(Score.__table__.c)
+
+ScoreColumns = Row[Any]
+"""The columns of a score."""
+
 WALK_ROWS = 20_000
 COLLECT_ROWS = 10_000
 
@@ -36,7 +41,7 @@ COLLECT_ROWS = 10_000
 class Found:
     """Samples in their order."""
 
-    scores: list[Score]
+    scores: list[ScoreColumns]
     positions: list[Position]
     """Of each."""
     resume: Position | None = None
@@ -93,7 +98,7 @@ def _walk(
     limit: int,
     walk_rows: int,
 ) -> Found:
-    scores: list[Score] = []
+    scores: list[ScoreColumns] = []
     positions: list[Position] = []
     for without_value in _segments(order, after):
         start = after if after is not None and after.without_value == without_value else None
@@ -122,14 +127,11 @@ def _walked(
     without_value: bool,
 ) -> Select[Any]:
     """Of `walk_rows` samples in a segment of the order, those that the filter keeps."""
-    inner = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked")
-    table = aliased(Score, inner, name="walked")
-    value = inner.c.decided_at if order.by == "decided_at" else None
-    columns = _Reviewed(table, value) if value is not None else table
+    walked = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked").c
     return (
-        select(table, *([] if value is None else [value]))
-        .where(*conditions(table, wanted, within))
-        .order_by(*order.columns(columns, without_value=without_value))
+        select(*walked)
+        .where(*conditions(walked, wanted, within))
+        .order_by(*order.columns(walked, without_value=without_value))
         .limit(limit)
     )
 
@@ -140,15 +142,14 @@ def _along(
     """The next `walk_rows` samples of a segment along its index, with the parts of the filter that the index holds."""
     if order.by == "decided_at":
         reviewed = (
-            select(Score, Verdict.decided_at)
-            .join(Verdict, (Verdict.audit_id == Score.audit_id) & (Verdict.row == Score.row))
+            select(*SCORE, Verdict.decided_at)
+            .join_from(Score, Verdict, (Verdict.audit_id == Score.audit_id) & (Verdict.row == Score.row))
             .where(*within.of(Score), Verdict.audit_id == within.audit_id, Verdict.verdict.is_not(None))
         )
-        columns = _Reviewed(Verdict, Verdict.decided_at)
         if after is not None:
-            reviewed = reviewed.where(order.behind(columns, after))
-        return reviewed.order_by(*order.columns(columns)).limit(walk_rows)
-    statement = select(Score).where(*within.of(Score))
+            reviewed = reviewed.where(order.behind(Verdict, after))
+        return reviewed.order_by(*order.columns(Verdict)).limit(walk_rows)
+    statement = select(*SCORE).where(*within.of(Score))
     segment = order.segment(Score, without_value=without_value)
     if segment is not None:
         statement = statement.where(segment)
@@ -179,10 +180,9 @@ def _end_of_walk(
     without_value: bool,
 ) -> tuple[Position | None, int]:
     """The last sample that a walk looked at, and how many it did."""
-    inner = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked")
-    columns = _Reviewed(inner.c, inner.c.decided_at) if order.by == "decided_at" else inner.c
-    keys = [getattr(columns, order.by), inner.c.row]
-    backwards = replace(order, descending=not order.descending).columns(columns, without_value=without_value)
+    walked = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked").c
+    keys = [getattr(walked, order.by), walked.row]
+    backwards = replace(order, descending=not order.descending).columns(walked, without_value=without_value)
     last = session.execute(select(*keys, func.count().over()).order_by(*backwards).limit(1)).one_or_none()
     if last is None:
         return None, 0
@@ -292,7 +292,7 @@ def _sort(
     limit: int,
     rows: list[int],
 ) -> Found:
-    scores: list[Score] = []
+    scores: list[ScoreColumns] = []
     positions: list[Position] = []
     for without_value in _segments(order, after):
         start = after if after is not None and after.without_value == without_value else None
@@ -318,10 +318,8 @@ def _sorted(
     """Of those rows, a segment of the order. They are read first: a planner that walked along the order to find them
     might walk it whole."""
     these = Score.row == func.any(bindparam("rows", rows, ARRAY(BigInteger)))
-    kept = aliased(
-        Score, select(Score).where(*within.of(Score), these).cte("kept").prefix_with("MATERIALIZED"), name="kept"
-    )
-    statement = select(kept).where(*conditions(kept, wanted, within))
+    kept = select(*SCORE).where(*within.of(Score), these).cte("kept").prefix_with("MATERIALIZED").c
+    statement = select(*kept).where(*conditions(kept, wanted, within))
     segment = order.segment(kept, without_value=without_value)
     if segment is not None:
         statement = statement.where(segment)
@@ -331,14 +329,6 @@ def _sorted(
 
 
 # ---------------------------------------------------------------- what both share
-
-
-class _Reviewed:
-    """A table's columns with the time of the verdict among them."""
-
-    def __init__(self, table: Any, decided_at: ColumnElement[Any]) -> None:
-        self.row = table.row
-        self.decided_at = decided_at
 
 
 def _segments(order: Order, after: Position | None) -> Iterator[bool]:
@@ -351,12 +341,8 @@ def _segments(order: Order, after: Position | None) -> Iterator[bool]:
     yield True
 
 
-def _read(session: Session, statement: Select[Any], order: Order) -> list[tuple[Score, Position]]:
-    found = []
-    for score, *rest in session.execute(statement):
-        value = rest[0] if rest else getattr(score, order.by)
-        found.append((score, order.position(value, score.row)))
-    return found
+def _read(session: Session, statement: Select[Any], order: Order) -> list[tuple[ScoreColumns, Position]]:
+    return [(score, order.position(getattr(score, order.by), score.row)) for score in session.execute(statement)]
 
 
 def _row_numbers(session: Session, statement: Select[Any]) -> list[int]:

@@ -1,9 +1,11 @@
 """Reading one finding by its row, and the texts of a page; `listing` finds which samples a page holds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, case, cast, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from service.contract import ScoreRow
@@ -17,17 +19,40 @@ PAGE_TEXT_BYTES = 8 * 2**20
 """A page ends early rather than hold more sample text than this; its first sample is whole whatever its size."""
 
 
-def fitting(session: Session, audit: Audit, scores: Sequence[Score]) -> int:
-    """How many of them a page holds without too much text."""
-    size = func.octet_length(cast(FindingTable.messages, Text)) + func.octet_length(cast(FindingTable.extra, Text))
-    measured = session.execute(_kept(audit, [score.row for score in scores], FindingTable.row, size))
-    sizes = {row: length for row, length in measured}  # noqa: C416  # a result is no iterable of pairs to dict()
-    total = 0
-    for number, score in enumerate(scores):
-        total += sizes.get(score.row, 0)
-        if number and total > PAGE_TEXT_BYTES:
-            return number
-    return len(scores)
+@dataclass(frozen=True)
+class KeptText:
+    """A sample's text, as it is kept in the database."""
+
+    messages: list[Any]
+    extra: dict[str, Any]
+
+
+def page_texts(session: Session, audit: Audit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
+    """How many of the rows, from the first, a page holds without too much text, and the text of those that have one."""
+    messages, extra = FindingTable.messages, FindingTable.extra
+    size = func.octet_length(cast(messages, Text)) + func.octet_length(cast(extra, Text))
+    wanted = _array(rows)
+    place = func.array_position(wanted, FindingTable.row)
+    sizes = select(
+        place.label("place"),
+        FindingTable.row,
+        messages,
+        extra,
+        (func.sum(size).over(order_by=place) - size).label("before"),
+        size.label("size"),
+    ).where(*_kept(audit, wanted))
+    measured = sizes.subquery().c
+    # Long texts stay in the database; the first one fits, whatever its size.
+    fits = (measured.before == 0) | (measured.before + measured.size <= PAGE_TEXT_BYTES)
+    query = select(
+        measured.place, measured.row, case((fits, measured.messages)), case((fits, measured.extra))
+    ).order_by(measured.place)
+    texts: dict[int, KeptText] = {}
+    for number, row, its_messages, its_extra in session.execute(query):
+        if its_messages is None:
+            return number - 1, texts
+        texts[row] = KeptText(its_messages, its_extra)
+    return len(rows), texts
 
 
 def top_scores(session: Session, audit: Audit, limit: int) -> list[Score]:
@@ -42,17 +67,17 @@ def find_scores(session: Session, audit: Audit, row: int) -> list[Score]:
     return list(session.scalars(query))
 
 
-def find_texts(session: Session, audit: Audit, rows: Sequence[int]) -> dict[int, FindingTable]:
-    """The text of those rows whose text is kept in the database."""
-    return {finding.row: finding for finding in session.scalars(_kept(audit, rows, FindingTable))}
+def find_kept(session: Session, audit: Audit, row: int) -> FindingTable | None:
+    """The row's text, trace and baselines, where they are kept in the database."""
+    return session.scalars(select(FindingTable).where(*_kept(audit, _array([row])))).one_or_none()
 
 
-def score_fields(score: Score) -> dict[str, Any]:
+def score_fields(score: Any) -> dict[str, Any]:
     """The score as the fields of contract.ScoreRow."""
     return {name: getattr(score, name) for name in ScoreRow.model_fields}
 
 
-def render_finding(score: Score, kept: FindingTable | None, verdict: VerdictTable | None) -> Finding:
+def render_finding(score: Any, kept: KeptText | None, verdict: VerdictTable | None) -> Finding:
     """The finding as lists show it."""
     return Finding(
         **score_fields(score),
@@ -73,12 +98,16 @@ def render_probes(scores: list[Score]) -> list[Result]:
     return [Result(**score_fields(score) | {"probe_no": number}) for number, score in enumerate(alone, start=1)]
 
 
-def _kept(audit: Audit, rows: Sequence[int], *columns: Any) -> Select[Any]:
-    return select(*columns).where(
+def _kept(audit: Audit, rows: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
+    return (
         FindingTable.audit_id == audit.id,
         FindingTable.attempt == audit.published_attempt,
-        FindingTable.row.in_(rows),
+        FindingTable.row == func.any(rows),
     )
+
+
+def _array(rows: Sequence[int]) -> ColumnElement[Any]:
+    return bindparam("rows", list(rows), ARRAY(BigInteger))
 
 
 def _published(audit: Audit) -> tuple[ColumnElement[bool], ...]:

@@ -11,9 +11,9 @@ from service.findings.listing import find_page
 from service.findings.orders import Order, Sort
 from service.findings.precision import precision_down_to
 from service.findings.queries import (
+    find_kept,
     find_scores,
-    find_texts,
-    fitting,
+    page_texts,
     render_finding,
     render_probes,
     render_verdict,
@@ -54,9 +54,9 @@ def list_all(
     order = Order.of(sort)
     after = None if page.after is None else order.parse(page.after)
     found = find_page(session, listed(audit, wanted.probe), wanted, order, after, page.limit + 1)
-    keep = min(fitting(session, audit, found.scores), page.limit)
-    rows = [score.row for score in found.scores[:keep]]
-    texts, verdicts = find_texts(session, audit, rows), find_verdicts(session, audit, rows)
+    rows = [score.row for score in found.scores[: page.limit]]
+    keep, texts = page_texts(session, audit, rows)
+    verdicts = find_verdicts(session, audit, rows[:keep])
     return page.page(
         list(zip(found.scores, found.positions, strict=True)),
         key=lambda one: one[1].cursor,
@@ -75,7 +75,7 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, obje
     scores = find_scores(session, audit, row)
     if not scores:
         raise finding_not_found()
-    kept = find_texts(session, audit, [row]).get(row)
+    kept = find_kept(session, audit, row)
     if kept is None:
         with objects.open(dataset_key(audit.workspace_id, audit.dataset_id, ROWS_FILE)) as file:
             sample = read_row(file, row)

@@ -29,7 +29,8 @@ BULK_SAMPLE = 20
 
 def find_verdicts(session: Session, audit: Audit, rows: Sequence[int]) -> dict[int, Verdict]:
     """What is said of those rows now."""
-    query = select(Verdict).where(Verdict.audit_id == audit.id, Verdict.row.in_(rows), Verdict.verdict.is_not(None))
+    these = Verdict.row == func.any(bindparam("rows", list(rows), ARRAY(BigInteger)))
+    query = select(Verdict).where(Verdict.audit_id == audit.id, these, Verdict.verdict.is_not(None))
     return {verdict.row: verdict for verdict in session.scalars(query)}
 
 

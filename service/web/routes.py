@@ -15,7 +15,7 @@ from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRo
 from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
 from service.findings.filters import Filter
-from service.findings.queries import find_texts, fitting, render_finding, top_scores
+from service.findings.queries import page_texts, render_finding, top_scores
 from service.findings.routes import get as get_finding
 from service.findings.routes import list_all as list_findings
 from service.findings.schemas import Finding, FindingDetail, Observation
@@ -107,7 +107,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
         scores = top_scores(session, row, TOP_FINDINGS)
-        texts = find_texts(session, row, [score.row for score in scores[: fitting(session, row, scores)]])
+        _, texts = page_texts(session, row, [score.row for score in scores])
         findings = [_listed(render_finding(score, texts.get(score.row), None)) for score in scores]
     live = audit.status not in TERMINAL
     stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
