@@ -145,6 +145,25 @@ def retry(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
 
 
 @app.command()
+def export(
+    audit: Annotated[str, typer.Argument(help="The audit's id.")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    kind: Annotated[Literal["cleaned", "flagged", "scores"], typer.Option(help="What it holds.")] = "cleaned",
+    format: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option(help="Of the file.")] = "jsonl",
+    max_q: Annotated[
+        float | None, typer.Option("--max-q", help="Flag at this false discovery rate, not at the audit's.")
+    ] = None,
+) -> int:
+    """Write an audit's cleaned data, its flagged samples or all scores into a file.
+
+    Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing.
+    """
+    from service.console.export import run_export
+
+    return _guarded(lambda: run_export(get_settings(), audit, out, kind=kind, format=format, max_q=max_q))
+
+
+@app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
     from service.console.connect import open_server
@@ -220,7 +239,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except UnreachableError as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; the audit, if it had started, is cancelled", INTERRUPTED)
+        return _complain("interrupted; what had been started is cancelled", INTERRUPTED)
 
 
 def _complain(message: str, code: int) -> int:

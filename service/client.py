@@ -1,13 +1,15 @@
 """A client of Finetooth's REST API. Answers are the API's JSON objects as dictionaries; see docs/api.md."""
 
+import hashlib
 import json
 import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -36,6 +38,9 @@ ATTEMPTS = 4
 LONGEST_PAUSE = 10.0
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+DOWNLOAD_RETRIES = 5
+"""In a row without a byte."""
+
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """After the last byte the service still finishes reading the dataset."""
 
@@ -72,6 +77,16 @@ class ApiError(Exception):
 
 class UnreachableError(Exception):
     """The service does not answer, or broke off."""
+
+
+class ExportError(Exception):
+    """An export has come to nothing: `export` is how it stands."""
+
+    def __init__(self, export: Json) -> None:
+        reason = export["error"]
+        why = "it was cancelled" if reason is None else f"{reason['message']} {reason['hint']}"
+        super().__init__(f"export {export['id']}: {why}")
+        self.export = export
 
 
 class Client:
@@ -238,35 +253,12 @@ class Client:
         on_progress is told the audit when it has changed, and at least every HOLD_SECONDS. Where the service does not
         hold requests, or holds too many, it is asked every poll_seconds.
         """
-        path = f"/v1/audits/{quote(audit_id, safe='')}"
-        answered_at = time.monotonic()
-        audit: Json = {}
-        known: dict[str, str] = {}
-        held_from = answered_at
-        while True:
-            held = False
-            hold = {"Prefer": f"wait={HOLD_SECONDS}"} if known and time.monotonic() >= held_from else {}
-            try:
-                response = self._exchange("GET", path, headers={**known, **hold})
-                # What it does not hold it answers at once: then it is polled.
-                held = "Preference-Applied" in response.headers
-                if response.status_code != 304:
-                    audit = self._answer(response)
-                    known = {"If-None-Match": response.headers["ETag"]} if "ETag" in response.headers else {}
-                    held = held or bool(known)
-            except (UnreachableError, ApiError) as error:
-                if isinstance(error, ApiError) and error.code == "too_many_waiting" and hold:
-                    held_from = time.monotonic() + FULL_SECONDS
-                    continue
-                if not _is_passing(error) or time.monotonic() - answered_at > patience_seconds:
-                    raise
-            else:
-                answered_at = time.monotonic()
-                on_progress(audit)
-                if audit["status"] in TERMINAL:
-                    return audit
-            if not held:
-                time.sleep(poll_seconds)
+        return self._wait_for(
+            f"/v1/audits/{quote(audit_id, safe='')}",
+            on_progress=on_progress,
+            poll_seconds=poll_seconds,
+            patience_seconds=patience_seconds,
+        )
 
     def follow(self, audit_id: str, *, after: int = 0, patience_seconds: float = 60.0) -> Iterator[Json]:
         """The audit's events after number `after` as they happen, until the one that ends it; each once.
@@ -375,6 +367,82 @@ class Client:
         body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
         return self._send("POST", f"/v1/workspaces/{quote(workspace_id, safe='')}/keys", json=body)
 
+    # ------------------------------------------------------------ exports
+
+    def export(
+        self,
+        audit_id: str,
+        kind: str,
+        format: str = "jsonl",
+        *,
+        to: Path,
+        max_q: float | None = None,
+        on_progress: Callable[[Json], None] = lambda export: None,
+        on_download: Callable[[int, int], None] = lambda received, total: None,
+        poll_seconds: float = 1.0,
+        patience_seconds: float = 60.0,
+    ) -> Path:
+        """Has an export made, waits for it, and downloads it. Returns `to`, which appears whole or not at all.
+
+        `kind` is cleaned, flagged or scores, `format` jsonl, csv or parquet. on_progress is told the export's state,
+        on_download bytes of all. Raises ExportError where it fails, and OSError where the file cannot be written.
+        """
+        body = {"kind": kind, "format": format, **({} if max_q is None else {"max_q": max_q})}
+        path = f"/v1/audits/{quote(audit_id, safe='')}/exports"
+        export_id = self._create(path, lambda: {"json": body})["id"]
+        try:
+            export = self._wait_for(
+                f"/v1/exports/{export_id}",
+                on_progress=on_progress,
+                poll_seconds=poll_seconds,
+                patience_seconds=patience_seconds,
+            )
+            if export["status"] != "succeeded":
+                raise ExportError(export)
+            self._download(export, to, on_download)
+        except BaseException:
+            # Nobody waits for it any more.
+            with suppress(ApiError, UnreachableError):
+                self._send("POST", f"/v1/exports/{export_id}/cancel")
+            raise
+        return to
+
+    def exports(self) -> Iterator[Json]:
+        """Newest first."""
+        return self._pages("/v1/exports")
+
+    def _download(self, export: Json, to: Path, on_download: Callable[[int, int], None]) -> None:
+        """Goes on where it was when the connection breaks off."""
+        address, total = f"/v1/exports/{export['id']}/content", int(export["bytes"])
+        digest = hashlib.sha256()
+        with NamedTemporaryFile(dir=to.parent, prefix=f".{to.name[:100]}.", suffix=".part", delete=False) as file:
+            try:
+                broken_off = 0
+                while (received := file.tell()) < total:
+                    headers = {"Range": f"bytes={received}-", "Accept-Encoding": "identity"}
+                    try:
+                        with self._http.stream("GET", address, headers=headers, timeout=UPLOAD_TIMEOUT) as response:
+                            if not response.is_success:
+                                response.read()
+                                raise _refusal(response)
+                            if received and response.status_code != httpx.codes.PARTIAL_CONTENT:
+                                raise UnreachableError(f"{self._http.base_url} cannot go on with a download")
+                            for block in response.iter_bytes(BLOCK_BYTES):
+                                file.write(block)
+                                digest.update(block)
+                                on_download(file.tell(), total)
+                    except httpx.TransportError as error:
+                        broken_off = 0 if file.tell() > received else broken_off + 1
+                        if broken_off > DOWNLOAD_RETRIES:
+                            raise UnreachableError(f"the download broke off: {type(error).__name__}") from None
+                        time.sleep(1.0)
+                if digest.hexdigest() != export["sha256"]:
+                    raise UnreachableError("the download is not the export: its SHA-256 differs")
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, to)
+
     # ------------------------------------------------------------ lists
 
     def probe_packs(self) -> Iterator[Json]:
@@ -398,6 +466,39 @@ class Client:
         return self._pages("/v1/audits")
 
     # ------------------------------------------------------------ how
+
+    def _wait_for(
+        self, path: str, *, on_progress: Callable[[Json], None], poll_seconds: float, patience_seconds: float
+    ) -> Json:
+        """The resource once its status is terminal; see `wait`."""
+        answered_at = time.monotonic()
+        found: Json = {}
+        known: dict[str, str] = {}
+        held_from = answered_at
+        while True:
+            held = False
+            hold = {"Prefer": f"wait={HOLD_SECONDS}"} if known and time.monotonic() >= held_from else {}
+            try:
+                response = self._exchange("GET", path, headers={**known, **hold})
+                # What it does not hold it answers at once: then it is polled.
+                held = "Preference-Applied" in response.headers
+                if response.status_code != 304:
+                    found = self._answer(response)
+                    known = {"If-None-Match": response.headers["ETag"]} if "ETag" in response.headers else {}
+                    held = held or bool(known)
+            except (UnreachableError, ApiError) as error:
+                if isinstance(error, ApiError) and error.code == "too_many_waiting" and hold:
+                    held_from = time.monotonic() + FULL_SECONDS
+                    continue
+                if not _is_passing(error) or time.monotonic() - answered_at > patience_seconds:
+                    raise
+            else:
+                answered_at = time.monotonic()
+                on_progress(found)
+                if found["status"] in TERMINAL:
+                    return found
+            if not held:
+                time.sleep(poll_seconds)
 
     def _pages(self, path: str, limit: int = PAGE, parameters: Mapping[str, str] | None = None) -> Iterator[Json]:
         after: dict[str, str] = {}

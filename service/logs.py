@@ -1,6 +1,7 @@
 """Logs of every process: lines of JSON, or text on a terminal, on stderr. Never a sample's text, never a key.
 
-A line has timestamp (UTC), level, logger and message; and, where they are known, request_id, audit and attempt.
+A line has timestamp (UTC), level, logger and message; and, where they are known, request_id, what a worker is busy with
+(audit, export or dataset) and its attempt.
 """
 
 import json

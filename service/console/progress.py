@@ -74,6 +74,20 @@ class ProgressDisplay:
         eta = f"about {duration(progress['eta_seconds'])} left" if progress["eta_seconds"] is not None else ""
         self.show(audit_act(audit), done, total or None, text=text, eta=eta)
 
+    def export(self, export: dict[str, Any]) -> None:
+        """An export's state and progress, as the API gives them."""
+        progress = export["progress"]
+        if export["status"] != "running" or progress is None or not progress["total"]:
+            self.show("Exporting" if export["status"] == "running" else export["status"].capitalize())
+            return
+        text = f"{progress['done']} of {progress['total']} {progress['unit']}"
+        eta = f"about {duration(progress['eta_seconds'])} left" if progress["eta_seconds"] is not None else ""
+        self.show("Exporting", progress["done"], progress["total"], text=text, eta=eta)
+
+    def download(self, received: int, total: int) -> None:
+        """A download's bytes."""
+        self.show("Downloading", received, total, text=f"{received / 1e6:.1f} of {total / 1e6:.1f} MB")
+
     def _finish(self) -> None:
         if self._bars is None or self._task is None:
             return

@@ -106,6 +106,7 @@ PUBLIC = {
     ("GET", "/favicon.ico"),
 }
 
+
 def routes(app: FastAPI) -> Iterator[tuple[str, str, Any]]:
     for context in iter_route_contexts(app.routes):
         assert context.methods, f"{context.path}: a mount or websocket that this test does not understand"

@@ -1,0 +1,53 @@
+"""One export from asking to the file: what `finetooth export` does."""
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from service.client import ExportError
+from service.console.connect import open_running_server
+from service.console.errors import FAILED, CommandError
+from service.console.progress import ProgressDisplay
+from service.console.results import output_console
+from service.settings import Settings
+
+
+def run_export(settings: Settings, audit_id: str, out: Path, *, kind: str, format: str, max_q: float | None) -> int:
+    """Writes the file, which is there whole or not at all. Returns the exit code. Raises CommandError.
+
+    KeyboardInterrupt, or whatever else ends the wait, cancels the export.
+    """
+    check_output_file(out)
+    if max_q is not None and not 0 < max_q < 1:
+        raise CommandError(f"--max-q is a share between 0 and 1, not {max_q:g}")
+    with (
+        ProgressDisplay(Console(stderr=True, highlight=False)) as progress,
+        open_running_server(settings) as server,
+    ):
+        try:
+            server.client.export(
+                audit_id,
+                kind,
+                format,
+                to=out,
+                max_q=max_q,
+                on_progress=progress.export,
+                on_download=progress.download,
+            )
+        except ExportError as error:
+            raise CommandError(str(error), FAILED) from None
+        except OSError as error:
+            raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
+    output_console().print(f"{out}: {out.stat().st_size} bytes", markup=False)
+    return 0
+
+
+def check_output_file(path: Path) -> None:
+    """Raises CommandError where the file could not be made, before anything is asked for."""
+    if path.is_dir():
+        raise CommandError(f"{path}: a folder; --out is the file to write")
+    if not path.parent.is_dir():
+        raise CommandError(f"{path.parent}: there is no such folder")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise CommandError(f"{path.parent}: cannot be written to")
