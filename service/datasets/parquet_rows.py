@@ -17,7 +17,8 @@ from service.datasets.refusal import Refusal
 from service.datasets.strict_json import MAX_DEPTH, NUL_REASON, RecordError, holds_nul, parse_record, shown_key
 
 MAGIC = b"PAR1"
-BATCH_ROWS = 256
+BATCH_ROWS = 64
+"""Few, since a dictionary can make each as long as the longest text there is."""
 BUFFER_BYTES = 1 << 20
 """Read at a time of each column, so that a row group of any size needs no more."""
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from builders import add_model, add_probe
 from dataset_records import chat, chats, gzipped, jsonl, turn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session, sessionmaker
+from upload_leftovers import assert_nothing_left
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
@@ -39,15 +39,7 @@ def upload(client: TestClient) -> Upload:
 def nothing_left(settings: Settings, sessions: sessionmaker[Session]) -> Callable[[], None]:
     """Asserts that no row, no object, no unfinished file and no child is there."""
 
-    def check() -> None:
-        with sessions() as session:
-            assert session.scalar(select(func.count()).select_from(Dataset)) == 0
-        assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
-        assert list(settings.objects.glob("*/datasets/*")) == []
-        parsers = [child for child in psutil.Process().children() if "service.datasets.parser" in child.cmdline()]
-        assert parsers == []
-
-    return check
+    return lambda: assert_nothing_left(settings, sessions)
 
 
 def problem(answer: Any, status: int, code: str) -> dict[str, Any]:

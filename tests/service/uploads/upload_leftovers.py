@@ -1,0 +1,18 @@
+"""What must not be there after an upload that failed."""
+
+import psutil
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.settings import Settings
+from service.store.tables import Dataset
+
+
+def assert_nothing_left(settings: Settings, sessions: sessionmaker[Session]) -> None:
+    """No row, no object, no unfinished file and no child."""
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Dataset)) == 0
+    assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
+    assert list(settings.objects.glob("*/datasets/*")) == []
+    parsers = [child for child in psutil.Process().children() if "service.datasets.parser" in child.cmdline()]
+    assert parsers == []
