@@ -69,11 +69,12 @@ def _complete(operation: Json, method: str, context: RouteContext) -> None:
     for guard in guards:
         if guard.scope is not None:
             operation["x-required-scope"] = guard.scope
-            operation["description"] += f"\n\nNeeds the scope `{guard.scope}`."
+            whose = " and a key of the installation's first workspace" if guard.installation else ""
+            operation["description"] += f"\n\nNeeds the scope `{guard.scope}`{whose}."
     responses = operation["responses"]
-    declared = {code: int(status) for status, answer in responses.items() for code in answer.get(CODES_KEY, ())}
+    declared = [(int(status), code) for status, answer in responses.items() for code in answer.get(CODES_KEY, ())]
     codes: dict[int, list[str]] = {int(status): [] for status in responses if int(status) >= 400}
-    for status, code in [*_derived(operation, method, context), *((status, code) for code, status in declared.items())]:
+    for status, code in [*_derived(operation, method, context), *declared]:
         codes.setdefault(status, []).append(code)
     for status, found in sorted(codes.items()):
         responses[str(status)] = _problem_response(status, found)
