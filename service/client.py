@@ -304,25 +304,80 @@ class Client:
         *,
         probe: int = 0,
         flagged: bool | None = None,
+        max_q: float | None = None,
+        min_mu: float | None = None,
+        min_z: float | None = None,
         group: str | None = None,
         cluster: int | None = None,
         side: str | None = None,
+        verdict: str | None = None,
+        text: str | None = None,
+        sort: str = "rank",
         limit: int = PAGE,
     ) -> Iterator[Json]:
-        """Samples' results by rank, over all pages of `limit`. `probe` 0 is the headline, 1, 2, ... one probe alone."""
-        wanted = {
-            "probe": str(probe) if probe else None,
-            "flagged": None if flagged is None else str(flagged).lower(),
-            "group": group,
-            "cluster": None if cluster is None else str(cluster),
-            "side": side,
-        }
-        parameters = {name: value for name, value in wanted.items() if value is not None}
+        """Samples' results by rank or in another order, over all pages of `limit`.
+
+        `probe` 0 is the headline, 1, 2, ... one probe alone; docs/api.md has the filters and the orders.
+        """
+        wanted = _filter(
+            probe=probe or None, flagged=flagged, max_q=max_q, min_mu=min_mu, min_z=min_z, group=group, cluster=cluster,
+            side=side, verdict=verdict, text=text,
+        )  # fmt: skip
+        parameters = {name: _query_value(value) for name, value in {**wanted, "sort": sort}.items()}
         return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/findings", limit, parameters)
 
     def finding(self, audit_id: str, row: int) -> Json:
         """One sample's result with its text, each probe's result, its trace and what simpler methods say."""
         return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/findings/{row}")
+
+    # ------------------------------------------------------------ reviewing
+
+    def verdict(self, audit_id: str, row: int) -> Json:
+        """What is said of the sample now; `etag` guards an edit."""
+        return self._tagged("GET", self._verdict_path(audit_id, row))
+
+    def set_verdict(
+        self, audit_id: str, row: int, verdict: str, note: str | None = None, *, if_match: str | None = None
+    ) -> Json:
+        """Says confirmed, rejected or unsure of the sample; with if_match only while its etag is still that one."""
+        body = {"verdict": verdict, "note": note}
+        return self._tagged("PUT", self._verdict_path(audit_id, row), json=body, headers=_guarded(if_match))
+
+    def withdraw_verdict(self, audit_id: str, row: int, *, if_match: str | None = None) -> None:
+        """Takes back what is said of the sample. Idempotent."""
+        self._request("DELETE", self._verdict_path(audit_id, row), headers=_guarded(if_match))
+
+    def verdict_history(self, audit_id: str, row: int) -> Iterator[Json]:
+        """Everything that was said of the sample, newest first."""
+        return self._pages(self._verdict_path(audit_id, row) + "/history")
+
+    def set_verdicts(
+        self,
+        audit_id: str,
+        verdict: str | None,
+        *,
+        filter: Mapping[str, Any],
+        note: str | None = None,
+        token: str | None = None,
+    ) -> Json:
+        """Says the same of all samples that the filter keeps; None withdraws.
+
+        Without a token nothing is changed: the answer says how many samples are meant, and has the token to send back.
+        """
+        body = {"filter": dict(filter), "verdict": verdict, "note": note, "dry_run": token is None, "token": token}
+        return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/verdicts", json=body)
+
+    def precision(self, audit_id: str) -> Json:
+        """How many of the first findings people have confirmed, with exact intervals."""
+        return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/precision")
+
+    def compare(self, base: str, other: str) -> Json:
+        """How the flags, the order, the configuration and the data of two finished audits differ."""
+        return self._send("GET", "/v1/comparisons", params={"base": base, "other": other}, timeout=UPLOAD_TIMEOUT)
+
+    def comparison_changes(self, base: str, other: str, change: str, *, limit: int = PAGE) -> Iterator[Json]:
+        """Samples that are `newly_flagged` or `no_longer_flagged` by the other audit."""
+        return self._pages("/v1/comparisons/changes", limit, {"base": base, "other": other, "change": change})
 
     def events(self, audit_id: str, *, limit: int = PAGE) -> Iterator[Json]:
         """What happened to the audit so far, oldest first."""
@@ -531,9 +586,20 @@ class Client:
         return self._answer(self._exchange(method, path, **options))
 
     def _delete(self, path: str) -> None:
-        response = self._exchange("DELETE", path)
+        self._request("DELETE", path)
+
+    def _verdict_path(self, audit_id: str, row: int) -> str:
+        return f"/v1/audits/{quote(audit_id, safe='')}/findings/{row}/verdict"
+
+    def _tagged(self, method: str, path: str, **options: Any) -> Json:
+        response = self._request(method, path, **options)
+        return {**self._answer(response), "etag": response.headers.get("ETag")}
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        response = self._exchange(method, path, **options)
         if not response.is_success:
             raise _refusal(response)
+        return response
 
     def _exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
         """The answer of whatever status. Raises UnreachableError."""
@@ -598,6 +664,18 @@ def _pause(error: ApiError | UnreachableError) -> float | None:
     if isinstance(error, ApiError) and error.retry_after is not None:
         return min(error.retry_after, LONGEST_PAUSE)
     return None
+
+
+def _filter(**wanted: Any) -> Json:
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _query_value(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _guarded(tag: str | None) -> dict[str, str]:
+    return {} if tag is None else {"If-Match": tag}
 
 
 def _json(response: httpx.Response) -> Json | None:

@@ -12,7 +12,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     ranks = _ranks(first), _ranks(second)
     mean = (len(first) + 1) / 2
     a, b = ([rank - mean for rank in own] for own in ranks)
-    scale = math.sqrt(math.fsum(x * x for x in a)) * math.sqrt(math.fsum(y * y for y in b))
+    scale = math.sqrt(math.fsum(x * x for x in a) * math.fsum(y * y for y in b))
     if scale == 0:
         return None
     return max(-1.0, min(1.0, math.fsum(x * y for x, y in zip(a, b, strict=True)) / scale))
