@@ -2,12 +2,12 @@
 
     python -m benchmarks.api_ingest --peer PYTHON [--rows 1000000] [--runs 3] [--memory-megabytes 500] [--out FOLDER]
 
-PYTHON is the interpreter of an environment with the PyPI package `datasets`, which Finetooth does not need. Both
-read one made file of varied chats of about 300 bytes, taking turns, each as a process of its own: the API (uvicorn on a
-loopback port, with an embedded Postgres and a child that parses), timed from the first byte sent to the answer 201; and
-the peer, timed within its process, with and without its imports. Memory is the largest resident size of the API's process
-and its children, by sampling; once more for a file of --memory-megabytes, to see whether it grows. Writes api_ingest.json
-and prints a table.
+PYTHON is the interpreter of an environment with the PyPI package `datasets`, which Finetooth does not need. Both read
+one made file of varied chats of about 300 bytes, taking turns, each as a process of its own: the API (uvicorn on a
+loopback port, an embedded Postgres, a child that parses), timed from the first byte sent to the answer 201, and the
+peer, timed within its process, with and without its imports. CPU seconds, those of the API and its child against those
+of the peer, say more where other programs run beside. Memory is the largest resident size of the API and its child, by
+sampling; once more for a file of --memory-megabytes, to see whether it grows. Writes api_ingest.json, prints a table.
 """
 
 import argparse
@@ -38,12 +38,13 @@ PEER = """
 import json, sys, tempfile, time
 started = time.perf_counter()
 import datasets
-imported = time.perf_counter()
+imported, cpu = time.perf_counter(), time.process_time()
 datasets.disable_progress_bars()
 with tempfile.TemporaryDirectory(dir=sys.argv[2]) as cache:
     loaded = datasets.load_dataset("json", data_files=sys.argv[1], cache_dir=cache, split="train")
     ended = time.perf_counter()
     print(json.dumps({"rows": len(loaded), "seconds": ended - imported, "with_imports": ended - started,
+                      "cpu": time.process_time() - cpu, "cpu_with_imports": time.process_time(),
                       "version": datasets.__version__}))
 """
 
@@ -64,24 +65,38 @@ def write_chats(path: Path, rows: int) -> None:
 
 
 class Memory:
-    """The largest resident size, in bytes, of a process, of its children, and of all together."""
+    """The largest resident size, in bytes, of a process, of its child, and of both together; and their CPU seconds."""
 
     def __init__(self, process: psutil.Process) -> None:
         self._process = process
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.parent = self.children = self.together = 0
+        self._before = self._cpu_now()
+        self.parent = self.child = self.together = 0
 
     def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            own, theirs = self._process.memory_info().rss, 0
-            for child in self._process.children(recursive=True):
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    # Until it has become the parser it shares the parent's pages.
-                    if "service.datasets.parser" in child.cmdline():
-                        theirs += child.memory_info().rss
-            self.parent, self.children = max(self.parent, own), max(self.children, theirs)
+        # Seldom and cheaply: the watcher's own work must not slow down what it watches.
+        child: psutil.Process | None = None
+        while not self._done.wait(0.2):
+            try:
+                if child is None or not child.is_running():
+                    child = next(iter(self._process.children()), None)
+                # Until it has become the parser it shares the parent's pages.
+                parsing = child is not None and "service.datasets.parser" in child.cmdline()
+                theirs = child.memory_info().rss if child is not None and parsing else 0
+            except psutil.NoSuchProcess:
+                continue
+            own = self._process.memory_info().rss
+            self.parent, self.child = max(self.parent, own), max(self.child, theirs)
             self.together = max(self.together, own + theirs)
+
+    def _cpu_now(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system + times.children_user + times.children_system)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"api": self.parent, "parser": self.child, "together": self.together}
 
     def __enter__(self) -> "Memory":
         self._thread.start()
@@ -90,6 +105,7 @@ class Memory:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self.cpu = self._cpu_now() - self._before
 
 
 @contextlib.contextmanager
@@ -159,7 +175,7 @@ def load_with_peer(python: str, path: Path, folder: Path) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -185,8 +201,9 @@ def main() -> None:
             assert dataset["rows"] == arguments.rows
             peer = load_with_peer(arguments.peer, path, folder)
             assert peer["rows"] == arguments.rows
-            sizes = {"api": memory.parent, "parser": memory.children, "together": memory.together}
-            result["runs"].append({"seconds": ours, "peer": peer, "memory": sizes, "load": os.getloadavg()[0]})
+            load = os.getloadavg()[0]
+            run = {"seconds": ours, "cpu": memory.cpu, "peer": peer, "memory": memory.sizes, "load": load}
+            result["runs"].append(run)
             print(json.dumps(result["runs"][-1]), flush=True)
         path.unlink()
         write_chats(longer, arguments.memory_megabytes * 10**6 * arguments.rows // result["bytes"])
@@ -196,17 +213,21 @@ def main() -> None:
             "bytes": longer.stat().st_size,
             "rows": dataset["rows"],
             "seconds": seconds,
-            "memory": {"api": memory.parent, "parser": memory.children, "together": memory.together},
+            "memory": memory.sizes,
         }
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "api_ingest.json").write_text(json.dumps(result, indent=1))
     runs = result["runs"]
     print(f"\n{result['rows']:,} rows, {result['bytes'] / 1e6:.0f} MB; median (least to most) of {len(runs)}\n")
-    print("| | seconds | peer / ours |\n|---|---|---|")
-    print(f"| upload, validated and normalised | {spread([run['seconds'] for run in runs])} | |")
-    for label, field in (("alone", "seconds"), ("with its imports", "with_imports")):
-        ratios = [run["peer"][field] / run["seconds"] for run in runs]
-        print(f"| load_dataset, {label} | {spread([run['peer'][field] for run in runs])} | {spread(ratios)} |")
+    print("| | wall, s | peer / ours | CPU, s | peer / ours |\n|---|---|---|---|---|")
+    ours = [spread([run[field] for run in runs]) for field in ("seconds", "cpu")]
+    print(f"| upload, validated and normalised | {ours[0]} | | {ours[1]} | |")
+    for label, fields in (("alone", ("seconds", "cpu")), ("with its imports", ("with_imports", "cpu_with_imports"))):
+        cells = []
+        for field, own in zip(fields, ("seconds", "cpu"), strict=True):
+            cells.append(spread([run["peer"][field] for run in runs]))
+            cells.append(spread([run["peer"][field] / run[own] for run in runs]))
+        print(f"| load_dataset, {label} | " + " | ".join(cells) + " |")
     print("\n| largest resident size, MB | API | parser | together |\n|---|---|---|---|")
     for label, sizes in ((result["bytes"], runs[0]["memory"]), (result["longer"]["bytes"], result["longer"]["memory"])):
         print(f"| {label / 1e6:.0f} MB | " + " | ".join(f"{size / 1e6:.0f}" for size in sizes.values()) + " |")

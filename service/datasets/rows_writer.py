@@ -4,7 +4,7 @@ import queue
 import threading
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import IO, Any, Self
 
 import pyarrow as pa
@@ -15,6 +15,10 @@ from service.datasets.batch import Batch
 GROUP_ROWS = 4096
 GROUP_BYTES = 8 * 2**20
 """A row group ends after the batch that passes either; a page reads at least one, and the footer lists all of them."""
+
+PART_ROWS = 1024
+PART_BYTES = 2**20
+"""Rows become columns at either, since each conversion has a price of its own."""
 
 WAITING_GROUPS = 1
 """Row groups that are full while another is written."""
@@ -39,8 +43,13 @@ class RowsWriter:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
-        self._file = pq.ParquetWriter(file, SCHEMA, compression="zstd", use_dictionary=["messages.list.element.role"])
-        self._batches: list[Any] = []
+        self._file = pq.ParquetWriter(
+            file, SCHEMA, compression="zstd", use_dictionary=["messages.list.element.role"], write_statistics=["row"]
+        )
+        self._held: list[tuple[Batch, Sequence[bytes]]] = []
+        """What is not yet a part of the row group."""
+        self._held_rows = self._held_bytes = 0
+        self._parts: list[Any] = []
         self._group_rows = self._bytes = 0
         self._rows = 0
         self._full: queue.Queue[Any] = queue.Queue(WAITING_GROUPS)
@@ -52,7 +61,9 @@ class RowsWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
+        if kind is None and self._error is None:
+            if self._held_rows:
+                self._convert()
             self._flush()
         self._full.put(None)
         self._thread.join()
@@ -64,33 +75,52 @@ class RowsWriter:
         """Appends the batch's rows. `digests` are their SHA-256."""
         if self._error is not None:
             raise self._error
-        rows = len(batch)
-        if not rows:
-            return
-        contents = pa.array(batch.contents, pa.string())
-        turns = pa.StructArray.from_arrays([pa.array(batch.roles, pa.string()), contents], names=["role", "content"])
-        ends = array("i", accumulate(batch.counts, initial=0))
-        nothing = pa.nulls(rows, pa.int64())
+        self._held.append((batch, digests))
+        self._held_rows += len(batch)
+        self._held_bytes += sum(map(len, batch.canonical))
+        if self._held_rows >= PART_ROWS or self._held_bytes >= PART_BYTES:
+            self._convert()
+            if self._bytes >= GROUP_BYTES or self._group_rows >= GROUP_ROWS:
+                self._flush()
+
+    def _convert(self) -> None:
+        """Makes a part of the row group of what is held."""
+        batches = [batch for batch, _ in self._held]
+        digests = b"".join(chain.from_iterable(digests for _, digests in self._held))
+        rows = self._held_rows
+        self._held, self._held_rows, self._held_bytes = [], 0, 0
+
+        def of_all(name: str) -> list[Any]:
+            return list(chain.from_iterable(getattr(batch, name) for batch in batches))
+
+        def numbers_of_all(name: str) -> Any:
+            if any(getattr(batch, name) is None for batch in batches):
+                return pa.nulls(rows, pa.int64())
+            return _numbers(array("q", of_all(name)), pa.int64())
+
+        turns = pa.StructArray.from_arrays(
+            [pa.array(of_all("roles"), pa.string()), pa.array(of_all("contents"), pa.string())],
+            names=["role", "content"],
+        )
+        ends = _numbers(array("i", accumulate(of_all("counts"), initial=0)), pa.int32())
         columns = [
-            pa.array(range(self._rows, self._rows + rows), pa.int64()),
-            pa.ListArray.from_arrays(_numbers(ends, pa.int32()), turns, type=SCHEMA.field("messages").type),
-            pa.array(batch.extra_json, pa.string()),
-            nothing if batch.starts is None else pa.array(batch.starts, pa.int64()),
-            nothing if batch.lengths is None else pa.array(batch.lengths, pa.int64()),
+            _numbers(array("q", range(self._rows, self._rows + rows)), pa.int64()),
+            pa.ListArray.from_arrays(ends, turns, type=SCHEMA.field("messages").type),
+            pa.array(of_all("extra_json"), pa.string()),
+            numbers_of_all("starts"),
+            numbers_of_all("lengths"),
             _hexadecimal(digests),
         ]
-        added = pa.record_batch(columns, schema=SCHEMA)
-        self._batches.append(added)
+        part = pa.record_batch(columns, schema=SCHEMA)
+        self._parts.append(part)
         self._rows += rows
         self._group_rows += rows
-        self._bytes += added.nbytes
-        if self._bytes >= GROUP_BYTES or self._group_rows >= GROUP_ROWS:
-            self._flush()
+        self._bytes += part.nbytes
 
     def _flush(self) -> None:
-        if self._batches:
-            self._full.put(pa.Table.from_batches(self._batches, schema=SCHEMA))
-            self._batches = []
+        if self._parts:
+            self._full.put(pa.Table.from_batches(self._parts, schema=SCHEMA))
+            self._parts = []
             self._group_rows = self._bytes = 0
 
     def _write(self) -> None:
@@ -106,7 +136,7 @@ def _numbers(values: "array[int]", type: Any) -> Any:
     return pa.Array.from_buffers(type, len(values), [None, pa.py_buffer(values)])
 
 
-def _hexadecimal(digests: Sequence[bytes]) -> Any:
-    text = b"".join(digests).hex().encode()
+def _hexadecimal(digests: bytes) -> Any:
+    text = digests.hex().encode()
     offsets = array("i", range(0, len(text) + 1, 64))
-    return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(text))
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))

@@ -6,8 +6,9 @@ constants.
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, chain
+from operator import itemgetter
 from typing import IO, Any
 
 from service.datasets.batch import Batch
@@ -21,7 +22,7 @@ COUNTED_LENGTH = 100
 """Neither is one with a longer value, in characters."""
 LISTED_VALUES = 20
 LISTED_TURN_KEYS = 20
-HELD_DIGESTS = 1 << 20
+HELD_DIGESTS = 1 << 18
 """Rows whose digests are in memory at once."""
 PARTS = 64
 """The digests in the file are counted in so many parts, each by itself in memory."""
@@ -71,17 +72,27 @@ class ColumnValues:
         self.present = 0
         self._values: Counter[Any] | None = Counter()
 
+    @property
+    def counts(self) -> bool:
+        """Whether it still wants to know the values."""
+        return self._values is not None
+
     def add(self, values: Sequence[Any]) -> None:
         self.present += len(values)
         if self._values is None:
             return
+        # The type is part of the key, since True == 1 == 1.0 in Python and not in JSON.
+        types = set(map(type, values))
         try:
-            # The type is part of the key, since True == 1 == 1.0 in Python and not in JSON.
-            found = Counter(zip(map(type, values), values, strict=True))
+            if len(types) == 1:
+                (only,) = types
+                found = Counter({(only, value): rows for value, rows in Counter(values).items()})
+            else:
+                found = Counter(zip(map(type, values), values, strict=True))
         except TypeError:  # a nested value
             self._values = None
             return
-        for (kind, value), _ in found.items():
+        for kind, value in found:
             if (kind is str and len(value) > COUNTED_LENGTH) or (kind is int and value.bit_length() > 63):
                 self._values = None
                 return
@@ -111,48 +122,30 @@ class Digests:
         """Of each part: offset and bytes of its pieces in the file."""
 
     def add(self, digests: Sequence[bytes]) -> None:
-        self._held.append(b"".join([digest[:8] for digest in digests]))
-        if sum(map(len, self._held)) >= 8 * HELD_DIGESTS:
+        self._held.extend(digest[:8] for digest in digests)
+        if len(self._held) >= HELD_DIGESTS:
             self._spill()
 
     def _spill(self) -> None:
-        data = b"".join(self._held)
+        parts: list[list[bytes]] = [[] for _ in range(PARTS)]
+        for digest in self._held:
+            parts[digest[0] % PARTS].append(digest)
         self._held = []
-        for part, values in enumerate(_parts(data)):
-            piece = values.buffers()[1][8 * values.offset : 8 * (values.offset + len(values))]
-            self._extents[part].append((self._scratch.tell(), len(piece)))
-            self._scratch.write(piece)
+        for extents, part in zip(self._extents, parts, strict=True):
+            extents.append((self._scratch.tell(), 8 * len(part)))
+            self._scratch.write(b"".join(part))
 
     def distinct(self) -> int:
         """To be called once, at the end."""
-        import pyarrow.compute as pc
-
         if not any(self._extents):
-            return int(pc.count_distinct(_numbers(b"".join(self._held))).as_py())
+            return len(set(self._held))
         self._spill()
         self._scratch.flush()
         total = 0
         for extents in self._extents:
             data = b"".join([os.pread(self._scratch.fileno(), size, offset) for offset, size in extents])
-            total += int(pc.count_distinct(_numbers(data)).as_py())
+            total += len(set(memoryview(data).cast("Q")))
         return total
-
-
-def _numbers(data: bytes) -> Any:
-    import pyarrow as pa
-
-    return pa.Array.from_buffers(pa.uint64(), len(data) // 8, [None, pa.py_buffer(data)])
-
-
-def _parts(data: bytes) -> Iterator[Any]:
-    """The numbers by their last bits, so that equal ones are in the same part."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    values = _numbers(data)
-    which = pc.bit_wise_and(values, pa.scalar(PARTS - 1, pa.uint64()))
-    for part in range(PARTS):
-        yield values.filter(pc.equal(which, pa.scalar(part, pa.uint64())))
 
 
 class Statistics:
@@ -191,14 +184,23 @@ class Statistics:
                 self._ignored[name] += 1
 
     def _add_columns(self, extras: Sequence[dict[str, Any]]) -> None:
-        for shape in dict.fromkeys(map(tuple, extras)):
-            for name in shape:
-                if name not in self._columns and len(self._columns) < COUNTED_COLUMNS:
-                    self._columns[name] = ColumnValues()
-        for name, column in self._columns.items():
-            values = [extra[name] for extra in extras if name in extra]
-            if values:
-                column.add(values)
+        shapes = Counter(map(tuple, extras))
+        for name in chain.from_iterable(shapes):
+            if name not in self._columns and len(self._columns) < COUNTED_COLUMNS:
+                self._columns[name] = ColumnValues()
+        rows = Counter[str]()
+        for shape, count in shapes.items():
+            rows.update(dict.fromkeys(shape, count))
+        for name, count in rows.items():
+            column = self._columns.get(name)
+            if column is None:
+                continue
+            if not column.counts:
+                column.present += count
+            elif count == len(extras):
+                column.add(list(map(itemgetter(name), extras)))
+            else:
+                column.add([extra[name] for extra in extras if name in extra])
 
     def report(self) -> dict[str, Any]:
         return {
