@@ -28,7 +28,9 @@ _readers = CapacityLimiter(2)
 """Reading two large datasets' digests takes seconds of a processor and some memory: no more at a time than this."""
 
 
-@router.get("", operation_id="compare_audits", responses=declared_problems(403, 404, 409))
+@router.get(
+    "", operation_id="compare_audits", responses=declared_problems(403, "audit_not_found", "audit_not_finished")
+)
 async def get(
     base: AuditId, other: AuditId, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep
 ) -> Comparison:
@@ -41,7 +43,11 @@ async def get(
     return await transactions.run(lambda session: compare(session, *sides, match))
 
 
-@router.get("/changes", operation_id="list_comparison_changes", responses=declared_problems(403, 404, 409))
+@router.get(
+    "/changes",
+    operation_id="list_comparison_changes",
+    responses=declared_problems(403, "audit_not_found", "audit_not_finished"),
+)
 async def changes(
     base: AuditId,
     other: AuditId,

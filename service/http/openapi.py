@@ -86,7 +86,8 @@ def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tu
     """Status and code of the problems that follow from what the route is."""
     calls = list(dependencies(context.dependant))
     guards = [call for call in calls if isinstance(call, require)]
-    json_body = "application/json" in operation.get("requestBody", {}).get("content", {})
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    json_body = body is not None and body["schema"].get("format") != "binary"
     parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
     yield 400, "nul_in_address"
     if context.path not in HEALTH_PATHS:

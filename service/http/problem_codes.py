@@ -66,12 +66,14 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "decompression_limit": Meaning((413,), "the file is too large when decompressed, or grows too much"),
     "too_many_rows": Meaning((413,), "more samples than `FINETOOTH_MAX_DATASET_ROWS`"),
     "unsupported_media_type": Meaning((415,), "the body must be JSON, with its `Content-Type`"),
-    "unsupported_content_encoding": Meaning((415,), "the body may come as it is or as gzip, and in no other encoding"),
-    "range_not_satisfiable": Meaning((416,), "no byte of the range is in the file"),
+    "unsupported_content_encoding": Meaning(
+        (415,), "the body may come as it is, as gzip or as zstd, and in no other encoding"
+    ),
+    "range_not_satisfiable": Meaning((416,), "the range begins behind the end of the file"),
     "invalid_request": Meaning((422,), "values of the request are wrong; `errors` points to each"),
-    "invalid_cursor": Meaning((422,), "`after` is not a cursor of this list"),
+    "invalid_cursor": Meaning((422,), "`after` is not a cursor of this list, or of another sort"),
     "unstorable_value": Meaning((422,), "a value holds a NUL character or a number out of range"),
-    "unknown_format": Meaning((422,), "`format` is `auto` or one of the four"),
+    "unknown_format": Meaning((422,), "`format` is `auto` or one of those that are listed"),
     "idempotency_key_reused": Meaning((422,), "the `Idempotency-Key` came with another request before"),
     "dataset_empty": Meaning((422,), "the file holds no record"),
     "dataset_invalid": Meaning((422,), "some lines are not valid; `errors` names the first 100, and nothing is kept"),
@@ -92,13 +94,17 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "parquet_invalid": Meaning((422,), "the file is no Parquet file that can be read, or says too much of itself"),
     "parquet_type_unsupported": Meaning((422,), "a column has a type that has no form in JSON"),
     "line_too_long": Meaning((422,), "a line is longer than `FINETOOTH_MAX_LINE_BYTES`"),
-    "format_not_recognised": Meaning((422,), "the file is not JSONL, or its first record has none of the four formats"),
+    "format_not_recognised": Meaning(
+        (422,), "the file is of no kind that is read, or its first record has no known format"
+    ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
     "precondition_required": Meaning((428,), "this edit needs an `If-Match`"),
-    "dry_run_first": Meaning((422,), "a change of many verdicts needs the token of its dry run"),
-    "bulk_too_large": Meaning((422,), "the filter keeps more samples than are changed at once"),
+    "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
+    "bulk_too_large": Meaning(
+        (422,), "the filter of a bulk keeps more than 50,000 samples, or too few among too many to find them"
+    ),
     "internal_error": Meaning((500,), "a fault of the service; its log has more under the `request_id`"),
     "object_missing": Meaning(
         (500,), "a file of the resource is gone from the object store; the service's log names it"

@@ -41,8 +41,10 @@ def bodies(document: Json) -> Iterator[tuple[str, Json]]:
     for place, operation in operations(document):
         answers = [answer for status, answer in operation["responses"].items() if int(status) < 400]
         for body in [operation.get("requestBody", {}), *answers]:
-            if "application/json" in body.get("content", {}) and place != "GET /openapi.json":
-                yield place, body["content"]["application/json"]
+            content = body.get("content", {}).get("application/json", {})
+            # A file that happens to be JSON has no shape of ours.
+            if content.get("schema", {"format": "binary"}).get("format") != "binary" and place != "GET /openapi.json":
+                yield place, content
 
 
 def test_the_copies_in_docs_are_the_codes_own() -> None:
