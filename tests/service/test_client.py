@@ -98,6 +98,35 @@ def test_findings_over_all_pages(client: Client, api: LiveApi, sessions: session
     assert client.wait(audit.id)["summary"]["flagged"] == 7
 
 
+def test_a_review_from_verdict_to_precision(client: Client, api: LiveApi, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        audit = make_published(session, api.workspace_id)
+        other = make_published(session, api.workspace_id)
+    first, second = [finding["row"] for finding in client.findings(audit.id, flagged=True)][:2]
+    said = client.set_verdict(
+        audit.id, first, "confirmed", "seen twice", if_match=client.verdict(audit.id, first)["etag"]
+    )
+    assert client.verdict(audit.id, first) == said
+    with pytest.raises(ApiError) as refused:
+        client.withdraw_verdict(audit.id, first, if_match=client.verdict(audit.id, second)["etag"])
+    assert refused.value.code == "precondition_failed"
+    client.withdraw_verdict(audit.id, first, if_match=said["etag"])
+    assert [one["verdict"] for one in client.verdict_history(audit.id, first)] == [None, "confirmed"]
+
+    meant = {"flagged": True, "min_mu": 0.5}
+    seen = client.set_verdicts(audit.id, "rejected", filter=meant)
+    assert (seen["dry_run"], seen["count"]) == (True, 21)
+    assert client.set_verdicts(audit.id, "rejected", filter=meant, token=seen["token"])["changed"] == 21
+    found = list(client.findings(audit.id, verdict="rejected", sort="-mu", max_q=0.5, min_z=1, text="answer", limit=4))
+    assert [one["mu"] for one in found] == sorted((one["mu"] for one in found), reverse=True)
+    assert len(found) == 21
+    assert client.precision(audit.id)["data"][-1]["rejected"] == 21
+    assert client.compare(audit.id, audit.id)["flagged"]["jaccard"] == 1
+    assert list(client.comparison_changes(audit.id, audit.id, "newly_flagged")) == []
+    with pytest.raises(ApiError, match="object store"):  # datasets of these made-up audits have no files
+        client.compare(audit.id, other.id)
+
+
 def test_wait_sees_an_audit_end(client: Client, tmp_path: Path) -> None:
     dataset = client.upload_dataset(write_dataset(tmp_path / "d.jsonl"))
     audit = client.create_audit(dataset["id"], [client.create_probe("p", PROBE)["id"]], "llama-3.1-8b")
