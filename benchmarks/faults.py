@@ -152,4 +152,4 @@ class Breaker:
 
     def _held_jobs(self) -> list[Job]:
         with self._chaos.sessions() as session:
-            return list(session.scalars(select(Job).where(Job.state.in_(sorted(HELD)))))
+            return list(session.scalars(select(Job).where(Job.kind == "audit", Job.state.in_(sorted(HELD)))))

@@ -189,7 +189,7 @@ def test_a_wake_up_that_was_lost_is_sent_again(
     wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 30)
     with sessions() as session:
         (worker,) = live_workers(session, heartbeat_seconds=0.5)
-    assert (worker.lane, worker.audit_id) == ("gpu", None)
+    assert (worker.lane, worker.subject_id) == ("gpu", None)
 
 
 def test_a_worker_that_ends_signs_off(start_worker: StartWorker, sessions: sessionmaker[Session]) -> None:

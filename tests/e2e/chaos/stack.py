@@ -270,7 +270,8 @@ class Chaos:
     def states(self) -> dict[str, str]:
         """Audit to the state of its job, of all."""
         with self.sessions() as session:
-            return {row.subject_id: row.state for row in session.execute(select(Job.subject_id, Job.state))}
+            query = select(Job.subject_id, Job.state).where(Job.kind == "audit")
+            return {row.subject_id: row.state for row in session.execute(query)}
 
     def audit(self, audit: str) -> Audit:
         with self.sessions() as session:
