@@ -221,7 +221,8 @@ class Intake:
         """Ends the child and removes everything; may be called twice, and after a failed start."""
         if self._child is not None:
             _end(self._child)
-        with contextlib.suppress(_Abandoned), self._files:
+        # On a full disk, what a file's buffer still holds cannot be written when it is closed either.
+        with contextlib.suppress(_Abandoned, OSError), self._files:
             raise _Abandoned
         self.discard()
 

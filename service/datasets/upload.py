@@ -140,13 +140,21 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
 async def _record(
     insert: Callable[[Session], Dataset], intake: Intake, transactions: Transactions, dataset_id: str
 ) -> Dataset:
+    inserted = False
+
+    def work(session: Session) -> Dataset:
+        nonlocal inserted
+        dataset = insert(session)
+        inserted = True
+        return dataset
+
     try:
-        return await transactions.run(insert)
+        return await transactions.run(work)
     except Exception:
         # A commit may have happened although its answer was lost. Objects without a row can be swept later; a row
         # without objects could never be read. So they go only where the row is known to be absent.
         with contextlib.suppress(SQLAlchemyError):
-            if not await transactions.run(partial(dataset_exists, dataset_id=dataset_id)):
+            if not inserted or not await transactions.run(partial(dataset_exists, dataset_id=dataset_id)):
                 await _in_thread(intake.discard)
         raise
 

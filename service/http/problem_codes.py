@@ -63,20 +63,22 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "precondition_failed": Meaning((412,), "it has changed: `If-Match` does not hold its `ETag`"),
     "body_too_large": Meaning((413,), "the body is larger than this path accepts"),
     "upload_too_large": Meaning((413,), "the upload has more than `FINETOOTH_MAX_UPLOAD_BYTES`"),
-    "decompression_limit": Meaning((413,), "the file is too large when decompressed, or grows too much"),
+    "decompression_limit": Meaning(
+        (413,), "the file is too large when decompressed, grows too much, or its zstd window is above 128 MiB"
+    ),
     "too_many_rows": Meaning((413,), "more samples than `FINETOOTH_MAX_DATASET_ROWS`"),
     "unsupported_media_type": Meaning((415,), "the body must be JSON, with its `Content-Type`"),
     "unsupported_content_encoding": Meaning(
         (415,), "the body may come as it is, as gzip or as zstd, and in no other encoding"
     ),
-    "range_not_satisfiable": Meaning((416,), "the range begins behind the end of the file"),
+    "range_not_satisfiable": Meaning((416,), "`Range` begins behind the last byte"),
     "invalid_request": Meaning((422,), "values of the request are wrong; `errors` points to each"),
     "invalid_cursor": Meaning((422,), "`after` is not a cursor of this list, or of another sort"),
     "unstorable_value": Meaning((422,), "a value holds a NUL character or a number out of range"),
     "unknown_format": Meaning((422,), "`format` is `auto` or one of those that are listed"),
     "idempotency_key_reused": Meaning((422,), "the `Idempotency-Key` came with another request before"),
     "dataset_empty": Meaning((422,), "the file holds no record"),
-    "dataset_invalid": Meaning((422,), "some lines are not valid; `errors` names the first 100, and nothing is kept"),
+    "dataset_invalid": Meaning((422,), "some records are not valid; `errors` names the first 100, and nothing is kept"),
     "parser_memory_limit": Meaning((422,), "parsing needs more than `FINETOOTH_PARSER_MEMORY_BYTES`"),
     "model_invalid": Meaning(
         (422,), "a hub model needs `owner/name` and a commit; a bundled one must be this version's"
@@ -89,13 +91,16 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "gzip_truncated": Meaning((422,), "the gzip data ends too early"),
     "zstd_corrupt": Meaning((422,), "the body is said to be zstd and is not, or is damaged"),
     "zstd_truncated": Meaning((422,), "the zstd data ends too early"),
-    "json_invalid": Meaning((422,), "the file is no array of JSON objects"),
-    "csv_invalid": Meaning((422,), "the file is no table of a header and records of as many columns"),
-    "parquet_invalid": Meaning((422,), "the file is no Parquet file that can be read, or says too much of itself"),
-    "parquet_type_unsupported": Meaning((422,), "a column has a type that has no form in JSON"),
-    "line_too_long": Meaning((422,), "a line is longer than `FINETOOTH_MAX_LINE_BYTES`"),
+    "json_invalid": Meaning((422,), "the JSON array itself is broken: cut, or not JSON from one record on"),
+    "csv_invalid": Meaning((422,), "the file is no CSV from one row on: quotes, UTF-8, or a column named twice"),
+    "parquet_invalid": Meaning(
+        (422,), "the Parquet file is cut or damaged, or its footer declares what no honest file does"
+    ),
+    "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type for which JSON has no form"),
+    "line_too_long": Meaning((422,), "a line or record is longer than `FINETOOTH_MAX_LINE_BYTES`"),
     "format_not_recognised": Meaning(
-        (422,), "the file is of no kind that is read, or its first record has no known format"
+        (422,),
+        "the file is none of JSONL, JSON, CSV and Parquet, or its first record or header has none of the formats",
     ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),

@@ -3,22 +3,25 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from builders import add_model, add_probe
 from dataset_records import chat, chats, gzipped, jsonl, turn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from upload_leftovers import assert_nothing_left
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.settings import Settings
+from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.rows import RowNotFoundError, page, read_row, read_rows
 from service.store.tables import Dataset
@@ -184,6 +187,58 @@ def test_a_database_that_fails_at_the_end_leaves_no_objects(
     nothing_left()
 
 
+def test_a_database_that_goes_away_during_an_upload_leaves_no_objects(
+    upload: Upload, database_url: str, postgres_url: str, nothing_left: Callable[[], None]
+) -> None:
+    name = make_url(database_url).database
+    server = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+
+    def allow(connections: str) -> None:
+        with server.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {connections}"))
+            query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(query), {"name": name})
+
+    def body() -> Any:
+        yield chats(2000)
+        allow("false")
+        yield chats(2000)
+
+    try:
+        problem(upload(body()), 503, "database_unavailable")
+    finally:
+        allow("true")
+        server.dispose()
+    nothing_left()
+
+
+class FullDisk(LocalObjects):
+    """A folder on a disk that has no room for objects of one name."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        super().__init__(root)
+        self._name = name
+
+    @contextmanager
+    def create(self, key: str) -> Iterator[IO[bytes]]:
+        with super().create(key) as file:
+            if key.endswith(self._name):
+                full = os.open("/dev/full", os.O_RDWR)
+                os.dup2(full, file.fileno())
+                os.close(full)
+            yield file
+
+
+@pytest.mark.parametrize("name", ["original", "rows.parquet"])
+def test_a_full_disk_is_an_answer_and_leaves_nothing(
+    name: str, app: FastAPI, upload: Upload, settings: Settings, nothing_left: Callable[[], None]
+) -> None:
+    app.state.objects = FullDisk(settings.objects, name)
+    for rows in (3, 30_000):
+        problem(upload(chats(rows)), 507, "storage_full")
+        nothing_left()
+
+
 def test_datasets_are_listed_newest_first_by_pages(upload: Upload, client: TestClient) -> None:
     ids = [upload(chats(1), name=f"number {number}").json()["id"] for number in range(3)]
     first = client.get("/v1/datasets", params={"limit": 2})
@@ -292,7 +347,7 @@ def test_another_workspace_sees_nothing(
     identity = upload(chats(3)).json()["id"]
     stranger = make_client("admin", workspace=other_workspace_id)
     assert stranger.get("/v1/datasets").json()["data"] == []
-    for path in ("", "/rows", "/statistics"):
+    for path in ("", "/rows", "/statistics", "/validation", "/content"):
         problem(stranger.get(f"/v1/datasets/{identity}{path}"), 404, "dataset_not_found")
     problem(stranger.delete(f"/v1/datasets/{identity}"), 404, "dataset_not_found")
     assert client.get(f"/v1/datasets/{identity}").status_code == 200
@@ -301,7 +356,7 @@ def test_another_workspace_sees_nothing(
 def test_who_may_do_what(make_client: Callable[..., TestClient], anonymous_client: TestClient, upload: Upload) -> None:
     identity = upload(chats(3)).json()["id"]
     writer, other = make_client("datasets:write"), make_client("audits:write", "findings:read", "verdicts:write")
-    for path in ("", f"/{identity}", f"/{identity}/rows", f"/{identity}/statistics"):
+    for path in ("", f"/{identity}", f"/{identity}/rows", f"/{identity}/statistics", f"/{identity}/content"):
         assert other.get(f"/v1/datasets{path}").status_code == 200
         problem(anonymous_client.get(f"/v1/datasets{path}"), 401, "unauthenticated")
     for client, status, code in ((other, 403, "scope_missing"), (anonymous_client, 401, "unauthenticated")):
