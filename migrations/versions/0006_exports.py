@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=True),
         sa.CheckConstraint("kind IN ('cleaned','flagged','scores')", name=op.f("ck_exports_kind")),
         sa.CheckConstraint("format IN ('jsonl','csv','parquet')", name=op.f("ck_exports_format")),
-        sa.CheckConstraint("filter IN ('flagged')", name=op.f("ck_exports_filter")),
+        sa.CheckConstraint("filter IN ('flagged','confirmed','not_rejected')", name=op.f("ck_exports_filter")),
         sa.CheckConstraint("(kind = 'scores') = (filter IS NULL)", name=op.f("ck_exports_filtered")),
         sa.CheckConstraint("max_q > 0 AND max_q < 1", name=op.f("ck_exports_max_q")),
         sa.CheckConstraint(

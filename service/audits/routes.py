@@ -111,7 +111,10 @@ def list_all(
 
 
 @router.get(
-    "/{audit_id}", operation_id="get_audit", response_model=Audit, responses=declared_problems(404) | NOT_MODIFIED
+    "/{audit_id}",
+    operation_id="get_audit",
+    response_model=Audit,
+    responses=declared_problems(404, "too_many_waiting") | NOT_MODIFIED,
 )
 async def get(
     audit_id: PathId,
@@ -200,7 +203,7 @@ def retry(
     "/{audit_id}/events",
     operation_id="list_audit_events",
     response_model=Page[AuditEvent],
-    responses=declared_problems(404)
+    responses=declared_problems(404, "too_many_waiting")
     | {
         200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
         204: {"description": "Of a stream: the audit has ended, and you have all its events."},

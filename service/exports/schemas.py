@@ -21,7 +21,10 @@ class ExportCreate(BaseModel):
     )
     format: Format = "jsonl"
     filter: Filter = Field(
-        default="flagged", description="Which samples cleaned leaves out and flagged holds: those that are flagged."
+        default="flagged",
+        description="Which samples cleaned leaves out and flagged holds. flagged: those that are flagged; confirmed: those "
+        "that people have confirmed; not_rejected: what is flagged or confirmed, but for what people have rejected. "
+        "Verdicts count as they are when the export is asked for.",
     )
     max_q: float | None = Field(
         default=None, gt=0, lt=1, description="Flag at this false discovery rate and not at the audit's."
@@ -31,6 +34,8 @@ class ExportCreate(BaseModel):
     def _scores_are_of_all(self) -> Self:
         if self.kind == "scores" and self.model_fields_set & {"filter", "max_q"}:
             raise ValueError("scores are those of every sample: leave out filter and max_q, or export flagged")
+        if self.filter == "confirmed" and self.max_q is not None:
+            raise ValueError("confirmed goes by verdicts alone: leave out max_q")
         return self
 
 

@@ -78,15 +78,12 @@ class Conditions:
         if self.knows(tag):
             raise NotModified(dict(self._response.headers))
 
-    def guard(self, tag: str, *, required: bool = False) -> None:
-        """Call it before an edit. Raises Problem 412 `precondition_failed` unless If-Match holds the (strong) tag.
+    def guard(self, tag: str) -> None:
+        """Call it before an edit. Raises Problem 412 `precondition_failed` where there is an If-Match without the tag.
 
-        Without an If-Match: nothing, or with `required` Problem 428 `precondition_required`.
+        A weak tag guards nothing: it never matches.
         """
         if not self._guarded:
-            if required:
-                detail = "Send If-Match with the ETag of what you have read, so that no change of another is lost."
-                raise Problem(428, "precondition_required", detail, headers={"ETag": tag})
             return
         if self._expected == ["*"] or (not tag.startswith("W/") and tag in self._expected):
             return

@@ -16,9 +16,8 @@ from service.store.tables import Export, Job
 
 Kind = Literal["cleaned", "flagged", "scores"]
 Format = Literal["jsonl", "csv", "parquet"]
-Filter = Literal["flagged"]
-"""Which samples `cleaned` leaves out and `flagged` holds; worker/exports/selection.py says what each means. Choices by
-verdict belong here."""
+Filter = Literal["flagged", "confirmed", "not_rejected"]
+"""Which samples `cleaned` leaves out and `flagged` holds; worker/exports/selection.py says what each means."""
 
 
 class NotEndedError(Exception):

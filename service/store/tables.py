@@ -522,7 +522,7 @@ class Export(Base):
         Index("ix_exports_audit", "workspace_id", "audit_id"),
         CheckConstraint("kind IN ('cleaned','flagged','scores')", name="kind"),
         CheckConstraint("format IN ('jsonl','csv','parquet')", name="format"),
-        CheckConstraint("filter IN ('flagged')", name="filter"),
+        CheckConstraint("filter IN ('flagged','confirmed','not_rejected')", name="filter"),
         CheckConstraint("(kind = 'scores') = (filter IS NULL)", name="filtered"),
         CheckConstraint("max_q > 0 AND max_q < 1", name="max_q"),
         CheckConstraint("num_nulls(published_attempt, rows, bytes, sha256) IN (0, 4)", name="published"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ class Work:
     format: Format
     filter: Filter | None
     max_q: float | None
+    asked_at: datetime
     audit_id: str
     attempt: int
     """Of the audit: the one whose scores are public."""
@@ -68,6 +70,7 @@ def plan_export(session: Session, claim: Claim) -> Work:
         format=asked.format,
         filter=asked.filter,
         max_q=export.max_q,
+        asked_at=export.created_at,
         audit_id=audit.id,
         attempt=audit.published_attempt,
         probes=len(audit.summary["probes"]),
@@ -146,7 +149,7 @@ class Content:
             Score.probe_no == 0,
             Score.row >= group.first,
             Score.row < group.end,
-            selected(work.filter, work.max_q),
+            selected(work.filter, work.max_q, work.asked_at),
         )
         scores = self._read(lambda session: [_score(found) for found in session.scalars(query.order_by(Score.row))])
         return {score["row"]: score for score in scores}

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,11 @@ from typing import IO, Any
 
 from service.contract import ErrorCode, Failure
 from worker.staging import InputMissingError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BLOCK_BYTES = 1 << 20
 
@@ -19,6 +25,7 @@ LINE_ENDS = (b"\n", b"\r\n", b"\r", b"")
 DECODERS: dict[str, Callable[[Any], IO[bytes]]] = {
     "identity": lambda file: file,
     "gzip": lambda file: gzip.GzipFile(fileobj=file, mode="rb"),  # type: ignore[dict-item]
+    "zstd": lambda file: zstd.ZstdFile(file, mode="rb"),
 }
 """By `datasets.encoding`."""
 
@@ -45,7 +52,7 @@ def open_original(stored: IO[bytes], *, encoding: str, sha256: str) -> Iterator[
     with io.BufferedReader(hashed, BLOCK_BYTES) as raw:
         try:
             yield DECODERS[encoding](raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError):
             raise OriginalChangedError from None
         while raw.read(BLOCK_BYTES):
             pass

@@ -1,20 +1,38 @@
 """Which samples an export is about: those that `cleaned` leaves out and `flagged` holds."""
 
-from sqlalchemy import ColumnElement, and_
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from service.contract import Side
 from service.lifecycle.exports import Filter
 from service.store.tables import Score
+from service.store.verdict_tables import VerdictChange
 
 
-def selected(filter: Filter, max_q: float | None) -> ColumnElement[bool]:
+def selected(filter: Filter, max_q: float | None, asked_at: datetime) -> ColumnElement[bool]:
     """A condition on the headline's scores. `max_q` takes the place of the audit's q.
 
-    A choice by verdict is one more case, whose condition looks the sample's verdict up.
+    Verdicts count as they were at `asked_at`, so that one that is changed while the file is written is in all of it or
+    in none of it.
     """
+    # As an audit flags, at another q.
+    flagged = Score.flagged if max_q is None else and_(Score.q <= max_q, Score.side.is_distinct_from(Side.AGAINST))
+    said = (
+        select(VerdictChange.verdict)
+        .where(
+            VerdictChange.audit_id == Score.audit_id,
+            VerdictChange.row == Score.row,
+            VerdictChange.changed_at <= asked_at,
+        )
+        .order_by(VerdictChange.revision.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
     match filter:
         case "flagged":
-            if max_q is None:
-                return Score.flagged
-            # As an audit flags, at another q.
-            return and_(Score.q <= max_q, Score.side.is_distinct_from(Side.AGAINST))
+            return flagged
+        case "confirmed":
+            return said == "confirmed"
+        case "not_rejected":
+            return and_(or_(flagged, said == "confirmed"), said.is_distinct_from("rejected"))

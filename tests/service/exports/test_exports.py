@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 import redis
 from builders import add_audit
-from service.http.content import asked_range
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract import ErrorCode, Failure
-from service.http.problems import Problem
 from service.lifecycle.commands import claim, fail
 from service.lifecycle.exports import record_export_progress
 from service.lifecycle.holding import Claim
@@ -148,35 +146,49 @@ class TestRange:
         assert (answer.status_code, answer.json()["code"]) == (416, "range_not_satisfiable")
         assert answer.headers["content-range"] == f"bytes */{len(CLEANED)}"
 
-    @pytest.mark.parametrize(
-        ("header", "size", "expected"),
-        [
-            (None, 10, None),
-            ("bytes=0-0", 10, (0, 1)),
-            ("bytes=0-9", 10, (0, 10)),
-            ("bytes=0-99", 10, (0, 10)),
-            ("bytes=9-", 10, (9, 10)),
-            ("bytes=-3", 10, (7, 10)),
-            ("bytes=-99", 10, (0, 10)),
-            ("bytes= 2-4 ", 10, (2, 5)),
-            ("bytes=4-2", 10, None),
-            ("bytes=0-1,3-4", 10, None),
-            ("bytes=a-b", 10, None),
-            ("bytes=-", 10, None),
-            ("items=0-1", 10, None),
-            ("bytes=\u0661-", 10, None),
-        ],
-    )
-    def test_as_the_standard_reads_it(self, header: str | None, size: int, expected: tuple[int, int] | None) -> None:
-        assert asked_range(header, size) == expected
 
-    @pytest.mark.parametrize(
-        ("header", "size"), [("bytes=10-", 10), ("bytes=99-100", 10), ("bytes=-0", 10), ("bytes=0-", 0)]
-    )
-    def test_where_there_is_nothing(self, header: str, size: int) -> None:
-        with pytest.raises(Problem) as refused:
-            asked_range(header, size)
-        assert refused.value.status == 416
+def verdict(client: TestClient, audit: Audit, row: int, said: str) -> None:
+    response = client.put(f"/v1/audits/{audit.id}/findings/{row}/verdict", json={"verdict": said})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(("filter", "left_out"), [("flagged", {3, 8}), ("confirmed", {20}), ("not_rejected", {8, 20})])
+def test_what_people_have_said_decides_where_it_is_asked_for(
+    client: TestClient, audit: Audit, work: Callable[[], int], filter: str, left_out: set[int]
+) -> None:
+    """Rows 3 and 8 are flagged; row 3 was confirmed once and is rejected, row 20 is confirmed."""
+    verdict(client, audit, 3, "confirmed")
+    verdict(client, audit, 3, "rejected")
+    verdict(client, audit, 20, "confirmed")
+    export = ask(client, audit, filter=filter)
+    # Too late: the export goes by what was said when it was asked for.
+    verdict(client, audit, 8, "rejected")
+    verdict(client, audit, 30, "confirmed")
+    work()
+    kept = client.get(f"/v1/exports/{export['id']}/content").content.splitlines()
+    assert kept == [line for row, line in enumerate(UPLOAD.splitlines()) if row not in left_out]
+
+
+def test_confirmed_goes_by_verdicts_alone(client: TestClient, audit: Audit) -> None:
+    body = {"kind": "cleaned", "filter": "confirmed", "max_q": 0.1}
+    response = client.post(f"/v1/audits/{audit.id}/exports", json=body)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+
+
+def test_the_same_request_again_makes_one_export(client: TestClient, audit: Audit) -> None:
+    address, headers = f"/v1/audits/{audit.id}/exports", {"Idempotency-Key": "one"}
+    first, again = (client.post(address, json={"kind": "scores"}, headers=headers) for _ in range(2))
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(client.get("/v1/exports").json()["data"]) == 1
+
+
+def test_who_knows_the_tag_gets_304(client: TestClient, audit: Audit, work: Callable[[], int]) -> None:
+    address = f"/v1/exports/{ask(client, audit)['id']}"
+    tag = client.get(address).headers["etag"]
+    assert client.get(address, headers={"If-None-Match": tag}).status_code == 304
+    work()
+    assert client.get(address, headers={"If-None-Match": tag}).status_code == 200
 
 
 def test_progress_with_an_eta(
