@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
-from sqlalchemy import select, tuple_
+from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.contract import ROWS_FILE, ScoreRow
@@ -134,7 +135,7 @@ class Content:
         while True:
             query = self._published().where(tuple_(Score.probe_no, Score.rank) > after)
             query = query.order_by(Score.probe_no, Score.rank).limit(SCORES_AT_ONCE)
-            chunk = self._read(lambda session, query=query: [_score(found) for found in session.scalars(query)])
+            chunk = self._read(partial(_scores_of, query=query))
             if not chunk:
                 return
             yield chunk
@@ -151,10 +152,10 @@ class Content:
             Score.row < group.end,
             selected(work.filter, work.max_q, work.asked_at),
         )
-        scores = self._read(lambda session: [_score(found) for found in session.scalars(query.order_by(Score.row))])
+        scores = self._read(partial(_scores_of, query=query.order_by(Score.row)))
         return {score["row"]: score for score in scores}
 
-    def _published(self) -> Any:
+    def _published(self) -> Select[Score]:
         return select(Score).where(Score.audit_id == self._work.audit_id, Score.attempt == self._work.attempt)
 
     # ------------------------------------------------------------ samples
@@ -203,5 +204,5 @@ class Content:
             raise InputMissingError(what) from None
 
 
-def _score(score: Score) -> Record:
-    return {name: getattr(score, name) for name in ScoreRow.model_fields}
+def _scores_of(session: Session, query: Select[Score]) -> list[Record]:
+    return [{name: getattr(score, name) for name in ScoreRow.model_fields} for score in session.scalars(query)]

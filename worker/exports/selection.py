@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnExpressionArgument, and_, or_, select
 
 from service.contract import Side
 from service.lifecycle.exports import Filter
@@ -10,7 +10,7 @@ from service.store.tables import Score
 from service.store.verdict_tables import VerdictChange
 
 
-def selected(filter: Filter, max_q: float | None, asked_at: datetime) -> ColumnElement[bool]:
+def selected(filter: Filter, max_q: float | None, asked_at: datetime) -> ColumnExpressionArgument[bool]:
     """A condition on the headline's scores. `max_q` takes the place of the audit's q.
 
     Verdicts count as they were at `asked_at`, so that one that is changed while the file is written is in all of it or
