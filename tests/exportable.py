@@ -12,12 +12,12 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service.contract import TrainingConfig
-from service.datasets.parser import Options, parse
 from service.lifecycle.commands import create_audit, publish
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
 from service.store.tables import Audit, Dataset, Score
 from tests.made_audits import make_model, make_probe, take
+from tests.parser_runs import run
 from tests.summaries import make_probe_summary, make_summary
 
 
@@ -46,12 +46,7 @@ def store_dataset(
     dataset_id = new_id("ds")
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        with path.open("wb") as file:
-            options = Options(
-                output=file.fileno(), format=format, gzip=False, max_text_bytes=2**30, max_line_bytes=2**24,
-                max_ratio=10_000, max_rows=10**7, memory_bytes=2**30, cpu_seconds=60,
-            )  # fmt: skip
-            report = parse(iter([upload]), options)
+        report = run(upload, path, format=format, max_ratio=10_000, max_rows=10**7)
         assert report["outcome"] == "parsed", report
         objects.put_file(dataset_key(workspace_id, dataset_id, "rows.parquet"), path)
     with objects.create(dataset_key(workspace_id, dataset_id, "original")) as file:
@@ -59,7 +54,7 @@ def store_dataset(
     dataset = Dataset(
         id=dataset_id, workspace_id=workspace_id, name="d.jsonl", bytes=len(upload),
         sha256=hashlib.sha256(upload).hexdigest(),
-        **{name: report[name] for name in ("format", "encoding", "rows", "columns", "statistics")},
+        **{name: value for name, value in report.items() if name != "outcome"},
     )  # fmt: skip
     session.add(dataset)
     session.flush()

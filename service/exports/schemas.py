@@ -23,7 +23,7 @@ class ExportCreate(BaseModel):
     filter: Filter = Field(
         default="flagged",
         description="Which samples cleaned leaves out and flagged holds. flagged: those that are flagged; confirmed: "
-        "those that people have confirmed; not_rejected: what is flagged or confirmed, but for what people have rejected. "
+        "those that people have confirmed; not_rejected: what is flagged or confirmed, without what is rejected. "
         "Verdicts count as they are when the export is asked for.",
     )
     max_q: float | None = Field(

@@ -100,7 +100,8 @@ def test_from_asking_to_the_file(client: TestClient, audit: Audit, work: Callabl
     assert content.content == CLEANED
     assert content.headers["content-type"] == "application/jsonl"
     assert content.headers["content-length"] == str(len(CLEANED))
-    assert content.headers["content-disposition"] == f'attachment; filename="{audit.id}-cleaned.jsonl"'
+    name = f"{audit.id}-cleaned.jsonl"
+    assert content.headers["content-disposition"] == f"attachment; filename=\"{name}\"; filename*=UTF-8''{name}"
     assert content.headers["etag"] == f'"{digest}"'
     assert content.headers["x-content-type-options"] == "nosniff"
 
@@ -118,7 +119,7 @@ def test_other_kinds_and_formats(
     content = client.get(f"/v1/exports/{export['id']}/content")
     assert content.status_code == 200
     assert content.headers["content-type"] == media_type
-    assert content.headers["content-disposition"].endswith(f'-{kind}.{format}"')
+    assert content.headers["content-disposition"].endswith(f"-{kind}.{format}")
     assert client.get(f"/v1/exports/{export['id']}").json()["rows"] == (2 if kind == "flagged" else 40)
 
 

@@ -17,7 +17,8 @@ from dataset_records import chat, chats, gzipped, jsonl, turn
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from parser_runs import MIB, canonical_sha256, rows_of, run
+
+from tests.parser_runs import MIB, canonical_sha256, rows_of, run
 
 Record = dict[str, Any]
 SLOW_FIXTURE = hypothesis_settings(

@@ -17,9 +17,9 @@ from dataset_records import chat, chats, gzipped, jsonl, turn
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 
 from service.contract import ROWS_COLUMNS
+from tests.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 
 # ---------------------------------------------------------------- round trips of the four formats
 
