@@ -18,14 +18,16 @@ from service.http.problems import Problem
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag` in `If-None-Match` is current."}}
 """`responses=` of a route that serves a tag, beside its problems."""
 
+_SHOWN_BY = version("finetooth")
+"""A new version may show the same thing in another way."""
+
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 
 
 def strong_tag(*parts: Any) -> str:
     """The tag of a representation that is the same byte for byte whenever the parts (JSON, datetimes) are."""
-    # A new version may show the same thing in another way.
-    text = json.dumps([version("finetooth"), *parts], default=str, sort_keys=True)
+    text = json.dumps([_SHOWN_BY, *parts], default=str, sort_keys=True)
     return f'"{hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]}"'
 
 
