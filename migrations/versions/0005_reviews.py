@@ -140,7 +140,7 @@ def upgrade() -> None:
     op.add_column("findings", sa.Column("search", TSVECTOR(), sa.Computed(SEARCH, persisted=True), nullable=False))
     op.create_index("ix_findings_search", "findings", ["search"], postgresql_using="gin")
     op.create_index("ix_scores_mu", "scores", [*LIST, "mu", "row"])
-    op.create_index("ix_scores_z", "scores", [*LIST, "z", "row"])
+    op.create_index("ix_scores_z", "scores", [*LIST, sa.text("z DESC"), sa.text('"row" DESC')])
     op.create_index(
         "ix_scores_group",
         "scores",

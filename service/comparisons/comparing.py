@@ -9,7 +9,7 @@ are the same is kept for the next page of a list.
 import random
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,9 +62,9 @@ class Match:
     base: dict[Key, tuple[int, int]]
     """(rank, row) of the base's flagged samples: of the first by rank where several have the same key."""
     other: dict[Key, tuple[int, int]]
-    base_rows: dict[Key, int]
+    base_rows: Mapping[Any, int]
     """Row in the base of each key that was looked for there: flagged by either, or drawn."""
-    other_rows: dict[Key, int]
+    other_rows: Mapping[Any, int]
     drawn: list[Key]
     """By chance from the base's rows, or all of them."""
 
@@ -132,8 +132,8 @@ def match_sides(base: Side, other: Side, objects: ObjectStore) -> Match:
     return Match(
         _first_by_key(base, base_digests),
         _first_by_key(other, other_digests),
-        dict(base_rows),
-        dict(other_rows),
+        base_rows,
+        other_rows,
         list(dict.fromkeys(base_digests[row] for row in drawn)),
     )
 

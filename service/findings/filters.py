@@ -125,7 +125,7 @@ def group_condition(table: Any, group: str) -> ColumnElement[bool]:
     return and_(hashed == wanted, table.group == group)
 
 
-def at_least(column: ColumnElement[Any], value: float, *, real: bool = False) -> ColumnElement[bool]:
+def at_least(column: Any, value: float, *, real: bool = False) -> ColumnElement[bool]:
     """For mu, or with `real` for z: what is shown of a float4 means that float4."""
     return column >= (cast(bindparam(None, value), REAL) if real else value)
 

@@ -183,10 +183,11 @@ def _end_of_walk(
     walked = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked").c
     keys = [getattr(walked, order.by), walked.row]
     backwards = replace(order, descending=not order.descending).columns(walked, without_value=without_value)
-    last = session.execute(select(*keys, func.count().over()).order_by(*backwards).limit(1)).one_or_none()
+    query: Select[Any] = select(*keys, func.count().over()).order_by(*backwards).limit(1)
+    last = session.execute(query).one_or_none()
     if last is None:
         return None, 0
-    value, row, seen = last
+    value, row, seen = tuple(last)
     return order.position(None if without_value else value, row), seen
 
 

@@ -59,14 +59,16 @@ class Order:
         """What follows the position in its own segment."""
         row = bindparam("after_row", position.row, BigInteger)
         if without_value or self.by == "row":
-            column, bound = table.row, row
-        elif self.by == "rank":
-            column, bound = table.rank, bindparam("after_value", position.value, BigInteger)
-        else:
-            # The database's own float4 again: as a float8 it would be another number.
-            value = cast(bindparam("after_value", position.value), _TYPES[self.by])
-            column, bound = tuple_(getattr(table, self.by), table.row), tuple_(value, row)
-        return column < bound if self.descending else column > bound
+            return self._further(table.row, row)
+        if self.by == "rank":
+            return self._further(table.rank, bindparam("after_value", position.value, BigInteger))
+        # The database's own float4 again: as a float8 it would be another number.
+        value = cast(bindparam("after_value", position.value), _TYPES[self.by])
+        return self._further(tuple_(getattr(table, self.by), table.row), tuple_(value, row))
+
+    def _further(self, column: Any, bound: Any) -> ColumnElement[bool]:
+        further: ColumnElement[bool] = column < bound if self.descending else column > bound
+        return further
 
     def segment(self, table: Any, *, without_value: bool) -> ColumnElement[bool] | None:
         """Which samples a segment holds; None: all."""

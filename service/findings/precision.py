@@ -70,7 +70,7 @@ def _precision(k: int | str, size: int, counts: dict[str, int]) -> Precision:
     judged = confirmed + rejected
     low, high = clopper_pearson(confirmed, judged, CONFIDENCE) if judged else (None, None)
     return Precision(
-        k=k,  # type: ignore[arg-type]
+        k=k,
         size=size,
         reviewed=judged + unsure,
         confirmed=confirmed,

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, bindparam, func, literal, select
+from sqlalchemy import BigInteger, Executable, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
@@ -162,7 +162,7 @@ def _these(rows: Sequence[int]) -> Any:
     return func.unnest(bindparam("rows", list(rows), ARRAY(BigInteger))).table_valued("wanted").render_derived()
 
 
-def _said_before(audit: Audit, rows: Sequence[int]) -> Select[Any]:
+def _said_before(audit: Audit, rows: Sequence[int]) -> Executable:
     """(row, rank, flagged, revision, verdict, note) of those samples, by rank."""
     these = _these(rows)
     return (

@@ -411,7 +411,8 @@ class Score(Base):
         Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
         # Every index costs the loading of a result time; docs/decisions/0020 has what each one is for.
         Index("ix_scores_mu", "audit_id", "attempt", "probe_no", "mu", "row"),
-        Index("ix_scores_z", "audit_id", "attempt", "probe_no", "z", "row"),
+        # Downwards, as scores come from a worker: what grows at its end has full pages.
+        Index("ix_scores_z", "audit_id", "attempt", "probe_no", text("z DESC"), text('"row" DESC')),
         Index(
             "ix_scores_group",
             "audit_id",
