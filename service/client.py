@@ -388,7 +388,7 @@ class Client:
     def create_key(self, name: str, scopes: Sequence[str], *, expires_at: str | None = None) -> Json:
         """Makes a key of this key's workspace; its text is the answer's `secret`, this once. expires_at: RFC 3339."""
         body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
-        return self._send("POST", "/v1/keys", json=body)
+        return self._create("/v1/keys", lambda: {"json": body})
 
     def keys(self) -> Iterator[Json]:
         """Newest first, revoked ones too, without their texts."""
@@ -409,7 +409,7 @@ class Client:
 
     def create_workspace(self, name: str) -> Json:
         """Makes a tenant without keys; needs an admin key of the installation's first workspace."""
-        return self._send("POST", "/v1/workspaces", json={"name": name})
+        return self._create("/v1/workspaces", lambda: {"json": {"name": name}})
 
     def workspaces(self) -> Iterator[Json]:
         """The key's own; for an admin of the installation all, newest first."""
@@ -420,7 +420,7 @@ class Client:
     ) -> Json:
         """Makes a key of that workspace, such as its first."""
         body = {"name": name, "scopes": list(scopes), "expires_at": expires_at}
-        return self._send("POST", f"/v1/workspaces/{quote(workspace_id, safe='')}/keys", json=body)
+        return self._create(f"/v1/workspaces/{quote(workspace_id, safe='')}/keys", lambda: {"json": body})
 
     # ------------------------------------------------------------ exports
 

@@ -14,6 +14,7 @@ from service.audits.estimate_schemas import DeviceTime, Estimate, Memory, Steps,
 from service.audits.schemas import AuditCreate
 from service.contract import WARN_DATASET_ROWS, Caution, Stage, TrainingConfig
 from service.http.auth import Principal
+from service.http.scoping import owned
 from service.lifecycle.workers import live_workers
 from service.models.shapes import Shape, shape_of
 from service.store.tables import Audit, Dataset, Model, Probe
@@ -62,7 +63,7 @@ def estimate_audit(
     dataset = session.get_one(Dataset, body.dataset_id)
     probes = session.execute(
         select(Probe.name, func.jsonb_array_length(Probe.items), Probe.has_reference)
-        .where(Probe.workspace_id == principal.workspace_id, Probe.id.in_(body.probe_ids))
+        .where(owned(Probe, principal), Probe.id.in_(body.probe_ids))
         .order_by(Probe.id)
     ).all()
     past = past_audits(session, principal, model)
@@ -97,7 +98,7 @@ def past_audits(session: Session, principal: Principal, model: Model) -> list[Pa
             Audit.seeds,
         )
         .where(
-            Audit.workspace_id == principal.workspace_id,
+            owned(Audit, principal),
             Audit.model_id == model.id,
             Audit.published_attempt.is_not(None),
         )

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from service.http.auth import Principal
 from service.http.etags import weak_tag
-from service.http.scoping import not_found
+from service.http.scoping import not_found, owned
 from service.lifecycle.transitions import State
 from service.store.tables import Audit, AuditEvent, Job
 
@@ -44,7 +44,7 @@ def tag_of(audit: Audit, job: Job) -> str:
 
 def find_tag(session: Session, principal: Principal, audit_id: str) -> tuple[str, State]:
     """Tag and state of one audit. Raises Problem 404 `audit_not_found`."""
-    query = _select().where(Audit.workspace_id == principal.workspace_id, Audit.id == audit_id)
+    query = _select().where(owned(Audit, principal), Audit.id == audit_id)
     found = session.execute(query).one_or_none()
     if found is None:
         raise not_found("audit")

@@ -57,6 +57,9 @@ class Idempotent:
 
 IDEMPOTENT = Depends(Idempotent())
 
+FORGETFUL = Depends(Idempotent(forget=("secret",)))
+"""Of routes that answer with a key's text."""
+
 
 class AnsweredAlreadyError(Exception):
     """Another request with the same key has been answered meanwhile; nothing of this one may be kept."""

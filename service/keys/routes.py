@@ -8,7 +8,7 @@ from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
-from service.http.idempotency import Idempotent
+from service.http.idempotency import FORGETFUL
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -19,8 +19,6 @@ from service.store.tables import ApiKey
 
 router = resource_router("keys")
 Admin = Annotated[Principal, Depends(require("admin"))]
-
-FORGETFUL = Depends(Idempotent(forget=("secret",)))
 
 
 @router.post(

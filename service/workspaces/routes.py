@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
+from service.http.idempotency import FORGETFUL, IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -30,6 +31,7 @@ InstallationAdmin = Annotated[Principal, Depends(require("admin", installation=T
     "",
     status_code=201,
     operation_id="create_workspace",
+    dependencies=[IDEMPOTENT],
     responses=declared_problems(403, 409, "installation_admin_only", "workspace_name_taken"),
 )
 def create(body: WorkspaceCreate, _: InstallationAdmin, session: SessionDep, response: Response) -> Workspace:
@@ -63,7 +65,11 @@ def get(workspace_id: PathId, principal: Reader, session: SessionDep) -> Workspa
 
 
 @router.post(
-    "/{workspace_id}/keys", status_code=201, operation_id="create_workspace_key", responses=declared_problems(403, 404)
+    "/{workspace_id}/keys",
+    status_code=201,
+    operation_id="create_workspace_key",
+    dependencies=[FORGETFUL],
+    responses=declared_problems(403, 404),
 )
 def create_first_key(workspace_id: PathId, body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSecret:
     """Makes a key of that workspace: its first one, or one for a workspace that has lost all of its admin keys."""

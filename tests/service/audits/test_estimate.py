@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,13 +14,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract import TrainingConfig
-from service.datasets.records import Sample
-from service.datasets.statistics import Statistics
 from service.lifecycle.commands import claim, create_audit, publish
 from service.lifecycle.workers import beat
 from service.models.shapes import REGISTERED
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Job, Model, Probe
+from tests.parser_runs import run
 
 Sessions = sessionmaker[Session]
 LLAMA = "llama-3.1-8b"
@@ -29,13 +29,18 @@ def add_dataset(
     session: Session, workspace_id: str, *, rows: int = 250, prompt: int = 300, answer: int = 100, same: bool = False
 ) -> str:
     """A dataset whose samples all have so many characters."""
-    statistics = Statistics()
-    for row in range(rows):
-        messages = [{"role": "user", "content": "p" * prompt}, {"role": "assistant", "content": "a" * answer}]
-        statistics.add(Sample(messages, {}), (0 if same else row).to_bytes(8))
+
+    def sample(row: int) -> bytes:
+        mark = "" if same else f"{row:04}"
+        prompt_text, answer_text = (mark.rjust(length, letter) for letter, length in (("p", prompt), ("a", answer)))
+        turns = [{"role": "user", "content": prompt_text}, {"role": "assistant", "content": answer_text}]
+        return json.dumps({"messages": turns}).encode()
+
+    with TemporaryDirectory() as folder:
+        report = run(b"\n".join(map(sample, range(rows))), Path(folder) / "rows.parquet")
     dataset = Dataset(
         id=new_id("ds"), workspace_id=workspace_id, name="d", format="messages", encoding="identity", bytes=1,
-        sha256="0" * 64, rows=rows, columns=[], statistics=statistics.report(),
+        sha256="0" * 64, rows=rows, columns=[], statistics=report["statistics"],
     )  # fmt: skip
     session.add(dataset)
     session.flush()

@@ -7,7 +7,10 @@ SERVICE = Path(__file__).parents[3] / "service"
 MAY_COMPARE = {
     "http/scoping.py": "the one place for requests",
     "http/auth.py": "joins a key with its workspace",
+    "http/idempotency.py": "finds a record by everything that was asked, the workspace among it",
     "audits/queries.py": "joins an audit with its job",
+    "audits/versions.py": "joins an audit with its job",
+    "exports/queries.py": "joins an export with its job",
 }
 """service.lifecycle takes the workspace as an argument, together with the id."""
 
