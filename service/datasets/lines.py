@@ -54,7 +54,7 @@ def _block(number: int, start: int, texts: list[bytes]) -> Block:
     places = list(range(number, number + len(texts)))
     if any(not text or text.isspace() for text in texts):
         kept = [index for index, text in enumerate(texts) if text and not text.isspace()]
-        places, starts, texts = ([column[index] for index in kept] for column in (places, starts, texts))  # type: ignore[assignment, misc]
+        places, starts, texts = ([column[index] for index in kept] for column in (places, starts, texts))  # type: ignore[assignment]
     return Block(places, starts, [text.removesuffix(b"\r") for text in texts])
 
 
