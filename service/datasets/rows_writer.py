@@ -16,6 +16,9 @@ GROUP_ROWS = 4096
 GROUP_BYTES = 8 * 2**20
 """A row group ends after the batch that passes either; a page reads at least one, and the footer lists all of them."""
 
+GROWTH_ROWS = 1_000_000
+"""After each so many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
+
 PART_ROWS = 1024
 PART_BYTES = 2**20
 """Rows become columns at either, since each conversion has a price of its own."""
@@ -80,7 +83,8 @@ class RowsWriter:
         self._held_bytes += sum(map(len, batch.canonical))
         if self._held_rows >= PART_ROWS or self._held_bytes >= PART_BYTES:
             self._convert()
-            if self._bytes >= GROUP_BYTES or self._group_rows >= GROUP_ROWS:
+            full = GROUP_ROWS * (1 + self._rows // GROWTH_ROWS)
+            if self._bytes >= GROUP_BYTES or self._group_rows >= full:
                 self._flush()
 
     def _convert(self) -> None:
