@@ -73,7 +73,7 @@ _from_query.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             annotation=Annotated[
                 field.annotation,
                 *field.metadata,
-                Query(description=field.description, json_schema_extra=field.json_schema_extra),  # type: ignore[arg-type]
+                Query(description=field.description, json_schema_extra=field.json_schema_extra),
             ],
         )
         for name, field in Filter.model_fields.items()

@@ -160,7 +160,8 @@ class TestRefusedByTheService:
         [
             ('{"instruction": "a", "output": "b"}\n{"instruction": "a"\n', "line 2"),
             ('{"text": "a"}\n', "line 1"),
-            ("not json at all\n", "line 1"),
+            ('{"prompt": "cut\n', "line 1"),
+            ("not json at all\n", "as csv"),
             ("\n\n", "dataset.jsonl"),
         ],
     )
