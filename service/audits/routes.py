@@ -43,6 +43,16 @@ router = resource_router("audits")
 Reader = Annotated[Principal, Depends(require())]
 Writer = Annotated[Principal, Depends(require("audits:write"))]
 
+REFUSALS = (
+    "dataset_not_found",
+    "probe_not_found",
+    "model_not_found",
+    "dataset_too_small",
+    "group_column_not_found",
+    "trusted_column_not_found",
+)
+"""Of what check_request looks at."""
+
 POLL_SECONDS = "2"
 """When to ask again about an audit that has not ended."""
 
@@ -52,15 +62,7 @@ POLL_SECONDS = "2"
     status_code=202,
     operation_id="create_audit",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(
-        403,
-        "dataset_not_found",
-        "probe_not_found",
-        "model_not_found",
-        "dataset_too_small",
-        "group_column_not_found",
-        "trusted_column_not_found",
-    ),
+    responses=declared_problems(403, *REFUSALS),
 )
 def create(
     body: AuditCreate,
@@ -91,7 +93,7 @@ def create(
     return render_audit(find_audit(session, principal, audit.id))
 
 
-@router.post("/estimate", operation_id="estimate_audit")
+@router.post("/estimate", operation_id="estimate_audit", responses=declared_problems(*REFUSALS))
 def estimate(body: AuditCreate, principal: Reader, session: SessionDep, settings: SettingsDep) -> Estimate:
     """What such an audit would cost: steps, tokens, memory, time, each with what it rests on. Nothing is queued."""
     model = check_request(session, principal, body)
