@@ -13,49 +13,21 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Computed,
-    DateTime,
-    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
     Integer,
-    LargeBinary,
-    MetaData,
     SmallInteger,
-    Text,
     UniqueConstraint,
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import Mapped, mapped_column
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-class Base(DeclarativeBase):
-    """Declarative base: text is `text`, times are `timestamptz`, dicts and lists are `jsonb`."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy reads a plain dict
-        str: Text,
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB(none_as_null=True),
-        list[Any]: JSONB(none_as_null=True),
-        list[str]: ARRAY(Text),
-        float: Double,
-        bytes: LargeBinary,
-    }
-
-
-def _created_at() -> Mapped[datetime]:
-    return mapped_column(server_default=func.now())
+from service.store import verdict_tables as verdict_tables  # so that whoever knows the tables knows all of them
+from service.store.base import Base as Base
+from service.store.base import created_at
 
 
 class Workspace(Base):
@@ -64,7 +36,7 @@ class Workspace(Base):
     __tablename__ = "workspaces"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
 
 
 class ApiKey(Base):
@@ -82,7 +54,7 @@ class ApiKey(Base):
     previous_expires_at: Mapped[datetime | None]
     previous_last_used_at: Mapped[datetime | None]
     scopes: Mapped[list[str]]
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
@@ -96,7 +68,7 @@ class SignInLink(Base):
     token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
     used_at: Mapped[datetime | None]
 
@@ -108,7 +80,7 @@ class BrowserSession(Base):
     token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
 
 
@@ -130,7 +102,7 @@ class IdempotencyRecord(Base):
     """[[name, value]] of the answer."""
     body: Mapped[bytes]
     """Of the answer, without secrets."""
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -159,7 +131,7 @@ class Dataset(Base):
     """A contract.NearDuplicates, once a worker has counted them."""
     notices: Mapped[list[Any] | None]
     """[{kind, rows, first_rows, found}]; null for an upload of a version that looked for none."""
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     __table_args__ = (
         CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion','mapped')", name="format"),
         CheckConstraint("container IN ('jsonl','json','csv','parquet')", name="container"),
@@ -181,7 +153,7 @@ class Probe(Base):
     """Whether every item has a reference answer."""
     pack: Mapped[dict[str, Any] | None]
     """{name, version, parameters} of the built-in pack that it was made from."""
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     __table_args__ = (UniqueConstraint("workspace_id", "id"),)
 
 
@@ -196,7 +168,7 @@ class Model(Base):
     source: Mapped[str]
     location: Mapped[str]
     revision: Mapped[str | None]
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     __table_args__ = (
         CheckConstraint("source IN ('hub','local','bundled')", name="source"),
         UniqueConstraint("workspace_id", "name"),
@@ -222,7 +194,7 @@ class Job(Base):
     """While a worker holds the job: from then on it does not, and the reconciler takes the job back."""
     failures: Mapped[int] = mapped_column(server_default="0")
     """Attempts that ended badly; the last one allowed ends the job."""
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     """Of the running or last attempt."""
@@ -254,7 +226,7 @@ class Worker(Base):
     lane: Mapped[str]
     host: Mapped[str]
     pid: Mapped[int]
-    started_at: Mapped[datetime] = _created_at()
+    started_at: Mapped[datetime] = created_at()
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
 
@@ -295,7 +267,7 @@ class Audit(Base):
     q: Mapped[float]
     group_column: Mapped[str | None]
     trusted_column: Mapped[str | None]
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     step_key: Mapped[str | None]
     """The step under way, while running."""
     stage: Mapped[str | None]
@@ -503,7 +475,7 @@ class Export(Base):
     filter: Mapped[str | None]
     """Which samples `cleaned` leaves out and `flagged` holds; null for scores, which are those of every sample."""
     max_q: Mapped[float | None]
-    created_at: Mapped[datetime] = _created_at()
+    created_at: Mapped[datetime] = created_at()
     progress_done: Mapped[int | None] = mapped_column(BigInteger)
     progress_total: Mapped[int | None] = mapped_column(BigInteger)
     progress_unit: Mapped[str | None]
@@ -528,7 +500,3 @@ class Export(Base):
         CheckConstraint("max_q > 0 AND max_q < 1", name="max_q"),
         CheckConstraint("num_nulls(published_attempt, rows, bytes, sha256) IN (0, 4)", name="published"),
     )
-
-
-# Tables of topics of their own, known to whoever knows `Base`.
-from service.store import verdict_tables as verdict_tables  # noqa: E402

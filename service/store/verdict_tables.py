@@ -14,7 +14,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.store.tables import Base
+from service.store.base import Base
 
 KINDS = "verdict IN ('confirmed','rejected','unsure')"
 
