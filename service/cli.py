@@ -150,6 +150,10 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write.")],
     kind: Annotated[Literal["cleaned", "flagged", "scores"], typer.Option(help="What it holds.")] = "cleaned",
     format: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option(help="Of the file.")] = "jsonl",
+    filter: Annotated[
+        Literal["flagged", "confirmed", "not_rejected"] | None,
+        typer.Option(help="Which samples are meant: the flagged ones by default, or by what people said of them."),
+    ] = None,
     max_q: Annotated[
         float | None, typer.Option("--max-q", help="Flag at this false discovery rate, not at the audit's.")
     ] = None,
@@ -160,7 +164,9 @@ def export(
     """
     from service.console.export import run_export
 
-    return _guarded(lambda: run_export(get_settings(), audit, out, kind=kind, format=format, max_q=max_q))
+    return _guarded(
+        lambda: run_export(get_settings(), audit, out, kind=kind, format=format, filter=filter, max_q=max_q)
+    )
 
 
 @app.command()

@@ -431,6 +431,7 @@ class Client:
         format: str = "jsonl",
         *,
         to: Path,
+        filter: str | None = None,
         max_q: float | None = None,
         on_progress: Callable[[Json], None] = lambda export: None,
         on_download: Callable[[int, int], None] = lambda received, total: None,
@@ -439,10 +440,12 @@ class Client:
     ) -> Path:
         """Has an export made, waits for it, and downloads it. Returns `to`, which appears whole or not at all.
 
-        `kind` is cleaned, flagged or scores, `format` jsonl, csv or parquet. on_progress is told the export's state,
-        on_download bytes of all. Raises ExportError where it fails, and OSError where the file cannot be written.
+        `kind` is cleaned, flagged or scores, `format` jsonl, csv or parquet, `filter` flagged, confirmed or
+        not_rejected. on_progress is told the export's state, on_download bytes of all. Raises ExportError where it
+        fails, and OSError where the file cannot be written.
         """
-        body = {"kind": kind, "format": format, **({} if max_q is None else {"max_q": max_q})}
+        given = {"filter": filter, "max_q": max_q}
+        body = {"kind": kind, "format": format, **{name: value for name, value in given.items() if value is not None}}
         path = f"/v1/audits/{quote(audit_id, safe='')}/exports"
         export_id = self._create(path, lambda: {"json": body})["id"]
         try:

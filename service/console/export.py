@@ -13,7 +13,9 @@ from service.console.results import output_console
 from service.settings import Settings
 
 
-def run_export(settings: Settings, audit_id: str, out: Path, *, kind: str, format: str, max_q: float | None) -> int:
+def run_export(
+    settings: Settings, audit_id: str, out: Path, *, kind: str, format: str, filter: str | None, max_q: float | None
+) -> int:
     """Writes the file, which is there whole or not at all. Returns the exit code. Raises CommandError.
 
     KeyboardInterrupt, or whatever else ends the wait, cancels the export.
@@ -31,6 +33,7 @@ def run_export(settings: Settings, audit_id: str, out: Path, *, kind: str, forma
                 kind,
                 format,
                 to=out,
+                filter=filter,
                 max_q=max_q,
                 on_progress=progress.export,
                 on_download=progress.download,

@@ -129,6 +129,15 @@ class TestCommand:
         assert "Downloading" in result.stderr
         assert time.monotonic() - began < 60
 
+    @pytest.mark.usefixtures("worker")
+    def test_what_people_said_decides(
+        self, run: Callable[..., Result], client: Client, audit: Audit, tmp_path: Path
+    ) -> None:
+        client.set_verdict(audit.id, 2, "rejected")
+        assert run(audit.id, "--filter", "not_rejected", "--out", "clean.jsonl").exit_code == 0
+        lines = UPLOAD.splitlines(keepends=True)
+        assert (tmp_path / "clean.jsonl").read_bytes() == lines[2] + b"".join(lines[5:])
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
