@@ -14,7 +14,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from dataset_records import chat, chats, gzipped, jsonl, turn
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
@@ -449,6 +449,7 @@ json_text = st.recursive(
 
 
 @given(columns=st.lists(st.tuples(st.sampled_from(["x", "y", "messages", "\\u0078"]), json_text), max_size=3))
+@example(columns=[("x", '"\\u0022\\u0022"'), ("y", "1"), ("y", "2")])  # as many marks as there are written again
 @hypothesis_settings(max_examples=400, deadline=None)
 def test_the_fast_way_takes_nothing_that_the_strict_way_refuses_or_reads_otherwise(
     columns: list[tuple[str, str]],
