@@ -14,11 +14,15 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from dataset_records import chat, chats, gzipped, jsonl, turn
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.contract import ROWS_COLUMNS
+from service.datasets import statistics
+from service.datasets.batch import batch_of_samples, batch_of_texts
+from service.datasets.records import read_record
+from service.datasets.strict_json import RecordError, parse_record
 from tests.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 
 # ---------------------------------------------------------------- round trips of the four formats
@@ -420,3 +424,43 @@ def test_an_upload_can_be_read_from_any_buffer(tmp_path: Path) -> None:
     run(data, tmp_path / "a.parquet", chunk=1)
     run(data, tmp_path / "b.parquet", chunk=10**6)
     assert pq.read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "b.parquet"))
+
+
+def test_duplicates_are_counted_exactly_where_digests_fill_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "HELD_DIGESTS", 100)
+    records = [chat(f"Question {number % 700}?") for number in range(2000)]
+    assert run(jsonl(records), tmp_path / "rows.parquet")["statistics"]["exact_duplicates"] == 1300
+
+
+json_text = st.recursive(
+    st.sampled_from(
+        ['"a"', '"\\u0022"', '"\\""', '"\\u00e9\\""', "1", "1.5", "-0", "1e5", "true", "null", "9" * 20, '""']
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]")
+        | st.lists(st.tuples(st.sampled_from(['"a"', '"b"', '"\\u0061"', '"\\""']), inner), max_size=3).map(
+            lambda pairs: "{" + ", ".join(f"{key}: {item}" for key, item in pairs) + "}"
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(columns=st.lists(st.tuples(st.sampled_from(["x", "y", "messages", "\\u0078"]), json_text), max_size=3))
+@example(columns=[("x", '"\\u0022\\u0022"'), ("y", "1"), ("y", "2")])  # as many marks as there are written again
+@hypothesis_settings(max_examples=400, deadline=None)
+def test_the_fast_way_takes_nothing_that_the_strict_way_refuses_or_reads_otherwise(
+    columns: list[tuple[str, str]],
+) -> None:
+    text = (good[:-1].decode() + "".join(f', "{name}": {value}' for name, value in columns) + "}").encode()
+    fast = batch_of_texts([good, text], "messages", None)
+    try:
+        sample = read_record(parse_record(text), "messages")
+    except RecordError:
+        assert fast is None
+        return
+    if fast is not None:
+        strict = batch_of_samples([sample])
+        assert (fast.canonical[1], fast.extra_json[1]) == (strict.canonical[0], strict.extra_json[0])
