@@ -63,6 +63,9 @@ def write_json(records: list[Record], indent: int | None = None) -> bytes:
 
 def write_csv(records: list[Record], newline: str = "\r\n", quoting: Any = csv.QUOTE_MINIMAL) -> bytes:
     file = io.StringIO(newline="")
+    # RFC 4180 wants line ends in a field quoted; Python before 3.13 leaves a lone carriage return bare.
+    if any("\r" in str(value) for record in records for value in record.values()):
+        quoting = csv.QUOTE_ALL
     writer = csv.DictWriter(file, list(records[0]), lineterminator=newline, quoting=quoting)
     writer.writeheader()
     for record in records:
