@@ -14,7 +14,7 @@ from service.http.scoping import not_found, scoped
 from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.tables import Audit as AuditTable
-from service.store.tables import AuditEvent, AuditProbe, Job
+from service.store.tables import AuditEvent, AuditProbe, Export, Job
 
 Found = Row[AuditTable, Job, datetime, list[str]]
 """An audit, its job, the database's clock, and the ids of its probes in their order."""
@@ -101,7 +101,7 @@ def render_audit_summary(found: Found) -> AuditSummary:
         status=State(job.state),
         step=_step(audit) if held else None,
         stage=Stage(audit.stage) if held and audit.stage is not None else None,
-        progress=_progress(audit, now) if held else None,
+        progress=render_progress(audit, now) if held else None,
         attempt=job.attempt,
         created_at=audit.created_at,
         started_at=job.started_at,
@@ -126,14 +126,15 @@ def _step(audit: AuditTable) -> Step | None:
     return Step(key=audit.step_key, number=keys.index(audit.step_key) + 1, of=len(keys))
 
 
-def _progress(audit: AuditTable, now: datetime) -> Progress | None:
-    if audit.progress_done is None:
+def render_progress(subject: AuditTable | Export, now: datetime) -> Progress | None:
+    """How far a job's subject is; None before it has begun."""
+    if subject.progress_done is None:
         return None
-    eta = audit.eta_at
+    eta = subject.eta_at
     return Progress(
-        done=audit.progress_done,
-        total=audit.progress_total,
-        unit=audit.progress_unit or "",
+        done=subject.progress_done,
+        total=subject.progress_total,
+        unit=subject.progress_unit or "",
         eta=eta,
         eta_seconds=None if eta is None else max(0.0, (eta - now).total_seconds()),
     )

@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Row, Select, func
 from sqlalchemy.orm import Session
 
-from service.audits.schemas import Progress
+from service.audits.queries import render_progress
 from service.contract import Failure
 from service.exports.schemas import Export
 from service.http.auth import Principal
@@ -58,7 +58,7 @@ def render_export(found: Found) -> Export:
         {
             **{name: getattr(export, name) for name in Export.model_fields if hasattr(export, name)},
             "status": State(job.state),
-            "progress": _progress(export, now) if job.state in HELD else None,
+            "progress": render_progress(export, now) if job.state in HELD else None,
             "attempt": job.attempt,
             "started_at": job.started_at,
             "finished_at": job.finished_at,
@@ -73,17 +73,4 @@ def _select_exports(principal: Principal) -> Select[ExportTable, Job, datetime]:
         scoped(ExportTable, principal)
         .add_columns(Job, func.now())
         .join(Job, (Job.workspace_id == ExportTable.workspace_id) & (Job.id == ExportTable.job_id))
-    )
-
-
-def _progress(export: ExportTable, now: datetime) -> Progress | None:
-    if export.progress_done is None:
-        return None
-    eta = export.eta_at
-    return Progress(
-        done=export.progress_done,
-        total=export.progress_total,
-        unit=export.progress_unit or "",
-        eta=eta,
-        eta_seconds=None if eta is None else max(0.0, (eta - now).total_seconds()),
     )
