@@ -82,6 +82,13 @@ def audit(
     trusted: Annotated[
         str | None, typer.Option(help="Extra column that is true for samples known to be clean.")
     ] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="Where records have a form of their own: the column of the prompt.")
+    ] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Goes with --prompt-column: the answer.")] = None,
+    system_column: Annotated[
+        str | None, typer.Option(help="May go with --prompt-column: the instructions before the prompt.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
     max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
 ) -> int:
@@ -91,7 +98,7 @@ def audit(
     """
     from service.console.audit import Request
     from service.console.errors import CommandError
-    from service.console.inputs import check_dataset, file_name
+    from service.console.inputs import check_dataset, file_name, text_columns
     from service.console.models import choose_model
     from service.console.probes import check_packs, parse_probe
     from service.console.results import check_output_folder
@@ -108,6 +115,7 @@ def audit(
             raise CommandError(f"--probe may be given {MAX_PROBES} times, not {len(probe)}")
         if max_flagged is not None and max_flagged < 0:
             raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
+        columns = text_columns(prompt_column, answer_column, system_column)
         check_dataset(dataset)
         probes = [parse_probe(argument) for argument in probe]
         if out is not None:
@@ -125,6 +133,7 @@ def audit(
                 seeds=seeds,
                 group_column=group,
                 trusted_column=trusted,
+                text_columns=columns,
             )
 
         return request

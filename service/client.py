@@ -130,10 +130,14 @@ class Client:
         *,
         name: str | None = None,
         format: str = "auto",
+        prompt_column: str | None = None,
+        answer_column: str | None = None,
+        system_column: str | None = None,
         on_progress: Callable[[int, int], None] = lambda sent, total: None,
     ) -> Json:
         """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd) or Parquet. on_progress is told bytes sent of all.
 
+        Records of a form of their own are read by naming the columns of their texts; `format` is then left out.
         Raises OSError if the file cannot be read.
         """
         with path.open("rb") as file:
@@ -152,7 +156,8 @@ class Client:
                 file.seek(0)  # also where it is sent again
                 return {"params": parameters, "headers": headers, "content": body(), "timeout": UPLOAD_TIMEOUT}
 
-            parameters = {"format": format, "name": path.name if name is None else name}
+            columns = _filter(prompt_column=prompt_column, answer_column=answer_column, system_column=system_column)
+            parameters = {"format": format, "name": path.name if name is None else name, **columns}
             return self._create("/v1/datasets", options)
 
     def create_probe(self, name: str, items: Sequence[Mapping[str, str | None]]) -> Json:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Request:
     seeds: int = 1
     group_column: str | None = None
     trusted_column: str | None = None
+    text_columns: Mapping[str, str] = field(default_factory=dict)
+    """Of records of a form of their own: `prompt_column`, `answer_column` and, if they have one, `system_column`."""
 
 
 def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> dict[str, Any]:
@@ -34,7 +36,9 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     KeyboardInterrupt, or whatever else ends the wait, cancels the audit first.
     """
     try:
-        dataset = client.upload_dataset(request.dataset, name=request.dataset_name, on_progress=progress.upload)
+        dataset = client.upload_dataset(
+            request.dataset, name=request.dataset_name, **request.text_columns, on_progress=progress.upload
+        )
     except ApiError as error:
         raise refused(error, str(request.dataset)) from None
     except OSError as error:

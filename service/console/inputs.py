@@ -23,6 +23,19 @@ def file_name(path: Path) -> str:
     return path.name.encode(errors="replace").decode()[:200]
 
 
+def text_columns(prompt: str | None, answer: str | None, system: str | None) -> dict[str, str]:
+    """The columns to read texts from, as an upload takes them; empty: the records have a known form.
+
+    Raises CommandError where one is named without the other.
+    """
+    named = {"prompt_column": prompt, "answer_column": answer, "system_column": system}
+    given = {name: column for name, column in named.items() if column is not None}
+    if given and (prompt is None or answer is None):
+        missing = "--prompt-column" if prompt is None else "--answer-column"
+        raise CommandError(f"{missing} is missing: name the column of the prompt and that of the answer, or neither")
+    return given
+
+
 def check_file(path: Path, what: str) -> None:
     """Raises CommandError where there is no readable file."""
     if not path.exists():

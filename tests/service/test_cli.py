@@ -86,6 +86,9 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "0"], "--epochs"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "21"], "--epochs"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--max-flagged", "-1"], "--max-flagged"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--prompt-column", "q"], "--answer-column is missing"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--answer-column", "a"], "--prompt-column is missing"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--system-column", "s"], "--prompt-column is missing"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--seeds", "0"], "--seeds"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--seeds", "11"], "--seeds"),
             (["dataset.jsonl", *["--probe", "probe.jsonl"] * 9], "--probe"),
@@ -185,6 +188,7 @@ class TestRefusedByTheService:
             ([], "--model"),  # a service elsewhere has no default
             (["--model", "smollm2-135m-instruct", "--group", "squad"], "team"),
             (["--model", "smollm2-135m-instruct", "--trusted", "squad"], "team"),
+            (["--model", "smollm2-135m-instruct", "--prompt-column", "quest", "--answer-column", "output"], "quest"),
         ],
     )
     def test_a_wrong_option(

@@ -40,6 +40,15 @@ def write_dataset(path: Path, rows: int = 25) -> Path:
     return path
 
 
+def test_records_of_a_form_of_their_own_are_read_by_columns(client: Client, tmp_path: Path) -> None:
+    path = tmp_path / "tickets.csv"
+    path.write_text("ticket,reply,rules,team\nWhy?,So.,Be brief.,a\n")
+    columns = {"prompt_column": "ticket", "answer_column": "reply"}
+    dataset = client.upload_dataset(path, **columns, system_column="rules")
+    assert (dataset["format"], dataset["columns"]) == ("mapped", ["team"])
+    assert client.upload_dataset(path, **columns)["columns"] == ["rules", "team"]
+
+
 def test_from_upload_to_a_cancelled_audit(client: Client, tmp_path: Path) -> None:
     sent: list[tuple[int, int]] = []
     path = write_dataset(tmp_path / "chat.jsonl")
