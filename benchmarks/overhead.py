@@ -3,8 +3,8 @@
     python -m benchmarks.overhead SET_FOLDER [--samples 1000] [--steps 60] [--probes 1 8] [--out FOLDER]
     python -m benchmarks.overhead SET_FOLDER --shape llama-3.1-8b   # on a GPU: random weights of the true shape
 
-Time: the plain and the instrumented runs of the same model, data and seed take turns step by step in one process, so
-that whatever else the machine does falls on all alike. On a CPU it is processor time (OMP_NUM_THREADS=1 keeps waiting
+Time: the plain and the instrumented run of the same model, data and seed take turns step by step in one process, so
+that whatever else the machine does falls on both alike. On a CPU it is processor time (OMP_NUM_THREADS=1 keeps waiting
 threads out of it), on a GPU the wall clock's. Of --steps steps, which begin with dense measurements of the probes, it
 gives what the hooks cost (steps without a measurement) and what one measurement costs in plain steps; the ratio of a
 whole run over --samples follows from those and from the most measurements that its schedule allows. Intervals are of
@@ -63,7 +63,9 @@ class Baton:
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.measured: dict[str, list[bool]] = {name: [] for name in names}
         """Whether a step began with a measurement of the probes."""
-        self._names, self._steps, self._clock = names, steps, clock
+        # There and back, so that each run follows itself as often as the other: what a step leaves in the caches
+        # falls on both.
+        self._order, self._steps, self._clock = [*names, *reversed(names)], steps, clock
         self._turn = 0
         self._changed = threading.Condition()
         self._started = 0.0
@@ -71,7 +73,7 @@ class Baton:
     def wait(self, name: str) -> None:
         """Blocks until it is the run's turn."""
         with self._changed:
-            self._changed.wait_for(lambda: self._names[self._turn] == name)
+            self._changed.wait_for(lambda: self._order[self._turn] == name)
         self._started = self._clock()
 
     def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
@@ -84,7 +86,7 @@ class Baton:
             self.measured[name].append(metric.probe_loss is not None)
             done = len(self.seconds[name]) >= self._steps
             with self._changed:
-                self._turn = (self._turn + 1) % len(self._names)
+                self._turn = (self._turn + 1) % len(self._order)
                 self._changed.notify_all()
             if done:
                 raise Enough
@@ -167,12 +169,11 @@ def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> Sample:
     return Sample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
 
 
-def time_ratios(setting: Setting) -> dict[str, Any]:
-    """Of each number of probes: cost of the hooks, of a measurement, and of both over a whole run."""
-    counts = [0, *setting.options.probes]
-    names = [str(count) for count in counts]
+def take_turns(setting: Setting, probes: int) -> Baton:
+    """The times of a plain and of an instrumented run's steps."""
+    counts = [0, probes]
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    baton = Baton(names, setting.options.steps, clock)
+    baton = Baton([str(count) for count in counts], setting.options.steps, clock)
     failures: list[BaseException] = []
 
     def go(count: int) -> None:
@@ -190,10 +191,16 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
         thread.join()
     if failures:
         raise failures[0]
-    # The first step holds what the libraries do once.
-    plain = np.array(baton.seconds["0"][1:])
-    found: dict[str, Any] = {"plain_median_seconds": float(np.median(plain))}
+    return baton
+
+
+def time_ratios(setting: Setting) -> dict[str, Any]:
+    """Of each number of probes: cost of the hooks, of a measurement, and of both over a whole run."""
+    found: dict[str, Any] = {}
     for count in setting.options.probes:
+        baton = take_turns(setting, count)
+        # The first step holds what the libraries do once.
+        plain = np.array(baton.seconds["0"][1:])
         own = np.array(baton.seconds[str(count)][1:])
         measured = np.array(baton.measured[str(count)][1:])
         steps, most = setting.schedule(count)
@@ -204,7 +211,9 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
         ratios = [hooks + passes * cost / steps for hooks, cost in parts]
         hooks, cost = _parts(plain, own, measured)
         found[f"{count}_probes"] = {
+            "plain_median_seconds": float(np.median(plain)),
             "hooks": hooks,
+            "hooks_interval": np.percentile([each for each, _ in parts], [2.5, 97.5]).tolist(),
             "measurement_in_steps": cost,
             "measurements": most,
             "steps": steps,
@@ -236,7 +245,17 @@ def _peak(options: argparse.Namespace, probes: int, answer: Any) -> None:
     if torch.cuda.is_available():
         answer.send(torch.cuda.max_memory_allocated())
     else:
-        answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        answer.send(_resident_peak())
+
+
+def _resident_peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: on Linux a new process inherits that of the one which started it.
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def peak_bytes(options: argparse.Namespace, probes: int) -> int:
@@ -274,8 +293,9 @@ def main() -> None:
     for count in options.probes:
         own = found[f"{count}_probes"]
         low, high = own["interval"]
+        least, greatest = own["hooks_interval"]
         print(
-            f"| {count} | {own['hooks']:.3f} | {own['measurement_in_steps']:.2f} | "
+            f"| {count} | {own['hooks']:.3f} ({least:.3f} to {greatest:.3f}) | {own['measurement_in_steps']:.2f} | "
             f"{own['measurements']} in {own['steps']} steps | {own['ratio']:.3f} ({low:.3f} to {high:.3f}) | "
             f"{own['memory_ratio']:.3f} |"
         )
