@@ -11,6 +11,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.audits.answer_routes import router as answers
 from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
 from service.comparisons.routes import router as comparisons
@@ -104,6 +105,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         probe_packs,
         models,
         audits,
+        answers,
         findings,
         verdicts,
         comparisons,

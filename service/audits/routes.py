@@ -12,7 +12,6 @@ from service.audits.event_stream import stream_events
 from service.audits.queries import (
     find_audit,
     find_state,
-    find_succeeded,
     list_audits,
     list_events,
     render_audit,
@@ -21,7 +20,6 @@ from service.audits.queries import (
 from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.versions import Version, find_tag, tag_of
-from service.contract import Summary
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep
@@ -246,11 +244,3 @@ async def events(
     content = await transactions.run(look)
     headers = {**response.headers, "Vary": "Accept"}
     return Response(content, headers=headers, media_type="application/json")
-
-
-@router.get(
-    "/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, "audit_not_finished")
-)
-def summary(audit_id: PathId, principal: Reader, session: SessionDep) -> Summary:
-    """The answer in numbers, of an audit that has succeeded."""
-    return Summary.model_validate(find_succeeded(session, principal, audit_id).summary)

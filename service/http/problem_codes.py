@@ -41,6 +41,8 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "probe_not_found": Meaning((404, 422), "no such probe in this workspace"),
     "model_not_found": Meaning((404, 422), "no such model in this workspace"),
     "audit_not_found": Meaning((404,), "no such audit in this workspace"),
+    "audit_probe_not_found": Meaning((404,), "the audit has fewer probes than `probe` says"),
+    "audit_group_not_found": Meaning((404,), "the audit has no group of this name"),
     "finding_not_found": Meaning((404,), "the audit's dataset has no such row"),
     "export_not_found": Meaning((404,), "no such export in this workspace"),
     "key_not_found": Meaning((404,), "no such key in this workspace"),

@@ -42,6 +42,11 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}",
         "GET /v1/audits/{audit_id}/events",
         "GET /v1/audits/{audit_id}/summary",
+        "GET /v1/audits/{audit_id}/histogram",
+        "GET /v1/audits/{audit_id}/curve",
+        "GET /v1/audits/{audit_id}/calibration",
+        "GET /v1/audits/{audit_id}/groups",
+        "GET /v1/audits/{audit_id}/metrics",
     },
     "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
     "audits:write": {
