@@ -1,4 +1,4 @@
-"""/v1/audits: started, watched, cancelled, tried again."""
+"""/v1/audits: started, watched, cancelled, tried again, deleted."""
 
 from typing import Annotated
 
@@ -33,7 +33,8 @@ from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.commands import NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.commands import NotEndedError, NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake_idle
 
@@ -50,6 +51,9 @@ REFUSALS = (
     "trusted_column_not_found",
 )
 """Of what check_request looks at."""
+
+EXPORTS_NAMED = 3
+"""In the way of a deletion."""
 
 POLL_SECONDS = "2"
 """When to ask again about an audit that has not ended."""
@@ -158,6 +162,33 @@ async def get(
 
 def _headers(tag: str, state: State) -> dict[str, str]:
     return {"ETag": tag} | ({} if state in TERMINAL else {"Retry-After": POLL_SECONDS})
+
+
+@router.delete(
+    "/{audit_id}",
+    status_code=204,
+    operation_id="delete_audit",
+    responses=declared_problems(403, 404, "audit_not_ended", "audit_in_use"),
+)
+def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> None:
+    """Deletes an audit that has ended, with its findings, verdicts, events and exports. There is no way back.
+
+    It is gone at once; what it leaves in the database and the object store is cleared away in the background.
+    """
+    try:
+        delete_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id)
+    except LookupError:
+        raise not_found("audit") from None
+    except NotEndedError as error:
+        if error.state is State.CANCELLING:
+            detail = "This audit is being cancelled. Delete it once it is cancelled."
+            raise Problem(409, "audit_not_ended", detail, headers={"Retry-After": POLL_SECONDS}) from None
+        detail = f"This audit is {error.state}. Cancel it first: POST /v1/audits/{audit_id}/cancel."
+        raise Problem(409, "audit_not_ended", detail) from None
+    except ExportsNotEndedError as error:
+        names = ", ".join(error.export_ids[:EXPORTS_NAMED]) + (" ..." if error.export_ids[EXPORTS_NAMED:] else "")
+        detail = f"Exports of this audit are queued or run: {names}. Let them end, or cancel them first."
+        raise Problem(409, "audit_in_use", detail) from None
 
 
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))
