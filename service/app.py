@@ -41,6 +41,7 @@ from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import make_object_store
+from service.web.report_routes import router as reports
 from service.web.routes import router as web
 from service.workspaces.routes import router as workspaces
 
@@ -111,6 +112,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         comparisons,
         audit_exports,
         exports,
+        reports,
         web,
     ):
         app.include_router(router)

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, String, collate, column, func, select
+from sqlalchemy import ColumnElement, Integer, Select, String, Text, collate, column, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from service.audits.answer_schemas import AuditGroup, MetricPoint
-from service.contract import GroupCurve, ProbeSummary, train_step
+from service.contract import GroupCurve, GroupSummary, ProbeSummary, Summary, train_step
 from service.http.pagination import invalid_cursor
 from service.http.problems import Problem
 from service.http.scoping import not_found
@@ -43,6 +43,27 @@ def find_probe(session: Session, audit: Audit, number: int) -> ProbeSummary:
 def find_facts(session: Session, audit: Audit) -> dict[str, Any]:
     """FACTS of the audit's summary."""
     return dict(zip(FACTS, _one(session, audit, *(_summary()[name] for name in FACTS)), strict=True))
+
+
+def find_summary(session: Session, audit: Audit) -> Summary:
+    """The audit's summary but for its groups, of which there may be many."""
+    rest = _summary().op("-", return_type=JSONB())(literal("groups", Text))
+    return Summary.model_validate(_one(session, audit, rest)[0])
+
+
+def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dict[str, GroupSummary]]:
+    """How many groups there are, and those with the most flagged samples first, then by name."""
+    each = func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
+    flagged = each.c.value["flagged"].astext.cast(Integer)
+    query = (
+        select(func.count().over(), each.c.key, each.c.value)
+        .select_from(Audit)
+        .join(each, Audit.id == audit.id)
+        .order_by(flagged.desc(), collate(each.c.key, "C"))
+        .limit(limit)
+    )
+    rows = session.execute(query).all()
+    return (rows[0][0] if rows else 0), {name: GroupSummary.model_validate(value) for _, name, value in rows}
 
 
 def find_group_curve(session: Session, audit: Audit, name: str) -> GroupCurve | None:

@@ -6,9 +6,9 @@ object store does not answer. The reconciler comes back until nothing is left.
 
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Interval, Row, delete, literal, select, tuple_, update
+from sqlalchemy import Interval, delete, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -38,6 +38,15 @@ DATA: tuple[tuple[Any, ...], ...] = (
 """What stands on `audit_data`: each table with the rest of its primary key, in an order that foreign keys allow."""
 
 
+class _Place(NamedTuple):
+    """How far a round is with an audit: looking for rows from the start would meet all that were just deleted."""
+
+    table: int
+    """Its place in DATA."""
+    after: tuple[int, ...] | None
+    """The key behind which rows may be left."""
+
+
 def purge_data(session: Session, audit_id: str) -> None:
     """Notes that the data of an audit that is being deleted are to be deleted behind it."""
     at = now() + _seconds(READERS_SECONDS)
@@ -56,7 +65,7 @@ def purge_due(sessions: sessionmaker[Session], objects: ObjectStore, *, seconds:
     Several processes may do it at once. Raises sqlalchemy.exc.OperationalError while the database is away.
     """
     until = time.monotonic() + seconds
-    progress: dict[str, tuple[int, Row[Any] | None]] = {}
+    progress: dict[str, _Place] = {}
     while True:
         busy = _purge_batch(sessions, progress) | _purge_prefix(sessions, objects)
         if not busy:
@@ -65,36 +74,40 @@ def purge_due(sessions: sessionmaker[Session], objects: ObjectStore, *, seconds:
             return False
 
 
-def _purge_batch(sessions: sessionmaker[Session], progress: dict[str, tuple[int, Row[Any] | None]]) -> bool:
-    """Deletes up to BATCH rows of one audit, or its row once there are none; False where nothing is due.
-
-    `progress` says of each audit how far this round is: which table of DATA, and behind which key. Looking for the next
-    rows from the start would meet all that were just deleted.
-    """
+def _purge_batch(sessions: sessionmaker[Session], progress: dict[str, _Place]) -> bool:
+    """Deletes up to BATCH rows of one audit, or its own row once there are none; False where nothing is due."""
     with sessions.begin() as session:
-        # Passed over while somebody writes to it: a worker that does not know yet that it has lost its job.
         due = (
             select(AuditData.audit_id)
             .where(AuditData.purge_at <= now())
             .order_by(AuditData.purge_at, AuditData.audit_id)
         )
+        # Passed over while somebody writes to it: a worker that does not know yet that it has lost its job.
         audit_id = session.scalar(due.limit(1).with_for_update(skip_locked=True))
         if audit_id is None:
             return False
-        place, after = progress.get(audit_id, (0, None))
-        if place == len(DATA):
-            session.execute(delete(AuditData).where(AuditData.audit_id == audit_id))
-            return True
-        table, *key = DATA[place]
-        rows = select(*key).where(table.audit_id == audit_id).order_by(*key).limit(BATCH)
-        if after is not None:
-            rows = rows.where(tuple_(*key) > tuple(after))
-        found = session.execute(rows).all()
-        if found:
-            within = (tuple_(*key) >= tuple(found[0])) & (tuple_(*key) <= tuple(found[-1]))
-            session.execute(delete(table).where(table.audit_id == audit_id, within))
-    progress[audit_id] = (place, found[-1]) if len(found) == BATCH else (place + 1, None)
+        place = progress.get(audit_id, _Place(0, None))
+        for number in range(place.table, len(DATA)):
+            after = place.after if number == place.table else None
+            last = _delete_batch(session, audit_id, *DATA[number], after=after)
+            if last is not None:
+                progress[audit_id] = _Place(number, last)
+                return True
+        session.execute(delete(AuditData).where(AuditData.audit_id == audit_id))
     return True
+
+
+def _delete_batch(session: Session, audit_id: str, table: Any, *key: Any, after: Any) -> Any:
+    """Deletes up to BATCH of the audit's rows behind the key `after`; the last one's key, or None: there were none."""
+    rows = select(*key).where(table.audit_id == audit_id).order_by(*key).limit(BATCH)
+    if after is not None:
+        rows = rows.where(tuple_(*key) > after)
+    found = session.execute(rows).all()
+    if not found:
+        return None
+    first, last = tuple(found[0]), tuple(found[-1])
+    session.execute(delete(table).where(table.audit_id == audit_id, tuple_(*key) >= first, tuple_(*key) <= last))
+    return last
 
 
 def _purge_prefix(sessions: sessionmaker[Session], objects: ObjectStore) -> bool:

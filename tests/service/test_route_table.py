@@ -55,6 +55,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/audits",
         "POST /v1/audits/{audit_id}/cancel",
         "POST /v1/audits/{audit_id}/retry",
+        "DELETE /v1/audits/{audit_id}",
     },
     "findings:read": {
         "GET /v1/audits/{audit_id}/findings",
@@ -62,6 +63,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}/findings/{row}/verdict",
         "GET /v1/audits/{audit_id}/findings/{row}/verdict/history",
         "GET /v1/audits/{audit_id}/precision",
+        "GET /v1/audits/{audit_id}/report",
         "GET /v1/comparisons",
         "GET /v1/comparisons/changes",
         "POST /v1/audits/{audit_id}/exports",
@@ -105,7 +107,11 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /datasets",
         "GET /probes",
     },
-    "audits:write": {"POST /audits/{audit_id}/cancel", "POST /audits/{audit_id}/retry"},
+    "audits:write": {
+        "POST /audits/{audit_id}/cancel",
+        "POST /audits/{audit_id}/retry",
+        "POST /audits/{audit_id}/delete",
+    },
     "findings:read": {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
