@@ -76,7 +76,8 @@ class Report:
 
 
 def read_report(session: Session, principal: Principal, audit_id: str) -> Report:
-    """Raises Problem 404 `audit_not_found`, 409 `audit_not_finished`."""
+    """In one snapshot of the database. Raises Problem 404 `audit_not_found`, 409 `audit_not_finished`."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     row = find_succeeded(session, principal, audit_id, options=[defer(Audit.summary)])
     audit = render_audit_summary(find_audit(session, principal, audit_id, options=[defer(Audit.summary)]))
     summary = find_summary(session, row)
