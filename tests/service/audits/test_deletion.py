@@ -112,10 +112,13 @@ def test_nothing_of_it_stays_anywhere(
     for identity in (queued.id, done.id, export.id):
         assert set(rows_naming(engine, identity)) == {"object_purges"}
         assert files_naming(objects.path(workspace_id), identity) == []
+    # Of a worker that was storing when it lost the job.
+    put(objects, audit_key(workspace_id, queued.id, 2, "train:7", "recording.npz"))
     wait_for_late_writers(sessions)
     assert clear()
     for identity in (queued.id, done.id, export.id):
         assert rows_naming(engine, identity) == {}
+        assert files_naming(objects.path(workspace_id), identity) == []
     # Of others, nothing went.
     assert rows_naming(engine, neighbour.id) == before
     assert files_naming(objects.path(workspace_id), neighbour.id) != []
