@@ -11,6 +11,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.audits.answer_routes import router as answers
 from service.audits.changes import AuditChanges
 from service.audits.routes import router as audits
 from service.comparisons.routes import router as comparisons
@@ -40,6 +41,7 @@ from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import make_object_store
+from service.web.report_routes import router as reports
 from service.web.routes import router as web
 from service.workspaces.routes import router as workspaces
 
@@ -104,11 +106,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         probe_packs,
         models,
         audits,
+        answers,
         findings,
         verdicts,
         comparisons,
         audit_exports,
         exports,
+        reports,
         web,
     ):
         app.include_router(router)

@@ -179,6 +179,22 @@ def export(
 
 
 @app.command()
+def report(
+    audit: Annotated[str, typer.Argument(help="The audit's id.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write; finetooth-report-AUDIT.html by default.")
+    ] = None,
+) -> int:
+    """Write a finished audit's report: one HTML file to read, print and pass on.
+
+    Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing.
+    """
+    from service.console.report import write_report
+
+    return _guarded(lambda: write_report(get_settings(), audit, out))
+
+
+@app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
     from service.console.connect import open_server

@@ -41,6 +41,8 @@ TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 DOWNLOAD_RETRIES = 5
 """In a row without a byte."""
 
+REPORT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
+
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 """After the last byte the service still finishes reading the dataset."""
 
@@ -302,6 +304,40 @@ class Client:
     def summary(self, audit_id: str) -> Json:
         """The answer in numbers, of an audit that has succeeded."""
         return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/summary")
+
+    def histogram(self, audit_id: str, *, probe: int = 1) -> Json:
+        """A probe's scores: counts of z by bin, null and threshold."""
+        return self._part(audit_id, "histogram", probe=probe)
+
+    def curve(self, audit_id: str, *, probe: int = 1, group: str | None = None) -> Json:
+        """What the audit would have found for a probe; with `group` that group's trade-off curve."""
+        return self._part(audit_id, "curve", probe=probe, group=group)
+
+    def calibration(self, audit_id: str, *, probe: int = 1) -> Json:
+        """How well a probe's null fits: tail counts and QQ points of samples and placebos."""
+        return self._part(audit_id, "calibration", probe=probe)
+
+    def groups(self, audit_id: str, *, limit: int = PAGE) -> Iterator[Json]:
+        """The groups by name, without their curves."""
+        return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/groups", limit)
+
+    def metrics(self, audit_id: str, *, probe: int = 1) -> Json:
+        """What training measured: losses, a probe's drift, time, tokens, speed, and the loss curve."""
+        return self._part(audit_id, "metrics", probe=probe)
+
+    def report(self, audit_id: str) -> bytes:
+        """The answer as one HTML file for a person to read, print and keep."""
+        # Its charts are drawn for it, at a few a second.
+        path = f"/v1/audits/{quote(audit_id, safe='')}/report"
+        return self._request("GET", path, timeout=REPORT_TIMEOUT).content
+
+    def delete_audit(self, audit_id: str) -> None:
+        """Deletes an audit that has ended, with its findings, verdicts, events and exports."""
+        self._delete(f"/v1/audits/{quote(audit_id, safe='')}")
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Deletes a dataset that no audit stands on."""
+        self._delete(f"/v1/datasets/{quote(dataset_id, safe='')}")
 
     def findings(
         self,
@@ -595,6 +631,9 @@ class Client:
 
     def _delete(self, path: str) -> None:
         self._request("DELETE", path)
+
+    def _part(self, audit_id: str, name: str, **wanted: int | str | None) -> Json:
+        return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/{name}", params=_filter(**wanted))
 
     def _verdict_path(self, audit_id: str, row: int) -> str:
         return f"/v1/audits/{quote(audit_id, safe='')}/findings/{row}/verdict"

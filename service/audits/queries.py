@@ -1,10 +1,12 @@
 """Reading audits."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import Row, Select, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm.interfaces import ORMOption
 
 from service.audits.schemas import Audit, AuditSummary, Progress, Step
 from service.contract import Failure, Stage, Summary, TrainingConfig
@@ -35,9 +37,10 @@ def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime, lis
     )
 
 
-def find_audit(session: Session, principal: Principal, audit_id: str) -> Found:
-    """One audit. Raises Problem 404 `audit_not_found`."""
-    found = session.execute(select_audits(principal).where(AuditTable.id == audit_id)).one_or_none()
+def find_audit(session: Session, principal: Principal, audit_id: str, options: Sequence[ORMOption] = ()) -> Found:
+    """One audit, read with `options`. Raises Problem 404 `audit_not_found`."""
+    query = select_audits(principal).where(AuditTable.id == audit_id).options(*options)
+    found = session.execute(query).one_or_none()
     if found is None:
         raise not_found("audit")
     return found
@@ -61,9 +64,11 @@ def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> l
     return list(session.scalars(query.order_by(AuditEvent.seq).limit(limit)))
 
 
-def find_succeeded(session: Session, principal: Principal, audit_id: str) -> AuditTable:
-    """An audit whose results are public. Raises Problem 404, or 409 `audit_not_finished`."""
-    audit, job = find_audit(session, principal, audit_id)[:2]
+def find_succeeded(
+    session: Session, principal: Principal, audit_id: str, options: Sequence[ORMOption] = ()
+) -> AuditTable:
+    """An audit whose results are public, read with `options`. Raises Problem 404, or 409 `audit_not_finished`."""
+    audit, job = find_audit(session, principal, audit_id, options)[:2]
     if job.state == State.SUCCEEDED:
         return audit
     if job.state in TERMINAL:

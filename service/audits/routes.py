@@ -1,4 +1,4 @@
-"""/v1/audits: started, watched, cancelled, tried again."""
+"""/v1/audits: started, watched, cancelled, tried again, deleted."""
 
 from typing import Annotated
 
@@ -12,7 +12,6 @@ from service.audits.event_stream import stream_events
 from service.audits.queries import (
     find_audit,
     find_state,
-    find_succeeded,
     list_audits,
     list_events,
     render_audit,
@@ -21,7 +20,6 @@ from service.audits.queries import (
 from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.versions import Version, find_tag, tag_of
-from service.contract import Summary
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep
@@ -35,7 +33,8 @@ from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.commands import NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.commands import NotEndedError, NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake_idle
 
@@ -52,6 +51,9 @@ REFUSALS = (
     "trusted_column_not_found",
 )
 """Of what check_request looks at."""
+
+EXPORTS_NAMED = 3
+"""In the way of a deletion."""
 
 POLL_SECONDS = "2"
 """When to ask again about an audit that has not ended."""
@@ -162,6 +164,33 @@ def _headers(tag: str, state: State) -> dict[str, str]:
     return {"ETag": tag} | ({} if state in TERMINAL else {"Retry-After": POLL_SECONDS})
 
 
+@router.delete(
+    "/{audit_id}",
+    status_code=204,
+    operation_id="delete_audit",
+    responses=declared_problems(403, 404, "audit_not_ended", "audit_in_use"),
+)
+def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> None:
+    """Deletes an audit that has ended, with its findings, verdicts, events and exports. There is no way back.
+
+    It is gone at once; what it leaves in the database and the object store is cleared away in the background.
+    """
+    try:
+        delete_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id)
+    except LookupError:
+        raise not_found("audit") from None
+    except NotEndedError as error:
+        if error.state is State.CANCELLING:
+            detail = "This audit is being cancelled. Delete it once it is cancelled."
+            raise Problem(409, "audit_not_ended", detail, headers={"Retry-After": POLL_SECONDS}) from None
+        detail = f"This audit is {error.state}. Cancel it first: POST /v1/audits/{audit_id}/cancel."
+        raise Problem(409, "audit_not_ended", detail) from None
+    except ExportsNotEndedError as error:
+        names = ", ".join(error.export_ids[:EXPORTS_NAMED]) + (" ..." if error.export_ids[EXPORTS_NAMED:] else "")
+        detail = f"Exports of this audit are queued or run: {names}. Let them end, or cancel them first."
+        raise Problem(409, "audit_in_use", detail) from None
+
+
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))
 def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep) -> Audit:
     """Stops the audit: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
@@ -246,11 +275,3 @@ async def events(
     content = await transactions.run(look)
     headers = {**response.headers, "Vary": "Accept"}
     return Response(content, headers=headers, media_type="application/json")
-
-
-@router.get(
-    "/{audit_id}/summary", operation_id="get_audit_summary", responses=declared_problems(404, "audit_not_finished")
-)
-def summary(audit_id: PathId, principal: Reader, session: SessionDep) -> Summary:
-    """The answer in numbers, of an audit that has succeeded."""
-    return Summary.model_validate(find_succeeded(session, principal, audit_id).summary)

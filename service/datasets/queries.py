@@ -1,16 +1,17 @@
 """Reading and writing `datasets` rows."""
 
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from service.datasets.intake import Parsed
 from service.http.auth import Principal
-from service.http.problems import Problem
+from service.http.in_use import delete_unused
 from service.http.request_ids import request_id
 from service.http.scoping import get_scoped, scoped
 from service.lifecycle.datasets import queue_duplicate_count
-from service.store.tables import Dataset
+from service.lifecycle.purging import purge_objects
+from service.store.objects import dataset_key
+from service.store.tables import Audit, Dataset
 
 
 def find_dataset(session: Session, principal: Principal, dataset_id: str) -> Dataset:
@@ -58,11 +59,7 @@ def dataset_exists(session: Session, dataset_id: str) -> bool:
 
 
 def delete_dataset(session: Session, principal: Principal, dataset_id: str) -> None:
-    """Deletes the row. Raises Problem 404, or 409 `dataset_in_use`."""
-    session.delete(find_dataset(session, principal, dataset_id))
-    try:
-        session.flush()
-    except IntegrityError:
-        raise Problem(
-            409, "dataset_in_use", "An audit stands on this dataset; its findings would lose their text."
-        ) from None
+    """Deletes the row, and notes that its objects are to go. Raises Problem 404, or 409 `dataset_in_use`."""
+    dataset = find_dataset(session, principal, dataset_id)
+    delete_unused(session, principal, dataset, kind="dataset", used=Audit.dataset_id == dataset.id)
+    purge_objects(session, principal.workspace_id, dataset_key(principal.workspace_id, dataset_id))

@@ -181,7 +181,8 @@ def get(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: 
 )
 async def delete(dataset_id: PathId, principal: Writer, transactions: TransactionsDep, objects: ObjectsDep) -> None:
     """Deletes a dataset that no audit stands on, and its files."""
-    # The row goes first and for good: objects without a row can be swept, a row without objects could not be read.
+    # The row goes first and for good: a row without objects could not be read. Should this end here, the objects are
+    # deleted by whoever reconciles.
     await transactions.run(lambda session: queries.delete_dataset(session, principal, dataset_id))
     await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id))
 

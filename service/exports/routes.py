@@ -19,7 +19,8 @@ from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.exports import NotEndedError, create_export, delete_export, request_cancel_export
+from service.lifecycle.commands import NotEndedError
+from service.lifecycle.exports import create_export, delete_export, request_cancel_export
 from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake_idle
 from service.store.objects import export_key, export_prefix
@@ -56,16 +57,19 @@ def create(
 ) -> Export:
     """Queues an export of an audit that has succeeded. Ask the Location for how far it is."""
     audit = find_succeeded(session, principal, audit_id)
-    export = create_export(
-        session,
-        workspace_id=principal.workspace_id,
-        audit_id=audit.id,
-        kind=body.kind,
-        format=body.format,
-        filter=None if body.kind == "scores" else body.filter,
-        max_q=body.max_q,
-        request_id=request_id.get(),
-    )
+    try:
+        export = create_export(
+            session,
+            workspace_id=principal.workspace_id,
+            audit_id=audit.id,
+            kind=body.kind,
+            format=body.format,
+            filter=None if body.kind == "scores" else body.filter,
+            max_q=body.max_q,
+            request_id=request_id.get(),
+        )
+    except LookupError:  # deleted just now
+        raise not_found("audit") from None
     wake_idle(session, settings, "io", background.add_task)
     response.headers["Location"] = f"/v1/exports/{export.id}"
     response.headers["Retry-After"] = POLL_SECONDS
@@ -164,5 +168,5 @@ async def delete(export_id: PathId, principal: Reader, transactions: Transaction
         raise not_found("export") from None
     except NotEndedError:
         raise Problem(409, "export_not_ended", "This export is queued or runs. Cancel it first.") from None
-    # The row went first: a file without a row is never read, a row without its file would be.
+    # At once, where it can be; whoever reconciles sees to it otherwise.
     await run_sync(objects.delete_tree, export_prefix(workspace_id, export_id))

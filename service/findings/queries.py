@@ -61,6 +61,12 @@ def top_scores(session: Session, audit: Audit, limit: int) -> list[Score]:
     return list(session.scalars(query))
 
 
+def flagged_scores(session: Session, audit: Audit, limit: int) -> list[Score]:
+    """The first of the headline that are flagged."""
+    flagged = select(Score).where(*_published(audit), Score.probe_no == HEADLINE, Score.flagged)
+    return list(session.scalars(flagged.order_by(Score.rank).limit(limit)))
+
+
 def find_scores(session: Session, audit: Audit, row: int) -> list[Score]:
     """The scores of one sample: the headline first, then those of each probe where there are several."""
     query = select(Score).where(*_published(audit), Score.row == row).order_by(Score.probe_no)

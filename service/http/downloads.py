@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import IO
+from typing import IO, Literal
 from urllib.parse import quote
 
 from anyio import CancelScope, CapacityLimiter
@@ -48,11 +48,14 @@ def download(
     )
 
 
-def content_disposition(filename: str) -> str:
-    """RFC 6266: to be saved under this name, of which nothing can lead into a folder or look like another name."""
+def content_disposition(filename: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
+    """RFC 6266: to be saved under this name, of which nothing can lead into a folder or look like another name.
+
+    What is `inline` may be shown too: only for content that is safe in a browser.
+    """
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in filename).strip(" .")
     plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-()") else "_" for c in name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 class _ObjectResponse(StreamingResponse):

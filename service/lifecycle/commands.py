@@ -17,6 +17,7 @@ from service.lifecycle import transitions
 from service.lifecycle.holding import Claim, first, held, locked
 from service.lifecycle.record import (
     Level,
+    add_job,
     append_event,
     append_state,
     life_of,
@@ -29,7 +30,7 @@ from service.lifecycle.transitions import HELD, MAX_FAILURES, Life, State
 from service.settings import CANCEL_SECONDS, LEASE_SECONDS, RETRY_SECONDS, Lane
 from service.store.counters import Counted, count
 from service.store.ids import new_id
-from service.store.tables import Audit, AuditProbe, AuditStep, Job
+from service.store.tables import Audit, AuditData, AuditProbe, AuditStep, Job
 
 AGAIN = {
     "audit": "Then retry the audit: it goes on where it was.",
@@ -47,6 +48,14 @@ def lease_lost(kind: str) -> Failure:
         hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the "
         f"database. {AGAIN[kind]}",
     )
+
+
+class NotEndedError(Exception):
+    """It is queued or runs, so it cannot be deleted: `state` is which."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.state = state
 
 
 class NotRetryableError(Exception):
@@ -77,15 +86,8 @@ def create_audit(
     Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
-    job = Job(
-        id=new_id("job"),
-        workspace_id=workspace_id,
-        kind="audit",
-        subject_id=audit_id,
-        lane="gpu",
-        request_id=request_id,
-    )
-    session.add(job)
+    job = add_job(session, kind="audit", subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
+    session.add(AuditData(audit_id=audit_id, workspace_id=workspace_id))
     session.flush()
     audit = Audit(
         id=audit_id,
@@ -346,7 +348,7 @@ def request_cancel(
     Its worker has `within_seconds` for that, and loses the job then. Raises LookupError if the workspace has no such
     audit.
     """
-    job, at = _current_job(session, workspace_id, audit_id)
+    job, at = current_job(session, workspace_id, audit_id)
     stop(session, job, at, within_seconds=within_seconds)
     return job
 
@@ -367,22 +369,14 @@ def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_i
     What is tried again is another job: the old one stays as it ended. Raises LookupError if the workspace has no such
     audit, and NotRetryableError where it has succeeded or is just being cancelled.
     """
-    job, at = _current_job(session, workspace_id, audit_id)
+    job, at = current_job(session, workspace_id, audit_id)
     state = State(job.state)
     if state in (State.QUEUED, State.RUNNING):
         return job
     life = transitions.follow_up(life_of(job), now=at)
     if life is None:
         raise NotRetryableError(state)
-    again = Job(
-        id=new_id("job"),
-        workspace_id=workspace_id,
-        kind=job.kind,
-        subject_id=audit_id,
-        lane=job.lane,
-        request_id=request_id,
-    )
-    session.add(again)
+    again = add_job(session, kind=job.kind, subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
     write_life(session, again, life)
     session.execute(update(Audit).where(Audit.id == audit_id).values(job_id=again.id))
     session.execute(
@@ -434,7 +428,7 @@ def requeue_orphans(session: Session) -> int:
 # ---------------------------------------------------------------- what they share
 
 
-def _current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Job, datetime]:
+def current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Job, datetime]:
     """The audit's newest job, locked, with the time. Raises LookupError."""
     # Not locked: a worker's commands lock the job first and then its audit, and two orders would meet in a deadlock.
     newest = select(Audit.job_id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)

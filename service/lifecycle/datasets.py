@@ -6,22 +6,13 @@ from sqlalchemy.orm import Session
 from service.contract import NearDuplicates
 from service.lifecycle.commands import succeed
 from service.lifecycle.holding import Claim
-from service.store.ids import new_id
-from service.store.tables import Dataset, Job
+from service.lifecycle.record import add_job
+from service.store.tables import Dataset
 
 
 def queue_duplicate_count(session: Session, *, workspace_id: str, dataset_id: str, request_id: str | None) -> None:
     """Writes the queued job that counts the near-duplicates of a dataset just recorded."""
-    session.add(
-        Job(
-            id=new_id("job"),
-            workspace_id=workspace_id,
-            kind="dataset",
-            subject_id=dataset_id,
-            lane="io",
-            request_id=request_id,
-        )
-    )
+    add_job(session, kind="dataset", subject_id=dataset_id, workspace_id=workspace_id, request_id=request_id)
 
 
 def publish_near_duplicates(session: Session, claim: Claim, counted: NearDuplicates | None) -> bool:

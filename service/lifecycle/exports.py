@@ -6,22 +6,20 @@ from typing import Literal
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.lifecycle.commands import stop, succeed
+from service.lifecycle.commands import NotEndedError, stop, succeed
 from service.lifecycle.holding import Claim, first, held, locked
-from service.lifecycle.record import write_progress
+from service.lifecycle.purging import purge_objects
+from service.lifecycle.record import add_job, write_progress
 from service.lifecycle.transitions import TERMINAL, State
 from service.settings import CANCEL_SECONDS
 from service.store.ids import new_id
-from service.store.tables import Export, Job
+from service.store.objects import export_prefix
+from service.store.tables import Audit, Export, Job
 
 Kind = Literal["cleaned", "flagged", "scores"]
 Format = Literal["jsonl", "csv", "parquet"]
 Filter = Literal["flagged", "confirmed", "not_rejected"]
 """Which samples `cleaned` leaves out and `flagged` holds; worker/exports/selection.py says what each means."""
-
-
-class NotEndedError(Exception):
-    """The export is queued or runs."""
 
 
 def create_export(
@@ -37,18 +35,15 @@ def create_export(
 ) -> Export:
     """Writes an export with its queued job.
 
-    Raises sqlalchemy.exc.IntegrityError if the audit is not the workspace's, or the values do not go together.
+    Raises LookupError if the workspace has no such audit (any more), and sqlalchemy.exc.IntegrityError if the values do
+    not go together.
     """
+    # Whoever deletes the audit waits, and finds the export; or has come first.
+    audit = select(Audit.id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)
+    if session.scalar(audit.with_for_update(read=True, key_share=True)) is None:
+        raise LookupError(audit_id)
     export_id = new_id("exp")
-    job = Job(
-        id=new_id("job"),
-        workspace_id=workspace_id,
-        kind="export",
-        subject_id=export_id,
-        lane="io",
-        request_id=request_id,
-    )
-    session.add(job)
+    job = add_job(session, kind="export", subject_id=export_id, workspace_id=workspace_id, request_id=request_id)
     session.flush()
     export = Export(
         id=export_id,
@@ -102,13 +97,14 @@ def request_cancel_export(
 
 
 def delete_export(session: Session, *, workspace_id: str, export_id: str) -> None:
-    """Deletes an export that has ended, and its job. Its objects are the caller's to delete, after the commit.
+    """Deletes an export that has ended, and its job. Its objects are deleted behind it.
 
     Raises LookupError if the workspace has no such export, and NotEndedError.
     """
     job = _job_of(session, workspace_id, export_id)[0]
     if State(job.state) not in TERMINAL:
-        raise NotEndedError
+        raise NotEndedError(State(job.state))
+    purge_objects(session, workspace_id, export_prefix(workspace_id, export_id))
     session.execute(delete(Export).where(Export.id == export_id))
     session.execute(delete(Job).where(Job.id == job.id))
 

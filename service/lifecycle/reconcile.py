@@ -1,4 +1,5 @@
-"""What looks after all jobs: takes back those whose worker is gone, and wakes workers for those that are due.
+"""What looks after all jobs: takes back those whose worker is gone, wakes workers for those that are due, and clears
+away what deleted resources have left.
 
 Every API and worker process runs a Reconciler in a thread; the one that holds the scheduler's row does the work. Were
 two to do it at once, each job would still be locked by one of them only, and a wake-up too many finds nothing to do.
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.commands import expire_one
 from service.lifecycle.leftovers import leftover_prefixes, purge
+from service.lifecycle.purging import purge_due
 from service.lifecycle.record import now
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
@@ -23,6 +25,9 @@ from service.settings import LANES, Settings
 from service.store.expiry import delete_expired_answers
 from service.store.objects import ObjectStore
 from service.store.tables import Scheduler
+
+PURGING = 0.4
+"""Of the time between two rounds, what is spent at most on clearing away deleted resources."""
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +93,8 @@ class Reconciler:
         for lane, slots in due.items():
             if slots:
                 wake(self._settings, lane, slots)
+        # Last, and not for long: nobody waits for it.
+        purge_due(self._sessions, self._objects, seconds=PURGING * self._settings.reconcile_seconds)
         return True
 
     def _expire_one(self) -> bool:

@@ -12,6 +12,8 @@ from sqlalchemy.orm import Session
 
 from service.contract import ProgressEvent, Stage
 from service.lifecycle.transitions import TERMINAL, Life, State
+from service.settings import Lane
+from service.store.ids import new_id
 from service.store.tables import Audit, AuditEvent, AuditStep, Export, Job
 
 Level = Literal["info", "warning", "error"]
@@ -19,6 +21,24 @@ Level = Literal["info", "warning", "error"]
 
 SHOWING_PROGRESS: dict[str, type[Audit] | type[Export]] = {"audit": Audit, "export": Export}
 """The tables that show how far a job is, by its kind."""
+
+
+LANES: dict[str, Lane] = {"audit": "gpu", "export": "io", "dataset": "io"}
+"""Where a job of each kind runs."""
+
+
+def add_job(session: Session, *, kind: str, subject_id: str, workspace_id: str, request_id: str | None) -> Job:
+    """A queued job, added to the session and not yet flushed."""
+    job = Job(
+        id=new_id("job"),
+        workspace_id=workspace_id,
+        kind=kind,
+        subject_id=subject_id,
+        lane=LANES[kind],
+        request_id=request_id,
+    )
+    session.add(job)
+    return job
 
 
 def now() -> ColumnElement[datetime]:

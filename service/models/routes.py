@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import IntegrityError
 
 from service.contract import ModelSource
 from service.http.auth import Principal, not_installation_admin, require
@@ -12,6 +11,7 @@ from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
+from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
@@ -20,6 +20,7 @@ from service.models.admission import check_model
 from service.models.queries import find_model
 from service.models.schemas import Model, ModelCreate, render_model
 from service.store.ids import new_id
+from service.store.tables import Audit
 from service.store.tables import Model as ModelTable
 
 router = resource_router("models")
@@ -87,10 +88,5 @@ def get(model_id: PathId, principal: Reader, session: SessionDep, conditions: Co
 )
 def delete(model_id: PathId, principal: Admin, session: SessionDep) -> None:
     """Takes a model that no audit stands on out of the register, by id or by name. Its weights stay where they are."""
-    session.delete(find_model(session, principal, model_id))
-    try:
-        session.flush()
-    except IntegrityError:
-        raise Problem(
-            409, "model_in_use", "An audit stands on this model; its answer would lose its meaning."
-        ) from None
+    model = find_model(session, principal, model_id)
+    delete_unused(session, principal, model, kind="model", used=Audit.model_id == model.id)

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import defer
 
 from service.http.auth import Principal, require
@@ -12,6 +11,7 @@ from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
+from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem, json_pointer
 from service.http.routing import declared_problems, resource_router
@@ -19,6 +19,7 @@ from service.http.scoping import get_scoped, not_found, owned
 from service.probes.packs import ProbePack, fill, load_packs, parameter_error
 from service.probes.schemas import PackOrigin, Probe, ProbeCreate, ProbeFromPack, ProbeSummary, render_probe
 from service.store.ids import new_id
+from service.store.tables import Audit, AuditProbe
 from service.store.tables import Probe as ProbeTable
 
 router = resource_router("probes")
@@ -95,13 +96,9 @@ def get(probe_id: PathId, principal: Reader, session: SessionDep, conditions: Co
 )
 def delete(probe_id: PathId, principal: Writer, session: SessionDep) -> None:
     """Deletes a probe that no audit stands on."""
-    session.delete(get_scoped(session, ProbeTable, principal, probe_id, kind="probe"))
-    try:
-        session.flush()
-    except IntegrityError:
-        raise Problem(
-            409, "probe_in_use", "An audit stands on this probe; its answer would lose its meaning."
-        ) from None
+    probe = get_scoped(session, ProbeTable, principal, probe_id, kind="probe")
+    used = Audit.id.in_(select(AuditProbe.audit_id).where(AuditProbe.probe_id == probe.id))
+    delete_unused(session, principal, probe, kind="probe", used=used)
 
 
 def _find_pack(body: ProbeFromPack) -> ProbePack:

@@ -51,9 +51,14 @@ class LocalObjects(ObjectStore):
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
 
-    def delete_tree(self, prefix: str) -> None:
+    def delete_tree(self, prefix: str) -> bool:
+        whole = True
+
         def report(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:
+            nonlocal whole
             if not isinstance(error[1], FileNotFoundError):
+                whole = False
                 log.warning("objects under %s are left: %s", prefix, type(error[1]).__name__)
 
         shutil.rmtree(self.path(prefix), onerror=report)
+        return whole

@@ -50,8 +50,8 @@ class ObjectStore(ABC):
         """Whether there is such an object. Raises ObjectStoreUnavailableError."""
 
     @abstractmethod
-    def delete_tree(self, prefix: str) -> None:
-        """Deletes every object under `prefix/`; nothing there is no error. What cannot be deleted is logged."""
+    def delete_tree(self, prefix: str) -> bool:
+        """Deletes every object under `prefix/`; nothing there is no error. False: some are left, as the log says."""
 
     def put_file(self, key: str, source: Path) -> None:
         """Copies a file in. Raises as `create` does."""

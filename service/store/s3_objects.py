@@ -99,7 +99,7 @@ class S3Objects(ObjectStore):
         except ObjectMissingError:
             return False
 
-    def delete_tree(self, prefix: str) -> None:
+    def delete_tree(self, prefix: str) -> bool:
         path = self._path(prefix)
         try:
             with self._answers():
@@ -108,6 +108,8 @@ class S3Objects(ObjectStore):
                     self._bucket.rm(found)
         except ObjectStoreUnavailableError as error:
             log.warning("objects under %s are left: %s", prefix, error)
+            return False
+        return True
 
     @contextmanager
     def _answers(self, *, missing: str | None = None) -> Iterator[None]:

@@ -250,6 +250,32 @@ class Scheduler(Base):
     __table_args__ = (CheckConstraint("id = 1", name="one"),)
 
 
+class AuditData(Base):
+    """What hangs on an audit's id and may be large: scores, findings, verdicts. They stand on this row and not on the
+    audit's, so that a deleted audit is gone at once, and what it leaves is cleared away behind it, none forgotten."""
+
+    __tablename__ = "audit_data"
+    audit_id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    purge_at: Mapped[datetime | None]
+    """The audit is deleted: from then on its data are, and this row at last. See service.lifecycle.purging."""
+    __table_args__ = (
+        UniqueConstraint("workspace_id", "audit_id"),
+        Index("ix_audit_data_purge", "purge_at", postgresql_where=text("purge_at IS NOT NULL")),
+    )
+
+
+class ObjectPurge(Base):
+    """Objects that no row names any more, to be deleted. See service.lifecycle.purging."""
+
+    __tablename__ = "object_purges"
+    prefix: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    created_at: Mapped[datetime] = created_at()
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    """When it is tried, or tried again."""
+
+
 class Audit(Base):
     """One audit: what was asked, how far it is, which attempt's results are public."""
 
@@ -283,6 +309,7 @@ class Audit(Base):
     summary: Mapped[dict[str, Any] | None]
     """A contract.Summary of the published attempt."""
     __table_args__ = (
+        ForeignKeyConstraint(["workspace_id", "id"], ["audit_data.workspace_id", "audit_data.audit_id"]),
         ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
         ForeignKeyConstraint(["workspace_id", "dataset_id"], ["datasets.workspace_id", "datasets.id"]),
         ForeignKeyConstraint(["workspace_id", "model_id"], ["models.workspace_id", "models.id"]),
@@ -378,7 +405,7 @@ class Score(Base):
     cluster: Mapped[int] = mapped_column(BigInteger)
     group: Mapped[str | None]
     __table_args__ = (
-        ForeignKeyConstraint(["audit_id"], ["audits.id"]),
+        ForeignKeyConstraint(["audit_id"], ["audit_data.audit_id"]),
         CheckConstraint("side IN ('toward','against','both')", name="side"),
         Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
         # Every index costs the loading of a result time; docs/decisions/0020 has what each one is for.
@@ -455,7 +482,7 @@ class Finding(Base):
     search: Mapped[str] = mapped_column(TSVECTOR, Computed(SEARCH, persisted=True), deferred=True)
     """The words of the messages, for full text, and the audit's id."""
     __table_args__ = (
-        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audit_data.workspace_id", "audit_data.audit_id"]),
         Index("ix_findings_search", "search", postgresql_using="gin"),
     )
 

@@ -39,7 +39,7 @@ class Verdict(Base):
     flagged: Mapped[bool] = mapped_column(Boolean)
     """In the headline."""
     __table_args__ = (
-        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),
+        ForeignKeyConstraint(["workspace_id", "audit_id"], ["audit_data.workspace_id", "audit_data.audit_id"]),
         CheckConstraint(KINDS, name="verdict"),
         CheckConstraint("revision >= 0", name="revision"),
         # Precision at k, and the samples of one verdict.

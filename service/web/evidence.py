@@ -21,6 +21,15 @@ BASELINES = {
 """Label of a method in a table, and what one does who uses it."""
 
 
+SHOWN = {
+    "calibration": "Quantiles of the samples and of the placebo directions against those of the null. On the broken "
+    "line they agree.",
+    "sensitivity": "Share of hidden tracers found with its 95 % interval, by how many were hidden.",
+    "drift": "Change of the probe loss between its measurements, predicted and realised.",
+}
+"""What a small picture shows, for those who do not see it."""
+
+
 def percent(share: float) -> str:
     """0.8123 as 81 %."""
     return f"{share * 100:.0f} %"

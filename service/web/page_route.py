@@ -12,7 +12,13 @@ from service.http.auth import authenticate
 from service.http.problems import Problem
 from service.web.templating import render
 
-TITLES = {401: "Please sign in", 403: "Not yours to see", 404: "There is nothing here", 503: "Please try again"}
+TITLES = {
+    401: "Please sign in",
+    403: "Not yours to see",
+    404: "There is nothing here",
+    409: "Not now",
+    503: "Please try again",
+}
 
 
 class PageRoute(APIRoute):

@@ -5,10 +5,11 @@ A function that takes an audit expects one that the caller has found through its
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Integer, select
+from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session
 
-from service.contract import COMBINE, train_step
+from service.audits.answer_queries import metric_points, metrics_of
+from service.contract import COMBINE
 from service.http.auth import Principal
 from service.http.scoping import scoped
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score
@@ -62,7 +63,7 @@ def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
     """The last optimiser step of that seed's run whose loss is known."""
     query = (
         select(AuditEvent.data["step"].astext.cast(Integer))
-        .where(*_metrics(audit, seed))
+        .where(*metrics_of(audit, seed))
         .order_by(AuditEvent.seq.desc())
         .limit(1)
     )
@@ -71,23 +72,8 @@ def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
 
 def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[LossPoint]:
     """The losses of that seed's run up to and with step `until`."""
-    query = (
-        select(AuditEvent.data)
-        .where(*_metrics(audit, seed), AuditEvent.data["step"].astext.cast(Integer) <= until)
-        .order_by(AuditEvent.seq)
-    )
-    return [LossPoint(data["step"], data["loss"], data.get("probe_loss")) for data in session.scalars(query) if data]
-
-
-def _metrics(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
-    """Of the attempt that ran the seed last."""
-    ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step(seed))
-    return (
-        AuditEvent.audit_id == audit.id,
-        AuditEvent.attempt == ran.scalar_subquery(),
-        AuditEvent.type == "metric",
-        AuditEvent.data["seed"].astext.cast(Integer) == seed,
-    )
+    points = metric_points(session, audit, seed, until)
+    return [LossPoint(point.step, point.loss, point.probe_loss) for point in points]
 
 
 def neighbours(session: Session, audit: Audit, rank: int) -> tuple[int | None, int | None]:

@@ -9,6 +9,7 @@ from starlette.responses import FileResponse, RedirectResponse
 
 from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
 from service.audits.routes import cancel as cancel_audit
+from service.audits.routes import delete as delete_audit
 from service.audits.routes import retry as retry_audit
 from service.audits.schemas import AuditSummary
 from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRow, Side, Stage, Summary
@@ -131,6 +132,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         stage_no=-1 if stage is None else list(Stage).index(stage),
         live=live,
         may_write=principal.may("audits:write"),
+        may_read_findings=principal.may("findings:read"),
         announcement=wording.announcement(audit.status, stage),
         here=_address(request),
     )
@@ -150,6 +152,13 @@ def retry(
     """The button that tries a failed or cancelled audit again."""
     retry_audit(audit_id, principal, session, settings, background)
     return RedirectResponse(f"/audits/{audit_id}", 303)
+
+
+@pages.post("/audits/{audit_id}/delete")
+def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> Response:
+    """The button that deletes an audit that has ended."""
+    delete_audit(audit_id, principal, session)
+    return RedirectResponse("/audits", 303)
 
 
 @pages.get("/audits/{audit_id}/histogram.svg")

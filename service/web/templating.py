@@ -17,8 +17,12 @@ STATIC = HERE / "static"
 
 def render(template: str, context: Mapping[str, Any], *, status: int = 200) -> HTMLResponse:
     """The page; `context` must name everything that the template reads."""
-    html = _environment().get_template(template).render(context)
-    return HTMLResponse(html, status_code=status)
+    return HTMLResponse(render_text(template, context), status_code=status)
+
+
+def render_text(template: str, context: Mapping[str, Any]) -> str:
+    """The template as HTML; as `render`."""
+    return _environment().get_template(template).render(context)
 
 
 def asset(name: str) -> str:

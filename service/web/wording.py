@@ -144,6 +144,26 @@ def verdict(summary: contract.Summary) -> str:
     return f"Finetooth flags {whole(summary.flagged)} of {samples}; at q = {summary.q:g} {errors}."
 
 
+def claims(summary: contract.Summary) -> list[str]:
+    """What the flags claim, and from where on samples are flagged, for whoever has to decide on them."""
+    claimed = (
+        f"What q = {summary.q:g} claims: of the samples that such audits flag, at most {summary.q * 100:g} % are false "
+        "alarms on average. It is a rate over many audits and no promise for this one, and it holds as far as the "
+        "null fits."
+    )
+    said = [claimed]
+    if len(summary.probes) == 1:
+        threshold = summary.probes[0].threshold_z
+        if threshold is not None:
+            said.append(
+                f"Samples are flagged from Z = {decimal(threshold)} on. Z says how far a sample's training gradient "
+                "pushes the model toward the unwanted answers, beside all other samples of the same run."
+            )
+        if summary.probes[0].has_reference:
+            said.append("Samples shown to lean to the probe's reference answers are not flagged, whatever their Z.")
+    return said
+
+
 def histogram_words(probe: contract.ProbeSummary, scored: int) -> str:
     """What the histogram shows, for those who do not see it."""
     null = probe.null

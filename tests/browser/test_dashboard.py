@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,3 +303,32 @@ def test_the_keyboard_reaches_the_content(signed_in: OpenPage, published: str) -
     assert page.evaluate("document.activeElement.closest('main') !== null")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
+
+
+def test_the_report_is_read_and_printed_from_a_file_of_its_own(
+    signed_in: OpenPage, open_page: OpenPage, published: str, tmp_path: Path
+) -> None:
+    """Served, and saved and opened without a service: no request, no complaint of the policy, nothing cut off."""
+    page = signed_in()
+    page.goto(f"/audits/{published}")
+    address = page.get_by_role("link", name="Report to print or pass on").get_attribute("href")
+    assert address is not None
+    page.goto(address)
+    expect(page.get_by_role("heading", name="The answer")).to_be_visible()
+    saved = tmp_path / "report.html"
+    saved.write_bytes(page.request.get(address).body())
+    for width in (1440, 390):
+        alone = open_page(width=width)
+        asked: list[str] = []
+        alone.on("request", lambda request, asked=asked: asked.append(request.url))
+        alone.goto(saved.as_uri())
+        assert asked == [saved.as_uri()]
+        assert alone.title() != "owned"
+        # Its stylesheet passed the policy that is in the file.
+        assert alone.locator(".verdict").evaluate("node => getComputedStyle(node).borderTopStyle") == "solid"
+        assert alone.evaluate("document.documentElement.scrollWidth") <= width
+        expect(alone.locator(".chart svg").first).to_be_visible()
+        assert alone.locator("article.finding").count() == 20
+    alone.emulate_media(media="print", color_scheme="dark")
+    assert alone.locator("body").evaluate("node => getComputedStyle(node).backgroundColor") == "rgb(255, 255, 255)"
+    assert alone.pdf(format="A4").startswith(b"%PDF")

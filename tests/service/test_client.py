@@ -16,6 +16,7 @@ from service.client import ApiError, Client, UnreachableError
 from service.settings import Settings
 from tests.made_audits import make_published
 
+Sessions = sessionmaker[Session]
 PROBE = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": None}]
 
 
@@ -261,3 +262,33 @@ def test_probes_from_packs(client: Client) -> None:
     assert client.probe(made["id"]) == made
     client.delete_probe(made["id"])
     assert list(client.probes()) == []
+
+
+def test_an_answer_part_by_part_and_as_a_report_and_its_end(client: Client, api: LiveApi, sessions: Sessions) -> None:
+    with sessions.begin() as session:
+        audit = make_published(session, api.workspace_id, rows=30, flagged=3, probes=2)
+    summary = client.summary(audit.id)
+    assert client.histogram(audit.id, probe=2)["histogram"] == summary["probes"][1]["histogram"]
+    assert client.calibration(audit.id)["placebo"] == summary["probes"][0]["placebo"]
+    assert client.curve(audit.id, probe=2)["sensitivity"] == summary["probes"][1]["sensitivity"]
+    assert client.curve(audit.id, group="forum")["curve"] == summary["groups"]["forum"]["curve"]
+    assert [group["name"] for group in client.groups(audit.id, limit=1)] == ["docs", "forum"]
+    assert len(client.metrics(audit.id)["curve"]) == 30
+    assert client.report(audit.id).startswith(b"<!doctype html>")
+    with pytest.raises(ApiError) as caught:
+        client.histogram(audit.id, probe=3)
+    assert caught.value.code == "audit_probe_not_found"
+    with pytest.raises(ApiError) as caught:
+        client.delete_dataset(audit.dataset_id)
+    assert caught.value.code == "dataset_in_use"
+    assert audit.id in caught.value.detail
+    client.delete_audit(audit.id)
+    client.delete_dataset(audit.dataset_id)
+    for gone in (
+        lambda: client.audit(audit.id),
+        lambda: client.report(audit.id),
+        lambda: client.delete_audit(audit.id),
+    ):
+        with pytest.raises(ApiError) as caught:
+            gone()
+        assert caught.value.code == "audit_not_found"

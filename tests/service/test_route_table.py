@@ -42,6 +42,11 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}",
         "GET /v1/audits/{audit_id}/events",
         "GET /v1/audits/{audit_id}/summary",
+        "GET /v1/audits/{audit_id}/histogram",
+        "GET /v1/audits/{audit_id}/curve",
+        "GET /v1/audits/{audit_id}/calibration",
+        "GET /v1/audits/{audit_id}/groups",
+        "GET /v1/audits/{audit_id}/metrics",
     },
     "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
     "audits:write": {
@@ -50,6 +55,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/audits",
         "POST /v1/audits/{audit_id}/cancel",
         "POST /v1/audits/{audit_id}/retry",
+        "DELETE /v1/audits/{audit_id}",
     },
     "findings:read": {
         "GET /v1/audits/{audit_id}/findings",
@@ -57,6 +63,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}/findings/{row}/verdict",
         "GET /v1/audits/{audit_id}/findings/{row}/verdict/history",
         "GET /v1/audits/{audit_id}/precision",
+        "GET /v1/audits/{audit_id}/report",
         "GET /v1/comparisons",
         "GET /v1/comparisons/changes",
         "POST /v1/audits/{audit_id}/exports",
@@ -100,7 +107,11 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /datasets",
         "GET /probes",
     },
-    "audits:write": {"POST /audits/{audit_id}/cancel", "POST /audits/{audit_id}/retry"},
+    "audits:write": {
+        "POST /audits/{audit_id}/cancel",
+        "POST /audits/{audit_id}/retry",
+        "POST /audits/{audit_id}/delete",
+    },
     "findings:read": {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",

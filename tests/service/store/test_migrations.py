@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.commands import claim
+from service.lifecycle.deletion import delete_audit
 from service.store.bootstrap import (
     REGISTERED_MODELS,
     alembic_config,
@@ -24,6 +25,7 @@ from service.store.bootstrap import (
 )
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Base, Model, Workspace
+from tests.made_audits import make_published
 
 ROOT = Path(__file__).parents[3]
 
@@ -141,6 +143,25 @@ FIRST_SCHEMA_ROWS = (
     "INSERT INTO findings (audit_id, attempt, row, workspace_id, messages, extra) "
     "VALUES ('aud_done', 1, 4, 'ws_1', '[]', '{}')",
 )
+
+
+def test_results_keep_their_owner_and_what_a_deleted_audit_has_left_goes_with_the_row_that_holds_it(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    """Down to the schema that knows no deleted audits, and up again."""
+    with sessions.begin() as session:
+        kept = make_published(session, workspace_id, rows=25, flagged=3)
+        gone = make_published(session, workspace_id, rows=25, flagged=3)
+    with sessions.begin() as session:
+        delete_audit(session, workspace_id=workspace_id, audit_id=gone.id)
+    command.downgrade(alembic_config(database_url), "0009")
+    migrate(database_url)
+    assert differences(database_url) == []
+    with sessions() as session:
+        for table in ("audit_data", "scores", "findings"):
+            found = set(session.scalars(text(f"SELECT DISTINCT audit_id FROM {table}")))
+            assert found == {kept.id}, table
+        assert session.scalar(text("SELECT count(*) FROM scores")) == 25
 
 
 def test_migrating_twice_changes_nothing(database_url: str) -> None:

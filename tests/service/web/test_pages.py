@@ -576,11 +576,11 @@ def test_buttons_cancel_an_audit_and_try_it_again(sign_in: SignIn, sessions: Ses
         return [attributes["action"] for attributes, _ in forms if attributes["action"] != "/sign-out"]
 
     assert buttons() == [f"{address}/cancel"]
-    for act, status, after in (("cancel", "cancelled", "retry"), ("retry", "queued", "cancel")):
+    for act, status, after in (("cancel", "cancelled", ["retry", "delete"]), ("retry", "queued", ["cancel"])):
         answer = client.post(f"{address}/{act}", headers=OURS)
         assert (answer.status_code, answer.headers["location"]) == (303, address)
         assert client.get(f"/v1{address}").json()["status"] == status
-        assert buttons() == [f"{address}/{after}"]
+        assert buttons() == [f"{address}/{other}" for other in after]
 
 
 def test_another_site_cannot_press_them(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
@@ -597,3 +597,41 @@ def test_who_may_only_read_sees_no_buttons(sign_in: SignIn, sessions: Sessions, 
     client = sign_in("findings:read")
     assert f"/audits/{audit_id}/cancel" not in client.get(f"/audits/{audit_id}").text
     assert client.post(f"/audits/{audit_id}/cancel", headers=OURS).status_code == 403
+
+
+def test_a_finished_audit_links_its_report_and_can_be_deleted(
+    sign_in: SignIn, sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        audit = make_published(session, workspace_id, rows=25, flagged=3)
+    client = sign_in()
+    page = Page(client.get(f"/audits/{audit.id}").text)
+    assert page.all("a", href=f"/v1/audits/{audit.id}/report")
+    assert client.get(f"/v1/audits/{audit.id}/report").text.startswith("<!doctype html>")
+    assert page.all("form", action=f"/audits/{audit.id}/delete", method="post")
+    export = client.post(f"/v1/audits/{audit.id}/exports", json={"kind": "scores"}, headers=OURS).json()
+    refused = client.post(f"/audits/{audit.id}/delete", headers=OURS)
+    assert refused.status_code == 409
+    assert export["id"] in Page(refused.text).text
+    foreign = client.post(f"/audits/{audit.id}/delete", headers={"Sec-Fetch-Site": "cross-site"})
+    assert foreign.status_code == 403
+    client.post(f"/v1/exports/{export['id']}/cancel", headers=OURS)
+    gone = client.post(f"/audits/{audit.id}/delete", headers=OURS)
+    assert (gone.status_code, gone.headers["Location"]) == (303, "/audits")
+    assert client.get(f"/audits/{audit.id}").status_code == 404
+    assert "chats.jsonl" not in Page(client.get("/audits").text).text
+
+
+def test_who_may_not_delete_or_read_findings_is_offered_neither(
+    sign_in: SignIn, sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        done = make_published(session, workspace_id, rows=25, flagged=3)
+    page = Page(sign_in("datasets:write").get(f"/audits/{done.id}").text)
+    assert not page.all("form", action=f"/audits/{done.id}/delete")
+    assert not page.all("a", href=f"/v1/audits/{done.id}/report")
+    with sessions.begin() as session:
+        waits = make_queued(session, workspace_id)
+    page = Page(sign_in().get(f"/audits/{waits.id}").text)
+    assert not page.all("form", action=f"/audits/{waits.id}/delete")
+    assert not page.all("a", href=f"/v1/audits/{waits.id}/report")

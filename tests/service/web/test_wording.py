@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from service.contract import NullFit, ScoreRow, Stage, Summary, TrainingConfig
+from service.contract import NullFit, ProbeSummary, ScoreRow, Stage, Summary, TrainingConfig
 from service.web.wording import (
+    claims,
     counted,
     decimal,
     duration,
@@ -215,3 +216,17 @@ def test_a_sample_never_observed_claims_nothing(summary_of: MakeSummary) -> None
     words = dict(finding_words(score(n=0, flagged=False, **nothing), summary_of()))
     assert set(words) == {"Verdict", "mu", "Observed"}
     assert words["Verdict"].startswith("Not scored")
+
+
+def test_what_the_flags_claim_is_a_rate_and_no_promise(
+    summary_of: MakeSummary, probe_of: Callable[..., ProbeSummary]
+) -> None:
+    rate, threshold, reference = claims(summary_of(q=0.1))
+    assert "at most 10 %" in rate
+    assert "no promise for this one" in rate
+    assert "Z = 2.50" in threshold
+    assert "reference answers are not flagged" in reference
+    nothing = probe_of(flagged=0, threshold_z=None, has_reference=False)
+    assert claims(summary_of(flagged=0, probes=(nothing,))) == claims(summary_of())[:1]
+    # Of several probes each has a threshold of its own, which stands with it.
+    assert len(claims(summary_of(probes=(probe_of(), probe_of())))) == 1

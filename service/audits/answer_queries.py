@@ -1,0 +1,136 @@
+"""Reading parts of a published answer. The database takes the part out of the summary, which may be long."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Integer, Select, String, Text, collate, column, func, literal, select
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Session
+
+from service.audits.answer_schemas import AuditGroup, MetricPoint
+from service.contract import GroupCurve, GroupSummary, ProbeSummary, Summary, train_step
+from service.http.pagination import invalid_cursor
+from service.http.problems import Problem
+from service.http.scoping import not_found
+from service.store.tables import Audit, AuditEvent, AuditStep
+
+FACTS = (
+    "rows_scored",
+    "seeds",
+    "steps",
+    "tokens",
+    "refreshes",
+    "train_loss_first",
+    "train_loss_last",
+    "seconds",
+    "device",
+)
+"""Fields of a summary that are neither long nor a probe's."""
+
+
+def find_probe(session: Session, audit: Audit, number: int) -> ProbeSummary:
+    """The result of the audit's probe of that number, from 1. Raises Problem 404 `audit_probe_not_found`."""
+    probes = _summary()["probes"]
+    count, found = _one(session, audit, func.jsonb_array_length(probes), probes[number - 1])
+    if found is None:
+        have = "1 probe: ask for probe=1" if count == 1 else f"{count} probes: ask for probe=1 to probe={count}"
+        detail = f"This audit has {have}."
+        raise Problem(404, "audit_probe_not_found", detail, errors=[{"pointer": "query:probe", "detail": detail}])
+    return ProbeSummary.model_validate(found)
+
+
+def find_facts(session: Session, audit: Audit) -> dict[str, Any]:
+    """FACTS of the audit's summary."""
+    return dict(zip(FACTS, _one(session, audit, *(_summary()[name] for name in FACTS)), strict=True))
+
+
+def find_summary(session: Session, audit: Audit) -> Summary:
+    """The audit's summary but for its groups, of which there may be many."""
+    rest = _summary().op("-", return_type=JSONB())(literal("groups", Text))
+    return Summary.model_validate(_one(session, audit, rest)[0])
+
+
+def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dict[str, GroupSummary]]:
+    """How many groups there are, and those with the most flagged samples first, then by name."""
+    each = func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
+    flagged = each.c.value["flagged"].astext.cast(Integer)
+    query = (
+        select(func.count().over(), each.c.key, each.c.value)
+        .select_from(Audit)
+        .join(each, Audit.id == audit.id)
+        .order_by(flagged.desc(), collate(each.c.key, "C"))
+        .limit(limit)
+    )
+    rows = session.execute(query).all()
+    return (rows[0][0] if rows else 0), {name: GroupSummary.model_validate(value) for _, name, value in rows}
+
+
+def find_group_curve(session: Session, audit: Audit, name: str) -> GroupCurve | None:
+    """The group's trade-off curve, where it has one. Raises Problem 404 `audit_group_not_found`."""
+    group = _summary()["groups"][name]
+    curve, known = _one(session, audit, group["curve"], group.is_not(None))
+    if not known:
+        detail = "This audit has no group of this name. /groups lists them."
+        raise Problem(404, "audit_group_not_found", detail, errors=[{"pointer": "query:group", "detail": detail}])
+    return None if curve is None else GroupCurve.model_validate(curve)
+
+
+def list_groups(session: Session, audit: Audit, *, after: str | None, limit: int) -> list[AuditGroup]:
+    """By name, in the order of its code points, behind the name whose `group_cursor` is `after`.
+
+    Raises Problem 422 `invalid_cursor`.
+    """
+    each = func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
+    name = collate(each.c.key, "C")
+
+    def groups(*columns: Any) -> Select[Any]:
+        return select(*columns).select_from(Audit).join(each, Audit.id == audit.id)
+
+    value = each.c.value
+    numbers = [value[field] for field in ("rows", "flagged", "mu", "mu_low", "mu_high")]
+    query = groups(each.c.key, *numbers, func.jsonb_typeof(value["curve"]) == "object").order_by(name).limit(limit)
+    if after is not None:
+        digest = func.encode(func.sha256(func.convert_to(each.c.key, "UTF8")), "hex")
+        last = session.scalar(groups(each.c.key).where(digest == after))
+        if last is None:
+            raise invalid_cursor()
+        query = query.where(name > last)
+    fields = ("name", "rows", "flagged", "mu", "mu_low", "mu_high", "has_curve")
+    return [AuditGroup(**dict(zip(fields, row, strict=True))) for row in session.execute(query)]
+
+
+def group_cursor(group: AuditGroup) -> str:
+    """What the next page begins behind: names may be longer than a cursor, and hold any character."""
+    return hashlib.sha256(group.name.encode()).hexdigest()
+
+
+def metric_points(session: Session, audit: Audit, seed: int, until: int | None = None) -> list[MetricPoint]:
+    """What is kept of that seed's run, up to and with step `until`: some hundred steps."""
+    query = select(AuditEvent.data).where(*metrics_of(audit, seed)).order_by(AuditEvent.seq)
+    if until is not None:
+        query = query.where(AuditEvent.data["step"].astext.cast(Integer) <= until)
+    return [MetricPoint.model_validate(data) for data in session.scalars(query)]
+
+
+def metrics_of(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
+    """The events with the metrics of that seed, of the attempt that ran it last."""
+    ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step(seed))
+    return (
+        AuditEvent.audit_id == audit.id,
+        AuditEvent.attempt == ran.scalar_subquery(),
+        AuditEvent.type == "metric",
+        AuditEvent.data["seed"].astext.cast(Integer) == seed,
+    )
+
+
+def _summary() -> Any:
+    return Audit.summary
+
+
+def _one(session: Session, audit: Audit, *columns: Any) -> Sequence[Any]:
+    """Columns of the audit's row. Raises Problem 404 where it has gone since it was found."""
+    row = session.execute(select(*columns).where(Audit.id == audit.id)).one_or_none()
+    if row is None:
+        raise not_found("audit")
+    return row

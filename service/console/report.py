@@ -1,0 +1,34 @@
+"""What `finetooth report` does."""
+
+import os
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from service.console.connect import open_running_server
+from service.console.errors import FAILED, CommandError
+from service.console.export import check_output_file
+from service.console.results import output_console
+from service.settings import Settings
+
+
+def write_report(settings: Settings, audit_id: str, out: Path | None) -> int:
+    """Writes the file, which is there whole or not at all. Returns the exit code. Raises CommandError."""
+    if out is None:
+        if not audit_id.replace("_", "").isalnum():  # it would be a part of the file's name
+            raise CommandError(f"{audit_id}: that is no audit's id")
+        out = Path(f"finetooth-report-{audit_id}.html")
+    check_output_file(out)
+    with open_running_server(settings) as server:
+        content = server.client.report(audit_id)
+    try:
+        with NamedTemporaryFile(dir=out.parent, prefix=f".{out.name[:100]}.", suffix=".part", delete=False) as file:
+            try:
+                file.write(content)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, out)
+    except OSError as error:
+        raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
+    output_console().print(f"{out}: {len(content)} bytes", markup=False)
+    return 0

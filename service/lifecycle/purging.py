@@ -1,0 +1,138 @@
+"""What deleted resources have left behind: noted in the transaction that deletes them, and cleared away piece by piece.
+
+So the resource is gone at once, however much hangs on it, and nothing is forgotten if a process dies in between or the
+object store does not answer. The reconciler comes back until nothing is left.
+"""
+
+import time
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import Interval, delete, literal, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.lifecycle.record import now
+from service.store.objects import ObjectStore
+from service.store.tables import AuditData, Finding, ObjectPurge, Score
+from service.store.verdict_tables import Verdict, VerdictChange
+
+READERS_SECONDS = 60.0
+"""So long after it was deleted an audit's data stay: who was just reading them reads to the end."""
+
+LATE_SECONDS = 3600.0
+"""So long after a deletion its objects are deleted once more: a worker that had lost the job may have been storing."""
+
+AGAIN_SECONDS = 120.0
+"""Between two attempts at objects that could not be deleted."""
+
+BATCH = 20_000
+"""Rows deleted in one transaction."""
+
+DATA: tuple[tuple[Any, ...], ...] = (
+    (VerdictChange, VerdictChange.row, VerdictChange.revision),
+    (Verdict, Verdict.row),
+    (Finding, Finding.attempt, Finding.row),
+    (Score, Score.attempt, Score.probe_no, Score.rank),
+)
+"""What stands on `audit_data`: each table with the rest of its primary key, in an order that foreign keys allow."""
+
+
+class _Place(NamedTuple):
+    """How far a round is with an audit: looking for rows from the start would meet all that were just deleted."""
+
+    table: int
+    """Its place in DATA."""
+    after: tuple[int, ...] | None
+    """The key behind which rows may be left."""
+
+
+def purge_data(session: Session, audit_id: str) -> None:
+    """Notes that the data of an audit that is being deleted are to be deleted behind it."""
+    at = now() + _seconds(READERS_SECONDS)
+    session.execute(update(AuditData).where(AuditData.audit_id == audit_id).values(purge_at=at))
+
+
+def purge_objects(session: Session, workspace_id: str, *prefixes: str) -> None:
+    """Notes that the objects under these prefixes are to be deleted, once the session's transaction is committed."""
+    values = [{"prefix": prefix, "workspace_id": workspace_id} for prefix in prefixes]
+    session.execute(insert(ObjectPurge).values(values).on_conflict_do_nothing())
+
+
+def purge_due(sessions: sessionmaker[Session], objects: ObjectStore, *, seconds: float) -> bool:
+    """Clears away what is due, for `seconds` and the act that is under way then. Whether nothing due is left.
+
+    Several processes may do it at once. Raises sqlalchemy.exc.OperationalError while the database is away.
+    """
+    until = time.monotonic() + seconds
+    progress: dict[str, _Place] = {}
+    while True:
+        busy = _purge_batch(sessions, progress) | _purge_prefix(sessions, objects)
+        if not busy:
+            return True
+        if time.monotonic() >= until:
+            return False
+
+
+def _purge_batch(sessions: sessionmaker[Session], progress: dict[str, _Place]) -> bool:
+    """Deletes up to BATCH rows of one audit, or its own row once there are none; False where nothing is due."""
+    with sessions.begin() as session:
+        due = (
+            select(AuditData.audit_id)
+            .where(AuditData.purge_at <= now())
+            .order_by(AuditData.purge_at, AuditData.audit_id)
+        )
+        # Passed over while somebody writes to it: a worker that does not know yet that it has lost its job.
+        audit_id = session.scalar(due.limit(1).with_for_update(skip_locked=True))
+        if audit_id is None:
+            return False
+        place = progress.get(audit_id, _Place(0, None))
+        for number in range(place.table, len(DATA)):
+            after = place.after if number == place.table else None
+            last = _delete_batch(session, audit_id, *DATA[number], after=after)
+            if last is not None:
+                progress[audit_id] = _Place(number, last)
+                return True
+        session.execute(delete(AuditData).where(AuditData.audit_id == audit_id))
+    return True
+
+
+def _delete_batch(session: Session, audit_id: str, table: Any, *key: Any, after: Any) -> Any:
+    """Deletes up to BATCH of the audit's rows behind the key `after`; the last one's key, or None: there were none."""
+    rows = select(*key).where(table.audit_id == audit_id).order_by(*key).limit(BATCH)
+    if after is not None:
+        rows = rows.where(tuple_(*key) > after)
+    found = session.execute(rows).all()
+    if not found:
+        return None
+    first, last = tuple(found[0]), tuple(found[-1])
+    session.execute(delete(table).where(table.audit_id == audit_id, tuple_(*key) >= first, tuple_(*key) <= last))
+    return last
+
+
+def _purge_prefix(sessions: sessionmaker[Session], objects: ObjectStore) -> bool:
+    """Deletes the objects under one prefix; False where nothing is due."""
+    with sessions.begin() as session:
+        due = select(ObjectPurge.prefix).where(ObjectPurge.due_at <= now()).order_by(ObjectPurge.due_at).limit(1)
+        taken = session.execute(
+            update(ObjectPurge)
+            .where(ObjectPurge.prefix.in_(due.with_for_update(skip_locked=True)))
+            .values(due_at=now() + _seconds(AGAIN_SECONDS))
+            .returning(ObjectPurge.prefix, ObjectPurge.created_at, now())
+        ).one_or_none()
+    if taken is None:
+        return False
+    prefix, created_at, at = taken
+    if not objects.delete_tree(prefix):
+        return True
+    last = created_at + timedelta(seconds=LATE_SECONDS)
+    with sessions.begin() as session:
+        of = ObjectPurge.prefix == prefix
+        session.execute(
+            delete(ObjectPurge).where(of) if at >= last else update(ObjectPurge).where(of).values(due_at=last)
+        )
+    return True
+
+
+def _seconds(seconds: float) -> Any:
+    return literal(timedelta(seconds=seconds), Interval())

@@ -1,0 +1,21 @@
+"""Everything that an installation still holds of an id, wherever it stands: for tests of deletions."""
+
+from pathlib import Path
+
+from sqlalchemy import Engine, inspect, text
+
+
+def rows_naming(engine: Engine, identity: str) -> dict[str, int]:
+    """Of every table that has some, the number of rows with the id anywhere in them, in text, JSON and arrays too."""
+    found = {}
+    with engine.connect() as connection:
+        for table in inspect(engine).get_table_names():
+            query = f'SELECT count(*) FROM "{table}" AS one WHERE position(:identity IN one::text) > 0'
+            if number := connection.scalar(text(query), {"identity": identity}):
+                found[table] = number
+    return found
+
+
+def files_naming(root: Path, identity: str) -> list[str]:
+    """Files and folders of a local object store whose path has the id."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if identity in str(path.relative_to(root)))
