@@ -10,9 +10,10 @@ from service.audits.schemas import Audit, AuditSummary, Progress, Step
 from service.contract import Failure, Stage, Summary, TrainingConfig
 from service.http.auth import Principal
 from service.http.problems import Problem
-from service.http.scoping import not_found, scoped
+from service.http.scoping import not_found, owned, scoped
 from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
+from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
 from service.store.tables import AuditEvent, AuditProbe, Export, Job
 
@@ -64,12 +65,38 @@ def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> l
 def find_succeeded(session: Session, principal: Principal, audit_id: str) -> AuditTable:
     """An audit whose results are public. Raises Problem 404, or 409 `audit_not_finished`."""
     audit, job = find_audit(session, principal, audit_id)[:2]
-    if job.state == State.SUCCEEDED:
-        return audit
-    if job.state in TERMINAL:
-        detail = f"This audit has {job.state if job.state == State.FAILED else 'been cancelled'}: it has no results."
+    _require_success(job.state)
+    return audit
+
+
+def find_published(session: Session, principal: Principal, audit_id: str) -> PublishedAudit:
+    """The same, and no more of it than its results are found by. Raises as `find_succeeded` does."""
+    found = session.execute(
+        select(
+            Job.state,
+            AuditTable.id,
+            AuditTable.workspace_id,
+            AuditTable.dataset_id,
+            AuditTable.published_attempt,
+            published_lists(),
+        )
+        .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
+        .where(owned(AuditTable, principal), AuditTable.id == audit_id)
+    ).one_or_none()
+    if found is None:
+        raise not_found("audit")
+    state, *named, attempt, lists = found
+    _require_success(state)
+    return PublishedAudit(*named, attempt=attempt, lists=tuple(lists))
+
+
+def _require_success(state: str) -> None:
+    if state == State.SUCCEEDED:
+        return
+    if state in TERMINAL:
+        detail = f"This audit has {state if state == State.FAILED else 'been cancelled'}: it has no results."
         raise Problem(409, "audit_not_finished", f"{detail} Retry it, or start another one.")
-    detail = f"This audit is {job.state}. Its results come when it has succeeded."
+    detail = f"This audit is {state}. Its results come when it has succeeded."
     raise Problem(409, "audit_not_finished", detail, headers={"Retry-After": "5"})
 
 

@@ -143,7 +143,7 @@ def _along(
     if order.by == "decided_at":
         reviewed = (
             select(*SCORE, Verdict.decided_at)
-            .join_from(Score, Verdict, (Verdict.audit_id == Score.audit_id) & (Verdict.row == Score.row))
+            .join_from(Score, Verdict, Verdict.row == Score.row)
             .where(*within.of(Score), Verdict.audit_id == within.audit_id, Verdict.verdict.is_not(None))
         )
         if after is not None:

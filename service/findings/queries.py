@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Text, bindparam, case, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Integer, Text, bindparam, case, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from service.contract import ScoreRow
-from service.findings.filters import HEADLINE
+from service.findings.listing import SCORE, ScoreColumns
 from service.findings.schemas import Finding, Result, Verdict
-from service.store.tables import Audit, Score
+from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
+from service.store.tables import Score
 from service.store.verdict_tables import Verdict as VerdictTable
+
+FIELDS = tuple(name for name in ScoreRow.model_fields if name != "probe_no")
+"""Of a contract.ScoreRow, those that are columns of `scores`."""
 
 PAGE_TEXT_BYTES = 8 * 2**20
 """A page ends early rather than hold more sample text than this; its first sample is whole whatever its size."""
@@ -27,7 +31,7 @@ class KeptText:
     extra: dict[str, Any]
 
 
-def page_texts(session: Session, audit: Audit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
+def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
     """How many of the rows, from the first, a page holds without too much text, and the text of those that have one."""
     messages, extra = FindingTable.messages, FindingTable.extra
     size = func.octet_length(cast(messages, Text)) + func.octet_length(cast(extra, Text))
@@ -55,32 +59,34 @@ def page_texts(session: Session, audit: Audit, rows: Sequence[int]) -> tuple[int
     return len(rows), texts
 
 
-def top_scores(session: Session, audit: Audit, limit: int) -> list[Score]:
+def top_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
     """The first of the headline."""
-    query = select(Score).where(*_published(audit), Score.probe_no == HEADLINE).order_by(Score.rank).limit(limit)
-    return list(session.scalars(query))
+    query = select(*SCORE).where(Score.list_id == audit.headline).order_by(Score.rank).limit(limit)
+    return list(session.execute(query))
 
 
-def find_scores(session: Session, audit: Audit, row: int) -> list[Score]:
+def find_scores(session: Session, audit: PublishedAudit, row: int) -> list[ScoreColumns]:
     """The scores of one sample: the headline first, then those of each probe where there are several."""
-    query = select(Score).where(*_published(audit), Score.row == row).order_by(Score.probe_no)
-    return list(session.scalars(query))
+    query = select(*SCORE).where(Score.list_id == func.any(_numbers("lists", audit.lists, Integer)), Score.row == row)
+    return sorted(session.execute(query), key=lambda score: audit.lists.index(score.list_id))
 
 
-def find_kept(session: Session, audit: Audit, row: int) -> FindingTable | None:
+def find_kept(session: Session, audit: PublishedAudit, row: int) -> FindingTable | None:
     """The row's text, trace and baselines, where they are kept in the database."""
     return session.scalars(select(FindingTable).where(*_kept(audit, _array([row])))).one_or_none()
 
 
-def score_fields(score: Any) -> dict[str, Any]:
+def score_fields(score: ScoreColumns, probe_no: int) -> dict[str, Any]:
     """The score as the fields of contract.ScoreRow."""
-    return {name: getattr(score, name) for name in ScoreRow.model_fields}
+    return {"probe_no": probe_no, **{name: getattr(score, name) for name in FIELDS}}
 
 
-def render_finding(score: Any, kept: KeptText | None, verdict: VerdictTable | None) -> Finding:
+def render_finding(
+    score: ScoreColumns, kept: KeptText | None, verdict: VerdictTable | None, *, probe_no: int = HEADLINE
+) -> Finding:
     """The finding as lists show it."""
     return Finding(
-        **score_fields(score),
+        **score_fields(score, probe_no),
         messages=None if kept is None else kept.messages,
         extra=None if kept is None else kept.extra,
         verdict=None if verdict is None else render_verdict(verdict),
@@ -92,23 +98,23 @@ def render_verdict(verdict: VerdictTable) -> Verdict:
     return Verdict.model_validate(verdict, from_attributes=True)
 
 
-def render_probes(scores: list[Score]) -> list[Result]:
+def render_probes(scores: list[ScoreColumns]) -> list[Result]:
     """The result of each probe alone, of what `find_scores` found."""
     alone = scores[1:] or scores
-    return [Result(**score_fields(score) | {"probe_no": number}) for number, score in enumerate(alone, start=1)]
+    return [Result(**score_fields(score, number)) for number, score in enumerate(alone, start=1)]
 
 
-def _kept(audit: Audit, rows: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
+def _kept(audit: PublishedAudit, rows: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
     return (
         FindingTable.audit_id == audit.id,
-        FindingTable.attempt == audit.published_attempt,
+        FindingTable.attempt == audit.attempt,
         FindingTable.row == func.any(rows),
     )
 
 
 def _array(rows: Sequence[int]) -> ColumnElement[Any]:
-    return bindparam("rows", list(rows), ARRAY(BigInteger))
+    return _numbers("rows", rows, BigInteger)
 
 
-def _published(audit: Audit) -> tuple[ColumnElement[bool], ...]:
-    return Score.audit_id == audit.id, Score.attempt == audit.published_attempt
+def _numbers(name: str, values: Sequence[int], type: Any) -> ColumnElement[Any]:
+    return bindparam(name, list(values), ARRAY(type))

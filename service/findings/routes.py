@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Query
 
-from service.audits.queries import find_succeeded
+from service.audits.queries import find_published
 from service.contract import ROWS_FILE
 from service.findings.filters import FilterDep, listed
 from service.findings.listing import find_page
@@ -28,6 +28,7 @@ from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.store.objects import dataset_key
 from service.store.rows import read_row
+from service.store.score_lists import HEADLINE
 
 router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
@@ -50,17 +51,20 @@ def list_all(
     A page holds fewer than `limit`, and may be empty, where texts are very long, or where the samples that the filter
     keeps lie far apart in that order: go on with `next_after` while `has_more`.
     """
-    audit = find_succeeded(session, principal, audit_id)
+    audit = find_published(session, principal, audit_id)
     order = Order.of(sort)
     after = None if page.after is None else order.parse(page.after)
-    found = find_page(session, listed(audit, wanted.probe), wanted, order, after, page.limit + 1)
+    within = listed(audit, wanted.probe)
+    found = find_page(session, within, wanted, order, after, page.limit + 1)
     rows = [score.row for score in found.scores[: page.limit]]
     keep, texts = page_texts(session, audit, rows)
     verdicts = find_verdicts(session, audit, rows[:keep])
     return page.page(
         list(zip(found.scores, found.positions, strict=True)),
         key=lambda one: one[1].cursor,
-        render=lambda one: render_finding(one[0], texts.get(one[0].row), verdicts.get(one[0].row)),
+        render=lambda one: render_finding(
+            one[0], texts.get(one[0].row), verdicts.get(one[0].row), probe_no=within.probe_no
+        ),
         keep=keep,
         resume=None if found.resume is None else found.resume.cursor,
     )
@@ -71,7 +75,7 @@ def list_all(
 )
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, objects: ObjectsDep) -> FindingDetail:
     """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
-    audit = find_succeeded(session, principal, audit_id)
+    audit = find_published(session, principal, audit_id)
     scores = find_scores(session, audit, row)
     if not scores:
         raise finding_not_found()
@@ -81,7 +85,7 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, obje
             sample = read_row(file, row)
     verdict = find_verdicts(session, audit, [row]).get(row)
     return FindingDetail(
-        **score_fields(scores[0]),
+        **score_fields(scores[0], HEADLINE),
         messages=sample["messages"] if kept is None else kept.messages,
         extra=sample["extra"] if kept is None else kept.extra,
         probes=render_probes(scores),

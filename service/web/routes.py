@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from starlette.responses import FileResponse, RedirectResponse
 
-from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
+from service.audits.queries import find_audit, find_published, list_audits, render_audit, render_audit_summary
 from service.audits.routes import cancel as cancel_audit
 from service.audits.routes import retry as retry_audit
 from service.audits.schemas import AuditSummary
@@ -103,11 +103,12 @@ def audit_list(request: Request, principal: Reader, session: SessionDep, page: P
 def audit_page(request: Request, audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
     """One audit: how far it is, why it failed, or what it found."""
     found = find_audit(session, principal, audit_id)
-    row, audit = found[0], render_audit(found)
+    audit = render_audit(found)
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
-        scores = top_scores(session, row, TOP_FINDINGS)
-        _, texts = page_texts(session, row, [score.row for score in scores])
+        published = find_published(session, principal, audit_id)
+        scores = top_scores(session, published, TOP_FINDINGS)
+        _, texts = page_texts(session, published, [score.row for score in scores])
         findings = [_listed(render_finding(score, texts.get(score.row), None)) for score in scores]
     live = audit.status not in TERMINAL
     stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
@@ -125,8 +126,8 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         training=wording.settings(audit.training),
         findings=findings,
         extent=_extent(findings),
-        events=queries.recent_events(session, row),
-        curve=_curve(session, row, live),
+        events=queries.recent_events(session, found[0]),
+        curve=_curve(session, found[0], live),
         stage=stage,
         stage_no=-1 if stage is None else list(Stage).index(stage),
         live=live,
