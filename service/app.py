@@ -25,6 +25,7 @@ from service.http.edge import KnownHosts, SecurityHeaders
 from service.http.etags import install_conditional_requests
 from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
+from service.http.principals import Principals
 from service.http.problems import UnexpectedErrors, install_problem_handlers
 from service.http.request_ids import RequestIds
 from service.http.stop_signals import on_stop_signal
@@ -86,6 +87,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.request_metrics = request_metrics
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
+    app.state.principals = Principals()
+    app.state.principals.forget_with(app.state.sessions)
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)

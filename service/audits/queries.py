@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
 
@@ -10,7 +10,7 @@ from service.audits.schemas import Audit, AuditSummary, Progress, Step
 from service.contract import Failure, Stage, Summary, TrainingConfig
 from service.http.auth import Principal
 from service.http.problems import Problem
-from service.http.scoping import not_found, owned, scoped
+from service.http.scoping import not_found, scoped
 from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.score_lists import PublishedAudit, published_lists
@@ -69,25 +69,30 @@ def find_succeeded(session: Session, principal: Principal, audit_id: str) -> Aud
     return audit
 
 
+_PUBLISHED = (
+    select(
+        Job.state,
+        AuditTable.id,
+        AuditTable.workspace_id,
+        AuditTable.dataset_id,
+        AuditTable.published_attempt,
+        published_lists().label("lists"),
+    )
+    .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
+    .where(AuditTable.workspace_id == bindparam("workspace_id"), AuditTable.id == bindparam("audit_id"))
+)
+
+
 def find_published(session: Session, principal: Principal, audit_id: str) -> PublishedAudit:
     """The same, and no more of it than its results are found by. Raises as `find_succeeded` does."""
-    found = session.execute(
-        select(
-            Job.state,
-            AuditTable.id,
-            AuditTable.workspace_id,
-            AuditTable.dataset_id,
-            AuditTable.published_attempt,
-            published_lists(),
-        )
-        .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
-        .where(owned(AuditTable, principal), AuditTable.id == audit_id)
-    ).one_or_none()
+    asked = {"workspace_id": principal.workspace_id, "audit_id": audit_id}
+    found = session.connection().execute(_PUBLISHED, asked).one_or_none()
     if found is None:
         raise not_found("audit")
-    state, *named, attempt, lists = found
-    _require_success(state)
-    return PublishedAudit(*named, attempt=attempt, lists=tuple(lists))
+    _require_success(found.state)
+    return PublishedAudit(
+        found.id, found.workspace_id, found.dataset_id, attempt=found.published_attempt, lists=tuple(found.lists)
+    )
 
 
 def _require_success(state: str) -> None:

@@ -57,7 +57,7 @@ class Filter(BaseModel):
     )
 
 
-def _from_query(**values: Any) -> Filter:
+async def _from_query(**values: Any) -> Filter:
     return Filter(**values)
 
 

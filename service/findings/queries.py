@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Integer, Text, bindparam, case, cast, func, select
+from sqlalchemy import BigInteger, Integer, Row, Select, Text, bindparam, case, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
@@ -31,49 +31,73 @@ class KeptText:
     extra: dict[str, Any]
 
 
-def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
-    """How many of the rows, from the first, a page holds without too much text, and the text of those that have one."""
-    messages, extra = FindingTable.messages, FindingTable.extra
-    size = func.octet_length(cast(messages, Text)) + func.octet_length(cast(extra, Text))
-    wanted = _array(rows)
-    place = func.array_position(wanted, FindingTable.row)
+_KEPT = FindingTable.__table__.c
+_ROWS = bindparam("rows", type_=ARRAY(BigInteger))
+_THESE = (
+    _KEPT.audit_id == bindparam("audit_id"),
+    _KEPT.attempt == bindparam("attempt"),
+    _KEPT.row == func.any(_ROWS),
+)
+"""The kept texts of some rows."""
+
+
+def _select_texts() -> Select[Any]:
+    size = func.octet_length(cast(_KEPT.messages, Text)) + func.octet_length(cast(_KEPT.extra, Text))
+    place = func.array_position(_ROWS, _KEPT.row)
     sizes = select(
         place.label("place"),
-        FindingTable.row,
-        messages,
-        extra,
+        _KEPT.row,
+        _KEPT.messages,
+        _KEPT.extra,
         (func.sum(size).over(order_by=place) - size).label("before"),
         size.label("size"),
-    ).where(*_kept(audit, wanted))
+    ).where(*_THESE)
     measured = sizes.subquery().c
     # Long texts stay in the database; the first one fits, whatever its size.
-    fits = (measured.before == 0) | (measured.before + measured.size <= PAGE_TEXT_BYTES)
-    query = select(
-        measured.place, measured.row, case((fits, measured.messages)), case((fits, measured.extra))
-    ).order_by(measured.place)
+    fits = (measured.before == 0) | (measured.before + measured.size <= bindparam("most"))
+    return select(measured.place, measured.row, case((fits, measured.messages)), case((fits, measured.extra))).order_by(
+        measured.place
+    )
+
+
+# Made once: to build them would take longer than to run them.
+_TEXTS = _select_texts()
+_SCORES_OF_ROW = select(*SCORE).where(
+    Score.list_id == func.any(bindparam("lists", type_=ARRAY(Integer))), Score.row == bindparam("row", type_=BigInteger)
+)
+_ONE = select(_KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines).where(*_THESE)
+
+
+def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
+    """How many of the rows, from the first, a page holds without too much text, and the text of those that have one."""
     texts: dict[int, KeptText] = {}
-    for number, row, its_messages, its_extra in session.execute(query):
-        if its_messages is None:
+    asked = {**_of(audit, rows), "most": PAGE_TEXT_BYTES}
+    for number, row, messages, extra in session.connection().execute(_TEXTS, asked):
+        if messages is None:
             return number - 1, texts
-        texts[row] = KeptText(its_messages, its_extra)
+        texts[row] = KeptText(messages, extra)
     return len(rows), texts
 
 
 def top_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
     """The first of the headline."""
     query = select(*SCORE).where(Score.list_id == audit.headline).order_by(Score.rank).limit(limit)
-    return list(session.execute(query))
+    return list(session.connection().execute(query))
 
 
 def find_scores(session: Session, audit: PublishedAudit, row: int) -> list[ScoreColumns]:
     """The scores of one sample: the headline first, then those of each probe where there are several."""
-    query = select(*SCORE).where(Score.list_id == func.any(_numbers("lists", audit.lists, Integer)), Score.row == row)
-    return sorted(session.execute(query), key=lambda score: audit.lists.index(score.list_id))
+    found = session.connection().execute(_SCORES_OF_ROW, {"lists": list(audit.lists), "row": row})
+    return sorted(found, key=lambda score: audit.lists.index(score.list_id))
 
 
-def find_kept(session: Session, audit: PublishedAudit, row: int) -> FindingTable | None:
-    """The row's text, trace and baselines, where they are kept in the database."""
-    return session.scalars(select(FindingTable).where(*_kept(audit, _array([row])))).one_or_none()
+def find_kept(session: Session, audit: PublishedAudit, row: int) -> Row[Any] | None:
+    """The row's messages, extra, trace and baselines, where they are kept in the database."""
+    return session.connection().execute(_ONE, _of(audit, [row])).one_or_none()
+
+
+Said = VerdictTable | Row[Any]
+"""What is said of a sample: an entity, or the columns."""
 
 
 def score_fields(score: ScoreColumns, probe_no: int) -> dict[str, Any]:
@@ -82,7 +106,7 @@ def score_fields(score: ScoreColumns, probe_no: int) -> dict[str, Any]:
 
 
 def render_finding(
-    score: ScoreColumns, kept: KeptText | None, verdict: VerdictTable | None, *, probe_no: int = HEADLINE
+    score: ScoreColumns, kept: KeptText | None, verdict: Said | None, *, probe_no: int = HEADLINE
 ) -> Finding:
     """The finding as lists show it."""
     return Finding(
@@ -93,7 +117,7 @@ def render_finding(
     )
 
 
-def render_verdict(verdict: VerdictTable) -> Verdict:
+def render_verdict(verdict: Said) -> Verdict:
     """What is said of the sample now."""
     return Verdict.model_validate(verdict, from_attributes=True)
 
@@ -104,17 +128,6 @@ def render_probes(scores: list[ScoreColumns]) -> list[Result]:
     return [Result(**score_fields(score, number)) for number, score in enumerate(alone, start=1)]
 
 
-def _kept(audit: PublishedAudit, rows: ColumnElement[Any]) -> tuple[ColumnElement[bool], ...]:
-    return (
-        FindingTable.audit_id == audit.id,
-        FindingTable.attempt == audit.attempt,
-        FindingTable.row == func.any(rows),
-    )
-
-
-def _array(rows: Sequence[int]) -> ColumnElement[Any]:
-    return _numbers("rows", rows, BigInteger)
-
-
-def _numbers(name: str, values: Sequence[int], type: Any) -> ColumnElement[Any]:
-    return bindparam(name, list(values), ARRAY(type))
+def _of(audit: PublishedAudit, rows: Sequence[int]) -> dict[str, Any]:
+    """What _THESE is asked with."""
+    return {"audit_id": audit.id, "attempt": audit.attempt, "rows": list(rows)}

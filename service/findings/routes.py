@@ -2,11 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Response
+from sqlalchemy.orm import Session
 
 from service.audits.queries import find_published
 from service.contract import ROWS_FILE
-from service.findings.filters import FilterDep, listed
+from service.findings.filters import Filter, FilterDep, listed
 from service.findings.listing import find_page
 from service.findings.orders import Order, Sort
 from service.findings.precision import precision_down_to
@@ -21,12 +22,13 @@ from service.findings.queries import (
 )
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.findings.verdicts import find_verdicts, finding_not_found
+from service.http.answers import answer_json
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, SessionDep
+from service.http.dependencies import ObjectsDep, TransactionsDep
 from service.http.fields import PathId, Row
-from service.http.pagination import Page, PageDep
+from service.http.pagination import Page, PageDep, PageRequest
 from service.http.routing import declared_problems, resource_router
-from service.store.objects import dataset_key
+from service.store.objects import ObjectStore, dataset_key
 from service.store.rows import read_row
 from service.store.score_lists import HEADLINE
 
@@ -34,23 +36,58 @@ router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
 
 
-@router.get("", operation_id="list_findings", responses=declared_problems(403, 404, "audit_not_finished"))
-def list_all(
+@router.get(
+    "",
+    operation_id="list_findings",
+    response_model=Page[Finding],
+    responses=declared_problems(403, 404, "audit_not_finished"),
+)
+async def list_all(
     audit_id: PathId,
     principal: Reader,
-    session: SessionDep,
+    response: Response,
+    transactions: TransactionsDep,
     page: PageDep,
     wanted: FilterDep,
     sort: Annotated[
         Sort,
         Query(description="The order. With a minus the largest come first; samples without a value come last."),
     ] = "rank",
-) -> Page[Finding]:
+) -> Response:
     """Samples, the most suspicious first or in the order asked for.
 
     A page holds fewer than `limit`, and may be empty, where texts are very long, or where the samples that the filter
     keeps lie far apart in that order: go on with `next_after` while `has_more`.
     """
+    # A text is tried out under a savepoint.
+    run = transactions.autocommit if wanted.text is None else transactions.run
+    return await answer_json(run, response, lambda session: read_page(session, principal, audit_id, page, wanted, sort))
+
+
+@router.get(
+    "/{row}",
+    operation_id="get_finding",
+    response_model=FindingDetail,
+    responses=declared_problems(403, "finding_not_found", "audit_not_finished"),
+)
+async def get(
+    audit_id: PathId,
+    row: Row,
+    principal: Reader,
+    response: Response,
+    transactions: TransactionsDep,
+    objects: ObjectsDep,
+) -> Response:
+    """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
+    return await answer_json(
+        transactions.autocommit, response, lambda session: read_finding(session, objects, principal, audit_id, row)
+    )
+
+
+def read_page(
+    session: Session, principal: Principal, audit_id: str, page: PageRequest, wanted: Filter, sort: Sort = "rank"
+) -> Page[Finding]:
+    """A page of the list. Raises Problem."""
     audit = find_published(session, principal, audit_id)
     order = Order.of(sort)
     after = None if page.after is None else order.parse(page.after)
@@ -70,11 +107,10 @@ def list_all(
     )
 
 
-@router.get(
-    "/{row}", operation_id="get_finding", responses=declared_problems(403, "finding_not_found", "audit_not_finished")
-)
-def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, objects: ObjectsDep) -> FindingDetail:
-    """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
+def read_finding(
+    session: Session, objects: ObjectStore, principal: Principal, audit_id: str, row: int
+) -> FindingDetail:
+    """One sample's result. Raises Problem, ObjectMissingError, ObjectStoreUnavailableError."""
     audit = find_published(session, principal, audit_id)
     scores = find_scores(session, audit, row)
     if not scores:

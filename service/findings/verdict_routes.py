@@ -23,8 +23,9 @@ from service.findings.verdicts import (
     verdict_tag,
     withdraw_verdict,
 )
+from service.http.answers import answer_json
 from service.http.auth import Principal, require
-from service.http.dependencies import SessionDep
+from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import Page, PageDep
@@ -107,8 +108,15 @@ def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: Se
 
 
 @router.get(
-    "/precision", operation_id="get_audit_precision", responses=declared_problems(403, 404, "audit_not_finished")
+    "/precision",
+    operation_id="get_audit_precision",
+    response_model=AuditPrecision,
+    responses=declared_problems(403, 404, "audit_not_finished"),
 )
-def precision(audit_id: PathId, principal: Reader, session: SessionDep) -> AuditPrecision:
+async def precision(audit_id: PathId, principal: Reader, response: Response, transactions: TransactionsDep) -> Response:
     """How many of the first findings people have confirmed, with exact intervals."""
-    return audit_precision(session, find_published(session, principal, audit_id))
+    return await answer_json(
+        transactions.autocommit,
+        response,
+        lambda session: audit_precision(session, find_published(session, principal, audit_id)),
+    )

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Executable, bindparam, func, literal, select
+from sqlalchemy import BigInteger, Executable, Row, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
@@ -28,11 +28,18 @@ BULK_WALK_ROWS = 500_000
 BULK_SAMPLE = 20
 
 
-def find_verdicts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> dict[int, Verdict]:
+_SAID = Verdict.__table__.c
+_VERDICTS = select(*_SAID).where(
+    _SAID.audit_id == bindparam("audit_id"),
+    _SAID.row == func.any(bindparam("rows", type_=ARRAY(BigInteger))),
+    _SAID.verdict.is_not(None),
+)
+
+
+def find_verdicts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> dict[int, Row[Any]]:
     """What is said of those rows now."""
-    these = Verdict.row == func.any(bindparam("rows", list(rows), ARRAY(BigInteger)))
-    query = select(Verdict).where(Verdict.audit_id == audit.id, these, Verdict.verdict.is_not(None))
-    return {verdict.row: verdict for verdict in session.scalars(query)}
+    found = session.connection().execute(_VERDICTS, {"audit_id": audit.id, "rows": list(rows)})
+    return {verdict.row: verdict for verdict in found}
 
 
 def find_verdict(session: Session, audit: PublishedAudit, row: int) -> Verdict:

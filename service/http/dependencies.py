@@ -1,4 +1,8 @@
-"""What routes ask for by type."""
+"""What routes ask for by type.
+
+Dependencies that wait for nothing are `async def` all the same: FastAPI runs a `def` in a thread, which takes longer
+than what it does there.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -21,17 +25,17 @@ async def _session(request: Request) -> AsyncIterator[Session]:
         yield session
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _objects(request: Request) -> ObjectStore:
+async def _objects(request: Request) -> ObjectStore:
     objects: ObjectStore = request.app.state.objects
     return objects
 
 
-def _transactions(request: Request) -> Transactions:
+async def _transactions(request: Request) -> Transactions:
     transactions: Transactions = request.app.state.transactions
     return transactions
 

@@ -1,7 +1,17 @@
 """The database engine and sessions: synchronous SQLAlchemy on psycopg 3."""
 
-from sqlalchemy import Engine, create_engine
+import time
+from functools import partial
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+IDLE_SECONDS = 1.0
+"""A pooled connection that was not used for so long is tried out first."""
 
 
 def make_engine(
@@ -23,11 +33,10 @@ def make_engine(
         "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
     }
     options = " ".join(f"-c {name}={value}" for name, value in limits.items() if value is not None)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
-        pool_pre_ping=True,
         # A statement's parameters hold sample text, and an error's message ends up in a log.
         hide_parameters=True,
         connect_args={
@@ -41,6 +50,27 @@ def make_engine(
             "tcp_user_timeout": 30_000,
         },
     )
+    event.listen(engine, "checkin", _note_return)
+    event.listen(engine, "checkout", partial(_try_out, engine))
+    return engine
+
+
+def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["returned_at"] = time.monotonic()
+
+
+def _try_out(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """A connection that lay idle is tried before it is given out; one that was just used is good as far as one knows.
+
+    Raises InvalidatePoolError, whereupon the pool makes new ones.
+    """
+    returned_at = record.info.get("returned_at")
+    if returned_at is None or time.monotonic() - returned_at < IDLE_SECONDS:
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except psycopg.Error:
+        raise InvalidatePoolError from None
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

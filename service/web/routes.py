@@ -16,8 +16,7 @@ from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
 from service.findings.filters import Filter
 from service.findings.queries import page_texts, render_finding, top_scores
-from service.findings.routes import get as get_finding
-from service.findings.routes import list_all as list_findings
+from service.findings.routes import read_finding, read_page
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep
@@ -242,7 +241,7 @@ def finding_list(
     rows, next_after = [], None
     if audit.status == State.SUCCEEDED:
         wanted = Filter(probe=probe, flagged=flagged, group=group, cluster=cluster, side=side)
-        listed = list_findings(audit_id, principal, session, page, wanted)
+        listed = read_page(session, principal, audit_id, page, wanted)
         rows, next_after = [_listed(finding) for finding in listed.data], listed.next_after
     chosen = {
         "probe": str(probe) if probe else None,
@@ -276,7 +275,7 @@ def finding_page(
     audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, objects: ObjectsDep
 ) -> Response:
     """One sample: its text, and its numbers in words."""
-    finding = get_finding(audit_id, row, principal, session, objects)
+    finding = read_finding(session, objects, principal, audit_id, row)
     found = find_audit(session, principal, audit_id)
     audit, summary = render_audit(found), _summary(session, principal, audit_id)
     score = _score(finding.model_dump())
@@ -319,7 +318,7 @@ def trace(
     scheme: Scheme = "light",
 ) -> Response:
     """The sample's observations toward the probe that speaks most for it."""
-    finding = get_finding(audit_id, row, principal, session, objects)
+    finding = read_finding(session, objects, principal, audit_id, row)
     observed = _observed(finding)
     if not observed:
         raise _nothing_to_draw()
