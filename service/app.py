@@ -41,6 +41,7 @@ from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import make_object_store
+from service.store.stored_rows import StoredRows
 from service.web.routes import router as web
 from service.workspaces.routes import router as workspaces
 
@@ -92,6 +93,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
+    app.state.rows = StoredRows(app.state.objects)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)

@@ -6,7 +6,6 @@ from fastapi import Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from service.audits.queries import find_published
-from service.contract import ROWS_FILE
 from service.findings.filters import Filter, FilterDep, listed
 from service.findings.listing import find_page
 from service.findings.orders import Order, Sort
@@ -24,13 +23,12 @@ from service.findings.schemas import Finding, FindingDetail, Observation
 from service.findings.verdicts import find_verdicts, finding_not_found
 from service.http.answers import answer_json
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, TransactionsDep
+from service.http.dependencies import RowsDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import Page, PageDep, PageRequest
 from service.http.routing import declared_problems, resource_router
-from service.store.objects import ObjectStore, dataset_key
-from service.store.rows import read_row
 from service.store.score_lists import HEADLINE
+from service.store.stored_rows import StoredRows
 
 router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
@@ -76,11 +74,11 @@ async def get(
     principal: Reader,
     response: Response,
     transactions: TransactionsDep,
-    objects: ObjectsDep,
+    rows: RowsDep,
 ) -> Response:
     """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
     return await answer_json(
-        transactions.autocommit, response, lambda session: read_finding(session, objects, principal, audit_id, row)
+        transactions.autocommit, response, lambda session: read_finding(session, rows, principal, audit_id, row)
     )
 
 
@@ -107,9 +105,7 @@ def read_page(
     )
 
 
-def read_finding(
-    session: Session, objects: ObjectStore, principal: Principal, audit_id: str, row: int
-) -> FindingDetail:
+def read_finding(session: Session, rows: StoredRows, principal: Principal, audit_id: str, row: int) -> FindingDetail:
     """One sample's result. Raises Problem, ObjectMissingError, ObjectStoreUnavailableError."""
     audit = find_published(session, principal, audit_id)
     scores = find_scores(session, audit, row)
@@ -117,8 +113,7 @@ def read_finding(
         raise finding_not_found()
     kept = find_kept(session, audit, row)
     if kept is None:
-        with objects.open(dataset_key(audit.workspace_id, audit.dataset_id, ROWS_FILE)) as file:
-            sample = read_row(file, row)
+        sample = rows.row(audit.workspace_id, audit.dataset_id, row)
     verdict = find_verdicts(session, audit, [row]).get(row)
     return FindingDetail(
         **score_fields(scores[0], HEADLINE),

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from service.http.transactions import Transactions
 from service.settings import Settings
 from service.store.objects import ObjectStore
+from service.store.stored_rows import StoredRows
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
@@ -35,6 +36,11 @@ async def _objects(request: Request) -> ObjectStore:
     return objects
 
 
+async def _rows(request: Request) -> StoredRows:
+    rows: StoredRows = request.app.state.rows
+    return rows
+
+
 async def _transactions(request: Request) -> Transactions:
     transactions: Transactions = request.app.state.transactions
     return transactions
@@ -45,6 +51,7 @@ SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
+RowsDep = Annotated[StoredRows, Depends(_rows)]
 
 TransactionsDep = Annotated[Transactions, Depends(_transactions)]
 """For `async def` routes that stream: `await transactions.run(lambda session: ...)` holds a connection only then."""

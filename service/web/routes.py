@@ -19,7 +19,7 @@ from service.findings.queries import page_texts, render_finding, top_scores
 from service.findings.routes import read_finding, read_page
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep
+from service.http.dependencies import RowsDep, SessionDep, SettingsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.problems import Problem
@@ -271,11 +271,9 @@ def finding_list(
 
 
 @pages.get("/audits/{audit_id}/findings/{row}")
-def finding_page(
-    audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, objects: ObjectsDep
-) -> Response:
+def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, rows: RowsDep) -> Response:
     """One sample: its text, and its numbers in words."""
-    finding = read_finding(session, objects, principal, audit_id, row)
+    finding = read_finding(session, rows, principal, audit_id, row)
     found = find_audit(session, principal, audit_id)
     audit, summary = render_audit(found), _summary(session, principal, audit_id)
     score = _score(finding.model_dump())
@@ -314,11 +312,11 @@ def trace(
     row: Row,
     principal: FindingsReader,
     session: SessionDep,
-    objects: ObjectsDep,
+    rows: RowsDep,
     scheme: Scheme = "light",
 ) -> Response:
     """The sample's observations toward the probe that speaks most for it."""
-    finding = read_finding(session, objects, principal, audit_id, row)
+    finding = read_finding(session, rows, principal, audit_id, row)
     observed = _observed(finding)
     if not observed:
         raise _nothing_to_draw()
