@@ -65,7 +65,7 @@ _TEXTS = _select_texts()
 _SCORES_OF_ROW = select(*SCORE).where(
     Score.list_id == func.any(bindparam("lists", type_=ARRAY(Integer))), Score.row == bindparam("row", type_=BigInteger)
 )
-_ONE = select(_KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines).where(*_THESE)
+_ONE: Select[Any] = select(_KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines).where(*_THESE)
 
 
 def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:

@@ -8,7 +8,21 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import ColumnElement, Double, LargeBinary, Row, and_, bindparam, case, cast, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    LargeBinary,
+    Row,
+    SQLColumnExpression,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.principals import Principals
@@ -151,7 +165,7 @@ _KEY = ApiKey.__table__.c
 _HASHED = bindparam("hashed", type_=LargeBinary)
 
 
-def _stale(used_at: ColumnElement[datetime | None]) -> ColumnElement[bool]:
+def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
     # At most once a minute: a write for every read would cost more than it tells.
     return or_(used_at.is_(None), used_at < func.now() - LAST_USED_RESOLUTION)
 

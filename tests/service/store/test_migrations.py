@@ -24,6 +24,7 @@ from service.store.bootstrap import (
 )
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Base, Model, Workspace
+from tests.made_audits import make_published
 
 ROOT = Path(__file__).parents[3]
 
@@ -203,3 +204,38 @@ def test_processes_that_start_together_make_one_workspace(sessions: sessionmaker
     with sessions() as session:
         assert session.query(Workspace).count() == 1
         assert session.query(Model).count() == len(REGISTERED_MODELS)
+
+
+def test_scores_keep_their_values_when_lists_get_numbers(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    """Down to the schema before and up again, bit for bit, also as `bi` shows them."""
+    with sessions.begin() as session:
+        for probes in (1, 2):
+            make_published(session, workspace_id, probes=probes)
+    engine = make_engine(database_url, application_name="test")
+
+    def rows(query: str) -> list[tuple[object, ...]]:
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    numbered = (
+        "SELECT audit_id, attempt, probe_no, {columns} FROM scores JOIN score_lists ON score_lists.id = list_id "
+        "ORDER BY 1, 2, 3, 4"
+    )
+    columns = (
+        'rank, "row", n, strongest_probe, mu, mu_low, mu_high, mu_composed, z, z_reference, side, p, q, flagged, '
+        'cluster, "group"'
+    )
+    shown = "SELECT * FROM bi.findings ORDER BY audit_id, rank"
+    before, seen = rows(numbered.format(columns=columns)), rows(shown)
+    assert len(before) == 120 * (1 + 3)
+    assert len(seen) == 120 * 2
+    command.downgrade(alembic_config(database_url), "0009")
+    assert rows(f"SELECT audit_id, attempt, probe_no, {columns} FROM scores ORDER BY 1, 2, 3, 4") == before
+    assert rows(shown) == seen
+    migrate(database_url)
+    assert rows(numbered.format(columns=columns)) == before
+    assert rows(shown) == seen
+    assert differences(database_url) == []
+    engine.dispose()
