@@ -3,8 +3,8 @@
     python -m benchmarks.api_comparisons [--rows 1000000] [--out FOLDER]
 
 Loads three audits as benchmarks.api_findings does: two on one dataset, whose scores differ by chance, and one on
-another dataset of the same texts. Asks a real uvicorn for each comparison and its changes, the first time, when the match of
-the samples is made, and again. Writes api_comparisons.json and prints a table.
+another dataset of the same texts. Asks a real uvicorn for each comparison and its changes, the first time, when the
+match of the samples is made, and again. Writes api_comparisons.json and prints a table.
 """
 
 import argparse
