@@ -1,5 +1,6 @@
 """The database engine and sessions: synchronous SQLAlchemy on psycopg 3."""
 
+import select
 import time
 from functools import partial
 from typing import Any
@@ -59,18 +60,27 @@ def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info["returned_at"] = time.monotonic()
 
 
-def _try_out(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
-    """A connection that lay idle is tried before it is given out; one that was just used is good as far as one knows.
+def _try_out(engine: Engine, connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection is tried before it is given out, unless it was just used and nothing has come on it since.
 
-    Raises InvalidatePoolError, whereupon the pool makes new ones.
+    To try each would be one more way to the database for every request. A server that has ended the connection has said
+    so, or closed it, and both are seen without asking. Raises InvalidatePoolError, whereupon the pool makes new ones.
     """
     returned_at = record.info.get("returned_at")
-    if returned_at is None or time.monotonic() - returned_at < IDLE_SECONDS:
+    if returned_at is None:
         return
     try:
-        engine.dialect.do_ping(connection)
+        if time.monotonic() - returned_at >= IDLE_SECONDS or _has_word(connection.fileno()):
+            engine.dialect.do_ping(connection)
     except psycopg.Error:
         raise InvalidatePoolError from None
+
+
+def _has_word(descriptor: int) -> bool:
+    """Whether something waits to be read, the end of the stream too."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
