@@ -1,4 +1,4 @@
-"""Pooled connections: tried before use only where there is a reason to, and never given out when a server ended them."""
+"""Pooled connections: tried before use only where there is a reason, and never given out when a server ended them."""
 
 import time
 from collections.abc import Iterator
