@@ -60,7 +60,7 @@ def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
     record.info["returned_at"] = time.monotonic()
 
 
-def _try_out(engine: Engine, connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _proxy: object) -> None:
+def _try_out(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
     """A connection is tried before it is given out, unless it was just used and nothing has come on it since.
 
     To try each would be one more way to the database for every request. A server that has ended the connection has said
