@@ -83,7 +83,7 @@ def main() -> None:
         note("rounds", len(rounds))
         note("longest round, s", max(rounds))
         with engine.connect() as connection:
-            for table in ("audits", "audit_data", "scores", "findings"):
+            for table in ("audits", "audit_data", "score_lists", "scores", "findings"):
                 assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 0, table
         engine.dispose()
         arguments.out.mkdir(parents=True, exist_ok=True)

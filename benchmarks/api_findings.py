@@ -4,7 +4,7 @@
 
 Makes the result files of an audit of one probe by chance (0.2 % stand out and are flagged, twenty groups, some
 near-duplicates), loads them with the workers' own code (worker.loading) into an embedded Postgres that waits for the
-disk as in production, publishes, and asks a real uvicorn over loopback. 10 million rows need about 20 GB under the
+disk as in production, publishes, and asks a real uvicorn over loopback. 10 million rows need about 12 GB under the
 temporary directory for a quarter of an hour. Beside the time of an answer stands the processor time that the API and
 its database connections spent on it, which other programs on the machine hardly change. Writes api_findings.json and
 prints a table.
@@ -58,9 +58,9 @@ WORDS = (
 )
 
 
-def write_results(folder: Path, rows: int) -> int:
+def write_results(folder: Path, rows: int, seed: int = 7) -> int:
     """scores.parquet, traces.parquet, baselines.parquet and rows.parquet; how many samples are flagged."""
-    draw = np.random.default_rng(7)
+    draw = np.random.default_rng(seed)
     flagged = rows // 500
     z = draw.standard_normal(rows)
     z[draw.choice(rows, flagged, replace=False)] = draw.uniform(7, 12, flagged)
@@ -130,8 +130,8 @@ def write_rows(path: Path, rows: int) -> None:
             file.write_table(pa.table(columns, schema=SCHEMA))
 
 
-def load(url: str, folder: Path, rows: int, flagged: int) -> dict[str, Any]:
-    """Loads and publishes as a worker does; ids, a key's secret and seconds."""
+def load(url: str, folder: Path, rows: int, flagged: int, dataset_id: str | None = None) -> dict[str, Any]:
+    """Loads and publishes as a worker does, on that dataset or a new one; ids, a key's secret and seconds."""
     engine = make_engine(url, application_name="benchmark")
     sessions = make_sessions(engine)
     with sessions.begin() as session:
@@ -141,12 +141,13 @@ def load(url: str, folder: Path, rows: int, flagged: int) -> dict[str, Any]:
             sha256="0" * 64, rows=rows, columns=[], statistics={},
         )  # fmt: skip
         probe = Probe(id=new_id("prb"), workspace_id=workspace, name="p", items=[], has_reference=False)
-        session.add_all([dataset, probe])
+        session.add_all([probe] if dataset_id else [probe, dataset])
         session.flush()
+        dataset_id = dataset_id or dataset.id
         model = session.query(Model).first()
         assert model is not None
         audit = create_audit(
-            session, workspace_id=workspace, dataset_id=dataset.id, probe_ids=[probe.id], model_id=model.id,
+            session, workspace_id=workspace, dataset_id=dataset_id, probe_ids=[probe.id], model_id=model.id,
             training=TrainingConfig(), seeds=1, q=0.05,
         )  # fmt: skip
         _, secret = create_key(session, workspace_id=workspace, name="benchmark", scopes=["admin"])
@@ -171,7 +172,15 @@ def load(url: str, folder: Path, rows: int, flagged: int) -> dict[str, Any]:
         )
         found = {name: size for name, size in sizes}  # noqa: C416
     engine.dispose()
-    return {"audit": audit.id, "secret": secret, "copy_s": told[-1], "load_s": seconds, "bytes": found}
+    return {
+        "audit": audit.id,
+        "dataset": dataset_id,
+        "objects": f"{workspace}/datasets/{dataset_id}",
+        "secret": secret,
+        "copy_s": told[-1],
+        "load_s": seconds,
+        "bytes": found,
+    }
 
 
 def summary(rows: int, flagged: int) -> Summary:
@@ -301,9 +310,9 @@ def main() -> None:
         print(f"COPY of the scores {loaded['copy_s']:.0f} s, all of loading {loaded['load_s']:.0f} s", flush=True)
         for name, size in loaded["bytes"].items():
             print(f"| {name} | {size / 1e6:,.0f} |")
-        key = "objects/" + _dataset_key(url)
-        (folder / "data" / key).parent.mkdir(parents=True)
-        (folder / "rows.parquet").rename(folder / "data" / key)
+        stored = folder / "data" / "objects" / loaded["objects"]
+        stored.mkdir(parents=True)
+        (folder / "rows.parquet").rename(stored / "rows.parquet")
         with serving(url, folder / "data") as (address, api):
             postmaster = psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
 
@@ -318,14 +327,6 @@ def main() -> None:
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _dataset_key(url: str) -> str:
-    engine = make_engine(url, application_name="benchmark")
-    with engine.connect() as connection:
-        workspace, dataset = connection.execute(text("SELECT workspace_id, id FROM datasets")).one()
-    engine.dispose()
-    return f"{workspace}/datasets/{dataset}/rows.parquet"
 
 
 if __name__ == "__main__":

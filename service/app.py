@@ -1,5 +1,6 @@
 """The API: `create_app()` puts settings, middleware and routers together. uvicorn --factory service.app:create_app."""
 
+import gc
 import os
 import secrets
 import socket
@@ -26,6 +27,7 @@ from service.http.edge import KnownHosts, SecurityHeaders
 from service.http.etags import install_conditional_requests
 from service.http.metrics import MeasuredRequests, RequestMetrics
 from service.http.openapi import install_openapi
+from service.http.principals import Principals
 from service.http.problems import UnexpectedErrors, install_problem_handlers
 from service.http.request_ids import RequestIds
 from service.http.stop_signals import on_stop_signal
@@ -41,6 +43,7 @@ from service.settings import Settings, get_settings
 from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import make_object_store
+from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web
 from service.workspaces.routes import router as workspaces
@@ -52,7 +55,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore), and while it runs
     audit_changes. Raises ValueError if no database is configured.
     """
-    if settings is None:  # this process serves nothing else
+    serves_alone = settings is None  # this process serves nothing else
+    if settings is None:
         settings = get_settings()
         configure_logging(settings.log_format)
     if settings.database_url is None:
@@ -88,9 +92,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.request_metrics = request_metrics
     app.state.engine = engine
     app.state.sessions = make_sessions(engine)
+    app.state.principals = Principals()
+    app.state.principals.forget_with(app.state.sessions)
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
+    app.state.rows = StoredRows(app.state.objects)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
@@ -117,6 +124,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     ):
         app.include_router(router)
     install_openapi(app)
+    if serves_alone:
+        # What is there now stays: to look through it for garbage, now and then, would stop all requests for 0.1 s.
+        gc.freeze()
     return app
 
 

@@ -8,15 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit, publish
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
-from service.store.tables import Audit, Dataset, Score
-from tests.made_audits import make_model, make_probe, take
+from service.store.tables import Audit, Dataset
+from tests.made_audits import add_scores, make_model, make_probe, take
 from tests.parser_runs import run
 from tests.summaries import make_probe_summary, make_summary
 
@@ -90,7 +89,7 @@ def publish_audit(
     ]
     for row, values in changes:
         next(score for score in scores if score["row"] == row and score["probe_no"] == 0).update(values)
-    session.execute(insert(Score), [{"audit_id": audit.id, "attempt": taken.attempt, **score} for score in scores])
+    add_scores(session, audit.id, taken.attempt, scores)
     each = (make_probe_summary(flagged=len(flagged)),) * probes
     summary = make_summary(rows=dataset.rows, rows_scored=dataset.rows, flagged=len(flagged), probes=each)
     assert publish(session, taken, summary)

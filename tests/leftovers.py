@@ -13,6 +13,15 @@ def rows_naming(engine: Engine, identity: str) -> dict[str, int]:
             query = f'SELECT count(*) FROM "{table}" AS one WHERE position(:identity IN one::text) > 0'
             if number := connection.scalar(text(query), {"identity": identity}):
                 found[table] = number
+        # Scores name their list alone; one of no list would be found by nobody any more.
+        lists = "SELECT id FROM score_lists WHERE position(:identity IN score_lists::text) > 0"
+        query = f"SELECT count(*) FROM scores WHERE list_id IN ({lists})"
+        if number := connection.scalar(text(query), {"identity": identity}):
+            found["scores"] = number
+        if number := connection.scalar(
+            text("SELECT count(*) FROM scores WHERE list_id NOT IN (SELECT id FROM score_lists)")
+        ):
+            found["scores of no list"] = number
     return found
 
 

@@ -2,9 +2,12 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from service.contract import (
@@ -31,6 +34,7 @@ from service.lifecycle.commands import (
     start_step,
 )
 from service.store.ids import new_id
+from service.store.score_lists import add_lists
 from service.store.tables import Audit, Dataset, Finding, Model, Probe, Score
 from tests.summaries import make_consistency, make_group, make_probe_summary, make_summary
 
@@ -133,6 +137,16 @@ def make_scores(rows: int, flagged: int, seed: int = 1, probe_no: int = 0) -> li
     return scores
 
 
+def add_scores(session: Session, audit_id: str, attempt: int, scores: Iterable[dict[str, Any]]) -> None:
+    """Keeps the scores of an attempt, of all its lists at once, as a worker's loading does."""
+    by_list: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for score in scores:
+        by_list[score["probe_no"]].append({name: value for name, value in score.items() if name != "probe_no"})
+    lists = add_lists(session, audit_id=audit_id, attempt=attempt, probes=max(1, len(by_list) - 1))
+    rows = [{"list_id": lists[probe_no], **score} for probe_no, found in by_list.items() for score in found]
+    session.execute(insert(Score), rows)
+
+
 def summarise(scores: Sequence[dict[str, Any]], probes: int = 1, **changes: Any) -> Summary:
     """The summary that belongs to the headline scores."""
     z = [score["z"] for score in scores]
@@ -183,7 +197,7 @@ def make_published(
         make_scores(rows, flagged, probe_no=probe_no, seed=max(1, probe_no))
         for probe_no in (range(probes + 1) if probes > 1 else [0])
     ]
-    session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, **score) for ranked in scores for score in ranked)
+    add_scores(session, audit.id, taken.attempt, chain.from_iterable(scores))
     session.add_all(
         Finding(
             audit_id=audit.id, attempt=taken.attempt, row=row, workspace_id=workspace_id,

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from service.contract import BASELINES_FILE, SCORES_FILE, TRACES_FILE, Side
 from service.lifecycle.commands import Claim
 from service.store.rows import read_rows
+from service.store.score_lists import add_lists
 from service.store.tables import Finding
 from worker.staging import OutputError
 from worker.tables import baselines_schema, scores_schema, traces_schema
@@ -91,30 +92,30 @@ def _load_scores(
     """Copies the scores; the rows whose text is to be kept, in order."""
     done: Counter[int] = Counter()
     shown: set[int] = set()
-    names = scores_schema().names
-    columns = ", ".join(f'"{name}"' for name in names)
+    lists = pa.array(add_lists(session, audit_id=claim.subject_id, attempt=claim.attempt, probes=probes), pa.int32())
+    columns = ", ".join(f'"{name}"' for name in ["list_id", *scores_schema().names[1:]])
     with _cursor(session) as cursor:
         for table in _read(folder, SCORES_FILE, scores_schema()):
             _check_range(table, SCORES_FILE, row=(0, rows - 1), rank=(1, rows), cluster=(0, rows - 1))
-            _check_range(table, SCORES_FILE, strongest_probe=(1, probes))
+            _check_range(table, SCORES_FILE, strongest_probe=(1, probes), probe_no=(0, len(lists) - 1))
             if not pc.all(pc.is_in(table["side"], pa.array([None, *Side], pa.string()))).as_py():
                 raise OutputError(f"{SCORES_FILE} has unknown sides")
-            with _as_sqlalchemy(), cursor.copy(f"COPY scores (audit_id, attempt, {columns}) FROM STDIN") as copy:
-                copy.write(_copy_text(table, claim))
+            with _as_sqlalchemy(), cursor.copy(f"COPY scores ({columns}) FROM STDIN") as copy:
+                copy.write(_copy_text(table.set_column(0, "list_id", pc.take(lists, table["probe_no"]))))
             kept = table.filter(pc.or_(table["flagged"], pc.less_equal(table["rank"], findings_top)))
             shown.update(kept["row"].to_pylist())
             done.update({count["values"]: count["counts"] for count in pc.value_counts(table["probe_no"]).to_pylist()})
             on_progress(done.total())
     # A unique index holds each row and each rank once a probe.
-    expected = dict.fromkeys(range(probes + 1) if probes > 1 else range(1), rows)
+    expected = dict.fromkeys(range(len(lists)), rows)
     if done != expected:
         raise OutputError(f"{SCORES_FILE} has {dict(sorted(done.items()))} rows by probe_no, not {expected}")
     return sorted(shown)
 
 
-def _copy_text(table: pa.Table, claim: Claim) -> memoryview:
+def _copy_text(table: pa.Table) -> memoryview:
     """The scores in COPY's text format, column by column: row by row in Python it takes most of the loading."""
-    columns: list[Any] = [_large(claim.subject_id), _large(str(claim.attempt))]
+    columns: list[Any] = []
     for column in table.columns:
         value = column.combine_chunks().cast(pa.large_string())
         if pa.types.is_string(column.type):

@@ -98,7 +98,7 @@ class AuditChanges:
             if not audit_ids:
                 return
             try:
-                found = await self._transactions.run(partial(read_versions, audit_ids=audit_ids))
+                found = await self._transactions.autocommit(partial(read_versions, audit_ids=audit_ids))
             except SQLAlchemyError as error:
                 if not away:
                     log.warning("audits are not watched, the database is away: %s", type(error).__name__)

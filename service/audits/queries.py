@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.orm.interfaces import ORMOption
@@ -15,6 +15,7 @@ from service.http.problems import Problem
 from service.http.scoping import not_found, scoped
 from service.lifecycle.commands import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
+from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
 from service.store.tables import AuditEvent, AuditProbe, Export, Job
 
@@ -69,12 +70,43 @@ def find_succeeded(
 ) -> AuditTable:
     """An audit whose results are public, read with `options`. Raises Problem 404, or 409 `audit_not_finished`."""
     audit, job = find_audit(session, principal, audit_id, options)[:2]
-    if job.state == State.SUCCEEDED:
-        return audit
-    if job.state in TERMINAL:
-        detail = f"This audit has {job.state if job.state == State.FAILED else 'been cancelled'}: it has no results."
+    _require_success(job.state)
+    return audit
+
+
+_PUBLISHED = (
+    select(
+        Job.state,
+        AuditTable.id,
+        AuditTable.workspace_id,
+        AuditTable.dataset_id,
+        AuditTable.published_attempt,
+        published_lists().label("lists"),
+    )
+    .join(Job, (Job.workspace_id == AuditTable.workspace_id) & (Job.id == AuditTable.job_id))
+    .where(AuditTable.workspace_id == bindparam("workspace_id"), AuditTable.id == bindparam("audit_id"))
+)
+
+
+def find_published(session: Session, principal: Principal, audit_id: str) -> PublishedAudit:
+    """The same, and no more of it than its results are found by. Raises as `find_succeeded` does."""
+    asked = {"workspace_id": principal.workspace_id, "audit_id": audit_id}
+    found = session.connection().execute(_PUBLISHED, asked).one_or_none()
+    if found is None:
+        raise not_found("audit")
+    _require_success(found.state)
+    return PublishedAudit(
+        found.id, found.workspace_id, found.dataset_id, attempt=found.published_attempt, lists=tuple(found.lists)
+    )
+
+
+def _require_success(state: str) -> None:
+    if state == State.SUCCEEDED:
+        return
+    if state in TERMINAL:
+        detail = f"This audit has {state if state == State.FAILED else 'been cancelled'}: it has no results."
         raise Problem(409, "audit_not_finished", f"{detail} Retry it, or start another one.")
-    detail = f"This audit is {job.state}. Its results come when it has succeeded."
+    detail = f"This audit is {state}. Its results come when it has succeeded."
     raise Problem(409, "audit_not_finished", detail, headers={"Retry-After": "5"})
 
 

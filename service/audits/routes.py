@@ -141,7 +141,7 @@ async def get(
         headers = _headers(tag_of(found[0], found[1]), audit.status)
         return Response(audit.model_dump_json(), headers=headers, media_type="application/json")
 
-    response = await transactions.run(look)
+    response = await transactions.autocommit(look)
     if response.status_code == 304 and wait:
         changes: AuditChanges = request.app.state.audit_changes
 
@@ -154,7 +154,7 @@ async def get(
         finally:
             changes.leave()
         if waited:
-            response = await transactions.run(look)
+            response = await transactions.autocommit(look)
     if wait and conditions.asked:
         response.headers["Preference-Applied"] = f"wait={wait}"
     return response
@@ -272,6 +272,6 @@ async def events(
         )
         return listed.model_dump_json().encode()
 
-    content = await transactions.run(look)
+    content = await transactions.autocommit(look)
     headers = {**response.headers, "Vary": "Accept"}
     return Response(content, headers=headers, media_type="application/json")

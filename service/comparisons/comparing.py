@@ -30,6 +30,7 @@ from service.comparisons.schemas import (
 from service.comparisons.texts import digests_of, first_rows
 from service.contract import ROWS_FILE
 from service.store.objects import ObjectStore, dataset_key
+from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditProbe, Dataset, Score
 
 MAX_FLAGGED = 100_000
@@ -49,6 +50,8 @@ class Side:
     """One of the audits."""
 
     audit: Audit
+    headline: int
+    """Number of its list of scores."""
     dataset: Dataset
     probe_ids: tuple[str, ...]
     flagged: dict[int, int]
@@ -100,12 +103,17 @@ class Matches:
 
 def load_side(session: Session, audit: Audit) -> Side:
     """What the database knows of a succeeded audit."""
+    headline = find_headline(session, audit)
     probes = select(AuditProbe.probe_id).where(AuditProbe.audit_id == audit.id).order_by(AuditProbe.probe_no)
     flagged = (
-        select(Score.row, Score.rank).where(*_headline(audit), Score.flagged).order_by(Score.rank).limit(MAX_FLAGGED)
+        select(Score.row, Score.rank)
+        .where(Score.list_id == headline, Score.flagged)
+        .order_by(Score.rank)
+        .limit(MAX_FLAGGED)
     )
     return Side(
         audit,
+        headline,
         session.get_one(Dataset, audit.dataset_id),
         tuple(session.scalars(probes)),
         {row: rank for row, rank in session.execute(flagged)},  # noqa: C416  # a result is no iterable of pairs to dict()
@@ -174,8 +182,8 @@ def list_changed(
 ) -> list[ChangedSample]:
     """Samples whose flag changed, by rank in the audit that flags them."""
     wanted = [found for found in match.changed(change) if found[0] > after_rank][:limit]
-    base_scores = _scores(session, base.audit, [base_row for _, base_row, _ in wanted])
-    other_scores = _scores(session, other.audit, [other_row for _, _, other_row in wanted])
+    base_scores = _scores(session, base, [base_row for _, base_row, _ in wanted])
+    other_scores = _scores(session, other, [other_row for _, _, other_row in wanted])
     listed = []
     for _, base_row, other_row in wanted:
         (base_rank, base_z, base_q), (other_rank, other_z, other_q) = base_scores[base_row], other_scores[other_row]
@@ -212,8 +220,8 @@ def _flag_changes(base: Side, other: Side, match: Match) -> FlagChanges:
 def _correlation(
     session: Session, base: Side, other: Side, match: Match, keys: Sequence[Key], *, drawn_from: int, sampled: bool
 ) -> RankCorrelation:
-    base_scores = _scores(session, base.audit, (match.base_rows[key] for key in keys))
-    other_scores = _scores(session, other.audit, (match.other_rows[key] for key in keys))
+    base_scores = _scores(session, base, (match.base_rows[key] for key in keys))
+    other_scores = _scores(session, other, (match.other_rows[key] for key in keys))
     pairs = [
         (base_z, other_z)
         for key in keys
@@ -226,13 +234,15 @@ def _correlation(
     return RankCorrelation(value=value, low=low, high=high, samples=len(pairs), drawn_from=drawn_from, sampled=sampled)
 
 
-def _scores(session: Session, audit: Audit, rows: Iterable[int]) -> dict[int, tuple[int, float | None, float | None]]:
+def _scores(session: Session, side: Side, rows: Iterable[int]) -> dict[int, tuple[int, float | None, float | None]]:
     """(rank, z, q) by row."""
     wanted = list(rows)
     found: dict[int, tuple[int, float | None, float | None]] = {}
     for start in range(0, len(wanted), ROWS_AT_ONCE):
         these = bindparam("rows", wanted[start : start + ROWS_AT_ONCE], ARRAY(BigInteger))
-        query = select(Score.row, Score.rank, Score.z, Score.q).where(*_headline(audit), Score.row == func.any(these))
+        query = select(Score.row, Score.rank, Score.z, Score.q).where(
+            Score.list_id == side.headline, Score.row == func.any(these)
+        )
         found.update((row, (rank, z, q)) for row, rank, z, q in session.execute(query))
     return found
 
@@ -274,10 +284,6 @@ def _first_by_key(side: Side, digests: dict[int, str]) -> dict[Key, tuple[int, i
 
 def _rows_of(objects: ObjectStore, side: Side) -> Any:
     return objects.open(dataset_key(side.audit.workspace_id, side.dataset.id, ROWS_FILE))
-
-
-def _headline(audit: Audit) -> tuple[Any, ...]:
-    return Score.audit_id == audit.id, Score.attempt == audit.published_attempt, Score.probe_no == 0
 
 
 def _name(base: Side, other: Side) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from pydantic import Field
 from starlette.requests import ClientDisconnect
 
-from service.contract import ROWS_FILE
 from service.datasets import queries
 from service.datasets.file_names import MEDIA_TYPES, file_name, media_type
 from service.datasets.intake import Form
@@ -16,7 +15,7 @@ from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.dependencies import ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.downloads import download
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import Name, PathId
@@ -26,7 +25,6 @@ from service.http.problems import Problem
 from service.http.routing import declared_problems, resource_router
 from service.lifecycle.wakeup import wake
 from service.store.objects import dataset_key
-from service.store.rows import page as read_page
 from service.store.tables import Dataset as DatasetTable
 
 router = resource_router("datasets")
@@ -188,13 +186,10 @@ async def delete(dataset_id: PathId, principal: Writer, transactions: Transactio
 
 
 @router.get("/{dataset_id}/rows", operation_id="list_dataset_rows", responses=declared_problems(404))
-def rows(
-    dataset_id: PathId, principal: Reader, session: SessionDep, objects: ObjectsDep, page: PageDep
-) -> Page[Sample]:
+def rows(dataset_id: PathId, principal: Reader, session: SessionDep, stored: RowsDep, page: PageDep) -> Page[Sample]:
     """The rows in the order of the upload; a page of long rows ends before `limit`."""
     dataset = queries.find_dataset(session, principal, dataset_id)
-    with objects.open(dataset_key(principal.workspace_id, dataset_id, ROWS_FILE)) as file:
-        samples = read_page(file, page.after_number, page.limit)
+    samples = stored.page(principal.workspace_id, dataset_id, page.after_number, page.limit)
     more = bool(samples) and samples[-1]["row"] + 1 < dataset.rows
     return page.page(
         samples + samples[-1:] if more else samples,

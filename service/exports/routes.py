@@ -5,7 +5,7 @@ from typing import Annotated
 from anyio.to_thread import run_sync
 from fastapi import BackgroundTasks, Depends, Query, Request, Response
 
-from service.audits.queries import find_succeeded
+from service.audits.queries import find_published
 from service.exports.queries import find_export, find_finished, list_exports, render_export
 from service.exports.schemas import Export, ExportCreate
 from service.http.auth import Principal, require
@@ -56,7 +56,7 @@ def create(
     response: Response,
 ) -> Export:
     """Queues an export of an audit that has succeeded. Ask the Location for how far it is."""
-    audit = find_succeeded(session, principal, audit_id)
+    audit = find_published(session, principal, audit_id)
     try:
         export = create_export(
             session,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, literal_column, select
+from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.exc import DataError, InternalError, ProgrammingError
 from sqlalchemy.orm import Session
@@ -14,11 +14,9 @@ from sqlalchemy.orm import Session
 from service.contract import MAX_PROBES, Side
 from service.http.fields import Storable
 from service.http.problems import Problem
-from service.store.tables import Audit
+from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
 from service.store.verdict_tables import Verdict
-
-HEADLINE = 0
 
 VerdictKind = Literal["confirmed", "rejected", "unsure"]
 VerdictFilter = Literal["confirmed", "rejected", "unsure", "none"]
@@ -59,7 +57,7 @@ class Filter(BaseModel):
     )
 
 
-def _from_query(**values: Any) -> Filter:
+async def _from_query(**values: Any) -> Filter:
     return Filter(**values)
 
 
@@ -90,27 +88,26 @@ class Listed:
 
     audit_id: str
     attempt: int
+    list_id: int
     probe_no: int
 
     def of(self, table: Any) -> tuple[ColumnElement[bool], ...]:
         """Its samples, in `scores` or what was selected from it."""
-        return table.audit_id == self.audit_id, table.attempt == self.attempt, table.probe_no == self.probe_no
+        return (table.list_id == self.list_id,)
 
 
-def listed(audit: Audit, probe: int) -> Listed:
+def listed(audit: PublishedAudit, probe: int) -> Listed:
     """The headline's list (0) or one probe's.
 
     An audit of one probe keeps its list once, as the headline. Raises Problem 422 `invalid_request` for a probe that
     the audit does not have.
     """
-    assert audit.summary is not None  # has succeeded
-    assert audit.published_attempt is not None
-    probes = len(audit.summary["probes"])
-    if probe > probes:
-        have = "1 probe" if probes == 1 else f"{probes} probes"
-        detail = f"The audit has {have}: ask for probe 1 to {probes}, or for 0, the headline over all."
+    if probe > audit.probes:
+        have = "1 probe" if audit.probes == 1 else f"{audit.probes} probes"
+        detail = f"The audit has {have}: ask for probe 1 to {audit.probes}, or for 0, the headline over all."
         raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:probe", "detail": detail}])
-    return Listed(audit.id, audit.published_attempt, HEADLINE if probes == 1 else probe)
+    probe_no = HEADLINE if audit.probes == 1 else probe
+    return Listed(audit.id, audit.attempt, audit.lists[probe_no], probe_no)
 
 
 def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
@@ -121,7 +118,7 @@ def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
 
 def group_condition(table: Any, group: str) -> ColumnElement[bool]:
     """With the hash that the index holds: a group's name may be longer than what fits an index."""
-    hashed, wanted = (func.hashtextextended(text, literal_column("0")) for text in (table.group, group))
+    hashed, wanted = (func.hashtext(text) for text in (table.group, group))
     return and_(hashed == wanted, table.group == group)
 
 

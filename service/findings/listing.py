@@ -143,7 +143,7 @@ def _along(
     if order.by == "decided_at":
         reviewed = (
             select(*SCORE, Verdict.decided_at)
-            .join_from(Score, Verdict, (Verdict.audit_id == Score.audit_id) & (Verdict.row == Score.row))
+            .join_from(Score, Verdict, Verdict.row == Score.row)
             .where(*within.of(Score), Verdict.audit_id == within.audit_id, Verdict.verdict.is_not(None))
         )
         if after is not None:
@@ -184,7 +184,7 @@ def _end_of_walk(
     keys = [getattr(walked, order.by), walked.row]
     backwards = replace(order, descending=not order.descending).columns(walked, without_value=without_value)
     query: Select[Any] = select(*keys, func.count().over()).order_by(*backwards).limit(1)
-    last = session.execute(query).one_or_none()
+    last = session.connection().execute(query).one_or_none()
     if last is None:
         return None, 0
     value, row, seen = tuple(last)
@@ -195,7 +195,7 @@ def _ends_behind(session: Session, within: Listed, wanted: Filter, order: Order,
     """Whether nothing behind can be kept: q never falls along the ranks."""
     if wanted.max_q is None or order.by != "rank" or order.descending:
         return False
-    q = session.scalar(select(Score.q).where(*within.of(Score), Score.rank == last.value))
+    q = session.connection().scalar(select(Score.q).where(*within.of(Score), Score.rank == last.value))
     return q is None or q > wanted.max_q
 
 
@@ -215,7 +215,7 @@ def _collected(
         statement = collector(within, wanted)
         if statement is None:
             continue
-        rows = list(session.scalars(statement.limit(COLLECT_ROWS + 1)))
+        rows = list(session.connection().scalars(statement.limit(COLLECT_ROWS + 1)))
         if len(rows) <= COLLECT_ROWS:
             return rows
     return None
@@ -343,9 +343,12 @@ def _segments(order: Order, after: Position | None) -> Iterator[bool]:
 
 
 def _read(session: Session, statement: Select[Any], order: Order) -> list[tuple[ScoreColumns, Position]]:
-    return [(score, order.position(getattr(score, order.by), score.row)) for score in session.execute(statement)]
+    return [
+        (score, order.position(getattr(score, order.by), score.row))
+        for score in session.connection().execute(statement)
+    ]
 
 
 def _row_numbers(session: Session, statement: Select[Any]) -> list[int]:
     inner = statement.subquery()
-    return list(session.scalars(select(inner.c.row).order_by(inner.c.rank)))
+    return list(session.connection().scalars(select(inner.c.row).order_by(inner.c.rank)))

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from service.findings.intervals import clopper_pearson
 from service.findings.schemas import AuditPrecision, Precision
+from service.store.score_lists import PublishedAudit
 from service.store.tables import Audit
 from service.store.verdict_tables import Verdict
 
@@ -24,10 +25,10 @@ ASSUMES = [
 ]
 
 
-def audit_precision(session: Session, audit: Audit) -> AuditPrecision:
+def audit_precision(session: Session, audit: PublishedAudit) -> AuditPrecision:
     """At each of KS, and over all flagged samples."""
-    assert audit.summary is not None  # has succeeded
-    rows, flagged = audit.summary["rows"], audit.summary["flagged"]
+    sizes = (Audit.summary[name].astext.cast(Integer) for name in ("rows", "flagged"))
+    rows, flagged = session.execute(select(*sizes).where(Audit.id == audit.id)).one()
     verdict, rank, by_flag = Verdict.verdict, Verdict.rank, Verdict.flagged
     within = case(*((rank <= k, k) for k in KS), else_=None).cast(Integer)
     query = (
@@ -51,7 +52,7 @@ def audit_precision(session: Session, audit: Audit) -> AuditPrecision:
     return AuditPrecision(audit_id=audit.id, data=data, confidence=CONFIDENCE, assumes=ASSUMES)
 
 
-def precision_down_to(session: Session, audit: Audit, rank: int) -> Precision | None:
+def precision_down_to(session: Session, audit: PublishedAudit, rank: int) -> Precision | None:
     """Of the samples of this rank and above; None where none of them is reviewed, or the rank is below DEEPEST_RANK."""
     if rank > DEEPEST_RANK:
         return None

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 
-from service.audits.queries import find_succeeded
+from service.audits.queries import find_published
 from service.findings.precision import audit_precision
 from service.findings.queries import render_verdict
 from service.findings.schemas import (
@@ -23,8 +23,9 @@ from service.findings.verdicts import (
     verdict_tag,
     withdraw_verdict,
 )
+from service.http.answers import answer_json
 from service.http.auth import Principal, require
-from service.http.dependencies import SessionDep
+from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import Page, PageDep
@@ -42,7 +43,7 @@ Writer = Annotated[Principal, Depends(require("verdicts:write"))]
 )
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Verdict:
     """What is said of the sample now."""
-    verdict = find_verdict(session, find_succeeded(session, principal, audit_id), row)
+    verdict = find_verdict(session, find_published(session, principal, audit_id), row)
     conditions.serve(verdict_tag(verdict))
     return render_verdict(verdict)
 
@@ -62,7 +63,7 @@ def put(
     response: Response,
 ) -> Verdict:
     """Says it of the sample. With `If-Match`, only while nobody else has said something since."""
-    audit = find_succeeded(session, principal, audit_id)
+    audit = find_published(session, principal, audit_id)
     verdict = set_verdict(session, audit, row, body, principal, conditions)
     response.headers["ETag"] = verdict_tag(verdict)
     return render_verdict(verdict)
@@ -76,7 +77,7 @@ def put(
 )
 def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
     """Takes it back; the history stays. Idempotent."""
-    withdraw_verdict(session, find_succeeded(session, principal, audit_id), row, principal, conditions)
+    withdraw_verdict(session, find_published(session, principal, audit_id), row, principal, conditions)
 
 
 @router.get(
@@ -86,7 +87,7 @@ def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, c
 )
 def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, page: PageDep) -> Page[VerdictChange]:
     """Everything that was said of the sample, newest first: by which key, when."""
-    audit = find_succeeded(session, principal, audit_id)
+    audit = find_published(session, principal, audit_id)
     find_verdict(session, audit, row)
     changes = list_changes(session, audit, row, after=page.after_number, limit=page.limit + 1)
     return page.page(
@@ -103,12 +104,19 @@ def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, 
 )
 def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
     """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
-    return set_many(session, find_succeeded(session, principal, audit_id), body, principal)
+    return set_many(session, find_published(session, principal, audit_id), body, principal)
 
 
 @router.get(
-    "/precision", operation_id="get_audit_precision", responses=declared_problems(403, 404, "audit_not_finished")
+    "/precision",
+    operation_id="get_audit_precision",
+    response_model=AuditPrecision,
+    responses=declared_problems(403, 404, "audit_not_finished"),
 )
-def precision(audit_id: PathId, principal: Reader, session: SessionDep) -> AuditPrecision:
+async def precision(audit_id: PathId, principal: Reader, response: Response, transactions: TransactionsDep) -> Response:
     """How many of the first findings people have confirmed, with exact intervals."""
-    return audit_precision(session, find_succeeded(session, principal, audit_id))
+    return await answer_json(
+        transactions.autocommit,
+        response,
+        lambda session: audit_precision(session, find_published(session, principal, audit_id)),
+    )

@@ -5,17 +5,18 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Executable, bindparam, func, literal, select
+from sqlalchemy import BigInteger, Executable, Row, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
-from service.findings.filters import HEADLINE, listed
+from service.findings.filters import listed
 from service.findings.listing import find_rows
 from service.findings.schemas import BulkResult, BulkSample, BulkVerdicts, VerdictSet
 from service.http.auth import Principal
 from service.http.etags import Conditions, strong_tag
 from service.http.problems import Problem
-from service.store.tables import Audit, Score
+from service.store.score_lists import PublishedAudit
+from service.store.tables import Score
 from service.store.verdict_tables import Verdict, VerdictChange
 
 BULK_ROWS = 50_000
@@ -27,14 +28,21 @@ BULK_WALK_ROWS = 500_000
 BULK_SAMPLE = 20
 
 
-def find_verdicts(session: Session, audit: Audit, rows: Sequence[int]) -> dict[int, Verdict]:
+_SAID = Verdict.__table__.c
+_VERDICTS = select(*_SAID).where(
+    _SAID.audit_id == bindparam("audit_id"),
+    _SAID.row == func.any(bindparam("rows", type_=ARRAY(BigInteger))),
+    _SAID.verdict.is_not(None),
+)
+
+
+def find_verdicts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> dict[int, Row[Any]]:
     """What is said of those rows now."""
-    these = Verdict.row == func.any(bindparam("rows", list(rows), ARRAY(BigInteger)))
-    query = select(Verdict).where(Verdict.audit_id == audit.id, these, Verdict.verdict.is_not(None))
-    return {verdict.row: verdict for verdict in session.scalars(query)}
+    found = session.connection().execute(_VERDICTS, {"audit_id": audit.id, "rows": list(rows)})
+    return {verdict.row: verdict for verdict in found}
 
 
-def find_verdict(session: Session, audit: Audit, row: int) -> Verdict:
+def find_verdict(session: Session, audit: PublishedAudit, row: int) -> Verdict:
     """What is said of the row, or that nothing ever was (revision 0, not stored).
 
     Raises Problem 404 `finding_not_found`.
@@ -48,18 +56,22 @@ def verdict_tag(verdict: Verdict) -> str:
 
 
 def set_verdict(
-    session: Session, audit: Audit, row: int, said: VerdictSet, principal: Principal, conditions: Conditions
+    session: Session, audit: PublishedAudit, row: int, said: VerdictSet, principal: Principal, conditions: Conditions
 ) -> Verdict:
     """Says it of the row; saying the same again changes nothing. Raises Problem 404 `finding_not_found`, 412."""
     return _change(session, audit, row, said.verdict, said.note, principal, conditions)
 
 
-def withdraw_verdict(session: Session, audit: Audit, row: int, principal: Principal, conditions: Conditions) -> Verdict:
+def withdraw_verdict(
+    session: Session, audit: PublishedAudit, row: int, principal: Principal, conditions: Conditions
+) -> Verdict:
     """Takes back what is said of the row; its history stays. Idempotent. Raises Problem as `set_verdict` does."""
     return _change(session, audit, row, None, None, principal, conditions)
 
 
-def list_changes(session: Session, audit: Audit, row: int, *, after: int | None, limit: int) -> list[VerdictChange]:
+def list_changes(
+    session: Session, audit: PublishedAudit, row: int, *, after: int | None, limit: int
+) -> list[VerdictChange]:
     """Everything that was said of the row, newest first, behind the revision `after`."""
     query = select(VerdictChange).where(VerdictChange.audit_id == audit.id, VerdictChange.row == row)
     if after is not None:
@@ -67,7 +79,7 @@ def list_changes(session: Session, audit: Audit, row: int, *, after: int | None,
     return list(session.scalars(query.order_by(VerdictChange.revision.desc()).limit(limit)))
 
 
-def set_many(session: Session, audit: Audit, bulk: BulkVerdicts, principal: Principal) -> BulkResult:
+def set_many(session: Session, audit: PublishedAudit, bulk: BulkVerdicts, principal: Principal) -> BulkResult:
     """Says it of all samples that the filter keeps, all or none; with `dry_run` counts them.
 
     Raises Problem 422 `bulk_too_large` for more than BULK_ROWS, 422 `dry_run_first` without a token, 409
@@ -118,7 +130,7 @@ def set_many(session: Session, audit: Audit, bulk: BulkVerdicts, principal: Prin
 
 def _change(
     session: Session,
-    audit: Audit,
+    audit: PublishedAudit,
     row: int,
     verdict: str | None,
     note: str | None,
@@ -135,18 +147,13 @@ def _change(
     return current
 
 
-def _lock(session: Session, audit: Audit) -> None:
+def _lock(session: Session, audit: PublishedAudit) -> None:
     """One after the other: whoever writes verdicts of the audit holds its lock until the transaction ends."""
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("verdicts " + audit.id, 0))))
 
 
-def _unsaid(session: Session, audit: Audit, row: int) -> Verdict:
-    query = select(Score.rank, Score.flagged).where(
-        Score.audit_id == audit.id,
-        Score.attempt == audit.published_attempt,
-        Score.probe_no == HEADLINE,
-        Score.row == row,
-    )
+def _unsaid(session: Session, audit: PublishedAudit, row: int) -> Verdict:
+    query = select(Score.rank, Score.flagged).where(Score.list_id == audit.headline, Score.row == row)
     found = session.execute(query).one_or_none()
     if found is None:
         raise finding_not_found()
@@ -162,25 +169,19 @@ def _these(rows: Sequence[int]) -> Any:
     return func.unnest(bindparam("rows", list(rows), ARRAY(BigInteger))).table_valued("wanted").render_derived()
 
 
-def _said_before(audit: Audit, rows: Sequence[int]) -> Executable:
+def _said_before(audit: PublishedAudit, rows: Sequence[int]) -> Executable:
     """(row, rank, flagged, revision, verdict, note) of those samples, by rank."""
     these = _these(rows)
     return (
         select(Score.row, Score.rank, Score.flagged, func.coalesce(Verdict.revision, 0), Verdict.verdict, Verdict.note)
         .select_from(these)
-        .join(
-            Score,
-            (Score.row == these.c.wanted)
-            & (Score.audit_id == audit.id)
-            & (Score.attempt == audit.published_attempt)
-            & (Score.probe_no == HEADLINE),
-        )
+        .join(Score, (Score.row == these.c.wanted) & (Score.list_id == audit.headline))
         .outerjoin(Verdict, (Verdict.audit_id == audit.id) & (Verdict.row == Score.row))
         .order_by(Score.rank)
     )
 
 
-def _token(audit: Audit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
+def _token(audit: PublishedAudit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
     """Stands for the request, the samples it is about, and all that was said of them."""
     digest = hashlib.sha256(json.dumps([audit.id, bulk.verdict, bulk.note, bulk.filter.model_dump()]).encode())
     for row, _, _, revision, _, _ in before:
@@ -189,7 +190,12 @@ def _token(audit: Audit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
 
 
 def _write(
-    session: Session, audit: Audit, rows: Sequence[int], verdict: str | None, note: str | None, principal: Principal
+    session: Session,
+    audit: PublishedAudit,
+    rows: Sequence[int],
+    verdict: str | None,
+    note: str | None,
+    principal: Principal,
 ) -> None:
     """One statement for the verdicts and one for their history, however many rows."""
     if not rows:
@@ -210,11 +216,7 @@ def _write(
         )
         .select_from(these)
         .join(Score, Score.row == these.c.wanted)
-        .where(
-            Score.audit_id == audit.id,
-            Score.attempt == audit.published_attempt,
-            Score.probe_no == HEADLINE,
-        )
+        .where(Score.list_id == audit.headline)
     )
     columns = ["audit_id", "row", "workspace_id", "verdict", "note", "key_id", "revision", "rank", "flagged"]
     statement = insert(Verdict).from_select(columns, values)

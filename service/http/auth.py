@@ -1,15 +1,31 @@
 """Who is asking: a bearer key, or the cookie of a browser that signed in with one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from fastapi import Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    LargeBinary,
+    Row,
+    SQLColumnExpression,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from service.http.principals import Principals
 from service.http.problems import Problem
 from service.http.tokens import digest, is_well_formed
 from service.http.transactions import Transactions
@@ -78,7 +94,6 @@ async def authenticate(request: Request) -> Principal:
     known = getattr(request.state, "principal", None)
     if isinstance(known, Principal):
         return known
-    transactions: Transactions = request.app.state.authentication
     authorization = request.headers.get("authorization")
     cookie = request.cookies.get(COOKIE)
     if authorization is not None:
@@ -88,11 +103,11 @@ async def authenticate(request: Request) -> Principal:
             raise _unauthenticated(
                 "key_malformed", "Send `Authorization: Bearer ft_...` with a whole key: this one is cut or mistyped."
             )
-        principal = await transactions.run(lambda session: _by_key(session, secret))
+        principal = await _look_up(request, digest(secret), _by_key)
     elif cookie:
         if request.method not in SAFE_METHODS:
             refuse_cross_site(request)
-        principal = await transactions.run(lambda session: _by_cookie(session, cookie))
+        principal = await _look_up(request, digest(cookie), _by_cookie)
     else:
         raise _unauthenticated(
             "unauthenticated",
@@ -105,6 +120,7 @@ async def authenticate(request: Request) -> Principal:
 async def authenticate_again(request: Request) -> Principal:
     """Like `authenticate`, by what the database says now: for answers that take long."""
     request.state.principal = None
+    request.state.ask_again = True
     return await authenticate(request)
 
 
@@ -127,50 +143,26 @@ def refuse_cross_site(request: Request) -> None:
         raise Problem(403, "cross_site", "A page of another site sent this request with your cookie. Nothing was done.")
 
 
-def _by_key(session: Session, secret: str) -> Principal:
-    hashed = digest(secret)
-    used_at = case((ApiKey.secret_sha256 == hashed, ApiKey.last_used_at), else_=ApiKey.previous_last_used_at)
-    query = (
-        select(ApiKey, Workspace.name, (ApiKey.expires_at <= func.now()).label("expired"), _stale(used_at))
-        .join(Workspace, Workspace.id == ApiKey.workspace_id)
-        .where(
-            or_(
-                ApiKey.secret_sha256 == hashed,
-                and_(ApiKey.previous_sha256 == hashed, ApiKey.previous_expires_at > func.now()),
-            ),
-            ApiKey.revoked_at.is_(None),
-        )
-    )
-    found = session.execute(query).one_or_none()
-    if found is None:
-        raise _unauthenticated("key_invalid", "This key is unknown, replaced or revoked. Ask an admin for a new one.")
-    key, workspace_name, expired, stale = found
-    if expired:
-        raise _unauthenticated("key_expired", "This key has expired. Ask an admin for a new one.")
-    if stale:
-        _note_use(session, key, ApiKey.last_used_at if key.secret_sha256 == hashed else ApiKey.previous_last_used_at)
-    return _principal(key, workspace_name)
+Found = tuple[Principal, float | None]
+"""Who it is, and for how many seconds the secret is good; None: without end."""
 
 
-def _by_cookie(session: Session, cookie: str) -> Principal:
-    query = (
-        select(ApiKey, Workspace.name, _stale(ApiKey.last_used_at))
-        .join(BrowserSession, BrowserSession.key_id == ApiKey.id)
-        .join(Workspace, Workspace.id == ApiKey.workspace_id)
-        .where(
-            BrowserSession.token_sha256 == digest(cookie),
-            BrowserSession.expires_at > func.now(),
-            ApiKey.revoked_at.is_(None),
-            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
-        )
-    )
-    found = session.execute(query).one_or_none()
-    if found is None:
-        raise _unauthenticated("session_ended", "You are signed out. Sign in with a new link.")
-    key, workspace_name, stale = found
-    if stale:
-        _note_use(session, key, ApiKey.last_used_at)
-    return _principal(key, workspace_name)
+async def _look_up(request: Request, hashed: bytes, find: Callable[[Session, bytes], Found]) -> Principal:
+    """Reads take what was found a moment ago; whoever changes something is always looked up."""
+    principals: Principals = request.app.state.principals
+    transactions: Transactions = request.app.state.authentication
+    if request.method in SAFE_METHODS and not getattr(request.state, "ask_again", False):
+        known = principals.find(hashed)
+        if known is not None:
+            return known
+    question = principals.ask()
+    principal, ends_in = await transactions.autocommit(lambda session: find(session, hashed))
+    principals.keep(hashed, principal, question, ends_in)
+    return principal
+
+
+_KEY = ApiKey.__table__.c
+_HASHED = bindparam("hashed", type_=LargeBinary)
 
 
 def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
@@ -178,16 +170,88 @@ def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]
     return or_(used_at.is_(None), used_at < func.now() - LAST_USED_RESOLUTION)
 
 
-def _note_use(session: Session, key: ApiKey, used_at: InstrumentedAttribute[datetime | None]) -> None:
-    session.execute(update(ApiKey).where(ApiKey.id == key.id, _stale(used_at)).values({used_at: func.now()}))
+def _seconds_until(end: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(func.extract("epoch", end - func.clock_timestamp()), Double)
 
 
-def _principal(key: ApiKey, workspace_name: str) -> Principal:
+# Made once: to build them would take longer than to run them.
+_BY_KEY = (
+    select(
+        _KEY.id,
+        _KEY.workspace_id,
+        _KEY.scopes,
+        Workspace.__table__.c.name.label("workspace_name"),
+        (_KEY.secret_sha256 == _HASHED).label("is_current"),
+        (_KEY.expires_at <= func.now()).label("expired"),
+        _stale(case((_KEY.secret_sha256 == _HASHED, _KEY.last_used_at), else_=_KEY.previous_last_used_at)).label(
+            "stale"
+        ),
+        _seconds_until(
+            func.least(_KEY.expires_at, case((_KEY.secret_sha256 == _HASHED, None), else_=_KEY.previous_expires_at))
+        ).label("ends_in"),
+    )
+    .join_from(ApiKey.__table__, Workspace.__table__, Workspace.__table__.c.id == _KEY.workspace_id)
+    .where(
+        or_(
+            _KEY.secret_sha256 == _HASHED,
+            and_(_KEY.previous_sha256 == _HASHED, _KEY.previous_expires_at > func.now()),
+        ),
+        _KEY.revoked_at.is_(None),
+    )
+)
+
+_COOKIES = BrowserSession.__table__.c
+_BY_COOKIE = (
+    select(
+        _KEY.id,
+        _KEY.workspace_id,
+        _KEY.scopes,
+        Workspace.__table__.c.name.label("workspace_name"),
+        _stale(_KEY.last_used_at).label("stale"),
+        _seconds_until(func.least(_KEY.expires_at, _COOKIES.expires_at)).label("ends_in"),
+    )
+    .select_from(ApiKey.__table__)
+    .join(BrowserSession.__table__, _COOKIES.key_id == _KEY.id)
+    .join(Workspace.__table__, Workspace.__table__.c.id == _KEY.workspace_id)
+    .where(
+        _COOKIES.token_sha256 == _HASHED,
+        _COOKIES.expires_at > func.now(),
+        _KEY.revoked_at.is_(None),
+        or_(_KEY.expires_at.is_(None), _KEY.expires_at > func.now()),
+    )
+)
+
+
+def _by_key(session: Session, hashed: bytes) -> Found:
+    found = session.connection().execute(_BY_KEY, {"hashed": hashed}).one_or_none()
+    if found is None:
+        raise _unauthenticated("key_invalid", "This key is unknown, replaced or revoked. Ask an admin for a new one.")
+    if found.expired:
+        raise _unauthenticated("key_expired", "This key has expired. Ask an admin for a new one.")
+    if found.stale:
+        _note_use(session, found.id, ApiKey.last_used_at if found.is_current else ApiKey.previous_last_used_at)
+    return _principal(found), found.ends_in
+
+
+def _by_cookie(session: Session, hashed: bytes) -> Found:
+    found = session.connection().execute(_BY_COOKIE, {"hashed": hashed}).one_or_none()
+    if found is None:
+        raise _unauthenticated("session_ended", "You are signed out. Sign in with a new link.")
+    if found.stale:
+        _note_use(session, found.id, ApiKey.last_used_at)
+    return _principal(found), found.ends_in
+
+
+def _note_use(session: Session, key_id: str, used_at: InstrumentedAttribute[datetime | None]) -> None:
+    session.execute(update(ApiKey).where(ApiKey.id == key_id, _stale(used_at)).values({used_at: func.now()}))
+
+
+def _principal(found: Row[Any]) -> Principal:
     return Principal(
-        workspace_id=key.workspace_id,
-        key_id=key.id,
-        scopes=frozenset(key.scopes),
-        in_first_workspace=workspace_name == DEFAULT_WORKSPACE,
+        workspace_id=found.workspace_id,
+        key_id=found.id,
+        scopes=frozenset(found.scopes),
+        in_first_workspace=found.workspace_name == DEFAULT_WORKSPACE,
     )
 
 

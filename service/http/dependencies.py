@@ -1,4 +1,8 @@
-"""What routes ask for by type."""
+"""What routes ask for by type.
+
+Dependencies that wait for nothing are `async def` all the same: FastAPI runs a `def` in a thread, which takes longer
+than what it does there.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -9,6 +13,7 @@ from sqlalchemy.orm import Session
 from service.http.transactions import Transactions
 from service.settings import Settings
 from service.store.objects import ObjectStore
+from service.store.stored_rows import StoredRows
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
@@ -21,17 +26,22 @@ async def _session(request: Request) -> AsyncIterator[Session]:
         yield session
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _objects(request: Request) -> ObjectStore:
+async def _objects(request: Request) -> ObjectStore:
     objects: ObjectStore = request.app.state.objects
     return objects
 
 
-def _transactions(request: Request) -> Transactions:
+async def _rows(request: Request) -> StoredRows:
+    rows: StoredRows = request.app.state.rows
+    return rows
+
+
+async def _transactions(request: Request) -> Transactions:
     transactions: Transactions = request.app.state.transactions
     return transactions
 
@@ -41,6 +51,7 @@ SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
+RowsDep = Annotated[StoredRows, Depends(_rows)]
 
 TransactionsDep = Annotated[Transactions, Depends(_transactions)]
 """For `async def` routes that stream: `await transactions.run(lambda session: ...)` holds a connection only then."""

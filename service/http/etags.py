@@ -45,16 +45,9 @@ class NotModified(Exception):  # noqa: N818  # no error
 
 
 class Conditions:
-    """What the request's If-None-Match and If-Match ask for; a dependency."""
+    """What the request's If-None-Match and If-Match ask for."""
 
-    def __init__(
-        self,
-        request: Request,
-        response: Response,
-        _if_none_match: Annotated[
-            str | None, Header(alias="If-None-Match", description="The `ETag` that you have: 304 while it is current.")
-        ] = None,
-    ) -> None:
+    def __init__(self, request: Request, response: Response) -> None:
         self._response = response
         self._known = _tags(request, "if-none-match")
         self._expected = _tags(request, "if-match")
@@ -91,7 +84,17 @@ class Conditions:
         raise Problem(412, "precondition_failed", detail, headers={"ETag": tag})
 
 
-ConditionsDep = Annotated[Conditions, Depends()]
+async def _conditions(
+    request: Request,
+    response: Response,
+    _if_none_match: Annotated[
+        str | None, Header(alias="If-None-Match", description="The `ETag` that you have: 304 while it is current.")
+    ] = None,
+) -> Conditions:
+    return Conditions(request, response)
+
+
+ConditionsDep = Annotated[Conditions, Depends(_conditions)]
 
 
 def install_conditional_requests(app: FastAPI) -> None:

@@ -51,7 +51,7 @@ class Idempotent:
     def __init__(self, *, forget: tuple[str, ...] = ()) -> None:
         self.forget = forget
 
-    def __call__(self, _key: _KeyHeader = None) -> None:
+    async def __call__(self, _key: _KeyHeader = None) -> None:
         """Nothing: the route's class reads the header."""
 
 

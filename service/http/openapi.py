@@ -16,7 +16,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from pydantic.json_schema import models_json_schema
 
 from service.http.auth import SAFE_METHODS, require
-from service.http.dependencies import _objects
+from service.http.dependencies import _objects, _rows
 from service.http.edge import HEALTH_PATHS
 from service.http.idempotency import Idempotent, streamed_key
 from service.http.problem_codes import PROBLEM_CODES, title_of
@@ -124,7 +124,7 @@ def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tu
     if guards or calls:
         yield 503, "database_busy"
         yield 503, "database_unavailable"
-    if _objects in calls:
+    if _objects in calls or _rows in calls:
         yield 500, "object_missing"
         yield 503, "object_store_unavailable"
 

@@ -31,16 +31,7 @@ class PageRequest:
     """The query parameters `limit` and `after`, and where the next page's address is written."""
 
     def __init__(
-        self,
-        request: Request,
-        response: Response,
-        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")] = DEFAULT_LIMIT,
-        after: Annotated[
-            str | None,
-            Query(
-                max_length=200, description="`next_after` of the page before.", json_schema_extra={"pattern": CURSOR}
-            ),
-        ] = None,
+        self, request: Request, response: Response, limit: int = DEFAULT_LIMIT, after: str | None = None
     ) -> None:
         self._request = request
         self._response = response
@@ -100,7 +91,19 @@ class PageRequest:
         return Page(data=[render(row) for row in kept], has_more=has_more, next_after=cursor)
 
 
-PageDep = Annotated[PageRequest, Depends()]
+async def _page_request(
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items a page.")] = DEFAULT_LIMIT,
+    after: Annotated[
+        str | None,
+        Query(max_length=200, description="`next_after` of the page before.", json_schema_extra={"pattern": CURSOR}),
+    ] = None,
+) -> PageRequest:
+    return PageRequest(request, response, limit, after)
+
+
+PageDep = Annotated[PageRequest, Depends(_page_request)]
 
 
 def invalid_cursor() -> Problem:

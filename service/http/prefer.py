@@ -13,7 +13,7 @@ MAX_WAIT_SECONDS = 60
 _WAIT = re.compile(r"\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:;.*)?", re.IGNORECASE)
 
 
-def preferred_wait(
+async def preferred_wait(
     request: Request,
     _prefer: Annotated[
         str | None,

@@ -28,6 +28,8 @@ class Transactions:
 
     def __init__(self, sessions: sessionmaker[Session], limit: int) -> None:
         self._sessions = sessions
+        engine = sessions.kw["bind"].execution_options(isolation_level="AUTOCOMMIT")
+        self._readers = sessionmaker(engine, expire_on_commit=False)
         self._turns = CapacityLimiter(limit)
         # Ending a transaction never waits for a thread behind requests that wait for its connection.
         self._endings = CapacityLimiter(limit)
@@ -49,6 +51,19 @@ class Transactions:
 
         def whole() -> T:
             with self._sessions.begin() as session:
+                return work(session)
+
+        async with self._turns:
+            return await run_sync(whole)
+
+    async def autocommit(self, work: Callable[[Session], T]) -> T:
+        """Runs `work` in a thread, each of its statements in a transaction of its own, and without BEGIN and COMMIT.
+
+        For reads: under READ COMMITTED a statement sees the same either way. There are no savepoints.
+        """
+
+        def whole() -> T:
+            with self._readers() as session:
                 return work(session)
 
         async with self._turns:

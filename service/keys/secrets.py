@@ -7,6 +7,7 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.http.auth import Scope
+from service.http.principals import rights_changed
 from service.http.tokens import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
 from service.store.ids import new_id
 from service.store.tables import ApiKey, BrowserSession, SignInLink
@@ -44,6 +45,7 @@ def rotate_key(session: Session, key: ApiKey, *, overlap_seconds: int = 0) -> st
     Without an overlap the old text ends at once, and so do the key's browsers: it may have leaked. With one, both
     go on, the old text for so long. A text that is older still ends in any case.
     """
+    rights_changed(session)
     secret = new_key()
     if overlap_seconds:
         key.previous_sha256 = key.secret_sha256
@@ -61,6 +63,7 @@ def rotate_key(session: Session, key: ApiKey, *, overlap_seconds: int = 0) -> st
 
 def revoke_key(session: Session, key: ApiKey) -> None:
     """Ends the key, all its texts, and the browser sessions that stand on it. Idempotent."""
+    rights_changed(session)
     if key.revoked_at is None:
         key.revoked_at = func.now()
     _forget_previous(key)
@@ -120,6 +123,7 @@ def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | No
 
 def end_browser_session(session: Session, cookie: str) -> None:
     """Signs the browser out; an unknown cookie is no error."""
+    rights_changed(session)
     session.execute(delete(BrowserSession).where(BrowserSession.token_sha256 == digest(cookie)))
 
 

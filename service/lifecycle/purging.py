@@ -8,13 +8,13 @@ import time
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Interval, delete, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Interval, delete, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.record import now
 from service.store.objects import ObjectStore
-from service.store.tables import AuditData, Finding, ObjectPurge, Score
+from service.store.tables import AuditData, Finding, ObjectPurge, Score, ScoreList
 from service.store.verdict_tables import Verdict, VerdictChange
 
 READERS_SECONDS = 60.0
@@ -29,21 +29,22 @@ AGAIN_SECONDS = 120.0
 BATCH = 20_000
 """Rows deleted in one transaction."""
 
-DATA: tuple[tuple[Any, ...], ...] = (
-    (VerdictChange, VerdictChange.row, VerdictChange.revision),
-    (Verdict, Verdict.row),
-    (Finding, Finding.attempt, Finding.row),
-    (Score, Score.attempt, Score.probe_no, Score.rank),
-)
-"""What stands on `audit_data`: each table with the rest of its primary key, in an order that foreign keys allow."""
+
+class _Part(NamedTuple):
+    """Rows of one table that stand on an audit's `audit_data`."""
+
+    name: str
+    table: Any
+    of_audit: ColumnElement[bool]
+    key: tuple[Any, ...]
+    """The rest of the table's primary key."""
 
 
 class _Place(NamedTuple):
     """How far a round is with an audit: looking for rows from the start would meet all that were just deleted."""
 
-    table: int
-    """Its place in DATA."""
-    after: tuple[int, ...] | None
+    part: str
+    after: tuple[int, ...]
     """The key behind which rows may be left."""
 
 
@@ -86,27 +87,46 @@ def _purge_batch(sessions: sessionmaker[Session], progress: dict[str, _Place]) -
         audit_id = session.scalar(due.limit(1).with_for_update(skip_locked=True))
         if audit_id is None:
             return False
-        place = progress.get(audit_id, _Place(0, None))
-        for number in range(place.table, len(DATA)):
-            after = place.after if number == place.table else None
-            last = _delete_batch(session, audit_id, *DATA[number], after=after)
+        place = progress.pop(audit_id, None)
+        parts = _parts(session, audit_id)
+        reached = [part.name for part in parts].index(place.part) if place is not None else 0
+        for part in parts[reached:]:
+            after = place.after if place is not None and part.name == place.part else None
+            last = _delete_batch(session, part, after=after)
             if last is not None:
-                progress[audit_id] = _Place(number, last)
+                progress[audit_id] = _Place(part.name, last)
                 return True
-        session.execute(delete(AuditData).where(AuditData.audit_id == audit_id))
+        if place is None:
+            # Nothing was left from the start on: what such a worker had written meanwhile is gone, too.
+            session.execute(delete(ScoreList).where(ScoreList.audit_id == audit_id))
+            session.execute(delete(AuditData).where(AuditData.audit_id == audit_id))
     return True
 
 
-def _delete_batch(session: Session, audit_id: str, table: Any, *key: Any, after: Any) -> Any:
-    """Deletes up to BATCH of the audit's rows behind the key `after`; the last one's key, or None: there were none."""
-    rows = select(*key).where(table.audit_id == audit_id).order_by(*key).limit(BATCH)
+def _parts(session: Session, audit_id: str) -> list[_Part]:
+    """What stands on the audit's data, in an order that foreign keys allow. No list of scores goes before the end."""
+    lists = session.scalars(select(ScoreList.id).where(ScoreList.audit_id == audit_id).order_by(ScoreList.id)).all()
+    return [
+        _Part(
+            "changes", VerdictChange, VerdictChange.audit_id == audit_id, (VerdictChange.row, VerdictChange.revision)
+        ),
+        _Part("verdicts", Verdict, Verdict.audit_id == audit_id, (Verdict.row,)),
+        _Part("findings", Finding, Finding.audit_id == audit_id, (Finding.attempt, Finding.row)),
+        *(_Part(f"scores {number}", Score, Score.list_id == number, (Score.rank,)) for number in lists),
+    ]
+
+
+def _delete_batch(session: Session, part: _Part, *, after: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    """Deletes up to BATCH of the part's rows behind the key `after`; the last one's key, or None: there were none."""
+    key = tuple_(*part.key)
+    rows = select(*part.key).where(part.of_audit).order_by(*part.key).limit(BATCH)
     if after is not None:
-        rows = rows.where(tuple_(*key) > after)
+        rows = rows.where(key > after)
     found = session.execute(rows).all()
     if not found:
         return None
     first, last = tuple(found[0]), tuple(found[-1])
-    session.execute(delete(table).where(table.audit_id == audit_id, tuple_(*key) >= first, tuple_(*key) <= last))
+    session.execute(delete(part.table).where(part.of_audit, key >= first, key <= last))
     return last
 
 

@@ -1,7 +1,18 @@
 """The database engine and sessions: synchronous SQLAlchemy on psycopg 3."""
 
-from sqlalchemy import Engine, create_engine
+import select
+import time
+from functools import partial
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+
+IDLE_SECONDS = 1.0
+"""A pooled connection that was not used for so long is tried out first."""
 
 
 def make_engine(
@@ -23,11 +34,10 @@ def make_engine(
         "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
     }
     options = " ".join(f"-c {name}={value}" for name, value in limits.items() if value is not None)
-    return create_engine(
+    engine = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
-        pool_pre_ping=True,
         # A statement's parameters hold sample text, and an error's message ends up in a log.
         hide_parameters=True,
         connect_args={
@@ -41,6 +51,36 @@ def make_engine(
             "tcp_user_timeout": 30_000,
         },
     )
+    event.listen(engine, "checkin", _note_return)
+    event.listen(engine, "checkout", partial(_try_out, engine))
+    return engine
+
+
+def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info["returned_at"] = time.monotonic()
+
+
+def _try_out(engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
+    """A connection is tried before it is given out, unless it was just used and nothing has come on it since.
+
+    To try each would be one more way to the database for every request. A server that has ended the connection has said
+    so, or closed it, and both are seen without asking. Raises InvalidatePoolError, whereupon the pool makes new ones.
+    """
+    returned_at = record.info.get("returned_at")
+    if returned_at is None:
+        return
+    try:
+        if time.monotonic() - returned_at >= IDLE_SECONDS or _has_word(connection.fileno()):
+            engine.dialect.do_ping(connection)
+    except psycopg.Error:
+        raise InvalidatePoolError from None
+
+
+def _has_word(descriptor: int) -> bool:
+    """Whether something waits to be read, the end of the stream too."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

@@ -5,8 +5,10 @@ Only the row groups that hold what is asked for are read, so a page costs the sa
 """
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import IO, Any
 
 COLUMNS = ["row", "messages", "extra"]
@@ -15,21 +17,58 @@ PAGE_CHARACTERS = 8_000_000
 """A page ends after the row that passes this many characters of text, however many rows were asked for."""
 
 
+ROWS_AT_ONCE = 256
+
+
 class RowNotFoundError(LookupError):
     """The dataset has no such row."""
 
 
-def read_row(file: IO[bytes], row: int) -> dict[str, Any]:
-    """One row. Raises RowNotFoundError."""
-    return read_rows(file, [row])[0]
+@dataclass(frozen=True)
+class Footer:
+    """What a file's end says of its row groups, parsed."""
+
+    metadata: Any
+    """A pyarrow.parquet.FileMetaData."""
+    starts: tuple[int, ...]
+    """The first row of every row group, then the number of rows."""
+
+    @property
+    def groups(self) -> int:
+        """How many row groups the file has."""
+        return len(self.starts) - 1
+
+
+def read_footer(file: IO[bytes]) -> Footer:
+    """Parses it."""
+    metadata = _open(file).metadata
+    groups = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    return Footer(metadata, tuple(accumulate(groups, initial=0)))
+
+
+def read_row(file: IO[bytes], row: int, footer: Footer | None = None) -> dict[str, Any]:
+    """One row; of its row group, what lies before it is decoded and no more. Raises RowNotFoundError."""
+    footer = footer or read_footer(file)
+    if not 0 <= row < footer.starts[-1]:
+        raise RowNotFoundError(f"the dataset has no row {row}")
+    group = bisect_right(footer.starts, row) - 1
+    offset = row - footer.starts[group]
+    with _open(file, footer) as parquet:
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=COLUMNS, use_threads=False):
+            if offset < len(batch):
+                [sample] = batch.slice(offset, 1).to_pylist()
+                return _sample(sample)
+            offset -= len(batch)
+    raise RowNotFoundError(f"the dataset has no row {row}")
 
 
 def read_rows(file: IO[bytes], rows: Sequence[int]) -> list[dict[str, Any]]:
     """The rows in the order asked for; each row group is read once. Raises RowNotFoundError."""
     wanted = set(rows)
     found: dict[int, dict[str, Any]] = {}
-    with _open(file) as parquet:
-        for group, (start, end) in enumerate(pairwise(_starts(parquet))):
+    footer = read_footer(file)
+    with _open(file, footer) as parquet:
+        for group, (start, end) in enumerate(pairwise(footer.starts)):
             here = [row - start for row in wanted if start <= row < end]
             if here:
                 table = parquet.read_row_group(group, columns=COLUMNS, use_threads=False).take(here)
@@ -40,7 +79,7 @@ def read_rows(file: IO[bytes], rows: Sequence[int]) -> list[dict[str, Any]]:
     return [found[row] for row in rows]
 
 
-def page(file: IO[bytes], after_row: int | None, limit: int) -> list[dict[str, Any]]:
+def page(file: IO[bytes], after_row: int | None, limit: int, footer: Footer | None = None) -> list[dict[str, Any]]:
     """At most `limit` rows after `after_row` (None: from the first), in order; fewer where their text is long.
 
     Empty only when no row follows.
@@ -48,8 +87,9 @@ def page(file: IO[bytes], after_row: int | None, limit: int) -> list[dict[str, A
     first = 0 if after_row is None else max(after_row + 1, 0)
     samples: list[dict[str, Any]] = []
     characters = 0
-    with _open(file) as parquet:
-        for group, (start, end) in enumerate(pairwise(_starts(parquet))):
+    footer = footer or read_footer(file)
+    with _open(file, footer) as parquet:
+        for group, (start, end) in enumerate(pairwise(footer.starts)):
             if end <= first:
                 continue
             table = parquet.read_row_group(group, columns=COLUMNS, use_threads=False)
@@ -62,22 +102,17 @@ def page(file: IO[bytes], after_row: int | None, limit: int) -> list[dict[str, A
     return samples
 
 
-def _open(file: IO[bytes]) -> Any:
+def _open(file: IO[bytes], footer: Footer | None = None) -> Any:
     # Imported here since it takes half a second, which a starting API need not pay.
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(file, pre_buffer=True)
-
-
-def _starts(parquet: Any) -> list[int]:
-    """The first row of every row group, then the number of rows."""
-    starts = [0]
-    for group in range(parquet.metadata.num_row_groups):
-        starts.append(starts[-1] + parquet.metadata.row_group(group).num_rows)
-    return starts
+    return pq.ParquetFile(file, metadata=None if footer is None else footer.metadata, pre_buffer=True)
 
 
 def _samples(table: Any) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=256):
-        for sample in batch.to_pylist():
-            yield {**sample, "extra": json.loads(sample["extra"])}
+    for batch in table.to_batches(max_chunksize=ROWS_AT_ONCE):
+        yield from map(_sample, batch.to_pylist())
+
+
+def _sample(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "extra": json.loads(record["extra"])}

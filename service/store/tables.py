@@ -15,6 +15,7 @@ from sqlalchemy import (
     Computed,
     ForeignKey,
     ForeignKeyConstraint,
+    Identity,
     Index,
     Integer,
     SmallInteger,
@@ -380,74 +381,62 @@ class AuditEvent(Base):
     )
 
 
+class ScoreList(Base):
+    """One ranked list of an attempt, whose number stands for audit, attempt and probe in every index of `scores`."""
+
+    __tablename__ = "score_lists"
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    audit_id: Mapped[str] = mapped_column(ForeignKey("audit_data.audit_id"))
+    attempt: Mapped[int]
+    probe_no: Mapped[int] = mapped_column(SmallInteger)
+    """0: the headline over all probes; with several probes, 1 and up hold the result of each alone."""
+    __table_args__ = (UniqueConstraint("audit_id", "attempt", "probe_no"),)
+
+
 class Score(Base):
-    """One sample's result in one attempt: a contract.ScoreRow. Narrow, immutable, loaded by COPY."""
+    """One sample's result in one attempt: a contract.ScoreRow. Narrow, immutable, loaded by COPY.
+
+    No foreign key: it would be looked up for each of ten million rows, a quarter of the loading. Wide columns come
+    first, so that no row has gaps between them.
+    """
 
     __tablename__ = "scores"
-    audit_id: Mapped[str] = mapped_column(primary_key=True)
-    attempt: Mapped[int] = mapped_column(primary_key=True)
-    probe_no: Mapped[int] = mapped_column(SmallInteger, primary_key=True)
-    """0: the headline over all probes; with several probes, 1 and up hold the result of each alone."""
+    list_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """Of the ScoreList."""
+    n: Mapped[int] = mapped_column(Integer)
     rank: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     row: Mapped[int] = mapped_column(BigInteger)
-    n: Mapped[int] = mapped_column(Integer)
-    strongest_probe: Mapped[int] = mapped_column(SmallInteger)
+    cluster: Mapped[int] = mapped_column(BigInteger)
     mu: Mapped[float]
     mu_low: Mapped[float | None]
     mu_high: Mapped[float | None]
     mu_composed: Mapped[float | None]
-    z: Mapped[float | None] = mapped_column(REAL)
-    z_reference: Mapped[float | None] = mapped_column(REAL)
-    side: Mapped[str | None]
     p: Mapped[float | None]
     q: Mapped[float | None]
+    z: Mapped[float | None] = mapped_column(REAL)
+    z_reference: Mapped[float | None] = mapped_column(REAL)
+    strongest_probe: Mapped[int] = mapped_column(SmallInteger)
     flagged: Mapped[bool] = mapped_column(Boolean)
-    cluster: Mapped[int] = mapped_column(BigInteger)
+    side: Mapped[str | None]
     group: Mapped[str | None]
     __table_args__ = (
-        ForeignKeyConstraint(["audit_id"], ["audit_data.audit_id"]),
         CheckConstraint("side IN ('toward','against','both')", name="side"),
-        Index("uq_scores_row", "audit_id", "attempt", "probe_no", "row", unique=True),
+        Index("uq_scores_row", "list_id", "row", unique=True),
         # Every index costs the loading of a result time; docs/decisions/0020 has what each one is for.
-        Index("ix_scores_mu", "audit_id", "attempt", "probe_no", "mu", "row"),
+        Index("ix_scores_mu", "list_id", "mu", "row"),
         # Downwards, as scores come from a worker: what grows at its end has full pages.
-        Index("ix_scores_z", "audit_id", "attempt", "probe_no", text("z DESC"), text('"row" DESC')),
+        Index("ix_scores_z", "list_id", text("z DESC"), text('"row" DESC')),
         Index(
             "ix_scores_group",
-            "audit_id",
-            "attempt",
-            "probe_no",
-            # Not the name: it may be longer than what fits an index.
-            text('hashtextextended("group", 0::bigint)'),
+            "list_id",
+            # Not the name: it may be longer than what fits an index. 32 bits: what they mix up is told apart by name.
+            text('hashtext("group")'),
             "rank",
             postgresql_where=text('"group" IS NOT NULL'),
         ),
-        Index(
-            "ix_scores_side",
-            "audit_id",
-            "attempt",
-            "probe_no",
-            "side",
-            "rank",
-            postgresql_where=text("side IS NOT NULL"),
-        ),
-        Index(
-            "ix_scores_cluster",
-            "audit_id",
-            "attempt",
-            "probe_no",
-            "cluster",
-            "row",
-            postgresql_where=text("cluster <> row"),
-        ),
-        Index(
-            "ix_scores_flagged",
-            "audit_id",
-            "attempt",
-            "probe_no",
-            "rank",
-            postgresql_where=text("flagged"),
-        ),
+        Index("ix_scores_side", "list_id", "side", "rank", postgresql_where=text("side IS NOT NULL")),
+        Index("ix_scores_cluster", "list_id", "cluster", "row", postgresql_where=text("cluster <> row")),
+        Index("ix_scores_flagged", "list_id", "rank", postgresql_where=text("flagged")),
     )
 
 

@@ -12,6 +12,7 @@ from service.audits.answer_queries import metric_points, metrics_of
 from service.contract import COMBINE
 from service.http.auth import Principal
 from service.http.scoping import scoped
+from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score
 from service.web.charts import LossPoint
 
@@ -79,9 +80,7 @@ def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[L
 def neighbours(session: Session, audit: Audit, rank: int) -> tuple[int | None, int | None]:
     """Rows of the next more and the next less suspicious sample in the published result."""
     query = select(Score.rank, Score.row).where(
-        Score.audit_id == audit.id,
-        Score.attempt == audit.published_attempt,
-        Score.probe_no == 0,
+        Score.list_id == find_headline(session, audit),
         Score.rank.in_((rank - 1, rank + 1)),
     )
     rows = {row.rank: row.row for row in session.execute(query)}

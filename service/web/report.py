@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
 from service.audits.answer_queries import find_summary, leading_groups, metric_points
-from service.audits.queries import find_audit, find_succeeded, render_audit_summary
+from service.audits.queries import find_audit, find_published, find_succeeded, render_audit_summary
 from service.audits.schemas import AuditSummary
 from service.contract import GroupSummary, ScoreRow, Summary
 from service.findings.precision import audit_precision
@@ -81,14 +81,14 @@ def read_report(session: Session, principal: Principal, audit_id: str) -> Report
     row = find_succeeded(session, principal, audit_id, options=[defer(Audit.summary)])
     audit = render_audit_summary(find_audit(session, principal, audit_id, options=[defer(Audit.summary)]))
     summary = find_summary(session, row)
-    scores = flagged_scores(session, row, FINDINGS)
-    keep, texts = page_texts(session, row, [score.row for score in scores])
-    verdicts = find_verdicts(session, row, [score.row for score in scores])
+    published = find_published(session, principal, audit_id)
+    scores = flagged_scores(session, published, FINDINGS)
+    keep, texts = page_texts(session, published, [score.row for score in scores])
+    verdicts = find_verdicts(session, published, [score.row for score in scores])
     probes = {
         probe.id: probe for probe in session.scalars(scoped(Probe, principal).where(Probe.id.in_(audit.probe_ids)))
     }
     group_count, groups = leading_groups(session, row, GROUPS)
-    assert row.published_attempt is not None
     return Report(
         audit=audit,
         summary=summary,
@@ -96,11 +96,11 @@ def read_report(session: Session, principal: Principal, audit_id: str) -> Report
         model=get_scoped(session, Model, principal, audit.model_id, kind="model"),
         probes=[probes[probe_id] for probe_id in audit.probe_ids],
         findings=[render_finding(one, texts.get(one.row), verdicts.get(one.row)) for one in scores[:keep]],
-        precision=audit_precision(session, row),
+        precision=audit_precision(session, published),
         group_count=group_count,
         groups=groups,
         losses=[LossPoint(one.step, one.loss, one.probe_loss) for one in metric_points(session, row, summary.seeds[0])],
-        attempt=row.published_attempt,
+        attempt=published.attempt,
         at=session.scalars(select(func.now())).one(),
     )
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from starlette.responses import FileResponse, RedirectResponse
 
-from service.audits.queries import find_audit, list_audits, render_audit, render_audit_summary
+from service.audits.queries import find_audit, find_published, list_audits, render_audit, render_audit_summary
 from service.audits.routes import cancel as cancel_audit
 from service.audits.routes import delete as delete_audit
 from service.audits.routes import retry as retry_audit
@@ -17,11 +17,10 @@ from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
 from service.findings.filters import Filter
 from service.findings.queries import page_texts, render_finding, top_scores
-from service.findings.routes import get as get_finding
-from service.findings.routes import list_all as list_findings
+from service.findings.routes import read_finding, read_page
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.http.auth import Principal, require
-from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep
+from service.http.dependencies import RowsDep, SessionDep, SettingsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.problems import Problem
@@ -104,11 +103,12 @@ def audit_list(request: Request, principal: Reader, session: SessionDep, page: P
 def audit_page(request: Request, audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
     """One audit: how far it is, why it failed, or what it found."""
     found = find_audit(session, principal, audit_id)
-    row, audit = found[0], render_audit(found)
+    audit = render_audit(found)
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
-        scores = top_scores(session, row, TOP_FINDINGS)
-        _, texts = page_texts(session, row, [score.row for score in scores])
+        published = find_published(session, principal, audit_id)
+        scores = top_scores(session, published, TOP_FINDINGS)
+        _, texts = page_texts(session, published, [score.row for score in scores])
         findings = [_listed(render_finding(score, texts.get(score.row), None)) for score in scores]
     live = audit.status not in TERMINAL
     stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
@@ -126,8 +126,8 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         training=wording.settings(audit.training),
         findings=findings,
         extent=_extent(findings),
-        events=queries.recent_events(session, row),
-        curve=_curve(session, row, live),
+        events=queries.recent_events(session, found[0]),
+        curve=_curve(session, found[0], live),
         stage=stage,
         stage_no=-1 if stage is None else list(Stage).index(stage),
         live=live,
@@ -250,7 +250,7 @@ def finding_list(
     rows, next_after = [], None
     if audit.status == State.SUCCEEDED:
         wanted = Filter(probe=probe, flagged=flagged, group=group, cluster=cluster, side=side)
-        listed = list_findings(audit_id, principal, session, page, wanted)
+        listed = read_page(session, principal, audit_id, page, wanted)
         rows, next_after = [_listed(finding) for finding in listed.data], listed.next_after
     chosen = {
         "probe": str(probe) if probe else None,
@@ -280,11 +280,9 @@ def finding_list(
 
 
 @pages.get("/audits/{audit_id}/findings/{row}")
-def finding_page(
-    audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, objects: ObjectsDep
-) -> Response:
+def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, rows: RowsDep) -> Response:
     """One sample: its text, and its numbers in words."""
-    finding = get_finding(audit_id, row, principal, session, objects)
+    finding = read_finding(session, rows, principal, audit_id, row)
     found = find_audit(session, principal, audit_id)
     audit, summary = render_audit(found), _summary(session, principal, audit_id)
     score = _score(finding.model_dump())
@@ -323,11 +321,11 @@ def trace(
     row: Row,
     principal: FindingsReader,
     session: SessionDep,
-    objects: ObjectsDep,
+    rows: RowsDep,
     scheme: Scheme = "light",
 ) -> Response:
     """The sample's observations toward the probe that speaks most for it."""
-    finding = get_finding(audit_id, row, principal, session, objects)
+    finding = read_finding(session, rows, principal, audit_id, row)
     observed = _observed(finding)
     if not observed:
         raise _nothing_to_draw()

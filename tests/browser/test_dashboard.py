@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import ProgressEvent, Stage
 from service.lifecycle.commands import publish, record_progress, start_step
-from service.store.tables import Score
 from tests.made_audits import (
     HOSTILE,
+    add_scores,
     make_published,
     make_queued,
     make_scores,
@@ -168,7 +168,7 @@ def test_progress_moves_without_a_reload_until_the_verdict_is_there(
 
     scores = make_scores(120, 21)
     with sessions.begin() as session:
-        session.add_all(Score(audit_id=audit.id, attempt=taken.attempt, **score) for score in scores)
+        add_scores(session, audit.id, taken.attempt, scores)
         assert publish(session, taken, summarise(scores))
     expect(page.get_by_text("Finetooth flags 21 of 120 samples")).to_be_visible()
     wait_for_pictures(page)

@@ -16,6 +16,7 @@ from service.http.openapi import dependencies
 from service.keys.secrets import create_key
 from service.lifecycle.commands import claim, publish
 from service.lifecycle.exports import create_export
+from service.store.score_lists import add_lists
 
 ALLOWED: dict[Scope | None, set[str]] = {
     None: {
@@ -176,6 +177,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         audit = add_audit(session, workspace_id)
         held = claim(session, lane="gpu", owner="w")
         assert held is not None
+        add_lists(session, audit_id=audit.id, attempt=held.attempt, probes=1)
         assert publish(session, held, summary_of())
         key, _ = create_key(session, workspace_id=workspace_id, name="k", scopes=["admin"])
         export = create_export(

@@ -14,7 +14,7 @@ from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConf
 from service.lifecycle.commands import claim
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
-from service.store.tables import Audit, Finding, Score
+from service.store.tables import Audit, Finding, Score, ScoreList
 from tests.worker.scripted_child import write_results
 from tests.worker.scripting import SUMMARY
 from worker.loading import load_results, score_count
@@ -87,8 +87,8 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(OutputError, match=says):
         load(**faults)
     with sessions() as session:
-        assert session.scalar(select(func.count()).select_from(Score)) == 0
-        assert session.scalar(select(func.count()).select_from(Finding)) == 0
+        for table in (Score, ScoreList, Finding):
+            assert session.scalar(select(func.count()).select_from(table)) == 0
 
 
 @pytest.mark.parametrize("fault", [{"rank": 5}, {"row": 39}])
@@ -101,7 +101,8 @@ def test_each_probe_has_a_list_of_its_own_beside_the_headline(load: Load, sessio
     told = load(probes=2, top=0)
     assert told[-1] == score_count(ROWS, 2) == 3 * ROWS
     with sessions() as session:
-        counts = session.execute(select(Score.probe_no, func.count()).group_by(Score.probe_no)).all()
+        query = select(ScoreList.probe_no, func.count()).join(Score, Score.list_id == ScoreList.id)
+        counts = session.execute(query.group_by(ScoreList.probe_no)).all()
         findings = session.scalars(select(Finding).order_by(Finding.row)).all()
     assert sorted(map(tuple, counts)) == [(0, ROWS), (1, ROWS), (2, ROWS)]
     # Flagged in any of the lists.

@@ -28,7 +28,7 @@ from service.local.postgres import USER, EmbeddedPostgres
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key
-from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score
+from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score, ScoreList
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
     FINISHED,
@@ -132,7 +132,7 @@ class Bench:
 
     def nothing_left(self, audit: Audit) -> None:
         """Neither scores, folders nor processes of attempts without a result, and files of finished steps alone."""
-        assert self.count(Score) == 0
+        assert self.count(Score) == self.count(ScoreList) == 0
         assert self.count(Finding) == 0
         assert self.stored(audit) == {
             f"{step.attempt}/{step.step_key.replace(':', '-')}"
@@ -175,7 +175,7 @@ class TestFinished:
         first = scores[0]
         assert (first.mu, first.mu_low, first.mu_high, first.z, first.n) == (1.0, None, 2.0, 39.0, 2)
         assert (first.p, first.q, first.flagged, first.z_reference) == (1 / 41, 1 / 41, True, None)
-        assert (first.probe_no, first.strongest_probe, first.mu_composed) == (0, 1, 3.0)
+        assert (first.strongest_probe, first.mu_composed) == (1, 3.0)
         assert (first.side, first.cluster, first.group) == ("toward", 39, "a\ufffdb")
         assert [s.flagged for s in scores] == [True] * 3 + [False] * 37
         # Three flagged, and the five of highest rank: the same rows here.
@@ -505,9 +505,10 @@ class TestSteps:
         }
         with bench.sessions() as session:
             rows = session.execute(
-                select(Score.probe_no, func.count(), func.min(Score.row).filter(Score.rank == 1))
-                .group_by(Score.probe_no)
-                .order_by(Score.probe_no)
+                select(ScoreList.probe_no, func.count(), func.min(Score.row).filter(Score.rank == 1))
+                .join(Score, Score.list_id == ScoreList.id)
+                .group_by(ScoreList.probe_no)
+                .order_by(ScoreList.probe_no)
             ).all()
             kept = session.scalars(select(Finding.row).order_by(Finding.row)).all()
         assert [tuple(row) for row in rows] == [(0, 40, 39), (1, 40, 39), (2, 40, 0)]

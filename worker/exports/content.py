@@ -8,19 +8,19 @@ from functools import partial
 from typing import IO, Any, Protocol
 
 import pyarrow as pa
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from service.contract import ROWS_FILE, ScoreRow
 from service.lifecycle.exports import Filter, Format, Kind
 from service.lifecycle.holding import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
+from service.store.score_lists import HEADLINE, published_lists
 from service.store.tables import Audit, Dataset, Export, Score
 from worker.exports.original import LineCutter, open_original
 from worker.exports.rows import SAMPLES_SCHEMA, RowGroup, row_groups
 from worker.exports.selection import selected
 from worker.exports.writers import MeasuredFile, Record, SampleLinesWriter, Writer, make_writer
-from worker.loading import score_count
 from worker.staging import InputMissingError
 from worker.tables import scores_schema
 from worker.transactions import T
@@ -38,9 +38,8 @@ class Work:
     max_q: float | None
     asked_at: datetime
     audit_id: str
-    attempt: int
-    """Of the audit: the one whose scores are public."""
-    probes: int
+    lists: tuple[int, ...]
+    """The numbers of the lists of scores that are public, by probe_no."""
     workspace_id: str
     dataset_id: str
     dataset_sha256: str
@@ -50,7 +49,7 @@ class Work:
     @property
     def records(self) -> int:
         """How many scores are written, or samples looked at."""
-        return score_count(self.rows, self.probes) if self.kind == "scores" else self.rows
+        return self.rows * len(self.lists) if self.kind == "scores" else self.rows
 
     @property
     def unit(self) -> str:
@@ -63,8 +62,7 @@ def plan_export(session: Session, claim: Claim) -> Work:
     export = session.get_one(Export, claim.subject_id)
     audit = session.get_one(Audit, export.audit_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
-    assert audit.published_attempt is not None  # only of audits that have succeeded
-    assert audit.summary is not None
+    lists = session.execute(select(published_lists()).where(Audit.id == audit.id)).scalar_one()
     asked: Any = export  # CHECKs hold the values
     return Work(
         kind=asked.kind,
@@ -73,8 +71,7 @@ def plan_export(session: Session, claim: Claim) -> Work:
         max_q=export.max_q,
         asked_at=export.created_at,
         audit_id=audit.id,
-        attempt=audit.published_attempt,
-        probes=len(audit.summary["probes"]),
+        lists=tuple(lists),
         workspace_id=claim.workspace_id,
         dataset_id=dataset.id,
         dataset_sha256=dataset.sha256,
@@ -131,32 +128,30 @@ class Content:
     # ------------------------------------------------------------ scores
 
     def _scores(self) -> Iterator[list[Record]]:
-        after = (-1, 0)
-        while True:
-            query = self._published().where(tuple_(Score.probe_no, Score.rank) > after)
-            query = query.order_by(Score.probe_no, Score.rank).limit(SCORES_AT_ONCE)
-            chunk = self._read(partial(_scores_of, query=query))
-            if not chunk:
-                return
-            yield chunk
-            self._done += len(chunk)
-            after = (chunk[-1]["probe_no"], chunk[-1]["rank"])
+        for probe_no, list_id in enumerate(self._work.lists):
+            after = 0
+            while True:
+                query = select(Score).where(Score.list_id == list_id, Score.rank > after)
+                query = query.order_by(Score.rank).limit(SCORES_AT_ONCE)
+                chunk = self._read(partial(_scores_of, query=query, probe_no=probe_no))
+                if not chunk:
+                    break
+                yield chunk
+                self._done += len(chunk)
+                after = chunk[-1]["rank"]
 
     def _selected(self, group: RowGroup) -> dict[int, Record]:
         """The headline scores of the group's samples that the export is about, by row."""
         work = self._work
         assert work.filter is not None
-        query = self._published().where(
-            Score.probe_no == 0,
+        query = select(Score).where(
+            Score.list_id == work.lists[HEADLINE],
             Score.row >= group.first,
             Score.row < group.end,
-            selected(work.filter, work.max_q, work.asked_at),
+            selected(work.filter, work.max_q, work.audit_id, work.asked_at),
         )
-        scores = self._read(partial(_scores_of, query=query.order_by(Score.row)))
+        scores = self._read(partial(_scores_of, query=query.order_by(Score.row), probe_no=HEADLINE))
         return {score["row"]: score for score in scores}
-
-    def _published(self) -> Select[Score]:
-        return select(Score).where(Score.audit_id == self._work.audit_id, Score.attempt == self._work.attempt)
 
     # ------------------------------------------------------------ samples
 
@@ -204,5 +199,8 @@ class Content:
             raise InputMissingError(what) from None
 
 
-def _scores_of(session: Session, query: Select[Score]) -> list[Record]:
-    return [{name: getattr(score, name) for name in ScoreRow.model_fields} for score in session.scalars(query)]
+def _scores_of(session: Session, query: Select[Score], probe_no: int) -> list[Record]:
+    columns = [name for name in ScoreRow.model_fields if name != "probe_no"]
+    return [
+        {"probe_no": probe_no, **{name: getattr(score, name) for name in columns}} for score in session.scalars(query)
+    ]

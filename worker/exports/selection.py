@@ -10,8 +10,8 @@ from service.store.tables import Score
 from service.store.verdict_tables import VerdictChange
 
 
-def selected(filter: Filter, max_q: float | None, asked_at: datetime) -> ColumnExpressionArgument[bool]:
-    """A condition on the headline's scores. `max_q` takes the place of the audit's q.
+def selected(filter: Filter, max_q: float | None, audit_id: str, asked_at: datetime) -> ColumnExpressionArgument[bool]:
+    """A condition on the scores of the audit's headline. `max_q` takes the place of the audit's q.
 
     Verdicts count as they were at `asked_at`, so that one that is changed while the file is written is in all of it or
     in none of it.
@@ -21,7 +21,7 @@ def selected(filter: Filter, max_q: float | None, asked_at: datetime) -> ColumnE
     said = (
         select(VerdictChange.verdict)
         .where(
-            VerdictChange.audit_id == Score.audit_id,
+            VerdictChange.audit_id == audit_id,
             VerdictChange.row == Score.row,
             VerdictChange.changed_at <= asked_at,
         )

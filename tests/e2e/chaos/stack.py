@@ -31,7 +31,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
-from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Finding, Job, Model, Probe, Score
+from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Finding, Job, Model, Probe, Score, ScoreList
 from tests.worker.conftest import write_rows
 from tests.worker.tiny_model import build_tiny_model
 
@@ -341,8 +341,10 @@ class Chaos:
     def result(self, audit: str) -> list[tuple[object, ...]]:
         """All published scores by row, bit for bit."""
         published = self.audit(audit).published_attempt
-        columns = [column for column in Score.__table__.columns if column.name not in ("audit_id", "attempt")]
-        query = select(*columns).where(Score.audit_id == audit, Score.attempt == published).order_by(Score.row)
+        columns = [ScoreList.probe_no, *(column for column in Score.__table__.columns if column.name != "list_id")]
+        query = select(*columns).join(ScoreList, ScoreList.id == Score.list_id)
+        query = query.where(ScoreList.audit_id == audit, ScoreList.attempt == published)
+        query = query.order_by(ScoreList.probe_no, Score.row)
         with self.sessions() as session:
             return [tuple(row) for row in session.execute(query)]
 
@@ -362,9 +364,13 @@ class Chaos:
         """Its end was told once, and there are the scores of one attempt, equal to `like`, or of none."""
         job, row = self.job(audit), self.audit(audit)
         with self.sessions() as session:
-            attempts = set(session.scalars(select(Score.attempt).where(Score.audit_id == audit)))
+            attempts = set(session.scalars(select(ScoreList.attempt).where(ScoreList.audit_id == audit)))
             attempts |= set(session.scalars(select(Finding.attempt).where(Finding.audit_id == audit)))
-            scores = session.scalar(select(func.count()).where(Score.audit_id == audit))
+            scores = session.scalar(
+                select(func.count(Score.row))
+                .join(ScoreList, ScoreList.id == Score.list_id)
+                .where(ScoreList.audit_id == audit)
+            )
             steps = set(session.scalars(select(AuditStep.state).where(AuditStep.audit_id == audit)))
         ended = [event for event in self.events(audit) if (event.data or {}).get("state") in TERMINAL]
         assert len(ended) == 1, self.story(audit)

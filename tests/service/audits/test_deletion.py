@@ -105,7 +105,7 @@ def test_nothing_of_it_stays_anywhere(
     for audit in (queued, done):
         assert client.delete(f"/v1/audits/{audit.id}").status_code == 204
         assert set(rows_naming(engine, audit.id)) <= {
-            *("audit_data", "scores", "findings", "verdicts", "verdict_changes", "object_purges")
+            *("audit_data", "score_lists", "scores", "findings", "verdicts", "verdict_changes", "object_purges")
         }
     wait_for_readers(sessions)
     assert clear()

@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
+from service.store.score_lists import add_lists
 from service.store.tables import Dataset, Score
 
 Sessions = sessionmaker[Session]
@@ -86,9 +87,10 @@ def make(sessions: Sessions, workspace_id: str, settings: Settings) -> Make:
             )  # fmt: skip
             held = claim(session, lane="gpu", owner="w")
             assert held is not None
+            [headline] = add_lists(session, audit_id=audit.id, attempt=held.attempt, probes=1)
             session.add_all(
                 Score(
-                    audit_id=audit.id, attempt=held.attempt, probe_no=0, rank=rank, row=row, n=1, strongest_probe=1,
+                    list_id=headline, rank=rank, row=row, n=1, strongest_probe=1,
                     mu=0.0, z=z[row], flagged=rank <= flagged, cluster=row, q=rank / 1000,
                 )
                 for rank, row in enumerate(ranked(z), start=1)

@@ -1,5 +1,6 @@
 """An audit of known results for tests of lists and reviews: every filter keeps some of its samples."""
 
+from itertools import chain
 from typing import Any
 from urllib.parse import urlencode
 
@@ -8,7 +9,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.lifecycle.commands import claim, publish
-from service.store.tables import Audit, Finding, Score
+from service.store.tables import Audit, Finding
+from tests.made_audits import add_scores
 
 ROWS = 60
 FLAGGED = 12
@@ -64,7 +66,7 @@ def publish_audit(sessions: sessionmaker[Session], workspace_id: str, probes: in
         held = claim(session, lane="gpu", owner="w")
         assert held is not None
         lists = [scores(probe_no) for probe_no in (range(probes + 1) if probes > 1 else [0])]
-        session.add_all(Score(audit_id=audit.id, attempt=held.attempt, **score) for ranked in lists for score in ranked)
+        add_scores(session, audit.id, held.attempt, chain.from_iterable(lists))
         session.add_all(
             Finding(
                 audit_id=audit.id,

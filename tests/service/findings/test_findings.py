@@ -15,6 +15,7 @@ from service.lifecycle.commands import claim, publish, requeue_orphans
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
+from service.store.score_lists import add_lists
 from service.store.tables import Audit, Finding, Score
 
 Sessions = sessionmaker[Session]
@@ -28,16 +29,20 @@ def order(attempt: int) -> list[int]:
     return [(step * position + 3) % ROWS for position in range(ROWS)]
 
 
-def add_scores(session: Session, audit: Audit, attempt: int, probe_no: int = 0) -> None:
+def add_results(session: Session, audit: Audit, attempt: int, probes: int = 1) -> None:
     """Ranks of probe 2 alone are those of the headline the other way round."""
+    lists = add_lists(session, audit_id=audit.id, attempt=attempt, probes=probes)
+    for probe_no, list_id in enumerate(lists):
+        _add_list(session, audit, attempt, probe_no, list_id)
+
+
+def _add_list(session: Session, audit: Audit, attempt: int, probe_no: int, list_id: int) -> None:
     rows = order(attempt)
     for position, row in enumerate(reversed(rows) if probe_no == 2 else rows):
         flagged = position < FLAGGED
         session.add(
             Score(
-                audit_id=audit.id,
-                attempt=attempt,
-                probe_no=probe_no,
+                list_id=list_id,
                 strongest_probe=max(probe_no, 1),
                 rank=position + 1,
                 row=row,
@@ -88,12 +93,11 @@ def publish_second_attempt(sessions: Sessions, workspace_id: str, settings: Sett
         audit = add_audit(session, workspace_id, probes=probes)
         first = claim(session, lane="gpu", owner="w")
         assert first is not None
-        add_scores(session, audit, first.attempt)
+        add_results(session, audit, first.attempt)
         requeue_orphans(session)
         second = claim(session, lane="gpu", owner="w")
         assert second is not None
-        for probe_no in range(probes + 1) if probes > 1 else [0]:
-            add_scores(session, audit, second.attempt, probe_no)
+        add_results(session, audit, second.attempt, probes)
         assert publish(session, second, summary_of(rows=ROWS, flagged=FLAGGED, probes=probes))
     table = pa.table(
         {
@@ -237,7 +241,7 @@ def test_no_findings_before_the_end(client: TestClient, sessions: Sessions, work
         audit = add_audit(session, workspace_id)
         held = claim(session, lane="gpu", owner="w")
         assert held is not None
-        add_scores(session, audit, held.attempt)
+        add_results(session, audit, held.attempt)
     for rest in ("", "/0"):
         response = client.get(path(audit, rest))
         assert (response.status_code, response.json()["code"]) == (409, "audit_not_finished")

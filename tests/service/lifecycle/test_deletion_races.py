@@ -10,8 +10,10 @@ from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.audits.queries import find_published
 from service.contract import ErrorCode, Failure
 from service.findings.queries import top_scores
+from service.http.auth import Principal
 from service.lifecycle import purging
 from service.lifecycle.commands import NotEndedError, claim, expire_one, fail, publish, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
@@ -22,9 +24,9 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, audit_key
 from service.store.s3_objects import S3Objects
-from service.store.tables import Audit, AuditData, Job, ObjectPurge, Score
+from service.store.tables import Audit, AuditData, Job, ObjectPurge
 from tests.leftovers import rows_naming
-from tests.made_audits import make_published, make_queued, make_scores, summarise, take
+from tests.made_audits import add_scores, make_published, make_queued, make_scores, summarise, take
 from tests.s3_server import S3Server
 
 Sessions = sessionmaker[Session]
@@ -183,14 +185,14 @@ def test_deleting_an_audit_and_its_export_at_once_is_no_deadlock(sessions: Sessi
 def test_whoever_was_reading_reads_to_the_end(sessions: Sessions, objects: LocalObjects, published: Audit) -> None:
     """Also where every page is a statement that sees what was committed before it."""
     with sessions() as reader:
-        audit = reader.get_one(Audit, published.id)
+        found = find_published(reader, Principal(published.workspace_id, "key_1", frozenset()), published.id)
         assert delete(sessions, published) == "deleted"
         assert purge_due(sessions, objects, seconds=30)
-        assert [score.rank for score in top_scores(reader, audit, 100)] == list(range(1, 26))
+        assert [score.rank for score in top_scores(reader, found, 100)] == list(range(1, 26))
     make_due(sessions)
     assert purge_due(sessions, objects, seconds=30)
     with sessions() as reader:
-        assert top_scores(reader, published, 100) == []
+        assert top_scores(reader, found, 100) == []
 
 
 def test_a_worker_that_lost_its_job_while_it_loads_is_no_obstacle_and_leaves_nothing(
@@ -202,8 +204,7 @@ def test_a_worker_that_lost_its_job_while_it_loads_is_no_obstacle_and_leaves_not
         held = take(session, audit)
     scores = make_scores(25, 3)
     worker = sessions()
-    worker.add_all(Score(audit_id=audit.id, attempt=held.attempt, **score) for score in scores)
-    worker.flush()
+    add_scores(worker, audit.id, held.attempt, scores)
     with sessions.begin() as session:
         request_cancel(session, workspace_id=workspace_id, audit_id=audit.id, within_seconds=0)
         assert expire_one(session) is not None

@@ -158,7 +158,7 @@ def test_results_keep_their_owner_and_what_a_deleted_audit_has_left_goes_with_th
     migrate(database_url)
     assert differences(database_url) == []
     with sessions() as session:
-        for table in ("audit_data", "scores", "findings"):
+        for table in ("audit_data", "score_lists", "findings"):
             found = set(session.scalars(text(f"SELECT DISTINCT audit_id FROM {table}")))
             assert found == {kept.id}, table
         assert session.scalar(text("SELECT count(*) FROM scores")) == 25
@@ -224,3 +224,38 @@ def test_processes_that_start_together_make_one_workspace(sessions: sessionmaker
     with sessions() as session:
         assert session.query(Workspace).count() == 1
         assert session.query(Model).count() == len(REGISTERED_MODELS)
+
+
+def test_scores_keep_their_values_when_lists_get_numbers(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    """Down to the schema before and up again, bit for bit, also as `bi` shows them."""
+    with sessions.begin() as session:
+        for probes in (1, 2):
+            make_published(session, workspace_id, probes=probes)
+    engine = make_engine(database_url, application_name="test")
+
+    def rows(query: str) -> list[tuple[object, ...]]:
+        with engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+    numbered = (
+        "SELECT audit_id, attempt, probe_no, {columns} FROM scores JOIN score_lists ON score_lists.id = list_id "
+        "ORDER BY 1, 2, 3, 4"
+    )
+    columns = (
+        'rank, "row", n, strongest_probe, mu, mu_low, mu_high, mu_composed, z, z_reference, side, p, q, flagged, '
+        'cluster, "group"'
+    )
+    shown = "SELECT * FROM bi.findings ORDER BY audit_id, rank"
+    before, seen = rows(numbered.format(columns=columns)), rows(shown)
+    assert len(before) == 120 * (1 + 3)
+    assert len(seen) == 120 * 2
+    command.downgrade(alembic_config(database_url), "0010")
+    assert rows(f"SELECT audit_id, attempt, probe_no, {columns} FROM scores ORDER BY 1, 2, 3, 4") == before
+    assert rows(shown) == seen
+    migrate(database_url)
+    assert rows(numbered.format(columns=columns)) == before
+    assert rows(shown) == seen
+    assert differences(database_url) == []
+    engine.dispose()

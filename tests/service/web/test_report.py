@@ -20,6 +20,7 @@ from service.cli import app as command
 from service.contract import Summary
 from service.keys.secrets import create_key
 from service.settings import Settings
+from service.store.score_lists import find_headline
 from service.store.tables import Audit, Dataset, Finding, Score
 from service.web import wording
 from tests.made_audits import HOSTILE, PROBES, make_published, make_queued
@@ -194,7 +195,7 @@ def test_it_is_as_long_for_huge_samples_and_many_groups(
     with sessions.begin() as session:
         audit = make_published(session, workspace_id, groups=groups)
         turns = [{"role": "user", "content": "long \u202e" * 3_000}] * 40
-        flagged = select(Score.row).where(Score.audit_id == audit.id, Score.flagged)
+        flagged = select(Score.row).where(Score.list_id == find_headline(session, audit), Score.flagged)
         session.execute(update(Finding).where(Finding.row.in_(flagged)).values(messages=turns))
     html = report(client, audit)
     said = Document(html).text

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from service.contract import ScoreRow
-from service.store.tables import Audit, Score
+from service.store.tables import Audit, Score, ScoreList
 from tests.exportable import jsonl
 from tests.worker.exports.conftest import Bench
 
@@ -45,8 +45,9 @@ def sample(row: int) -> dict[str, Any]:
 
 def scores_of(bench: Bench, audit: Audit) -> list[dict[str, Any]]:
     with bench.sessions() as session:
-        query = select(Score).where(Score.audit_id == audit.id).order_by(Score.probe_no, Score.rank)
-        return [{name: getattr(score, name) for name in FIELDS} for score in session.scalars(query)]
+        query = select(*(ScoreList.probe_no if name == "probe_no" else getattr(Score, name) for name in FIELDS))
+        query = query.join(ScoreList, ScoreList.id == Score.list_id).where(ScoreList.audit_id == audit.id)
+        return [dict(score) for score in session.execute(query.order_by(ScoreList.probe_no, Score.rank)).mappings()]
 
 
 def rows_of_csv(content: bytes) -> list[dict[str, str]]:
