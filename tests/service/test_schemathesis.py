@@ -19,6 +19,7 @@ from service.client import Client
 from service.contract import TrainingConfig
 from service.lifecycle.commands import claim, create_audit, publish
 from service.settings import Settings
+from service.store.score_lists import add_lists
 
 HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
 
@@ -58,6 +59,7 @@ def config(api: LiveApi, sessions: sessionmaker[Session], tmp_path: Path) -> Pat
         )
         held = claim(session, lane="gpu", owner="w")
         assert held is not None
+        add_lists(session, audit_id=audit.id, attempt=held.attempt, probes=1)
         assert publish(session, held, summary_of())
         known = {
             "audit_id": audit.id,
