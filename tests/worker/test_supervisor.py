@@ -43,6 +43,7 @@ from tests.worker.scripting import (
 )
 from worker.attempt import Attempt
 from worker.staging import spec_sha256
+from worker.starting import Spawner
 from worker.stopping import Graces
 from worker.supervisor import Supervisor
 
@@ -58,11 +59,12 @@ import json, os, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
+from worker.starting import Spawner
 from worker.supervisor import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
-           child_command=json.loads(os.environ["CHILD"])).run_due("gpu")
+           starter=Spawner(json.loads(os.environ["CHILD"]))).run_due("gpu")
 """
 
 
@@ -82,7 +84,7 @@ class Bench:
             self.objects,
             owner="test",
             stopping=self.stopping,
-            child_command=(sys.executable, str(SCRIPTED_CHILD), json.dumps(script)),
+            starter=Spawner((sys.executable, str(SCRIPTED_CHILD), json.dumps(script))),
             graces=Graces(saving=0.6, told=0.6, terminated=0.6, last_word=0.6),
         )
 
@@ -445,7 +447,7 @@ class TestFailed:
     ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor()
-        supervisor._child_command = (str(tmp_path / "nowhere"),)
+        supervisor._starter = Spawner((str(tmp_path / "nowhere"),))
         assert supervisor.run_due("gpu") == 1
         error = bench.job(audit).error
         assert error is not None
