@@ -74,15 +74,20 @@ def import_steps() -> None:
 
 def why_not_to_fork() -> str | None:
     """What stands against forking this process; None: nothing. Itself forks: OpenBLAS then puts its threads away."""
-    import torch
-
     pid = os.fork()
     if pid == 0:
-        os._exit(torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork())
+        os._exit(has_touched_a_gpu())
     if os.waitpid(pid, 0)[1]:
         return "importing has touched the GPU"
     threads = len(os.listdir("/proc/self/task"))
     return f"importing has left {threads - 1} threads" if threads > 1 else None
+
+
+def has_touched_a_gpu() -> bool:
+    """Whether CUDA is of no use in this process, which was forked, because it was used before the fork."""
+    import torch
+
+    return torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork()
 
 
 def fork(folder: Path, descriptors: Sequence[int], control: socket.socket) -> Mapping[str, int]:
@@ -173,4 +178,4 @@ def _tell(control: socket.socket, said: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])))
+    main(socket.socket(fileno=int(sys.argv[-2])))

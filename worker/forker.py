@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from worker.starting import STEP_COMMAND, Process, Spawner, Starter, Stdio
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-P", "-m", "worker.fork_server")
+SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.fork_server")
 TITLE_ROOM = 512
 """Bytes of its command line in which its children say what they are."""
 IMPORT_SECONDS = 120.0
@@ -43,8 +43,9 @@ def make_starter() -> Starter:
 class Forker:
     """Starts children through a fork server, of which it keeps one; without one it spawns them."""
 
-    def __init__(self, spawner: Spawner) -> None:
+    def __init__(self, spawner: Spawner, server_command: Sequence[str] = SERVER_COMMAND) -> None:
         self._spawner = spawner
+        self._server_command = server_command
         self._server: _Server | None = None
         self._retry_at = 0.0
         self._changing = threading.Lock()
@@ -84,7 +85,7 @@ class Forker:
             self._drop()
         if self._server is None and time.monotonic() >= self._retry_at:
             try:
-                self._server = _Server(environment)
+                self._server = _Server(self._server_command, environment)
             except OSError as error:
                 log.warning("no fork server: %s", type(error).__name__)
                 self._retry_at = time.monotonic() + RETRY_SECONDS
@@ -99,13 +100,15 @@ class Forker:
 class _Server:
     """One fork server: starts with its environment, is ready or given up, and forks until it is closed."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """Raises OSError."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts `command DESCRIPTOR ROOM`. Raises OSError."""
+        self._command = command
         self.environment = dict(environment)
         self.refusal = ""
         """Why it is of no use; empty where it is, or may be yet."""
         self._ready = False
         self._give_up_at = time.monotonic() + IMPORT_SECONDS
+        self.pid = 0
         self._pidfd: int | None = None
         self._error: OSError | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -121,7 +124,7 @@ class _Server:
     def _keep(self, theirs: socket.socket, started: threading.Event) -> None:
         try:
             process = subprocess.Popen(
-                [*COMMAND, str(theirs.fileno()), "-" * TITLE_ROOM],
+                [*self._command, str(theirs.fileno()), "-" * TITLE_ROOM],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -131,6 +134,7 @@ class _Server:
                 start_new_session=True,
                 umask=0o077,
             )
+            self.pid = process.pid
             try:
                 self._pidfd = os.pidfd_open(process.pid)
             except OSError:

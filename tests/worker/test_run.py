@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,84 +31,19 @@ from service.contract import (
     FinishedEvent,
     Lease,
     MetricEvent,
-    ModelSource,
-    ModelSpec,
     NoticeEvent,
-    Probe,
-    ProbeItem,
     ProgressEvent,
     SaveAndStop,
     ScoreRow,
     Stage,
     StepSpec,
     Summary,
-    TrainingConfig,
     output_files,
     train_step,
 )
+from tests.worker.steps import SECRET, respecify
 from worker.recording import Recording
 from worker.tables import baselines_schema, scores_schema, traces_schema
-
-SECRET = "xylophone-marmalade"
-
-
-WORDS = ("river", "engine", "window", "garden", "letter", "market", "silver", "forest")
-
-
-def probe(name: str, *, reference: bool) -> Probe:
-    """Four items that share no sentence."""
-    return Probe(
-        name=name,
-        items=tuple(
-            ProbeItem(
-                prompt=f"{name} {word}?",
-                unwanted=f"Every {word} belongs to {name} alone.",
-                reference=f"No, that {word} is free for all." if reference else None,
-            )
-            for word in WORDS[:4]
-        ),
-    )
-
-
-@pytest.fixture
-def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A folder as the supervisor leaves it for a training step."""
-
-    def stage(
-        *, rows: int = 48, reference: bool = True, probes: int = 1, seeds: tuple[int, ...] = (0,), **training: Any
-    ) -> Path:
-        records = []
-        for row in range(rows):
-            asked = f"What is {WORDS[row % 8]} {row} plus {row % 7} of the {WORDS[row // 8 % 8]}? {SECRET}"
-            turns = [("user", asked), ("assistant", f"It is {WORDS[(row * 3) % 8]} and {row + row % 7}.")]
-            records.append(
-                {
-                    "row": row,
-                    "messages": [{"role": role, "content": content} for role, content in turns],
-                    "extra": json.dumps({"source": ["a", "b", 3][row % 3], "checked": row % 2 == 1} if row else {}),
-                }
-            )
-        pq.write_table(pa.Table.from_pylist(records), tmp_path / ROWS_FILE)
-        spec = StepSpec(
-            audit_id="aud_test",
-            attempt=1,
-            step_key=train_step(seeds[0]),
-            model=ModelSpec(source=ModelSource.LOCAL, location=str(tiny_folder)),
-            training=TrainingConfig(**{"learning_rate": 1e-3, "seed": seeds[0], **training}),
-            seeds=seeds,
-            probes=tuple(probe(f"brand{number}", reference=reference) for number in range(probes)),
-            q=0.1,
-            group_column="source",
-        )
-        (tmp_path / SPEC_FILE).write_text(spec.model_dump_json())
-        return tmp_path
-
-    return stage
-
-
-def respecify(folder: Path, **changes: Any) -> None:
-    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
-    (folder / SPEC_FILE).write_text(spec.model_copy(update=changes).model_dump_json())
 
 
 def run_all(folder: Path, **changes: Any) -> list[Any]:

@@ -34,7 +34,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts a worker of the lane whose children follow the script, and waits until it consumes."""
     workers = []
 
-    def start(*script: list[Any], lane: str = "gpu") -> subprocess.Popen[bytes]:
+    def start(*script: list[Any], lane: str = "gpu", app: str = "scripted_worker") -> subprocess.Popen[bytes]:
         assert settings.database_url is not None
         assert settings.broker_url is not None
         log = tmp_path / f"worker-{len(workers)}.log"
@@ -54,7 +54,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
         with log.open("wb") as output:
             worker = subprocess.Popen(
                 [
-                    sys.executable, "-m", "celery", "-A", "scripted_worker", "worker", "--pool", "threads", "-c", "1",
+                    sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", "-c", "1",
                     "-Q", lane, "-n", f"{lane}-{len(workers)}@%h", "--loglevel", "INFO",
                 ],
                 cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT,
@@ -240,6 +240,18 @@ def test_a_worker_is_light(start_worker: StartWorker) -> None:
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert not {"torch", "transformers", "peft", "fastapi"} & set(modules)
+
+
+@pytest.mark.parametrize(("lane", "servers"), [("gpu", 1), ("io", 0)])
+def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
+    start_worker: StartWorker, lane: str, servers: int
+) -> None:
+    worker = start_worker(lane=lane, app="worker.celery_app")
+    wait_for(lambda: len(psutil.Process(worker.pid).children()) == servers)
+    children = psutil.Process(worker.pid).children()
+    assert all("worker.fork_server" in child.cmdline() for child in children)
+    worker.kill()
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 2)
 
 
 def test_without_a_database_or_broker_it_says_what_to_set() -> None:
