@@ -51,6 +51,7 @@ def stage(
     **training: Any,
 ) -> Path:
     """Makes `folder` one for a training step; returns it."""
+    folder.mkdir(exist_ok=True)
     records = []
     for row in range(rows):
         asked = f"What is {WORDS[row % 8]} {row} plus {row % 7} of the {WORDS[row // 8 % 8]}? {SECRET}"
