@@ -179,6 +179,7 @@ def main() -> None:
             print(table(found[name]) + "\n")
         idle = memory(forker)
         print("The fork server while it waits, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in idle.items()))
+        forker.close()
         chaos.close()
     finally:
         forker.close()

@@ -161,9 +161,11 @@ def _environment(added: Mapping[str, str]) -> Iterator[None]:
     """These variables are set for the time of the block, where they are not already."""
     new = {name: value for name, value in added.items() if name not in os.environ}
     os.environ.update(new)
-    yield
-    for name in new:
-        del os.environ[name]
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
 
 
 def _encoded(said: Mapping[str, Any]) -> bytes:
