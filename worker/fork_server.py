@@ -37,6 +37,8 @@ WHILE_IMPORTING = {
 def main(control: socket.socket) -> NoReturn:
     """Serves until the supervisor is gone."""
     end_with_parent()
+    if select.select([control], [], [], 0)[0]:
+        os._exit(0)  # It has ended before that.
     set_title(f"{sys.executable} -P -m worker.fork_server")
     try:
         import_steps()

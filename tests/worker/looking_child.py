@@ -12,6 +12,9 @@ from typing import Any
 
 from worker import run
 
+OF_GLIBC = 0b11 << 31
+"""Signals 32 and 33, which glibc catches once a process has had a second thread."""
+
 
 def look() -> dict[str, Any]:
     """What must be alike in a spawned and in a forked child, and under `own` what must not."""
@@ -31,7 +34,7 @@ def look() -> dict[str, Any]:
         # One is of the listing itself.
         "descriptors": len(os.listdir("/proc/self/fd")) - 1,
         "pipes": [os.readlink(f"/proc/self/fd/{number}").partition(":")[0] for number in range(3)],
-        "signals": {name: status[name] for name in ("SigBlk", "SigIgn", "SigCgt")},
+        "signals": {name: int(status[name], 16) & ~OF_GLIBC for name in ("SigBlk", "SigIgn", "SigCgt")},
         "handlers": {number.name: repr(signal.getsignal(number)) for number in signal.Signals},
         "environment": dict(os.environ),
         "path": sys.path,

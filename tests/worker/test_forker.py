@@ -357,8 +357,10 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("seconds", [0, 5], ids=["while it imports", "while it waits"])
-def test_it_ends_with_its_supervisor(seconds: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "later"), [(0, 0.0), (0, 0.5), (5, 0.5)], ids=["at its start", "while it imports", "while it waits"]
+)
+def test_it_ends_with_its_supervisor(seconds: int, later: float) -> None:
     command = fork_server(importing="import time; time.sleep(0.5 if TITLE else 600)".replace("TITLE", str(seconds)))
     with subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, json.dumps(command), str(seconds)], stdout=subprocess.PIPE
@@ -367,7 +369,7 @@ def test_it_ends_with_its_supervisor(seconds: int) -> None:
             assert supervisor.stdout is not None
             assert supervisor.stdout.readline() == b"True\n"
             (server,) = psutil.Process(supervisor.pid).children()
-            time.sleep(0.5)
+            time.sleep(later)
             assert server.is_running()
         finally:
             supervisor.kill()

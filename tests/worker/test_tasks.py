@@ -83,14 +83,22 @@ def state(sessions: sessionmaker[Session]) -> Callable[[Audit], str]:
     return state
 
 
-def test_a_wake_up_runs_what_is_due(
-    settings: Settings, make_audit: Callable[..., Audit], start_worker: StartWorker, state: Callable[[Audit], str]
+def test_wake_ups_run_what_is_due_once(
+    settings: Settings,
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
 ) -> None:
-    start_worker(OUTPUTS, FINISHED)
-    time.sleep(1)  # its own wake-up has found nothing
+    for _ in range(2):
+        start_worker(OUTPUTS, FINISHED)
+    time.sleep(1)  # their own wake-ups have found nothing
     audits = [make_audit(), make_audit()]
-    assert wake(settings, "gpu")
+    for _ in range(5):
+        assert wake(settings, "gpu")
     wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 20)
+    with sessions() as session:
+        assert session.scalars(select(Job.attempt).where(Job.kind == "audit")).all() == [1, 1]
     # A wake-up for nothing is dropped, and the worker hears the next one.
     assert wake(settings, "gpu")
     later = make_audit()
