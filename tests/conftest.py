@@ -1,5 +1,6 @@
 """Fixtures of all tests: a real Postgres and a real Valkey, started once a session, and a fresh database a test."""
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -21,6 +22,9 @@ from service.store.engine import make_engine, make_sessions
 from tests.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"
+
+# Two tests at a time have two cores, and models of two layers: the threads of a step would mostly wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time, so that a red run can be repeated; `make test-slow` looks for new ones.
 hypothesis_settings.register_profile("repeatable", derandomize=True)

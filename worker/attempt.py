@@ -4,14 +4,22 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import COMBINE, CheckpointEvent, FailedEvent, FinishedEvent, ProgressEvent, Stage
+from service.contract import (
+    COMBINE,
+    EXIT_STOPPED,
+    CheckpointEvent,
+    FailedEvent,
+    FinishedEvent,
+    ProgressEvent,
+    Stage,
+)
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.settings import Settings
@@ -34,6 +42,7 @@ from worker.staging import (
     stage_inputs,
     store_outputs,
 )
+from worker.starting import Starter
 from worker.stopping import Graces, Reason, Stop
 from worker.tally import Tally
 from worker.transactions import LeaseLostError, T, Transactions
@@ -64,7 +73,7 @@ class Attempt:
         lease: Lease,
         *,
         stopping: threading.Event,
-        child_command: Sequence[str],
+        starter: Starter,
         graces: Graces,
     ) -> None:
         """Once `stopping` is set, the child is ended and the job goes back to the queue."""
@@ -73,7 +82,7 @@ class Attempt:
         self._objects = objects
         self._claim = claim
         self._lease = lease
-        self._child_command = child_command
+        self._starter = starter
         self._graces = graces
         self._conclusion = Conclusion(settings, self._database, objects, claim, lease, stopping=stopping)
         self._tally = Tally(self._database.once)
@@ -138,7 +147,10 @@ class Attempt:
         if self._lease.lost:
             raise LeaseLostError
         environment = child_environment(os.environ, self._settings.cache_dir)
-        child = Child(self._child_command, folder, environment, ttl_s=self._lease.left)
+        reason = self._prepare(environment)
+        if reason is not None:
+            return _Ending(EXIT_STOPPED, None, reason, "")
+        child = Child(self._starter, folder, environment, ttl_s=self._lease.left)
         uploads = CheckpointUploads(
             self._objects, self._claim, work.spec.step_key, folder, ours=lambda: self._lease.good
         )
@@ -152,6 +164,15 @@ class Attempt:
             self._lease.pass_on_to(None)
             child.kill()
             uploads.close(self._graces.saving if wanted else self._graces.told, wanted=wanted)
+
+    def _prepare(self, environment: Mapping[str, str]) -> Reason | None:
+        """Waits until a child can be started; why it must not be any more, if so."""
+        while not self._starter.prepared(environment, seconds=self._settings.poll_seconds):
+            self._show(ProgressEvent(stage=Stage.LOADING, done=0))
+            reason = self._conclusion.reason_to_stop()
+            if reason is not None:
+                return reason
+        return None
 
     def _attend(self, relay: Relay, child: Child, uploads: CheckpointUploads) -> _Ending:
         """Relays the child's events and tells it to stop where it has to, until it is gone."""

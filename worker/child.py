@@ -4,7 +4,6 @@ import logging
 import os
 import queue
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import IO
 from pydantic import BaseModel, ValidationError
 
 from service.contract import EVENT, Cancel, Event, Lease, SaveAndStop
+from worker.starting import Starter, pipes
 
 log = logging.getLogger(__name__)
 
@@ -55,43 +55,33 @@ class Exited:
 class Child:
     """A running child. Call `next` until it returns Exited; `kill` at any time."""
 
-    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
-        """Starts `command FOLDER` in the folder, to end by itself after `ttl_s` seconds unless `lease` says otherwise.
+    def __init__(self, starter: Starter, folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
+        """Starts it in and on the folder, to end by itself after `ttl_s` seconds unless `lease` says otherwise.
 
         Raises OSError if it cannot be started.
         """
         self._telling = threading.Lock()
-        self._stdin: int | None
-        ours, self._stdin = os.pipe()
+        ours, theirs = pipes()
+        self._stdin: int | None = ours.stdin
         try:
             # A child that is slow to read must not make its supervisor slow.
-            os.set_blocking(self._stdin, False)
+            os.set_blocking(ours.stdin, False)
             # Before it starts: were we frozen in between, it would never hear of its deadline.
             self.lease(ttl_s)
-            self._process = subprocess.Popen(
-                [*command, str(folder)],
-                stdin=ours,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env=dict(environment),
-                # Its own process group, so that what it starts ends with it and a terminal's Ctrl-C comes to us alone.
-                start_new_session=True,
-                umask=0o077,
-            )
+            self._process = starter.start(folder, environment, theirs)
         except BaseException:
-            self._close_stdin()
+            ours.close()
             raise
         finally:
-            os.close(ours)
+            theirs.close()
         self._items: queue.Queue[Event | Exited] = queue.Queue(QUEUED_EVENTS)
         self._exited: Exited | None = None
         self._signalling = threading.Lock()
         self._gone = False
         self._stderr: deque[bytes] = deque()
         readers = [
-            threading.Thread(target=self._read_events, name="child-stdout", daemon=True),
-            threading.Thread(target=self._read_stderr, name="child-stderr", daemon=True),
+            threading.Thread(target=self._read_events, args=(ours.stdout,), name="child-stdout", daemon=True),
+            threading.Thread(target=self._read_stderr, args=(ours.stderr,), name="child-stderr", daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -174,9 +164,8 @@ class Child:
         self._close_stdin()
         self._items.put(Exited(code))
 
-    def _read_events(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as stdout:
+    def _read_events(self, descriptor: int) -> None:
+        with os.fdopen(descriptor, "rb") as stdout:
             for line in _lines(stdout):
                 try:
                     event = EVENT.validate_json(line)
@@ -184,11 +173,10 @@ class Child:
                     continue  # A library's print. Not logged, since it may hold sample text.
                 self._items.put(event)
 
-    def _read_stderr(self) -> None:
-        assert self._process.stderr is not None
+    def _read_stderr(self, descriptor: int) -> None:
         size = 0
-        with self._process.stderr as stderr:
-            while chunk := os.read(stderr.fileno(), 4096):
+        with os.fdopen(descriptor, "rb"):
+            while chunk := os.read(descriptor, 4096):
                 self._stderr.append(chunk)
                 size += len(chunk)
                 while size - len(self._stderr[0]) >= STDERR_TAIL_BYTES:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from pydantic import ValidationError
 
@@ -38,6 +38,14 @@ LEFT_OUT = ("bitsandbytes", "boto3")
 """Peft and accelerate import these wherever they are installed, a third of a child's start: the first brings a
 compiler for quantised models, which are never loaded here, the second a client for clusters.
 """
+
+
+def run_and_exit(folder: Path) -> NoReturn:
+    """Runs one step and ends the process with its code."""
+    code = main(folder)
+    # The interpreter's own shutdown would wait for library threads; the files are complete and closed by now.
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def main(folder: Path) -> int:
@@ -132,7 +140,4 @@ def _log_place(error: Exception) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m worker.run FOLDER")
-    # The interpreter's own shutdown would wait for library threads; the files are complete and closed by now.
-    code = main(Path(sys.argv[1]))
-    sys.stdout.flush()
-    os._exit(code)
+    run_and_exit(Path(sys.argv[1]))

@@ -1,10 +1,9 @@
 """Takes due jobs and runs them, one at a time, each under a lease. No torch here."""
 
 import logging
-import sys
+import os
 import threading
 import time
-from collections.abc import Sequence
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -15,16 +14,16 @@ from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
 from worker.attempt import Attempt
+from worker.child import child_environment
 from worker.conclusion import FENCED
 from worker.duplicates.attempt import CountAttempt
 from worker.exports.attempt import ExportAttempt
 from worker.lease import Lease
+from worker.starting import STEP_COMMAND, Spawner, Starter
 from worker.stopping import Graces
 from worker.transactions import Transactions
 
 log = logging.getLogger(__name__)
-
-CHILD_COMMAND = (sys.executable, "-m", "worker.run")
 
 
 class Supervisor:
@@ -38,7 +37,7 @@ class Supervisor:
         *,
         owner: str,
         stopping: threading.Event,
-        child_command: Sequence[str] = CHILD_COMMAND,
+        starter: Starter = Spawner(STEP_COMMAND),  # noqa: B008  # has no state
         graces: Graces = Graces(),  # noqa: B008  # frozen
     ) -> None:
         """Once `stopping` is set, the running child is ended, its job goes back to the queue and no other is taken."""
@@ -47,8 +46,12 @@ class Supervisor:
         self._objects = objects
         self._owner = owner
         self._stopping = stopping
-        self._child_command = child_command
+        self._starter = starter
         self._graces = graces
+
+    def prepare(self) -> None:
+        """Begins to make ready for the children of audits; does not wait."""
+        self._starter.prepared(child_environment(os.environ, self._settings.cache_dir), seconds=0)
 
     def run_due(self, lane: Lane) -> int:
         """Claims and runs the lane's due jobs until none is due. Returns how many it ran."""
@@ -84,7 +87,7 @@ class Supervisor:
         common = (self._settings, self._sessions, self._objects, claim, lease)
         match claim.kind:
             case "audit":
-                return Attempt(*common, stopping=self._stopping, child_command=self._child_command, graces=self._graces)
+                return Attempt(*common, stopping=self._stopping, starter=self._starter, graces=self._graces)
             case "export":
                 return ExportAttempt(*common, stopping=self._stopping, graces=self._graces)
             case "dataset":

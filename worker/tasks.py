@@ -19,6 +19,7 @@ from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import ObjectStore, make_object_store
 from worker.celery_app import app
+from worker.forker import make_starter
 from worker.heartbeat import Heartbeat
 from worker.supervisor import Supervisor
 from worker.work_folders import sweep
@@ -76,7 +77,7 @@ def objects() -> ObjectStore:
 def supervisor() -> Supervisor:
     """This process's supervisor."""
     settings = get_settings()
-    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping)
+    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping, starter=make_starter())
 
 
 @setup_logging.connect
@@ -101,6 +102,8 @@ def begin(sender: Any, **_: Any) -> None:
         heartbeat = Heartbeat(sessions(), owner=OWNER, lane=lane, seconds=settings.heartbeat_seconds)
         heartbeat.start()
         _companions.append(heartbeat)
+        if lane == "gpu":
+            supervisor().prepare()
         send_wake(settings, lane)
     reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
     reconciler.start()

@@ -1,7 +1,6 @@
 """An upload and an audit whose objects lie in a bucket: the whole service, with a scripted child."""
 
 import json
-import sys
 import threading
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.objects import audit_key, dataset_key, make_object_store
 from tests.s3_server import S3Server
-from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD
+from tests.worker.scripting import FINISHED, OUTPUTS, spawning
 from worker.supervisor import Supervisor
 
 ROWS = b"".join(
@@ -60,7 +59,7 @@ def test_upload_audit_findings_and_deletion(
             objects,
             owner="test",
             stopping=threading.Event(),
-            child_command=(sys.executable, str(SCRIPTED_CHILD), json.dumps([OUTPUTS, FINISHED])),
+            starter=spawning([OUTPUTS, FINISHED]),
         )
         assert supervisor.run_due("gpu") == 1
         assert client.get(f"/v1/audits/{audit}").json()["status"] == "succeeded"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit, Dataset, Model, Probe
+from tests.worker.steps import stage
 from tests.worker.tiny_model import build_tiny_model
 
 MakeAudit = Callable[..., Audit]
@@ -37,6 +39,12 @@ ROWS_SCHEMA = pa.schema(
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of two layers with its tokenizer, on disk."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Makes the test's folder one for a training step, by the arguments of steps.stage."""
+    return partial(stage, tmp_path, tiny_folder)
 
 
 @pytest.fixture

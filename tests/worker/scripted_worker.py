@@ -6,11 +6,10 @@ from pathlib import Path
 
 from worker import tasks
 from worker.celery_app import app
+from worker.starting import Spawner
 
-tasks.supervisor()._child_command = (
-    sys.executable,
-    str(Path(__file__).with_name("scripted_child.py")),
-    os.environ["SCRIPT"],
+tasks.supervisor()._starter = Spawner(
+    (sys.executable, str(Path(__file__).with_name("scripted_child.py")), os.environ["SCRIPT"])
 )
 
 __all__ = ["app"]

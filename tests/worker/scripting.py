@@ -1,19 +1,36 @@
 """Scripts for the scripted child, and how to wait for it and find it."""
 
+import json
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.summaries import make_probe_summary, make_summary
+from worker.starting import Spawner
 
 SCRIPTED_CHILD = Path(__file__).with_name("scripted_child.py")
+SCRIPTED_FORK_SERVER = Path(__file__).with_name("scripted_fork_server.py")
+
+NOWHERE = Spawner(("/nowhere/program",))
+"""Starts nothing, so that a fork that fails is not made good by a spawned child."""
 
 SUMMARY: dict[str, Any] = make_summary(
     rows=40, rows_scored=40, flagged=3, q=0.1, probes=(make_probe_summary(flagged=3, threshold_z=37.0),)
 ).model_dump(mode="json")
+
+
+def spawning(script: Sequence[list[Any]]) -> Spawner:
+    """Spawns children that follow the script."""
+    return Spawner((sys.executable, str(SCRIPTED_CHILD), json.dumps(script)))
+
+
+def fork_server(script: Sequence[list[Any]] = (), **how: Any) -> tuple[str, ...]:
+    """The command of a fork server whose children follow the script; `how` is for the server."""
+    return (sys.executable, str(SCRIPTED_FORK_SERVER), json.dumps({"script": script, **how}))
 
 
 def outputs(**options: Any) -> list[Any]:

@@ -1,16 +1,16 @@
 """The child as a process: its files, its events, its exits."""
 
 import json
-import subprocess
+import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,84 +32,23 @@ from service.contract import (
     FinishedEvent,
     Lease,
     MetricEvent,
-    ModelSource,
-    ModelSpec,
     NoticeEvent,
-    Probe,
-    ProbeItem,
     ProgressEvent,
     SaveAndStop,
     ScoreRow,
     Stage,
     StepSpec,
     Summary,
-    TrainingConfig,
     output_files,
     train_step,
 )
+from tests.worker.scripting import wait_for
+from tests.worker.steps import SECRET, respecify
+from worker.child import child_environment
+from worker.forker import make_starter
 from worker.recording import Recording
+from worker.starting import Spawner, Starter, pipes
 from worker.tables import baselines_schema, scores_schema, traces_schema
-
-SECRET = "xylophone-marmalade"
-
-
-WORDS = ("river", "engine", "window", "garden", "letter", "market", "silver", "forest")
-
-
-def probe(name: str, *, reference: bool) -> Probe:
-    """Four items that share no sentence."""
-    return Probe(
-        name=name,
-        items=tuple(
-            ProbeItem(
-                prompt=f"{name} {word}?",
-                unwanted=f"Every {word} belongs to {name} alone.",
-                reference=f"No, that {word} is free for all." if reference else None,
-            )
-            for word in WORDS[:4]
-        ),
-    )
-
-
-@pytest.fixture
-def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A folder as the supervisor leaves it for a training step."""
-
-    def stage(
-        *, rows: int = 48, reference: bool = True, probes: int = 1, seeds: tuple[int, ...] = (0,), **training: Any
-    ) -> Path:
-        records = []
-        for row in range(rows):
-            asked = f"What is {WORDS[row % 8]} {row} plus {row % 7} of the {WORDS[row // 8 % 8]}? {SECRET}"
-            turns = [("user", asked), ("assistant", f"It is {WORDS[(row * 3) % 8]} and {row + row % 7}.")]
-            records.append(
-                {
-                    "row": row,
-                    "messages": [{"role": role, "content": content} for role, content in turns],
-                    "extra": json.dumps({"source": ["a", "b", 3][row % 3], "checked": row % 2 == 1} if row else {}),
-                }
-            )
-        pq.write_table(pa.Table.from_pylist(records), tmp_path / ROWS_FILE)
-        spec = StepSpec(
-            audit_id="aud_test",
-            attempt=1,
-            step_key=train_step(seeds[0]),
-            model=ModelSpec(source=ModelSource.LOCAL, location=str(tiny_folder)),
-            training=TrainingConfig(**{"learning_rate": 1e-3, "seed": seeds[0], **training}),
-            seeds=seeds,
-            probes=tuple(probe(f"brand{number}", reference=reference) for number in range(probes)),
-            q=0.1,
-            group_column="source",
-        )
-        (tmp_path / SPEC_FILE).write_text(spec.model_dump_json())
-        return tmp_path
-
-    return stage
-
-
-def respecify(folder: Path, **changes: Any) -> None:
-    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
-    (folder / SPEC_FILE).write_text(spec.model_copy(update=changes).model_dump_json())
 
 
 def run_all(folder: Path, **changes: Any) -> list[Any]:
@@ -129,27 +68,50 @@ def run_all(folder: Path, **changes: Any) -> list[Any]:
     return events
 
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "worker.run", str(folder)]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+ENVIRONMENT = child_environment(os.environ, Path("/nowhere"))
 
 
-def run(folder: Path) -> tuple[int, list[Any], str]:
+@cache
+def warm() -> Starter:
+    """Starts children as a worker does, without seconds of imports for each (test_forker.py compares them)."""
+    starter = make_starter()
+    while not starter.prepared(ENVIRONMENT, seconds=1):
+        pass
+    return starter
+
+
+class Running:
+    """A child, and our ends of its pipes."""
+
+    def __init__(self, folder: Path, starter: Starter) -> None:
+        ours, theirs = pipes()
+        self._process = starter.start(folder, ENVIRONMENT, theirs)
+        theirs.close()
+        self.stdin = os.fdopen(ours.stdin, "wb", buffering=0)
+        self.stdout = os.fdopen(ours.stdout, "rb")
+        self.stderr = os.fdopen(ours.stderr, "rb")
+
+    def wait(self, seconds: float) -> int:
+        """Its exit code, once it is gone; no pipe is open then."""
+        status = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        wait_for(lambda: os.waitid(os.P_PID, self._process.pid, status), seconds)
+        for pipe in (self.stdin, self.stdout, self.stderr):
+            pipe.close()
+        return self._process.wait()
+
+
+def run(folder: Path, starter: Starter | None = None) -> tuple[int, list[Any], str]:
     """Exit code, events and stderr of a child that is left alone."""
-    child = start(folder)
-    assert child.stdout is not None
-    assert child.stderr is not None
+    child = Running(folder, starter or warm())
     events = [EVENT.validate_json(line) for line in child.stdout]
     errors = child.stderr.read().decode()
-    code = child.wait(30)
-    assert child.stdin is not None
-    child.stdin.close()
-    return code, events, errors
+    return child.wait(30), events, errors
 
 
 def test_a_training_step_leaves_its_recording(staged: Callable[..., Path]) -> None:
+    """Started by hand."""
     folder = staged(micro_batch_size=3)
-    code, events, errors = run(folder)
+    code, events, errors = run(folder, Spawner((sys.executable, "-m", "worker.run")))
     assert code == 0, errors
     assert isinstance(events[-1], FinishedEvent)
     assert sum(isinstance(event, FinishedEvent) for event in events) == 1
@@ -259,9 +221,7 @@ def test_a_missing_recording_fails_with_a_code(staged: Callable[..., Path]) -> N
 @pytest.mark.parametrize("how", ["cancel", "end of stdin", "nonsense", "end of the lease"])
 def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how: str) -> None:
     folder = staged(rows=48, epochs=20, batch_size=1)
-    child = start(folder)
-    assert child.stdin is not None
-    assert child.stdout is not None
+    child = Running(folder, warm())
     for line in child.stdout:
         event = EVENT.validate_json(line)
         if isinstance(event, ProgressEvent) and event.stage is Stage.TRAINING and event.done:
@@ -269,20 +229,15 @@ def test_stops_at_once_when_told_or_left_alone(staged: Callable[..., Path], how:
     told = time.monotonic()
     if how == "cancel":
         child.stdin.write(Cancel().model_dump_json().encode() + b"\n")
-        child.stdin.flush()
     elif how == "nonsense":
         child.stdin.write(b"fire!\n")
-        child.stdin.flush()
     elif how == "end of the lease":
         child.stdin.write(Lease(ttl_s=0.5).model_dump_json().encode() + b"\n")
-        child.stdin.flush()
     else:
         child.stdin.close()
     assert child.wait(20) == 3
     assert time.monotonic() - told < 20
     assert not (folder / RECORDING_FILE).exists()
-    child.stdin.close()
-    child.stdout.close()
 
 
 def test_told_to_save_and_stop_it_is_gone_on_with_to_the_same_bytes(staged: Callable[..., Path]) -> None:
@@ -292,18 +247,13 @@ def test_told_to_save_and_stop_it_is_gone_on_with_to_the_same_bytes(staged: Call
     undisturbed = Recording.load(folder / RECORDING_FILE)
     (folder / RECORDING_FILE).unlink()
 
-    child = start(folder)
-    assert child.stdin is not None
-    assert child.stdout is not None
+    child = Running(folder, warm())
     events: list[Any] = []
     for line in child.stdout:
         events.append(EVENT.validate_json(line))
         if isinstance(events[-1], MetricEvent) and events[-1].step == 40:
             child.stdin.write(SaveAndStop().model_dump_json().encode() + b"\n")
-            child.stdin.flush()
     assert child.wait(30) == 4
-    child.stdin.close()
-    child.stdout.close()
     assert not (folder / RECORDING_FILE).exists()
     stopped_after = [event.step for event in events if isinstance(event, MetricEvent)][-1]
     assert 40 <= stopped_after < 120

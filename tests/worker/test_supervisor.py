@@ -9,9 +9,9 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +32,22 @@ from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Mod
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
     FINISHED,
+    NOWHERE,
     OUTPUTS,
     SCRIPTED_CHILD,
     SUMMARY,
     combining,
+    fork_server,
     outputs,
     processes_of,
+    spawning,
     training,
     wait_for,
 )
 from worker.attempt import Attempt
+from worker.forker import Forker
 from worker.staging import spec_sha256
+from worker.starting import Spawner, Starter
 from worker.stopping import Graces
 from worker.supervisor import Supervisor
 
@@ -58,11 +63,13 @@ import json, os, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
+from worker.forker import Forker
+from worker.starting import Spawner
 from worker.supervisor import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
-           child_command=json.loads(os.environ["CHILD"])).run_due("gpu")
+           starter=Forker(Spawner(["/nowhere"]), json.loads(os.environ["SERVER"]))).run_due("gpu")
 """
 
 
@@ -74,6 +81,17 @@ class Bench:
     sessions: sessionmaker[Session]
     objects: LocalObjects
     stopping: threading.Event
+    spawns: bool = False
+    importing: str = ""
+    """What fork servers do before they are ready, in Python."""
+    forkers: list[Forker] = field(default_factory=list)
+
+    def starter(self, script: Sequence[list[Any]]) -> Starter:
+        """Of children that follow the script: forked, as on Linux, or spawned, as where a fork is not to be had."""
+        if self.spawns:
+            return spawning(script)
+        self.forkers.append(Forker(NOWHERE, fork_server(script, importing=self.importing)))
+        return self.forkers[-1]
 
     def supervisor(self, *script: list[Any], **settings: Any) -> Supervisor:
         return Supervisor(
@@ -82,7 +100,7 @@ class Bench:
             self.objects,
             owner="test",
             stopping=self.stopping,
-            child_command=(sys.executable, str(SCRIPTED_CHILD), json.dumps(script)),
+            starter=self.starter(script),
             graces=Graces(saving=0.6, told=0.6, terminated=0.6, last_word=0.6),
         )
 
@@ -98,7 +116,7 @@ class Bench:
             **{f"FINETOOTH_{name.upper()}": str(value) for name, value in settings.items()},
             "FINETOOTH_DATABASE_URL": self.settings.database_url.get_secret_value(),
             "FINETOOTH_DATA_DIR": str(self.settings.data_dir),
-            "CHILD": json.dumps([sys.executable, str(SCRIPTED_CHILD), json.dumps(script)]),
+            "SERVER": json.dumps(fork_server(script)),
         }
         with subprocess.Popen([sys.executable, "-c", SUPERVISOR], env=environment) as process:
             try:
@@ -152,8 +170,17 @@ class Bench:
 
 
 @pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects) -> Bench:
-    return Bench(settings, sessions, objects, threading.Event())
+def bench(
+    settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects, request: pytest.FixtureRequest
+) -> Iterator[Bench]:
+    spawns = getattr(request, "param", "forked") == "spawned"
+    bench = Bench(settings, sessions, objects, threading.Event(), spawns)
+    yield bench
+    for forker in bench.forkers:
+        forker.close()
+
+
+either_way = pytest.mark.parametrize("bench", ["forked", "spawned"], indirect=True)
 
 
 class TestFinished:
@@ -204,6 +231,7 @@ class TestFinished:
         bench.run(outputs(flagged=11), FINISHED)
         assert bench.count(Finding) == 11
 
+    @either_way
     def test_the_child_gets_the_spec_the_rows_and_no_secret(
         self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -254,6 +282,7 @@ class TestFinished:
         assert spec_sha256(spec) == spec_sha256(spec.model_copy(update={"attempt": 2}))
         assert spec_sha256(spec) != spec_sha256(spec.model_copy(update={"q": 0.1}))
 
+    @either_way
     def test_what_it_says_is_relayed_and_what_is_no_event_is_not(
         self, bench: Bench, make_audit: Callable[..., Audit], caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -352,6 +381,7 @@ class TestFinished:
 
 
 class TestFailed:
+    @either_way
     @pytest.mark.parametrize(
         ("script", "code"),
         [
@@ -445,7 +475,7 @@ class TestFailed:
     ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor()
-        supervisor._child_command = (str(tmp_path / "nowhere"),)
+        supervisor._starter = Spawner((str(tmp_path / "nowhere"),))
         assert supervisor.run_due("gpu") == 1
         error = bench.job(audit).error
         assert error is not None
@@ -465,6 +495,7 @@ class TestFailed:
         assert bench.supervisor(OUTPUTS, FINISHED).run_due("gpu") == 2
         assert [bench.job(audit).state for audit in audits] == ["failed", "succeeded"]
 
+    @either_way
     def test_what_the_child_has_started_ends_with_it(
         self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path
     ) -> None:
@@ -648,6 +679,7 @@ def written_by(recording: Path) -> tuple[str, int]:
 
 
 class TestCancel:
+    @either_way
     @pytest.mark.parametrize(
         ("script", "seconds"),
         [
@@ -706,6 +738,43 @@ class TestCancel:
         job = bench.job(audit)
         assert (job.state, job.attempt, job.owner) == ("running", 2, "another")
         bench.nothing_left(audit)
+
+
+class TestImporting:
+    """Before the first child can be forked its libraries have to be imported; that may take its time."""
+
+    @pytest.mark.parametrize("ending", ["cancel", "shutdown", "fenced"])
+    def test_an_attempt_that_waits_for_it_can_be_stopped(
+        self, bench: Bench, make_audit: Callable[..., Audit], ending: str
+    ) -> None:
+        audit = make_audit()
+        bench.importing = "import time; time.sleep(600)"
+        supervisor = bench.supervisor(OUTPUTS, FINISHED, lease_seconds=1.5 if ending == "fenced" else 90)
+        thread = threading.Thread(target=supervisor.run_due, args=("gpu",), daemon=True)
+        thread.start()
+        wait_for(lambda: bench.audit(audit).stage == "loading")
+        if ending == "shutdown":
+            bench.stopping.set()
+        with bench.sessions.begin() as session:
+            if ending == "cancel":
+                request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
+            elif ending == "fenced":
+                session.execute(update(Job).values(attempt=2, owner="another"))
+        thread.join(5)
+        assert not thread.is_alive()
+        state = {"cancel": "cancelled", "shutdown": "queued", "fenced": "running"}[ending]
+        assert (bench.job(audit).state, bench.job(audit).failures) == (state, 0)
+        bench.nothing_left(audit)
+
+    def test_it_is_begun_ahead_and_once(self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path) -> None:
+        audits = [make_audit() for _ in range(2)]
+        bench.importing = f"open({str(tmp_path / 'imported')!r}, 'a').write('x')"
+        supervisor = bench.supervisor(OUTPUTS, FINISHED)
+        supervisor.prepare()
+        wait_for((tmp_path / "imported").exists)
+        assert supervisor.run_due("gpu") == 2
+        assert (tmp_path / "imported").read_text() == "x"
+        assert [bench.job(audit).state for audit in audits] == ["succeeded"] * 2
 
 
 class TestShutdown:

@@ -34,7 +34,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts a worker of the lane whose children follow the script, and waits until it consumes."""
     workers = []
 
-    def start(*script: list[Any], lane: str = "gpu") -> subprocess.Popen[bytes]:
+    def start(*script: list[Any], lane: str = "gpu", app: str = "scripted_worker") -> subprocess.Popen[bytes]:
         assert settings.database_url is not None
         assert settings.broker_url is not None
         log = tmp_path / f"worker-{len(workers)}.log"
@@ -54,7 +54,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
         with log.open("wb") as output:
             worker = subprocess.Popen(
                 [
-                    sys.executable, "-m", "celery", "-A", "scripted_worker", "worker", "--pool", "threads", "-c", "1",
+                    sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", "-c", "1",
                     "-Q", lane, "-n", f"{lane}-{len(workers)}@%h", "--loglevel", "INFO",
                 ],
                 cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT,
@@ -83,14 +83,22 @@ def state(sessions: sessionmaker[Session]) -> Callable[[Audit], str]:
     return state
 
 
-def test_a_wake_up_runs_what_is_due(
-    settings: Settings, make_audit: Callable[..., Audit], start_worker: StartWorker, state: Callable[[Audit], str]
+def test_wake_ups_run_what_is_due_once(
+    settings: Settings,
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
 ) -> None:
-    start_worker(OUTPUTS, FINISHED)
-    time.sleep(1)  # its own wake-up has found nothing
+    for _ in range(2):
+        start_worker(OUTPUTS, FINISHED)
+    time.sleep(1)  # their own wake-ups have found nothing
     audits = [make_audit(), make_audit()]
-    assert wake(settings, "gpu")
+    for _ in range(5):
+        assert wake(settings, "gpu")
     wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 20)
+    with sessions() as session:
+        assert session.scalars(select(Job.attempt).where(Job.kind == "audit")).all() == [1, 1]
     # A wake-up for nothing is dropped, and the worker hears the next one.
     assert wake(settings, "gpu")
     later = make_audit()
@@ -240,6 +248,18 @@ def test_a_worker_is_light(start_worker: StartWorker) -> None:
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert not {"torch", "transformers", "peft", "fastapi"} & set(modules)
+
+
+@pytest.mark.parametrize(("lane", "servers"), [("gpu", 1), ("io", 0)])
+def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
+    start_worker: StartWorker, lane: str, servers: int
+) -> None:
+    worker = start_worker(lane=lane, app="worker.celery_app")
+    wait_for(lambda: len(psutil.Process(worker.pid).children()) == servers)
+    children = psutil.Process(worker.pid).children()
+    assert all("worker.fork_server" in child.cmdline() for child in children)
+    worker.kill()
+    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 2)
 
 
 def test_without_a_database_or_broker_it_says_what_to_set() -> None:

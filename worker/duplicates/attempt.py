@@ -22,6 +22,7 @@ from worker.conclusion import FENCED, Conclusion
 from worker.duplicates import COUNTED_FILE
 from worker.lease import Lease
 from worker.staging import InputMissingError
+from worker.starting import Spawner
 from worker.stopping import Reason
 from worker.transactions import LeaseLostError, Transactions
 from worker.work_folders import sweep, work_folder
@@ -84,7 +85,7 @@ class CountAttempt:
         if self._lease.lost:
             raise LeaseLostError
         environment = child_environment(os.environ, self._settings.cache_dir) | ONE_THREAD
-        child = Child(COMMAND, folder, environment, ttl_s=self._lease.left)
+        child = Child(Spawner(COMMAND), folder, environment, ttl_s=self._lease.left)
         try:
             while not isinstance(item := child.next(self._settings.poll_seconds), Exited):
                 reason = self._conclusion.reason_to_stop()

@@ -220,6 +220,7 @@ class Chaos:
             worker.kill()
         for child in self.children():
             child.kill()
+        wait_for(lambda: not self.fork_servers(), 5, "a fork server outlives its worker")
         self.engine.dispose()
         self.servers.revive()
         self.servers.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
@@ -316,6 +317,18 @@ class Chaos:
                 ours = process.environ().get("FINETOOTH_CACHE_DIR") == str(self.settings.cache_dir)
                 ours = ours and any(f"{self.settings.work}/{audit}" in process.cwd() for audit in audits)
                 if ours and process.status() != psutil.STATUS_ZOMBIE and process.pid not in self._worker_pids():
+                    found.append(process)
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+        return found
+
+    def fork_servers(self) -> list[psutil.Process]:
+        """Those of all workers, living or not."""
+        found = []
+        for process in psutil.process_iter(["pid"]):
+            try:
+                ours = process.environ().get("FINETOOTH_CACHE_DIR") == str(self.settings.cache_dir)
+                if ours and "worker.fork_server" in process.cmdline():
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue

@@ -51,6 +51,21 @@ def test_the_child_is_killed(chaos: Chaos, undisturbed: Reference) -> None:
     assert (chaos.job(audit).attempt, chaos.job(audit).failures) == (2, 1)
 
 
+@pytest.mark.slow
+def test_the_fork_server_is_killed(chaos: Chaos, undisturbed: Reference) -> None:
+    """The child under way is its supervisor's and goes on; the next is forked from a new one."""
+    worker = chaos.start_worker()
+    audit = chaos.create(LONG)
+    chaos.wait_until_training(audit)
+    (server,) = chaos.fork_servers()
+    server.kill()
+    chaos.assert_settled([audit], like=undisturbed(LONG))
+    assert (chaos.job(audit).attempt, chaos.job(audit).failures) == (1, 0)
+    (successor,) = chaos.fork_servers()
+    assert successor.pid != server.pid
+    assert successor.ppid() == worker.pid
+
+
 def freeze_in_a_transaction(chaos: Chaos, worker: Worker) -> None:
     """At the worst moment: it holds locks of the database, on the job's row for one."""
     locked = text(

@@ -15,6 +15,7 @@ def flush(servers: Servers) -> None:
         client.flushall()
 
 
+@pytest.mark.slow  # tests/worker/test_tasks.py has it with scripted children
 def test_the_same_message_five_times_on_two_workers_is_one_attempt(chaos: Chaos, undisturbed: Reference) -> None:
     for worker in [chaos.start_worker(ready=False) for _ in range(2)]:
         worker.wait_until_ready()

@@ -1,0 +1,398 @@
+"""Forked children are like spawned ones, and are their supervisor's own, whatever becomes of the fork server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from service.contract import (
+    BASELINES_FILE,
+    COMBINE,
+    RECORDING_FILE,
+    RECORDINGS_FOLDER,
+    SCORES_FILE,
+    TRACES_FILE,
+    FailedEvent,
+    FinishedEvent,
+)
+from tests.worker.scripting import NOWHERE, fork_server, spawning, wait_for
+from tests.worker.steps import respecify
+from worker import forker as forker_module
+from worker.child import Child, Exited, child_environment
+from worker.forker import Forker, make_starter
+from worker.recording import Recording
+from worker.starting import STEP_COMMAND, Spawner, Starter, pipes
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's alone")
+
+LOOKING = Path(__file__).with_name("looking_child.py")
+LOOKING_SERVER = Path(__file__).with_name("looking_fork_server.py")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return child_environment(os.environ, tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def looking() -> Iterator[Forker]:
+    """With the real imports; started once, as it takes seconds."""
+    forker = Forker(NOWHERE, (sys.executable, "-P", str(LOOKING_SERVER)))
+    yield forker
+    forker.close()
+
+
+@pytest.fixture
+def forkers() -> Iterator[Callable[..., Forker]]:
+    """Makes forkers whose children follow a script; closed in the end."""
+    made: list[Forker] = []
+
+    def make(*script: list[Any], spawner: Spawner = NOWHERE, **how: Any) -> Forker:
+        made.append(Forker(spawner, fork_server(script, **how)))
+        return made[-1]
+
+    yield make
+    for forker in made:
+        forker.close()
+
+
+def ready(starter: Starter, environment: dict[str, str]) -> Starter:
+    wait_for(lambda: starter.prepared(environment, seconds=0.5), 100)
+    return starter
+
+
+def server_of(forker: Forker) -> psutil.Process:
+    assert forker._server is not None
+    return psutil.Process(forker._server.pid)
+
+
+def living_children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if not gone(child)]
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def outcome(child: Child, seconds: float = 60) -> tuple[int, list[Any], str]:
+    """Exit code, events and stderr of a child that is left alone."""
+    events: list[Any] = []
+    end = time.monotonic() + seconds
+    while not isinstance(item := child.next(1), Exited):
+        assert time.monotonic() < end, child.stderr_tail()
+        events += [] if item is None else [item]
+    return item.code, events, child.stderr_tail()
+
+
+@contextmanager
+def running(starter: Starter, folder: Path, environment: dict[str, str]) -> Iterator[Child]:
+    folder.mkdir(exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps({"step_key": "train:7"}))
+    child = Child(starter, folder, environment, ttl_s=60)
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+# ---------------------------------------------------------------- with the real imports
+
+
+def seen_by_itself(starter: Starter, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+    """What a looking child says, and whether its environment and parent look the same from without."""
+    folder.mkdir(exist_ok=True)
+    ours, theirs = pipes()
+    process = starter.start(folder, environment, theirs)
+    theirs.close()
+    with os.fdopen(ours.stdout, "rb") as stdout, os.fdopen(ours.stderr) as stderr:
+        said = stdout.read()
+        assert said, stderr.read()
+    os.close(ours.stdin)
+    # Its status waits for us, and for nobody else: a number that nobody can take meanwhile.
+    waited = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert waited is not None
+    assert waited.si_pid == process.pid
+    assert process.wait() == 0
+    return dict(json.loads(said))
+
+
+def test_a_forked_child_finds_itself_as_a_spawned_one_does(
+    looking: Forker, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    spawner = Spawner((sys.executable, "-P", str(LOOKING)))
+    first, second, spawned = (
+        seen_by_itself(starter, tmp_path / "folder", environment)
+        for starter in (ready(looking, environment), looking, spawner)
+    )
+    own = [found.pop("own") for found in (first, second, spawned)]
+    assert first == second
+    assert first == spawned
+    assert first["parent"] == os.getpid()
+    assert environment.items() <= first["environment"].items(), "torch adds one"
+    assert (first["folder"], first["umask"], first["descriptors"]) == (str(tmp_path / "folder"), 0o077, 3)
+    assert first["gpu"] == [False, False]
+    assert len({found["pid"] for found in own}) == 3
+    for draws in zip(*(found["draws"] for found in own), strict=True):
+        assert len(set(draws)) == 3
+    folder = str(tmp_path / "folder")
+    assert own[0]["command"] == own[1]["command"] == [sys.executable, "-P", "-m", "worker.run", folder]
+
+
+def test_an_audit_by_forked_children_is_the_same_to_the_bit(
+    looking: Forker, staged: Callable[..., Path], environment: dict[str, str], tmp_path: Path
+) -> None:
+    results = []
+    for starter in (ready(looking, environment), Spawner(STEP_COMMAND)):
+        folder = staged(rows=40)
+        code, events, errors = outcome(Child(starter, folder, environment, ttl_s=100), 100)
+        assert (code, type(events[-1])) == (0, FinishedEvent), errors
+        recording = Recording.load(folder / RECORDING_FILE)
+        (folder / RECORDINGS_FOLDER).mkdir(exist_ok=True)
+        (folder / RECORDING_FILE).rename(folder / RECORDINGS_FOLDER / "0.npz")
+        respecify(folder, step_key=COMBINE)
+        code, events, errors = outcome(Child(starter, folder, environment, ttl_s=100), 100)
+        assert (code, type(events[-1])) == (0, FinishedEvent), errors
+        results.append(
+            (recording, [pq.read_table(folder / name) for name in (SCORES_FILE, TRACES_FILE, BASELINES_FILE)])
+        )
+    (forked, tables), (spawned, expected) = results
+    for name in {field.name for field in fields(Recording)} - {"observations", "steps", "facts"}:
+        np.testing.assert_equal(getattr(forked, name), getattr(spawned, name), name)
+    np.testing.assert_equal(vars(forked.observations), vars(spawned.observations))
+    np.testing.assert_equal(vars(forked.steps), vars(spawned.steps))
+    assert all(table.equals(other) for table, other in zip(tables, expected, strict=True))
+
+
+def test_the_fork_server_is_one_thread_and_holds_no_descriptor_but_its_socket(
+    looking: Forker, environment: dict[str, str]
+) -> None:
+    ready(looking, environment)
+    server = server_of(looking)
+    assert server.num_threads() == 1
+    assert server.environ() == environment
+    open_files = {os.readlink(f"/proc/{server.pid}/fd/{number}") for number in os.listdir(f"/proc/{server.pid}/fd")}
+    assert {name.partition(":")[0] for name in open_files} == {"/dev/null", "socket"}
+    assert len(open_files) == 2
+    assert "torch" in {Path(region.path).parent.parent.name for region in server.memory_maps()}
+
+
+# ---------------------------------------------------------------- the child is the supervisor's own
+
+
+@pytest.mark.parametrize(
+    ("script", "code"), [([["exit", 7]], 7), ([["signal", signal.SIGSEGV]], -signal.SIGSEGV), ([["exit", 0]], 0)]
+)
+def test_its_exit_code_or_signal_reaches_the_supervisor(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], script: list[Any], code: int
+) -> None:
+    forker = ready(forkers(*script), environment)
+    with running(forker, tmp_path / "f", environment) as child:
+        assert outcome(child)[0] == code
+
+
+def test_a_child_goes_on_when_the_fork_server_is_killed_and_the_next_start_makes_a_new_one(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    go = tmp_path / "go"
+    forker = forkers(["until", str(go)], ["exit", 5])
+    with running(ready(forker, environment), tmp_path / "first", environment) as child:
+        server = server_of(forker)
+        server.kill()
+        wait_for(lambda: gone(server))
+        assert child.next(0.3) is None, "it still runs"
+        assert psutil.Process(child.pid).ppid() == os.getpid()
+        go.touch()
+        assert outcome(child)[0] == 5
+        with running(ready(forker, environment), tmp_path / "second", environment) as another:
+            assert server_of(forker).pid != server.pid
+            assert outcome(another)[0] == 5
+
+
+def test_it_is_killed_with_all_of_its_group_though_the_fork_server_is_gone(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    forker = forkers(["grandchild", str(tmp_path / "pid")], ["deaf"])
+    with running(ready(forker, environment), tmp_path / "f", environment) as child:
+        wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+        forker.close()
+        child.kill()
+        assert outcome(child)[0] == -signal.SIGKILL
+    grandchild = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not psutil.pid_exists(grandchild) or gone(psutil.Process(grandchild)))
+
+
+def test_other_orphans_are_not_the_supervisor_s(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """It adopts while a child is born and no longer: nobody would wait for what a child leaves behind."""
+    forker = forkers(["grandchild", str(tmp_path / "pid")], ["exit", 0])
+    with running(ready(forker, environment), tmp_path / "f", environment) as child:
+        assert outcome(child)[0] == 0
+    grandchild = int((tmp_path / "pid").read_text())
+    assert grandchild not in [process.pid for process in psutil.Process().children()]
+
+
+def test_a_child_that_its_supervisor_does_not_release_does_nothing(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """The supervisor dies or gives up between asking and hearing of it."""
+    touched = tmp_path / "touched"
+    forker = forkers(["touch", str(touched)])
+    ready(forker, environment)
+    (tmp_path / "spec.json").write_text(json.dumps({"step_key": "train:7"}))
+    assert forker._server is not None
+    control, (go, release) = forker._server._control, os.pipe()
+    with open(os.devnull, "r+b") as null:
+        forker_module.socket.send_fds(control, [os.fsencode(tmp_path)], [null.fileno()] * 3 + [go])
+        child = psutil.Process(json.loads(control.recv(4096))["pid"])
+    os.close(go)
+    time.sleep(0.3)
+    assert child.is_running()
+    assert not touched.exists()
+    os.close(release)
+    wait_for(lambda: gone(child))
+    assert not touched.exists()
+
+
+# ---------------------------------------------------------------- where there is no fork server
+
+
+def test_a_broken_installation_is_told_by_a_spawned_child(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    forker = forkers(spawner=Spawner(STEP_COMMAND), importing="import no_such_library")
+    ready(forker, environment)
+    code, events, _ = outcome(Child(forker, tmp_path, environment, ttl_s=60))
+    assert code == 1
+    assert isinstance(events[-1], FailedEvent)
+    assert "importing failed with ModuleNotFoundError" in caplog.text
+    assert forker._server is None, "it is not tried again for every child"
+
+
+@pytest.mark.parametrize(
+    ("importing", "why"),
+    [
+        ("import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()", "has left 1 threads"),
+        ("from worker import fork_server; fork_server.has_touched_a_gpu = lambda: True", "has touched the GPU"),
+        ("import os; os._exit(1)", "it has ended"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "has not started in time"),
+    ],
+)
+def test_what_cannot_be_forked_is_not_forked(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, importing: str, why: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(forker_module, "IMPORT_SECONDS", 3.0)
+    forker = ready(forkers(importing=importing, spawner=spawning([["exit", 9]])), environment)
+    assert why in caplog.text
+    assert forker._server is None
+    wait_for(lambda: all("importing" not in " ".join(process.cmdline()) for process in living_children()))
+    with running(forker, tmp_path / "f", environment) as child:
+        assert outcome(child)[0] == 9
+
+
+def test_one_that_does_not_answer_is_given_up_and_the_child_spawned(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forker_module, "REPLY_SECONDS", 0.5)
+    forker = ready(forkers(["exit", 1], spawner=spawning([["exit", 9]])), environment)
+    server = server_of(forker)
+    server.suspend()
+    with running(forker, tmp_path / "f", environment) as child:
+        assert outcome(child)[0] == 9
+    wait_for(lambda: gone(server))
+
+
+def test_a_folder_that_is_not_there_is_an_error_as_with_a_spawned_child(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    forker = ready(forkers(["exit", 0], spawner=spawning([])), environment)
+    with pytest.raises(FileNotFoundError):
+        Child(forker, tmp_path / "nowhere", environment, ttl_s=60)
+
+
+def test_another_environment_is_another_fork_server(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """What libraries read of it while they are imported would be another's."""
+    forker = forkers(["keep", str(tmp_path)], ["exit", 0])
+    before = server_of(ready(forker, environment))
+    changed = {**environment, "OMP_NUM_THREADS": "17"}
+    with running(ready(forker, changed), tmp_path / "f", changed) as child:
+        assert outcome(child)[0] == 0
+    assert json.loads((tmp_path / "train:7" / "environment.json").read_text()) == changed
+    assert server_of(forker).pid != before.pid
+
+
+def test_nobody_waits_for_the_imports(forkers: Callable[..., Forker], environment: dict[str, str]) -> None:
+    forker = forkers(importing="import time; time.sleep(1)")
+    asked = time.monotonic()
+    assert not forker.prepared(environment, seconds=0)
+    assert time.monotonic() - asked < 0.9
+    ready(forker, environment)
+
+
+SUPERVISOR = """
+import json, os, sys, time
+from worker.forker import Forker
+from worker.starting import Spawner
+forker = Forker(Spawner(["/nowhere"]), json.loads(sys.argv[1]))
+while not forker.prepared(dict(os.environ), seconds=float(sys.argv[2])) and float(sys.argv[2]):
+    pass
+print(forker._server is not None, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "later"), [(0, 0.0), (0, 0.5), (5, 0.5)], ids=["at its start", "while it imports", "while it waits"]
+)
+def test_it_ends_with_its_supervisor(seconds: int, later: float) -> None:
+    command = fork_server(importing="import time; time.sleep(0.5 if TITLE else 600)".replace("TITLE", str(seconds)))
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, json.dumps(command), str(seconds)], stdout=subprocess.PIPE
+    ) as supervisor:
+        try:
+            assert supervisor.stdout is not None
+            assert supervisor.stdout.readline() == b"True\n"
+            (server,) = psutil.Process(supervisor.pid).children()
+            time.sleep(later)
+            assert server.is_running()
+        finally:
+            supervisor.kill()
+    wait_for(lambda: gone(server), 2)
+
+
+def test_children_may_be_started_by_several_threads(
+    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    forker = ready(forkers(["exit", 6]), environment)
+    codes = []
+
+    def run(number: int) -> None:
+        with running(forker, tmp_path / str(number), environment) as child:
+            codes.append(outcome(child)[0])
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert codes == [6] * 8
+
+
+def test_linux_forks() -> None:
+    assert isinstance(make_starter(), Forker)

@@ -1,0 +1,215 @@
+"""Starts children by a fork of a process that has imported what they need: the supervisor's side of the fork server.
+
+A forked child is the supervisor's own, as a spawned one is: the fork server forks twice and the one between ends, so
+that the child is an orphan, which the kernel gives to the supervisor. Its exit status, its process group and its end
+are then between it and the supervisor; the fork server may die without anybody noticing.
+"""
+
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from worker.prctl import adopting_orphans
+from worker.starting import STEP_COMMAND, Process, Spawner, Starter, Stdio
+
+log = logging.getLogger(__name__)
+
+SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.fork_server")
+TITLE_ROOM = 512
+"""Bytes of its command line in which its children say what they are."""
+IMPORT_SECONDS = 120.0
+"""A fork server that has not imported everything after so long is given up."""
+REPLY_SECONDS = 10.0
+RETRY_SECONDS = 600.0
+"""Where one was given up, children are spawned for so long before the next is tried."""
+
+
+def make_starter() -> Starter:
+    """Forks where that is safe, which is on Linux; else spawns."""
+    spawner = Spawner(STEP_COMMAND)
+    return Forker(spawner) if sys.platform == "linux" else spawner
+
+
+class Forker:
+    """Starts children through a fork server, of which it keeps one; without one it spawns them."""
+
+    def __init__(self, spawner: Spawner, server_command: Sequence[str] = SERVER_COMMAND) -> None:
+        self._spawner = spawner
+        self._server_command = server_command
+        self._server: _Server | None = None
+        self._retry_at = 0.0
+        self._changing = threading.Lock()
+
+    def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
+        """Starts a fork server where there is none with this environment, and waits for it."""
+        with self._changing:
+            server = self._ensure(environment)
+            if server is None or server.wait_until_ready(seconds):
+                return True
+            if not server.refusal:
+                return False
+            log.warning("no fork server, so every child imports its libraries itself: %s", server.refusal)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            self._drop()
+            return True
+
+    def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
+        """A fork where one is to be had at once, else a new process. Raises OSError."""
+        with self._changing:
+            server = self._ensure(environment)
+            if server is not None and server.wait_until_ready(0):
+                try:
+                    return server.fork(folder, stdio)
+                except (OSError, ValueError) as error:
+                    log.warning("the fork server failed (%s): the child is spawned", type(error).__name__)
+                    self._drop()
+        return self._spawner.start(folder, environment, stdio)
+
+    def close(self) -> None:
+        """Ends the fork server; its children go on."""
+        with self._changing:
+            self._drop()
+
+    def _ensure(self, environment: Mapping[str, str]) -> "_Server | None":
+        if self._server is not None and (self._server.lost or self._server.environment != environment):
+            self._drop()
+        if self._server is None and time.monotonic() >= self._retry_at:
+            try:
+                self._server = _Server(self._server_command, environment)
+            except OSError as error:
+                log.warning("no fork server: %s", type(error).__name__)
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+        return self._server
+
+    def _drop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+class _Server:
+    """One fork server: starts with its environment, is ready or given up, and forks until it is closed."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts `command DESCRIPTOR ROOM`. Raises OSError."""
+        self._command = command
+        self.environment = dict(environment)
+        self.refusal = ""
+        """Why it is of no use; empty where it is, or may be yet."""
+        self._ready = False
+        self._give_up_at = time.monotonic() + IMPORT_SECONDS
+        self.pid = 0
+        self._pidfd: int | None = None
+        self._error: OSError | None = None
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        started = threading.Event()
+        # A thread for as long as it lives, since it ends with the thread that has started it.
+        threading.Thread(target=self._keep, args=(theirs, started), name="fork-server", daemon=True).start()
+        started.wait()
+        theirs.close()
+        if self._error is not None:
+            self._control.close()
+            raise self._error
+
+    def _keep(self, theirs: socket.socket, started: threading.Event) -> None:
+        try:
+            process = subprocess.Popen(
+                [*self._command, str(theirs.fileno()), "-" * TITLE_ROOM],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
+                env=self.environment,
+                start_new_session=True,
+                umask=0o077,
+            )
+            self.pid = process.pid
+            try:
+                self._pidfd = os.pidfd_open(process.pid)
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+        except OSError as error:
+            self._error = error
+            return
+        finally:
+            started.set()
+        process.wait()
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was ready once and is gone."""
+        return self._ready and bool(select.select([self._control], [], [], 0)[0])
+
+    def wait_until_ready(self, seconds: float) -> bool:
+        """Whether it has imported everything, after so many seconds at most; where it never will, `refusal` is set."""
+        if not self._ready and not self.refusal:
+            try:
+                said = self._receive(seconds)
+            except TimeoutError:
+                self.refusal = "it has not started in time" if time.monotonic() >= self._give_up_at else ""
+            else:
+                self._ready = "ready" in said
+                self.refusal = "" if self._ready else said.get("refusal", "it has ended")
+        return self._ready
+
+    def fork(self, folder: Path, stdio: Stdio) -> "_Forked":
+        """A child of this process. Raises OSError or ValueError where there is none; then none has done anything."""
+        go, release = os.pipe()
+        try:
+            with adopting_orphans():
+                socket.send_fds(self._control, [str(folder).encode()], [*stdio, go])
+                said = self._receive(REPLY_SECONDS)
+            if "pid" not in said:
+                raise OSError(said.get("errno", 0), "the fork server has not forked")
+            forked = _Forked(int(said["pid"]))
+            os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # ours, or ChildProcessError
+            # Only now does it begin: one that nobody knows of ends when this pipe is closed.
+            with suppress(BrokenPipeError):  # It was killed already: its status will say so.
+                os.write(release, b"\n")
+            return forked
+        finally:
+            os.close(go)
+            os.close(release)
+
+    def _receive(self, seconds: float) -> dict[str, str]:
+        """Its next message; empty where it has ended. Raises TimeoutError, ValueError."""
+        if not select.select([self._control], [], [], seconds)[0]:
+            raise TimeoutError
+        try:
+            said = self._control.recv(4096)
+        except ConnectionError:
+            said = b""
+        return dict(json.loads(said or "{}"))
+
+    def close(self) -> None:
+        """Ends it at once. What it has forked is not its any more."""
+        self._control.close()
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+class _Forked:
+    """A forked child of this process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal, once it is gone."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

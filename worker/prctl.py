@@ -1,0 +1,52 @@
+"""What Linux offers a process and Python has no name for."""
+
+import ctypes
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_SET_PDEATHSIG = 1
+_SET_CHILD_SUBREAPER = 36
+_GET_CHILD_SUBREAPER = 37
+
+_adopting = threading.Lock()
+
+
+def end_with_parent() -> None:
+    """From now on SIGKILL ends this process with the thread that has started it. Raises OSError."""
+    _prctl(_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+
+
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Descendants whose parent ends meanwhile become children of this process, not of init. Raises OSError."""
+    with _adopting:
+        before = ctypes.c_int()
+        _prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before))
+        _prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(1))
+        try:
+            yield
+        finally:
+            _prctl(_SET_CHILD_SUBREAPER, ctypes.c_ulong(before.value))
+
+
+def set_title(title: str) -> None:
+    """What `ps` shows as this process's command line, as far as the one that it was started with is as long."""
+    # The environment behind it stays as it is (setproctitle would move it away, and tools could not read it).
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    text = os.fsencode(title)[: end - start - 2] + b"\0"
+    if len(text) + 1 < end - start:
+        ctypes.memmove(start, text, len(text))
+        # The kernel takes a line that does not end with a NUL for a title, and stops at its first one.
+        ctypes.memset(end - 1, ord(" "), 1)
+
+
+def _prctl(option: int, argument: object) -> None:
+    none = ctypes.c_ulong(0)
+    if ctypes.CDLL(None, use_errno=True).prctl(option, argument, none, none, none) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
