@@ -60,7 +60,7 @@ def learn(texts: Iterable[bytes], format: str, mapping: Mapping | None, known: S
                 order.insert(place, key)
                 place += 1
             kind = kept.get(key) or _common(types.get(key, pa.null()), _SCALARS.get(type(value)))
-            if kind is None:
+            if kind is None or "\0" in key:
                 return None
             types[key] = kind
         types = {key: types[key] for key in order}
