@@ -261,13 +261,20 @@ def _canonical(roles: NDArray[np.int32], contents: Any, bounds: NDArray[np.int32
 def _extra_json(extra: dict[str, Any], places: dict[str, Found], rows: int) -> Any:
     if not extra:
         return pa.array(["{}"] * rows, pa.string())
-    members = []
+    pieces: list[Any] = []
+    complete = all(places[key].present is None for key in extra)
     for key, values in extra.items():
-        present = places[key].present
-        member = pc.binary_join_element_wise(f",{orjson.dumps(key).decode()}:", json_of(values), "")
-        members.append(member if present is None else pc.if_else(pa.array(present), member, ""))
-    joined = pc.binary_join_element_wise(*members, "")
-    return pc.binary_join_element_wise("{", pc.utf8_slice_codeunits(joined, 1), "}", "")
+        name, text = f"{orjson.dumps(key).decode()}:", json_of(values)
+        if complete:
+            pieces += ["," if pieces else "{", name, text]
+        else:
+            member = pc.binary_join_element_wise(",", name, text, "")
+            present = places[key].present
+            pieces.append(member if present is None else pc.if_else(pa.array(present), member, ""))
+    if complete:
+        return pc.binary_join_element_wise(*pieces, "}", "")
+    members = pc.utf8_slice_codeunits(pc.binary_join_element_wise(*pieces, ""), 1)
+    return pc.binary_join_element_wise("{", members, "}", "")
 
 
 def _values(extra: dict[str, Any], places: dict[str, Found]) -> dict[str, Any]:
