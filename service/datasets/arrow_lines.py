@@ -32,7 +32,7 @@ HALVINGS = 4
 """So often a text is halved to get the good lines around an odd one; the last pieces go another way."""
 
 LONGEST_PAUSE = 64
-"""Texts that are not tried, at most, after others that were tried in vain."""
+"""Texts that are not tried, at most, after others that were tried in vain: less than half of each was taken."""
 
 _USER, _ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 _AS_FLOAT = re.compile(rb"\s*:\s*-?[0-9]+[.eE]")
@@ -59,12 +59,14 @@ class ArrowLines:
         columns = self._columns(lines)
         if columns is None and self._learn(lines):
             columns = self._columns(lines)
-        taken = False
+        left = 0
         for part in self._halves(lines, HALVINGS) if columns is None else [(lines, columns)]:
-            taken = taken or part[1] is not None
+            if part[1] is None:
+                left += len(part[0].text)
             yield part
-        self._failures = 0 if taken else self._failures + 1
-        self._pause = 0 if taken else min(2**self._failures - 1, LONGEST_PAUSE)
+        in_vain = 2 * left > len(lines.text)
+        self._failures = self._failures + 1 if in_vain else 0
+        self._pause = min(2**self._failures - 1, LONGEST_PAUSE) if in_vain else 0
 
     def _halves(self, lines: Lines, more: int) -> Iterator[tuple[Lines, Columns | None]]:
         halves = lines.halves() if more and self._shape is not None else None

@@ -1,5 +1,6 @@
 """What the records of an upload's lines have in common: their keys in order, and the type of each value."""
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,7 @@ class Shape:
 
 
 def learn(texts: Iterable[bytes], format: str, mapping: Mapping | None, known: Shape | None) -> Shape | None:
-    """The shape of these records and of those `known`; None where there is none."""
+    """The shape of these records and of those `known`, without those that fit no shape; None where none is left."""
     needed, optional = _columns(format, mapping)
     kept = dict.fromkeys(needed + optional, pa.string())
     if format in TURN_COLUMNS:
@@ -46,27 +47,29 @@ def learn(texts: Iterable[bytes], format: str, mapping: Mapping | None, known: S
         kept[needed[0]] = pa.list_(pa.struct([(role, pa.string()), (content, pa.string())]))
     types = {} if known is None else dict(known.types)
     for text in texts:
-        try:
-            record = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return None
-        if not isinstance(record, dict):
-            return None
-        order, place = list(types), 0
-        for key, value in record.items():
-            if key in types:
-                place = order.index(key) + 1
-            else:
-                order.insert(place, key)
-                place += 1
-            kind = kept.get(key) or _common(types.get(key, pa.null()), _SCALARS.get(type(value)))
-            if kind is None or "\0" in key:
-                return None
-            types[key] = kind
-        types = {key: types[key] for key in order}
+        with contextlib.suppress(orjson.JSONDecodeError):
+            types = _with(orjson.loads(text), types, kept) or types
     if len(types) > MOST_KEYS or not set(needed) <= types.keys():
         return None
     return Shape(types, needed, optional)
+
+
+def _with(record: Any, types: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any] | None:
+    """The types of records like these and this one; None where there are none."""
+    if not isinstance(record, dict):
+        return None
+    order, found, place = list(types), dict(types), 0
+    for key, value in record.items():
+        kind = kept.get(key) or _common(types.get(key, pa.null()), _SCALARS.get(type(value)))
+        if kind is None or "\0" in key:
+            return None
+        if key in types:
+            place = order.index(key)
+        else:
+            order.insert(place, key)
+        found[key] = kind
+        place += 1
+    return {key: found[key] for key in order}
 
 
 def _columns(format: str, mapping: Mapping | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -80,6 +83,6 @@ def _columns(format: str, mapping: Mapping | None) -> tuple[tuple[str, ...], tup
 
 def _common(one: Any, other: Any) -> Any:
     """The type that holds values of both, or None."""
-    if other is None or one == other or pa.types.is_null(other):
-        return one if other is not None else None
-    return other if pa.types.is_null(one) else None
+    if other is None or pa.types.is_null(one):
+        return other
+    return one if one == other or pa.types.is_null(other) else None

@@ -1,5 +1,6 @@
 """Lines read by Arrow: what is plainly good is taken, and just as the strict parser reads it."""
 
+import contextlib
 import json
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -12,7 +13,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.datasets.arrow_lines import ArrowLines
+from service.datasets import lines
+from service.datasets.arrow_lines import HALVINGS, LONGEST_PAUSE, ArrowLines
 from service.datasets.batch import batch_of_samples
 from service.datasets.columns import Columns, columns_of
 from service.datasets.lines import Lines
@@ -20,7 +22,8 @@ from service.datasets.notices import Notices
 from service.datasets.records import Mapping, read_record
 from service.datasets.rows_writer import RowsWriter
 from service.datasets.statistics import Statistics
-from service.datasets.strict_json import parse_record
+from service.datasets.strict_json import RecordError, parse_record
+from tests.parser_runs import run
 
 MAPPED = Mapping("q", "a", "s")
 FORMATS: dict[str, Mapping | None] = {
@@ -169,11 +172,9 @@ def odd_text_of_lines(draw: st.DrawFn, format: str) -> bytes:
             if draw(st.booleans()):
                 texts[index] = text[: text.rfind(b"}")] + b"," + member + text[text.rfind(b"}") :]
         elif change == "swap":
-            try:
+            with contextlib.suppress(ValueError, AttributeError):  # it may have been changed before
                 members = list(json.loads(text).items())
-            except ValueError:
-                continue
-            texts[index] = json.dumps(dict(draw(st.permutations(members)))).encode()
+                texts[index] = json.dumps(dict(draw(st.permutations(members)))).encode()
         elif change == "rename":
             old, new = draw(st.sampled_from(ODD_KEYS)), draw(st.sampled_from(ODD_KEYS))
             texts[index] = text.replace(old.encode(), new.encode())
@@ -189,3 +190,142 @@ def odd_text_of_lines(draw: st.DrawFn, format: str) -> bytes:
 @given(data=st.data())
 def test_what_is_taken_is_what_the_strict_parser_reads(format: str, data: st.DataObject, tmp_path: Path) -> None:
     taken(data.draw(odd_text_of_lines(format)), format, tmp_path / "rows.parquet")
+
+
+MESSAGES = '"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]'
+PLAIN = f'{{"s": "t", {MESSAGES}, "f": 0.5, "i": 7, "n": null}}'
+TRAPS = {
+    "two records on a line": PLAIN + PLAIN,
+    "two records, and none": PLAIN + PLAIN + "\n ",
+    "one record on two lines": PLAIN.replace(', "f"', ',\n"f"'),
+    "records that end on the next line": PLAIN + PLAIN[:20] + "\n" + PLAIN[20:],
+    "null": "null",
+    "nulls": "null\nnull",
+    "an array": f"[{PLAIN}]",
+    "a byte order mark": "\ufeff" + PLAIN,
+    "NaN": PLAIN.replace("0.5", "NaN"),
+    "an infinity": PLAIN.replace("0.5", "-Infinity"),
+    "a float beyond its range": PLAIN.replace("0.5", "1e400"),
+    "an integer among floats": PLAIN.replace("0.5", "2"),
+    "a negative zero among floats": PLAIN.replace("0.5", "-0"),
+    "a huge integer among floats": PLAIN.replace("0.5", "9" * 30),
+    "a float among integers": PLAIN.replace("7", "7.0"),
+    "an integer above 64 bits": PLAIN.replace("7", "9223372036854775808"),
+    "a text among integers": PLAIN.replace("7", '"7"'),
+    "a boolean among integers": PLAIN.replace("7", "true"),
+    "keys in another order": f'{{"f": 0.5, {MESSAGES}, "s": "t", "i": 7, "n": null}}',
+    "texts that look like keys": f'{{"s": "messages", "f": 0.5, {MESSAGES}, "i": 7, "n": null}}',
+    "a duplicate key": PLAIN.replace("{", '{"s": "t", ', 1),
+    "a duplicate null for a missing key": PLAIN.replace('"s": "t"', '"n": null'),
+    "a duplicate key in a turn": PLAIN.replace('"role": "user"', '"role": "user", "role": "user"'),
+    "a key of a turn": PLAIN.replace('"role": "user"', '"role": "user", "weight": 1'),
+    "a nested value": PLAIN.replace("7", "[7]"),
+    "deep": PLAIN.replace("7", "[" * 100 + "7" + "]" * 100),
+    "no messages": '{"s": "t", "f": 0.5, "i": 7, "n": null}',
+    "null messages": PLAIN.replace("[{", "null").partition("null")[0] + 'null, "f": 0.5, "i": 7, "n": null}',
+    "a null turn": PLAIN.replace("[{", "[null, {"),
+    "no turn": '{"s": "t", "messages": [], "f": 0.5, "i": 7, "n": null}',
+    "an unknown role": PLAIN.replace("user", "bot"),
+    "a null role": PLAIN.replace('"user"', "null"),
+    "a null text": PLAIN.replace('"a"', "null"),
+    "no text": PLAIN.replace(', "content": "a"', ""),
+    "another speaker last": PLAIN.replace("assistant", "user"),
+    "an escaped NUL": PLAIN.replace('"b"', '"\\u0000"'),
+    "an escaped NUL in another column": PLAIN.replace('"t"', '"\\u0000"'),
+    "a NUL": PLAIN.replace('"b"', '"\0"'),
+    "a lone surrogate": PLAIN.replace('"b"', '"\\udc00"'),
+    "a control character": PLAIN.replace('"b"', '"\x01"'),
+    "a comma too many": PLAIN.replace("null}", "null,}"),
+    "a comment": PLAIN.replace('"n"', '/**/"n"'),
+    "the end is missing": PLAIN[:-1],
+    "something behind it": PLAIN + " x}",
+}
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_a_trap_is_left_to_the_strict_parser(name: str) -> None:
+    reader = ArrowLines("messages", None)
+    plain = PLAIN.encode()
+    ((_, columns),) = reader.read(Lines(1, 0, plain))
+    assert columns is not None
+    odd = TRAPS[name].encode()
+    for text in (odd, odd + b"\n", plain + b"\n" + odd):
+        parts = list(reader.read(Lines(1, 0, text)))
+        assert b"".join(part.text for part, _ in parts) == text
+        assert {part.text.strip() for part, columns in parts if columns is not None} <= {plain}
+        reader = ArrowLines("messages", None)
+        list(reader.read(Lines(1, 0, plain)))
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf5\x80\x80\x80"])
+def test_what_is_no_utf_8_is_left_to_the_strict_parser(odd: bytes) -> None:
+    reader = ArrowLines("messages", None)
+    assert next(reader.read(Lines(1, 0, PLAIN.encode())))[1] is not None
+    for place in (b'"t"', b'"b"', b'"user"'):
+        text = PLAIN.encode().replace(place, b'"' + odd + b'"')
+        assert [columns for _, columns in reader.read(Lines(1, 0, text))] == [None]
+
+
+def test_good_lines_around_an_odd_one_are_taken_still(tmp_path: Path) -> None:
+    texts = [PLAIN.encode().replace(b"7", str(number).encode()) for number in range(64)]
+    texts[40] = texts[40].replace(b"40", b"[40]")
+    parts = list(ArrowLines("messages", None).read(Lines(1, 0, b"\n".join(texts))))
+    (left,) = [part for part, columns in parts if columns is None]
+    assert texts[40] in left.block().texts
+    assert len(left.block().texts) <= 64 // 2**HALVINGS + 1
+    assert left.text == b"\n".join(texts)[left.start :][: len(left.text)]
+    assert left.block().texts[0] == texts[left.number - 1]
+
+
+def test_odd_lines_are_tried_less_and_less_and_good_ones_taken_again() -> None:
+    reader = ArrowLines("messages", None)
+
+    def takes(text: str) -> bool:
+        return any(columns is not None for _, columns in reader.read(Lines(1, 0, text.encode())))
+
+    assert takes(PLAIN)
+    assert not any(takes(PLAIN.replace("7", "[7]")) for _ in range(300))
+    tried = [takes(PLAIN) for _ in range(LONGEST_PAUSE + 1)]
+    assert tried[-1]
+    assert tried == sorted(tried)
+
+
+# ---------------------------------------------------------------- whole uploads
+
+
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_an_upload_is_the_same_in_pieces_of_any_size(data: st.DataObject, tmp_path: Path) -> None:
+    """Odd lines between plain ones, cut into texts anywhere: rows, numbers and pointers are those of one by one."""
+    plain = [PLAIN.replace("7", str(number)) for number in range(data.draw(st.integers(1, 12)))]
+    for _ in range(data.draw(st.integers(0, 3))):
+        odd = data.draw(st.sampled_from(sorted(set(TRAPS) - {"a byte order mark"})).map(TRAPS.__getitem__) | odd_text)
+        plain.insert(data.draw(st.integers(1, len(plain))), odd)
+    upload = data.draw(st.sampled_from(["\n", "\r\n", "\n\n"])).join(plain).encode()
+    path = tmp_path / "rows.parquet"
+    texts, number, start = [], 1, 0
+    for text in upload.split(b"\n"):
+        texts.append((number, start, text))
+        number, start = number + 1, start + len(text) + 1
+    samples, errors = [], []
+    for number, start, text in texts:
+        if not text or text.isspace():
+            continue
+        text = text.removesuffix(b"\r")
+        try:
+            samples.append((read_record(parse_record(text), "messages"), start, len(text)))
+        except RecordError as error:
+            errors.append({"pointer": f"line:{number}", "reason": str(error)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lines, "LINES_BYTES", data.draw(st.sampled_from([1, 100, 300, 1000, 1 << 20])))
+        report = run(upload, path, chunk=data.draw(st.sampled_from([1, 7, 400, 1 << 16])), format="messages")
+    if errors:
+        assert report == {"outcome": "invalid", "bad": len(errors), "errors": errors}
+        return
+    batch = batch_of_samples([sample for sample, _, _ in samples])
+    batch.starts, batch.lengths = [start for _, start, _ in samples], [length for _, _, length in samples]
+    rows = pq.read_table(path).to_pylist()
+    expected = everything(columns_of([batch]), tmp_path / "expected.parquet")
+    assert rows == expected["rows"]
+    assert json.dumps([report["statistics"], report["notices"]]) == expected["reports"]
+    assert report["columns"] == expected["columns"]
