@@ -12,15 +12,12 @@ from service.datasets.columns import Columns, strings_of
 from service.datasets.records import ROLES
 
 GROUP_ROWS = 4096
-GROUP_BYTES = 8 * 2**20
+GROUP_BYTES = 2 * 2**20
 """A row group ends at so many rows, or once it has passed the bytes; a page reads at least one, and the footer lists
 all of them."""
 
 GROWTH_ROWS = 1_000_000
 """After each so many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
-
-WAITING_GROUPS = 1
-"""Row groups that are full while another is written."""
 
 SCHEMA = pa.schema(
     [
@@ -55,7 +52,7 @@ class RowsWriter:
         self._parts: list[Any] = []
         self._group_rows = self._bytes = 0
         self._rows = 0
-        self._full: queue.Queue[Any] = queue.Queue(WAITING_GROUPS)
+        self._full: queue.Queue[Any] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="rows-writer", daemon=True)
         self._thread.start()
@@ -105,6 +102,8 @@ class RowsWriter:
 
     def _flush(self) -> None:
         if self._parts:
+            # Writing takes less time than filling, so this seldom waits; and no third group is in memory.
+            self._full.join()
             self._full.put(pa.Table.from_batches(self._parts, schema=SCHEMA))
             self._parts = []
             self._group_rows = self._bytes = 0
@@ -116,3 +115,5 @@ class RowsWriter:
                     self._file.write_table(table, row_group_size=table.num_rows)
                 except BaseException as error:  # raised again where the work was given
                     self._error = error
+            del table
+            self._full.task_done()
