@@ -1,6 +1,6 @@
-"""Some samples in columns, and the fast way from records to them: by whole columns, at the speed of C.
+"""Some samples in lists, and a fast way from records of any shape to them: by whole columns, at the speed of C.
 
-The fast way takes only records that are plainly good, and says None of all others. Those are then read one by one by
+It takes only records that are plainly good, and says None of all others. Those are then read one by one by
 `strict_json` and `records`, which alone decide what is wrong with a record; so nothing is decided twice.
 """
 
