@@ -1,10 +1,9 @@
-"""Some samples in columns, and the fast way from records to them: by whole columns, at the speed of C.
+"""Some samples in lists, and a fast way from records of any shape to them: by whole columns, at the speed of C.
 
-The fast way takes only records that are plainly good, and says None of all others. Those are then read one by one by
+It takes only records that are plainly good, and says None of all others. Those are then read one by one by
 `strict_json` and `records`, which alone decide what is wrong with a record; so nothing is decided twice.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -45,11 +44,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.counts)
-
-    @property
-    def digests(self) -> list[bytes]:
-        """SHA-256 of each row's canonical messages."""
-        return [hashlib.sha256(text).digest() for text in self.canonical]
 
 
 def batch_of_samples(samples: Iterable[Sample]) -> Batch:

@@ -1,11 +1,13 @@
-"""From records to rows.parquet, statistics and notices: batches where all is good, single records where it is not."""
+"""From records to rows.parquet, statistics and notices: many at once where all is good, one by one where it is not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
+from service.datasets.arrow_lines import ArrowLines
 from service.datasets.batch import Batch, batch_of_samples, batch_of_texts
+from service.datasets.columns import Columns, columns_of
 from service.datasets.csv_rows import Table
-from service.datasets.lines import Block
+from service.datasets.lines import Block, Lines
 from service.datasets.notices import Notices
 from service.datasets.records import FORMATS, MAPPED, MAX_KEY_LENGTH, Mapping, Sample, describe, read_record, recognise
 from service.datasets.refusal import Refusal
@@ -22,12 +24,16 @@ BATCH_TEXTS = 128
 SMALLEST_BATCH = 8
 """A batch that is not plainly good is halved down to this, then read one by one."""
 
+PART_ROWS = 1024
+PART_BYTES = 2**20
+"""Batches become columns at either, since each conversion has a price of its own."""
+
 KNOWN_SHAPES = 1000
 """Different sets of columns that are remembered as known."""
 
 
 class Ingest:
-    """Takes blocks of JSON texts, or tables of records; from the first bad one on it only checks the rest."""
+    """Takes lines, blocks of JSON texts or tables of records, then `end`; from the first bad one on it only checks."""
 
     def __init__(
         self, writer: RowsWriter, scratch: IO[bytes], *, format: str, mapping: Mapping | None, unit: str, max_rows: int
@@ -45,6 +51,31 @@ class Ingest:
         self._unit = unit
         self._max_rows = max_rows
         self._shapes: set[tuple[str, ...]] = set()
+        self._arrow: ArrowLines | None = None
+        self._held: list[Batch] = []
+        """What is not yet columns."""
+        self._held_rows = self._held_bytes = 0
+
+    def add_lines(self, lines: Lines) -> None:
+        """Takes lines of JSON. Raises Refusal where the whole upload cannot be taken."""
+        rest: Lines | None = lines
+        if self.format is None:
+            first, rest = lines.after_first()
+            self.add_texts(first.block())
+        if rest is None:
+            return
+        if self.format is None:
+            self.add_texts(rest.block())
+            return
+        if self._arrow is None:
+            self._arrow = ArrowLines(self.format, self._mapping)
+        for part, columns in self._arrow.read(rest):
+            if columns is not None and self._fits(len(columns)) and self._know([tuple(columns.values)]):
+                self.rows += len(columns)
+                self._convert()
+                self._keep(columns)
+            else:
+                self.add_texts(part.block())
 
     def add_texts(self, block: Block) -> None:
         """Takes JSON texts. Raises Refusal where the whole upload cannot be taken."""
@@ -65,17 +96,21 @@ class Ingest:
             return record
 
         samples, _ = self._read(table.places, read)
-        self._keep(batch_of_samples(samples))
+        self._hold(batch_of_samples(samples))
+
+    def end(self) -> None:
+        """To be called once, after everything was taken."""
+        self._convert()
 
     def _add_texts(self, block: Block) -> None:
         count = len(block.texts)
         assert self.format is not None
-        if self.rows + self.bad + count <= self._max_rows:
+        if self._fits(count):
             batch = batch_of_texts(block.texts, self.format, self._mapping)
-            if batch is not None and self._know(batch.extras):
+            if batch is not None and self._know(map(tuple, batch.extras)):
                 batch.starts, batch.lengths = block.starts, _lengths(block)
                 self.rows += count
-                self._keep(batch)
+                self._hold(batch)
                 return
         if count <= SMALLEST_BATCH:
             self._texts_one_by_one(block)
@@ -88,7 +123,7 @@ class Ingest:
         batch = batch_of_samples(samples)
         if block.starts is not None and len(kept) == len(block.texts):
             batch.starts, batch.lengths = block.starts, _lengths(block)
-        self._keep(batch)
+        self._hold(batch)
 
     def _read(self, places: Sequence[int], record: Callable[[int], Any]) -> tuple[list[Sample], list[int]]:
         """The good ones, and which they are; of the others it takes note."""
@@ -127,26 +162,43 @@ class Ingest:
                 self.columns[key] = None
         return sample
 
-    def _know(self, extras: Sequence[dict[str, Any]]) -> bool:
+    def _fits(self, rows: int) -> bool:
+        return self.rows + self.bad + rows <= self._max_rows
+
+    def _know(self, shapes: Iterable[tuple[str, ...]]) -> bool:
         """Takes note of the columns; False, and no note, where one is too long or too many."""
-        shapes = [shape for shape in dict.fromkeys(map(tuple, extras)) if shape not in self._shapes]
-        if not shapes:
+        new = [shape for shape in dict.fromkeys(shapes) if shape not in self._shapes]
+        if not new:
             return True
-        added = dict.fromkeys(key for shape in shapes for key in shape if key not in self.columns)
+        added = dict.fromkeys(key for shape in new for key in shape if key not in self.columns)
         if len(self.columns) + len(added) > MAX_COLUMNS or any(len(key) > MAX_KEY_LENGTH for key in added):
             return False
         self.columns |= added
         if len(self._shapes) < KNOWN_SHAPES:
-            self._shapes.update(shapes)
+            self._shapes.update(new)
         return True
 
-    def _keep(self, batch: Batch) -> None:
+    def _hold(self, batch: Batch) -> None:
         if self.bad or not len(batch):
             return
-        digests = batch.digests
-        self._writer.add(batch, digests)
-        self.statistics.add(batch, digests)
-        self.notices.add(batch)
+        self._held.append(batch)
+        self._held_rows += len(batch)
+        self._held_bytes += sum(map(len, batch.canonical))
+        if self._held_rows >= PART_ROWS or self._held_bytes >= PART_BYTES:
+            self._convert()
+
+    def _convert(self) -> None:
+        held, self._held, self._held_rows, self._held_bytes = self._held, [], 0, 0
+        if held:
+            self._keep(columns_of(held))
+
+    def _keep(self, columns: Columns) -> None:
+        if self.bad:
+            return
+        digests = columns.digests()
+        self._writer.add(columns, digests)
+        self.statistics.add(columns, digests)
+        self.notices.add(columns)
 
 
 def unknown_format(what: str) -> str:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import IO, Annotated, Any, Literal
 
@@ -168,8 +169,9 @@ class Intake:
             pipesize=PIPE_BYTES,
         )
 
-    def feed(self, data: bytes) -> bool:
+    def feed(self, chunks: Iterable[bytes]) -> bool:
         """Hashes and stores the bytes and hands them to the child; False once the child takes no more."""
+        data = b"".join(chunks)
         assert self._original is not None
         assert self._child is not None
         assert self._child.stdin is not None

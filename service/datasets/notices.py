@@ -1,11 +1,13 @@
 """What is odd about rows that were taken: counted, and the first ones named. They are kept as they are."""
 
 import re
-from itertools import accumulate, chain
-from typing import Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from service.datasets.batch import Batch
 from service.datasets.strict_json import shown_key
+
+if TYPE_CHECKING:  # the API reads this module for its meanings alone
+    from service.datasets.columns import Columns
 
 LISTED_ROWS = 20
 LISTED_CHARACTERS = 20
@@ -45,9 +47,7 @@ MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
 }
 
 _ANY = "[" + "".join(characters for characters, _ in KINDS.values()) + "]"
-_ANY_PATTERN = re.compile(_ANY)
 _PATTERNS = {name: re.compile(f"[{characters}]") for name, (characters, _) in KINDS.items()}
-_ASCII_CONTROL = bytes(byte for byte in range(128) if _PATTERNS["control_characters"].match(chr(byte)))
 
 
 class Notice:
@@ -78,18 +78,15 @@ class Notices:
         """Of the whole file."""
         self._notices.setdefault(kind, Notice())
 
-    def add(self, batch: Batch) -> None:
-        ends = list(accumulate(batch.counts))
-        for position, end in enumerate(ends):
-            answer = batch.contents[end - 1]
-            if not answer or answer.isspace():
-                self._add(EMPTY_ANSWER, position, {})
-        for position, keys in batch.ignored.items():
-            self._add(IGNORED_KEYS, position, _counts([shown_key(key)[1:-1] for key in keys]))
-        if _suspicious(batch.contents):
-            for position, (end, count) in enumerate(zip(ends, batch.counts, strict=True)):
-                self._look(position, batch.contents[end - count : end])
-        self._rows += len(batch)
+    def add(self, columns: "Columns") -> None:
+        for row in _blank_answers(columns):
+            self._add(EMPTY_ANSWER, row, {})
+        for row, keys in columns.ignored.items():
+            self._add(IGNORED_KEYS, row, _counts([shown_key(key)[1:-1] for key in keys]))
+        for row in _suspicious(columns):
+            start, end = columns.bounds[row : row + 2].tolist()
+            self._look(row, columns.contents[start:end].to_pylist())
+        self._rows += len(columns)
 
     def report(self) -> list[dict[str, Any]]:
         return [
@@ -99,8 +96,6 @@ class Notices:
         ]
 
     def _look(self, position: int, contents: list[str]) -> None:
-        if not any(map(_ANY_PATTERN.search, contents)):
-            return
         for kind, pattern in _PATTERNS.items():
             found = _counts(chain.from_iterable(map(pattern.findall, contents)))
             if found:
@@ -110,18 +105,34 @@ class Notices:
         self._notices.setdefault(kind, Notice()).add(self._rows + position, found)
 
 
-def _suspicious(contents: list[str]) -> bool:
-    """Whether to look closer, found out fast."""
+def _blank_answers(columns: "Columns") -> list[int]:
+    """Rows whose last turn is empty, or blank."""
+    from service.datasets.columns import bytes_of
+
+    bounds, text = bytes_of(columns.contents)
+    last = columns.bounds[1:] - 1
+    blank = bounds[last] == bounds[last + 1]
+    # What begins with a visible ASCII character is not.
+    first = text[bounds[last][~blank]]
+    blank[~blank] = (first <= ord(" ")) | (first >= 127)
+    return [row for row in blank.nonzero()[0].tolist() if not columns.contents[int(last[row])].as_py().strip()]
+
+
+def _suspicious(columns: "Columns") -> list[int]:
+    """Rows that hold a character that is noticed."""
     # Imported here, since the API reads this module for its meanings alone.
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    text = "".join(contents)
-    if text.isascii():
-        data = text.encode()
-        return len(data.translate(None, _ASCII_CONTROL)) != len(data)
+    from service.datasets.columns import bytes_of
+
+    text = bytes_of(columns.contents)[1]
+    control = (text < ord(" ")) & (text != ord("\t")) & (text != ord("\n")) & (text != ord("\r"))
+    if not ((text >= 127) | control).any():
+        return []
     # Python's own search is ten times slower.
-    return bool(pc.any(pc.match_substring_regex(pa.array([text], pa.large_string()), _ANY)).as_py())
+    found = pc.match_substring_regex(columns.contents, _ANY).to_numpy(zero_copy_only=False)
+    turns = found.nonzero()[0]
+    return sorted(set((columns.bounds.searchsorted(turns, "right") - 1).tolist()))
 
 
 def _counts(items: Any) -> dict[str, int]:

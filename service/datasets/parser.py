@@ -96,6 +96,7 @@ class _Parsing:
 
     def report(self) -> dict[str, Any]:
         container, ingest = self._parquet() if self._is_parquet else self._text()
+        ingest.end()
         if ingest.bad:
             return {"outcome": "invalid", "bad": ingest.bad, "errors": ingest.errors}
         if not ingest.rows:
@@ -134,8 +135,8 @@ class _Parsing:
                 ingest.add_texts(block)
         else:
             ingest = self._ingest("line", self._options.format)
-            for block in split_lines(pieces, self._limits, start=mark):
-                ingest.add_texts(block)
+            for lines in split_lines(pieces, self._limits, start=mark):
+                ingest.add_lines(lines)
         if mark:
             ingest.notices.note(SKIPPED_MARK)
         return container, ingest

@@ -2,29 +2,22 @@
 
 import queue
 import threading
-from array import array
-from collections.abc import Sequence
-from itertools import accumulate, chain
 from typing import IO, Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.datasets.batch import Batch
+from service.datasets.columns import Columns, strings_of
+from service.datasets.records import ROLES
 
 GROUP_ROWS = 4096
-GROUP_BYTES = 8 * 2**20
-"""A row group ends after the batch that passes either; a page reads at least one, and the footer lists all of them."""
+GROUP_BYTES = 2 * 2**20
+"""A row group ends at so many rows, or once it has passed the bytes; a page reads at least one, and the footer lists
+all of them."""
 
 GROWTH_ROWS = 1_000_000
 """After each so many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
-
-PART_ROWS = 1024
-PART_BYTES = 2**20
-"""Rows become columns at either, since each conversion has a price of its own."""
-
-WAITING_GROUPS = 1
-"""Row groups that are full while another is written."""
 
 SCHEMA = pa.schema(
     [
@@ -39,7 +32,7 @@ SCHEMA = pa.schema(
 
 
 class RowsWriter:
-    """Collects batches and writes a row group whenever one is full; used as a context manager.
+    """Collects columns and writes a row group whenever one is full; used as a context manager.
 
     Encoding and compressing happen in a thread of their own, beside the parsing; what goes wrong there is raised by a
     later `add`, or by leaving the block.
@@ -47,15 +40,19 @@ class RowsWriter:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = pq.ParquetWriter(
-            file, SCHEMA, compression="zstd", use_dictionary=["messages.list.element.role"], write_statistics=["row"]
+            file,
+            SCHEMA,
+            compression="zstd",
+            use_dictionary=["messages.list.element.role"],
+            # Numbers that grow evenly come to almost nothing, so that there is nothing left to compress.
+            column_encoding=dict.fromkeys(("row", "start", "length"), "DELTA_BINARY_PACKED")
+            | dict.fromkeys(("extra", "sha256"), "DELTA_LENGTH_BYTE_ARRAY"),
+            write_statistics=["row"],
         )
-        self._held: list[tuple[Batch, Sequence[bytes]]] = []
-        """What is not yet a part of the row group."""
-        self._held_rows = self._held_bytes = 0
         self._parts: list[Any] = []
         self._group_rows = self._bytes = 0
         self._rows = 0
-        self._full: queue.Queue[Any] = queue.Queue(WAITING_GROUPS)
+        self._full: queue.Queue[Any] = queue.Queue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._write, name="rows-writer", daemon=True)
         self._thread.start()
@@ -65,8 +62,6 @@ class RowsWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None and self._error is None:
-            if self._held_rows:
-                self._convert()
             self._flush()
         self._full.put(None)
         self._thread.join()
@@ -74,55 +69,41 @@ class RowsWriter:
         if kind is None and self._error is not None:
             raise self._error
 
-    def add(self, batch: Batch, digests: Sequence[bytes]) -> None:
-        """Appends the batch's rows. `digests` are their SHA-256."""
+    def add(self, columns: Columns, digests: bytes) -> None:
+        """Appends the rows. `digests` are their SHA-256, 32 bytes each."""
         if self._error is not None:
             raise self._error
-        self._held.append((batch, digests))
-        self._held_rows += len(batch)
-        self._held_bytes += sum(map(len, batch.canonical))
-        if self._held_rows >= PART_ROWS or self._held_bytes >= PART_BYTES:
-            self._convert()
-            full = GROUP_ROWS * (1 + self._rows // GROWTH_ROWS)
-            if self._bytes >= GROUP_BYTES or self._group_rows >= full:
+        part = self._part(columns, digests)
+        while part.num_rows:
+            space = GROUP_ROWS * (1 + self._rows // GROWTH_ROWS) - self._group_rows
+            taken, part = part.slice(0, space), part.slice(space)
+            self._parts.append(taken)
+            self._group_rows += taken.num_rows
+            self._rows += taken.num_rows
+            self._bytes += taken.nbytes
+            if taken.num_rows == space or self._bytes >= GROUP_BYTES:
                 self._flush()
 
-    def _convert(self) -> None:
-        """Makes a part of the row group of what is held."""
-        batches = [batch for batch, _ in self._held]
-        digests = b"".join(chain.from_iterable(digests for _, digests in self._held))
-        rows = self._held_rows
-        self._held, self._held_rows, self._held_bytes = [], 0, 0
-
-        def of_all(name: str) -> list[Any]:
-            return list(chain.from_iterable(getattr(batch, name) for batch in batches))
-
-        def numbers_of_all(name: str) -> Any:
-            if any(getattr(batch, name) is None for batch in batches):
-                return pa.nulls(rows, pa.int64())
-            return _numbers(array("q", of_all(name)), pa.int64())
-
-        turns = pa.StructArray.from_arrays(
-            [pa.array(of_all("roles"), pa.string()), pa.array(of_all("contents"), pa.string())],
-            names=["role", "content"],
+    def _part(self, columns: Columns, digests: bytes) -> Any:
+        rows = len(columns)
+        roles = pa.DictionaryArray.from_arrays(pa.array(columns.roles), pa.array(ROLES)).dictionary_decode()
+        turns = pa.StructArray.from_arrays([roles, columns.contents], names=["role", "content"])
+        return pa.record_batch(
+            [
+                pa.array(np.arange(self._rows, self._rows + rows)),
+                pa.ListArray.from_arrays(pa.array(columns.bounds), turns, type=SCHEMA.field("messages").type),
+                columns.extra_json,
+                pa.nulls(rows, pa.int64()) if columns.starts is None else pa.array(columns.starts),
+                pa.nulls(rows, pa.int64()) if columns.lengths is None else pa.array(columns.lengths),
+                strings_of(np.arange(0, 64 * rows + 1, 64), digests.hex().encode()),
+            ],
+            schema=SCHEMA,
         )
-        ends = _numbers(array("i", accumulate(of_all("counts"), initial=0)), pa.int32())
-        columns = [
-            _numbers(array("q", range(self._rows, self._rows + rows)), pa.int64()),
-            pa.ListArray.from_arrays(ends, turns, type=SCHEMA.field("messages").type),
-            pa.array(of_all("extra_json"), pa.string()),
-            numbers_of_all("starts"),
-            numbers_of_all("lengths"),
-            _hexadecimal(digests),
-        ]
-        part = pa.record_batch(columns, schema=SCHEMA)
-        self._parts.append(part)
-        self._rows += rows
-        self._group_rows += rows
-        self._bytes += part.nbytes
 
     def _flush(self) -> None:
         if self._parts:
+            # Writing takes less time than filling, so this seldom waits; and no third group is in memory.
+            self._full.join()
             self._full.put(pa.Table.from_batches(self._parts, schema=SCHEMA))
             self._parts = []
             self._group_rows = self._bytes = 0
@@ -134,13 +115,5 @@ class RowsWriter:
                     self._file.write_table(table, row_group_size=table.num_rows)
                 except BaseException as error:  # raised again where the work was given
                     self._error = error
-
-
-def _numbers(values: "array[int]", type: Any) -> Any:
-    return pa.Array.from_buffers(type, len(values), [None, pa.py_buffer(values)])
-
-
-def _hexadecimal(digests: bytes) -> Any:
-    text = digests.hex().encode()
-    offsets = array("i", range(0, len(text) + 1, 64))
-    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(text))
+            del table
+            self._full.task_done()

@@ -6,12 +6,18 @@ constants.
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from itertools import accumulate, chain
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import IO, Any
 
-from service.datasets.batch import Batch
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from service.datasets.columns import Columns, bounds_of, bytes_of
+from service.datasets.records import ROLES
 from service.datasets.strict_json import shown_key
 
 COUNTED_COLUMNS = 100
@@ -40,14 +46,15 @@ class Lengths:
         self._min: int | None = None
         self._max: int | None = None
 
-    def add(self, lengths: Sequence[int]) -> None:
-        if not lengths:
+    def add(self, lengths: NDArray[np.int64]) -> None:
+        if not len(lengths):
             return
-        for bits, count in Counter(map(int.bit_length, lengths)).items():
+        # The exponent of a positive integer is how many bits it has.
+        for bits, count in enumerate(np.bincount(np.frexp(lengths)[1]).tolist()):
             self._counts[bits] += count
-        self._total += sum(lengths)
+        self._total += int(lengths.sum())
         self._count += len(lengths)
-        least, most = min(lengths), max(lengths)
+        least, most = int(lengths.min()), int(lengths.max())
         self._min = least if self._min is None else min(self._min, least)
         self._max = most if self._max is None else max(self._max, most)
 
@@ -86,17 +93,36 @@ class ColumnValues:
         try:
             if len(types) == 1:
                 (only,) = types
-                found = Counter({(only, value): rows for value, rows in Counter(values).items()})
+                found = {(only, value): rows for value, rows in Counter(values).items()}
             else:
                 found = Counter(zip(map(type, values), values, strict=True))
         except TypeError:  # a nested value
             self._values = None
             return
-        for kind, value in found:
+        self._count(found.items())
+
+    def add_array(self, values: Any) -> None:
+        """An Arrow array of scalars; None is a null."""
+        self.present += len(values)
+        if self._values is None:
+            return
+        if pa.types.is_null(values.type):
+            self._count([((type(None), None), len(values))])
+            return
+        counted = pc.value_counts(values)
+        if len(counted) > COUNTED_VALUES:
+            self._values = None
+            return
+        found, rows = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
+        self._count(((type(value), value), count) for value, count in zip(found, rows, strict=True))
+
+    def _count(self, found: Iterable[tuple[tuple[type, Any], int]]) -> None:
+        assert self._values is not None
+        for (kind, value), rows in found:
             if (kind is str and len(value) > COUNTED_LENGTH) or (kind is int and value.bit_length() > 63):
                 self._values = None
                 return
-        self._values.update(found)
+            self._values[kind, value] += rows
         if len(self._values) > COUNTED_VALUES:
             self._values = None
 
@@ -117,34 +143,39 @@ class Digests:
 
     def __init__(self, scratch: IO[bytes]) -> None:
         self._scratch = scratch
-        self._held: list[bytes] = []
+        self._held: list[NDArray[np.uint64]] = []
+        self._held_rows = 0
         self._extents: list[list[tuple[int, int]]] = [[] for _ in range(PARTS)]
         """Of each part: offset and bytes of its pieces in the file."""
 
-    def add(self, digests: Sequence[bytes]) -> None:
-        self._held.extend(digest[:8] for digest in digests)
-        if len(self._held) >= HELD_DIGESTS:
+    def add(self, digests: bytes) -> None:
+        """SHA-256 of some rows, 32 bytes each."""
+        self._held.append(np.frombuffer(digests, np.uint64)[::4].copy())
+        self._held_rows += len(self._held[-1])
+        if self._held_rows >= HELD_DIGESTS:
             self._spill()
 
     def _spill(self) -> None:
-        parts: list[list[bytes]] = [[] for _ in range(PARTS)]
-        for digest in self._held:
-            parts[digest[0] % PARTS].append(digest)
-        self._held = []
-        for extents, part in zip(self._extents, parts, strict=True):
-            extents.append((self._scratch.tell(), 8 * len(part)))
-            self._scratch.write(b"".join(part))
+        digests = np.concatenate(self._held)
+        self._held, self._held_rows = [], 0
+        parts = digests % PARTS
+        bounds = bounds_of(8 * np.bincount(parts.astype(np.int64), minlength=PARTS)).tolist()
+        offset = self._scratch.tell()
+        for extents, start, end in zip(self._extents, bounds, bounds[1:], strict=False):
+            extents.append((offset + start, end - start))
+        self._scratch.write(digests[np.argsort(parts, kind="stable")].tobytes())
 
     def distinct(self) -> int:
         """To be called once, at the end."""
         if not any(self._extents):
-            return len(set(self._held))
-        self._spill()
+            return _distinct(np.concatenate(self._held)) if self._held else 0
+        if self._held:
+            self._spill()
         self._scratch.flush()
         total = 0
         for extents in self._extents:
             data = b"".join([os.pread(self._scratch.fileno(), size, offset) for offset, size in extents])
-            total += len(set(memoryview(data).cast("Q")))
+            total += _distinct(np.frombuffer(data, np.uint64))
         return total
 
 
@@ -162,23 +193,27 @@ class Statistics:
         self._columns: dict[str, ColumnValues] = {}
         self._ignored: Counter[str] = Counter()
 
-    def add(self, batch: Batch, digests: Sequence[bytes]) -> None:
-        """`digests` are the SHA-256 of the canonical messages of the batch's rows."""
-        self._rows += len(batch)
-        self._roles.update(batch.roles)
-        for turns, rows in Counter(batch.counts).items():
-            self._turns[min(turns, LONGEST_TURNS)] += rows
-        ends = list(accumulate(batch.counts))
-        lengths = list(map(len, batch.contents))
-        before = list(accumulate(lengths, initial=0))
-        answers = [lengths[end - 1] for end in ends]
-        self._answers.add(answers)
-        self._prompts.add(
-            [before[end - 1] - before[end - count] for end, count in zip(ends, batch.counts, strict=True)]
-        )
+    def add(self, columns: Columns, digests: bytes) -> None:
+        """`digests` are the SHA-256 of the canonical messages of the rows, 32 bytes each."""
+        self._rows += len(columns)
+        rows = np.bincount(columns.roles, minlength=len(ROLES))
+        for role in sorted(np.flatnonzero(rows).tolist(), key=lambda role: int((columns.roles == role).argmax())):
+            self._roles[ROLES[role]] += int(rows[role])
+        starts, ends = columns.bounds[:-1], columns.bounds[1:]
+        for turns, count in enumerate(np.bincount(np.minimum(ends - starts, LONGEST_TURNS)).tolist()):
+            if count:
+                self._turns[turns] += count
+        before = bounds_of(_characters(columns.contents))
+        self._answers.add(before[ends] - before[ends - 1])
+        self._prompts.add(before[ends - 1] - before[starts])
         self._digests.add(digests)
-        self._add_columns(batch.extras)
-        for key in chain.from_iterable(batch.ignored.values()):
+        self._add_columns(columns.extras)
+        for name in columns.values:
+            self._column(name)
+        for name, values in columns.values.items():
+            if (column := self._columns.get(name)) is not None:
+                column.add_array(values)
+        for key in chain.from_iterable(columns.ignored.values()):
             name = shown_key(key)[1:-1]
             if name in self._ignored or len(self._ignored) < LISTED_TURN_KEYS:
                 self._ignored[name] += 1
@@ -186,8 +221,7 @@ class Statistics:
     def _add_columns(self, extras: Sequence[dict[str, Any]]) -> None:
         shapes = Counter(map(tuple, extras))
         for name in chain.from_iterable(shapes):
-            if name not in self._columns and len(self._columns) < COUNTED_COLUMNS:
-                self._columns[name] = ColumnValues()
+            self._column(name)
         rows = Counter[str]()
         for shape, count in shapes.items():
             rows.update(dict.fromkeys(shape, count))
@@ -202,6 +236,10 @@ class Statistics:
             else:
                 column.add([extra[name] for extra in extras if name in extra])
 
+    def _column(self, name: str) -> None:
+        if name not in self._columns and len(self._columns) < COUNTED_COLUMNS:
+            self._columns[name] = ColumnValues()
+
     def report(self) -> dict[str, Any]:
         return {
             "rows": self._rows,
@@ -213,3 +251,15 @@ class Statistics:
             "columns": [{"name": name, **values.report()} for name, values in self._columns.items()],
             "ignored_turn_keys": dict(self._ignored),
         }
+
+
+def _distinct(numbers: NDArray[np.uint64]) -> int:
+    ordered = np.sort(numbers)  # several times as fast as numpy's own search for unique ones
+    return int(np.count_nonzero(ordered[1:] != ordered[:-1])) + (len(ordered) > 0)
+
+
+def _characters(texts: Any) -> NDArray[np.int64]:
+    """Of each of some Arrow strings."""
+    bounds, text = bytes_of(texts)
+    lengths = np.diff(bounds) if (text < 128).all() else pc.utf8_length(texts).to_numpy()
+    return lengths.astype(np.int64)

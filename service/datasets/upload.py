@@ -24,8 +24,8 @@ from service.store.ids import new_id
 from service.store.objects import ObjectStore
 from service.store.tables import Dataset
 
-BUFFER_BYTES = 1 << 18
-"""Collected before a thread stores and parses them."""
+BUFFER_BYTES = 1 << 20
+"""Collected before a thread stores them and hands them on: as many as the pipe to the parser takes."""
 
 CONCURRENT_UPLOADS = 8
 """Each has a parsing child; a further one is asked to come again."""
@@ -111,20 +111,21 @@ async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
 
 async def _take_in(chunks: AsyncIterator[bytes], intake: Intake, max_bytes: int) -> Report:
     await _in_thread(intake.start)
-    buffer = bytearray()
-    received = 0
+    buffer: list[bytes] = []
+    received = held = 0
     while (chunk := await _next(chunks)) is not None:
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
-        buffer += chunk
-        if len(buffer) >= BUFFER_BYTES:
-            goes_on = await _in_thread(intake.feed, bytes(buffer))
-            buffer.clear()
+        buffer.append(chunk)
+        held += len(chunk)
+        if held >= BUFFER_BYTES:
+            goes_on = await _in_thread(intake.feed, buffer)
+            buffer, held = [], 0
             if not goes_on:
                 break
-    if buffer:
-        await _in_thread(intake.feed, bytes(buffer))
+    if held:
+        await _in_thread(intake.feed, buffer)
     return await _in_thread(intake.finish)
 
 
