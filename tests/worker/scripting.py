@@ -52,10 +52,13 @@ def combining(*actions: list[Any]) -> list[Any]:
     return ["if", "combine", list(actions)]
 
 
-def processes_of(program: Path) -> list[psutil.Process]:
+def scripted_children(of: Path) -> list[psutil.Process]:
+    """Those that work in a folder below `of`: other tests, which run beside this one, have their own."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
-        if str(program) in (process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
+        command = process.info["cmdline"] or [""]
+        ours = str(SCRIPTED_CHILD) in command and Path(command[-1]).is_relative_to(of)
+        if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
 

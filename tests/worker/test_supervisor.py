@@ -34,12 +34,11 @@ from tests.worker.scripting import (
     FINISHED,
     NOWHERE,
     OUTPUTS,
-    SCRIPTED_CHILD,
     SUMMARY,
     combining,
     fork_server,
     outputs,
-    processes_of,
+    scripted_children,
     spawning,
     training,
     wait_for,
@@ -166,7 +165,7 @@ class Bench:
 
     def no_folders_or_processes(self) -> None:
         assert list(self.settings.work.glob("*")) == []
-        assert processes_of(SCRIPTED_CHILD) == []
+        assert scripted_children(self.settings.data_dir) == []
 
 
 @pytest.fixture
@@ -819,9 +818,9 @@ class TestShutdown:
         running = tmp_path / "running"
         with bench.process(["touch", str(running)], ["exit_when_told"]) as process:
             wait_for(running.exists, 30)
-            assert len(processes_of(SCRIPTED_CHILD)) == 1
+            assert len(scripted_children(bench.settings.data_dir)) == 1
             process.kill()
-        wait_for(lambda: processes_of(SCRIPTED_CHILD) == [])
+        wait_for(lambda: scripted_children(bench.settings.data_dir) == [])
 
 
 class TestLease:
@@ -865,7 +864,7 @@ class TestLease:
         wait_for(running.exists)
         with database_away():
             away = time.monotonic()
-            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [], 5)
+            wait_for(lambda: scripted_children(bench.settings.data_dir) == [], 5)
             assert 1 < time.monotonic() - away < 4
             bench.stopping.set()
         thread.join(10)
@@ -890,7 +889,7 @@ class TestLease:
         wait_for(running.exists)
         with database_away():
             go.touch()
-            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [])
+            wait_for(lambda: scripted_children(bench.settings.data_dir) == [])
             time.sleep(1)  # it tries to tell the database
         thread.join(30)
         job = bench.job(audit)
@@ -904,7 +903,7 @@ class TestLease:
         with bench.process(["touch", str(running)], ["note_end", str(tmp_path / "end")], lease_seconds=2) as frozen:
             wait_for(running.exists, 30)
             frozen.send_signal(signal.SIGSTOP)
-            wait_for(lambda: processes_of(SCRIPTED_CHILD) == [], 10)
+            wait_for(lambda: scripted_children(bench.settings.data_dir) == [], 10)
             assert (tmp_path / "end").read_text() == "the lease has run out"
 
             def expired() -> bool:

@@ -21,7 +21,7 @@ from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
-from tests.worker.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, processes_of, wait_for
+from tests.worker.scripting import FINISHED, OUTPUTS, scripted_children, wait_for
 
 SECRET = "Xylophone-Quokka"
 CELERY_ENDS = "worker: Warm shutdown (MainProcess)"
@@ -129,7 +129,7 @@ def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
     first.send_signal(signal.SIGTERM)
     first.wait(20)
     assert state(audit) == "queued"
-    assert processes_of(SCRIPTED_CHILD) == []
+    assert scripted_children(settings.data_dir) == []
     assert list(settings.work.glob("*")) == []
     start_worker(OUTPUTS, FINISHED)
     wait_for(lambda: state(audit) == "succeeded", 20)
@@ -138,6 +138,7 @@ def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
 
 
 def test_what_a_killed_worker_held_is_taken_over_without_a_wake_up_of_anybody(
+    settings: Settings,
     make_audit: Callable[..., Audit],
     start_worker: StartWorker,
     state: Callable[[Audit], str],
@@ -154,7 +155,7 @@ def test_what_a_killed_worker_held_is_taken_over_without_a_wake_up_of_anybody(
     with sessions() as session:
         job = session.scalars(select(Job).where(Job.subject_id == audit.id)).one()
     assert (job.attempt, job.failures) == (2, 1)
-    assert processes_of(SCRIPTED_CHILD) == []
+    assert scripted_children(settings.data_dir) == []
 
 
 def test_a_crash_is_logged_with_its_request_and_without_what_the_child_said(

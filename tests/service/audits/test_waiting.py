@@ -387,7 +387,8 @@ class TestEventStreams:
             notice_end = time.monotonic() + SOON
             while not stream.over and time.monotonic() < notice_end:
                 time.sleep(0.02)
-            seen += stream.events
+            # Whatever else has come is not looked at, as by a reader that died: so there are many streams.
+            seen += stream.events[:wanted]
             streams += 1
         writer.join(SOON)
         assert streams > 4

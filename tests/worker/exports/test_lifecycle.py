@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -30,20 +30,27 @@ from service.store.tables import Audit, Export, Job
 from tests.exportable import jsonl
 from tests.worker.exports.conftest import Bench
 from tests.worker.scripting import wait_for
+from worker.exports import content
 
 WORKER = """
 import threading
+import time
 import worker.exports.content
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
 from worker.supervisor import Supervisor
+read = worker.exports.content._scores_of
+def slowly(*arguments, **named):
+    time.sleep(0.01)
+    return read(*arguments, **named)
+worker.exports.content._scores_of = slowly
 worker.exports.content.SCORES_AT_ONCE = 1
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event()).run_due("io")
 """
-"""A worker that is slow: every score is a transaction of its own."""
+"""A worker that is slow: every score is a transaction of its own, and all of them take 20 s at least."""
 
 
 @pytest.fixture
@@ -53,10 +60,17 @@ def audit(bench: Bench) -> Audit:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Exports of scores take seconds, until this is called."""
+    """Exports of scores take 20 s at least, until this is called."""
+    read = content._scores_of
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        time.sleep(0.01)
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(content, "_scores_of", slowly)
 
     def at_once(scores: int) -> None:
-        monkeypatch.setattr("worker.exports.content.SCORES_AT_ONCE", scores)
+        monkeypatch.setattr(content, "SCORES_AT_ONCE", scores)
 
     at_once(1)
     return lambda: at_once(10_000)
