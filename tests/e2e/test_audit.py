@@ -240,7 +240,7 @@ def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
 def test_two_probes_and_two_seeds(stack: Stack, client: Client) -> None:
     result = stack.finetooth(
         "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--probe", "arithmetic.jsonl", "--model", "./model",
-        "--seeds", "2", "--epochs", "2", "--out", "several",
+        "--seeds", "2", "--epochs", "6", "--out", "several",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert re.search(r"seed \d of 2", result.stderr)  # either may have been over between two looks
