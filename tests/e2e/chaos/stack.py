@@ -41,7 +41,7 @@ PROBE = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": No
 
 SHORT = TrainingConfig(seed=7, epochs=4, batch_size=4, max_length=64)
 """Over in a moment, but for the start of its children."""
-LONG = TrainingConfig(seed=7, epochs=8, batch_size=1, max_length=64)
+LONG = TrainingConfig(seed=7, epochs=20, batch_size=1, max_length=64)
 """Trains long enough to be hit in the middle."""
 
 LEASE_SECONDS = 4.0

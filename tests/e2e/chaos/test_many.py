@@ -31,7 +31,7 @@ def test_twenty_audits_on_two_workers_that_are_killed_at_random(chaos: Chaos, un
         return all(chaos.job(audit).state == "succeeded" for audit in audits)
 
     deadline = time.monotonic() + 700
-    next_kill = time.monotonic() + 8
+    next_kill = time.monotonic() + 4
     while not settled():
         assert time.monotonic() < deadline, "\n".join(chaos.story(audit) for audit in audits[:3])
         time.sleep(0.2)
@@ -46,7 +46,7 @@ def test_twenty_audits_on_two_workers_that_are_killed_at_random(chaos: Chaos, un
         workers[number].kill()
         workers[number] = chaos.start_worker(ready=False)
         kills += 1
-        next_kill = time.monotonic() + chance.uniform(4, 12)
+        next_kill = time.monotonic() + chance.uniform(2, 6)
     assert kills >= 5
     chaos.assert_settled(audits, like=expected)
     assert chaos.published_once() == dict.fromkeys(audits, 1)
