@@ -21,7 +21,11 @@ from service.store.objects import ObjectStore
 
 router = resource_router("comparisons")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
-AuditId = Annotated[str, Query(max_length=100, description="An audit that has succeeded."), Storable]
+AuditId = Annotated[
+    str,
+    Query(max_length=100, description="An audit that has succeeded.", json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    Storable,
+]
 
 _matches = Matches()
 _readers = CapacityLimiter(2)

@@ -81,7 +81,10 @@ def list_all(
     principal: Reader,
     session: SessionDep,
     page: PageDep,
-    audit_id: Annotated[str | None, Query(max_length=100, description="Only exports of this audit.")] = None,
+    audit_id: Annotated[
+        str | None,
+        Query(max_length=100, description="Only exports of this audit.", json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    ] = None,
 ) -> Page[Export]:
     """The workspace's exports, newest first."""
     found = list_exports(session, principal, audit_id=audit_id, after=page.after, limit=page.limit + 1)
