@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, func, inspect, text, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.store.tables import AuditData
 
 
 def rows_naming(engine: Engine, identity: str) -> dict[str, int]:
@@ -23,6 +26,12 @@ def rows_naming(engine: Engine, identity: str) -> dict[str, int]:
         ):
             found["scores of no list"] = number
     return found
+
+
+def pass_readers_minute(sessions: sessionmaker[Session]) -> None:
+    """As if the minute were over for which a deleted audit's data stay for who was just reading them."""
+    with sessions.begin() as session:
+        session.execute(update(AuditData).values(purge_at=func.now()).where(AuditData.purge_at.is_not(None)))
 
 
 def files_naming(root: Path, identity: str) -> list[str]:

@@ -33,9 +33,10 @@ from service.lifecycle.commands import (
     record_progress,
     start_step,
 )
+from service.lifecycle.exports import create_export
 from service.store.ids import new_id
 from service.store.score_lists import add_lists
-from service.store.tables import Audit, Dataset, Finding, Model, Probe, Score
+from service.store.tables import Audit, Dataset, Export, Finding, Model, Probe, Score
 from tests.summaries import make_consistency, make_group, make_probe_summary, make_summary
 
 HOSTILE = (
@@ -145,6 +146,19 @@ def add_scores(session: Session, audit_id: str, attempt: int, scores: Iterable[d
     lists = add_lists(session, audit_id=audit_id, attempt=attempt, probes=max(1, len(by_list) - 1))
     rows = [{"list_id": lists[probe_no], **score} for probe_no, found in by_list.items() for score in found]
     session.execute(insert(Score), rows)
+
+
+def make_export(session: Session, audit: Audit) -> Export:
+    """An export of all scores, queued."""
+    return create_export(
+        session,
+        workspace_id=audit.workspace_id,
+        audit_id=audit.id,
+        kind="scores",
+        format="csv",
+        filter=None,
+        max_q=None,
+    )
 
 
 def summarise(scores: Sequence[dict[str, Any]], probes: int = 1, **changes: Any) -> Summary:

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Integer, Select, String, Text, collate, column, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import TableValuedAlias
 
 from service.audits.answer_schemas import AuditGroup, MetricPoint
 from service.contract import GroupCurve, GroupSummary, ProbeSummary, Summary, train_step
@@ -53,7 +54,7 @@ def find_summary(session: Session, audit: Audit) -> Summary:
 
 def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dict[str, GroupSummary]]:
     """How many groups there are, and those with the most flagged samples first, then by name."""
-    each = func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
+    each = _each_group()
     flagged = each.c.value["flagged"].astext.cast(Integer)
     query = (
         select(func.count().over(), each.c.key, each.c.value)
@@ -81,7 +82,7 @@ def list_groups(session: Session, audit: Audit, *, after: str | None, limit: int
 
     Raises Problem 422 `invalid_cursor`.
     """
-    each = func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
+    each = _each_group()
     name = collate(each.c.key, "C")
 
     def groups(*columns: Any) -> Select[Any]:
@@ -126,6 +127,11 @@ def metrics_of(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
 
 def _summary() -> Any:
     return Audit.summary
+
+
+def _each_group() -> TableValuedAlias:
+    """The groups of a summary as rows: key is the name, value the GroupSummary."""
+    return func.jsonb_each(_summary()["groups"]).table_valued(column("key", String), column("value", JSONB))
 
 
 def _one(session: Session, audit: Audit, *columns: Any) -> Sequence[Any]:

@@ -29,7 +29,7 @@ from service.contract import MAX_PROBES, Stage, Summary
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag
-from service.http.fields import PathId, Storable
+from service.http.fields import NO_NUL, PathId, Storable
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.store.tables import Audit
@@ -42,7 +42,7 @@ GroupName = Annotated[
     Query(
         max_length=10_000,
         description="A group's name: its trade-off curve instead.",
-        json_schema_extra={"pattern": r"^[^\x00]*$"},
+        json_schema_extra=NO_NUL,
     ),
     Storable,
 ]

@@ -13,7 +13,7 @@ from service.comparisons.comparing import Match, Matches, Side, compare, list_ch
 from service.comparisons.schemas import Change, ChangedSample, Comparison
 from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, TransactionsDep
-from service.http.fields import Storable
+from service.http.fields import NO_NUL, Storable
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.http.transactions import Transactions
@@ -23,7 +23,7 @@ router = resource_router("comparisons")
 Reader = Annotated[Principal, Depends(require("findings:read"))]
 AuditId = Annotated[
     str,
-    Query(max_length=100, description="An audit that has succeeded.", json_schema_extra={"pattern": r"^[^\x00]*$"}),
+    Query(max_length=100, description="An audit that has succeeded.", json_schema_extra=NO_NUL),
     Storable,
 ]
 

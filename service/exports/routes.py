@@ -12,7 +12,7 @@ from service.http.auth import Principal, require
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.downloads import download
 from service.http.etags import NOT_MODIFIED, ConditionsDep, weak_tag
-from service.http.fields import PathId
+from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.problems import Problem
@@ -83,7 +83,7 @@ def list_all(
     page: PageDep,
     audit_id: Annotated[
         str | None,
-        Query(max_length=100, description="Only exports of this audit.", json_schema_extra={"pattern": r"^[^\x00]*$"}),
+        Query(max_length=100, description="Only exports of this audit.", json_schema_extra=NO_NUL),
     ] = None,
 ) -> Page[Export]:
     """The workspace's exports, newest first."""

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DataError, InternalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from service.contract import MAX_PROBES, Side
-from service.http.fields import Storable
+from service.http.fields import NO_NUL, Storable
 from service.http.problems import Problem
 from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
@@ -40,7 +40,7 @@ class Filter(BaseModel):
         default=None,
         max_length=10_000,
         description="Only samples of this group.",
-        json_schema_extra={"pattern": r"^[^\x00]*$"},
+        json_schema_extra=NO_NUL,
     )
     cluster: int | None = Field(
         default=None, ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row."
@@ -53,7 +53,7 @@ class Filter(BaseModel):
         default=None,
         max_length=1000,
         description='Only flagged and top-ranked samples whose words fit: `word -without "a phrase" or another`.',
-        json_schema_extra={"pattern": r"^[^\x00]*$"},
+        json_schema_extra=NO_NUL,
     )
 
 

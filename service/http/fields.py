@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import Path
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic.config import JsonDict
 
 
 def _storable(text: str) -> str:
@@ -31,6 +32,9 @@ WholeNumber = Annotated[int, BeforeValidator(_whole)]
 
 Storable = AfterValidator(_storable)
 """Refuses NUL, which Postgres cannot hold."""
+
+NO_NUL: JsonDict = {"pattern": r"^[^\x00]*$"}
+"""The same in the words of JSON Schema, for parameters: an address is refused before its values are looked at."""
 
 Name = Annotated[
     str,

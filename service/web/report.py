@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
 from service.audits.answer_queries import find_summary, leading_groups, metric_points
-from service.audits.queries import find_audit, find_published, find_succeeded, render_audit_summary
+from service.audits.queries import find_audit, find_published, render_audit_summary
 from service.audits.schemas import AuditSummary
 from service.contract import GroupSummary, ScoreRow, Summary
 from service.findings.precision import audit_precision
@@ -78,10 +78,10 @@ class Report:
 def read_report(session: Session, principal: Principal, audit_id: str) -> Report:
     """In one snapshot of the database. Raises Problem 404 `audit_not_found`, 409 `audit_not_finished`."""
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    row = find_succeeded(session, principal, audit_id, options=[defer(Audit.summary)])
-    audit = render_audit_summary(find_audit(session, principal, audit_id, options=[defer(Audit.summary)]))
-    summary = find_summary(session, row)
     published = find_published(session, principal, audit_id)
+    found = find_audit(session, principal, audit_id, options=[defer(Audit.summary)])
+    row, audit = found[0], render_audit_summary(found)
+    summary = find_summary(session, row)
     scores = flagged_scores(session, published, FINDINGS)
     keep, texts = page_texts(session, published, [score.row for score in scores])
     verdicts = find_verdicts(session, published, [score.row for score in scores])

@@ -10,14 +10,14 @@ from starlette.testclient import TestClient
 
 from service.contract import ErrorCode, Failure
 from service.lifecycle.commands import cancelled, claim, fail, request_cancel, retry_audit
-from service.lifecycle.exports import create_export, publish_export
+from service.lifecycle.exports import publish_export
 from service.lifecycle.purging import LATE_SECONDS, purge_due
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key, checkpoints_prefix, dataset_key, export_key
-from service.store.tables import Audit, AuditData, AuditProbe, Export, ObjectPurge
-from tests.leftovers import files_naming, rows_naming
-from tests.made_audits import make_published, make_queued, take, train
+from service.store.tables import AuditProbe, ObjectPurge
+from tests.leftovers import files_naming, pass_readers_minute, rows_naming
+from tests.made_audits import make_export, make_published, make_queued, take, train
 
 Sessions = sessionmaker[Session]
 FAILURE = Failure(code=ErrorCode.KILLED, message="The child was killed.", hint="Retry.")
@@ -38,24 +38,6 @@ def put(objects: LocalObjects, *keys: str) -> None:
     for key in keys:
         with objects.create(key) as file:
             file.write(b"x")
-
-
-def make_export(session: Session, audit: Audit) -> Export:
-    return create_export(
-        session,
-        workspace_id=audit.workspace_id,
-        audit_id=audit.id,
-        kind="scores",
-        format="csv",
-        filter=None,
-        max_q=None,
-    )
-
-
-def wait_for_readers(sessions: Sessions) -> None:
-    """As if a minute had passed."""
-    with sessions.begin() as session:
-        session.execute(update(AuditData).values(purge_at=func.now()).where(AuditData.purge_at.is_not(None)))
 
 
 def wait_for_late_writers(sessions: Sessions) -> None:
@@ -107,7 +89,7 @@ def test_nothing_of_it_stays_anywhere(
         assert set(rows_naming(engine, audit.id)) <= {
             *("audit_data", "score_lists", "scores", "findings", "verdicts", "verdict_changes", "object_purges")
         }
-    wait_for_readers(sessions)
+    pass_readers_minute(sessions)
     assert clear()
     for identity in (queued.id, done.id, export.id):
         assert set(rows_naming(engine, identity)) == {"object_purges"}

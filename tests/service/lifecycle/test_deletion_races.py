@@ -17,7 +17,7 @@ from service.http.auth import Principal
 from service.lifecycle import purging
 from service.lifecycle.commands import NotEndedError, claim, expire_one, fail, publish, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
-from service.lifecycle.exports import create_export, delete_export, publish_export
+from service.lifecycle.exports import delete_export, publish_export
 from service.lifecycle.purging import AGAIN_SECONDS, LATE_SECONDS, purge_due, purge_objects
 from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings
@@ -25,8 +25,8 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, audit_key
 from service.store.s3_objects import S3Objects
 from service.store.tables import Audit, AuditData, Job, ObjectPurge
-from tests.leftovers import rows_naming
-from tests.made_audits import add_scores, make_published, make_queued, make_scores, summarise, take
+from tests.leftovers import pass_readers_minute, rows_naming
+from tests.made_audits import add_scores, make_export, make_published, make_queued, make_scores, summarise, take
 from tests.s3_server import S3Server
 
 Sessions = sessionmaker[Session]
@@ -55,18 +55,6 @@ def delete(sessions: Sessions, audit: Audit) -> str:
     return "deleted"
 
 
-def ask_for_export(session: Session, audit: Audit) -> str:
-    return create_export(
-        session,
-        workspace_id=audit.workspace_id,
-        audit_id=audit.id,
-        kind="scores",
-        format="csv",
-        filter=None,
-        max_q=None,
-    ).id
-
-
 def together(*acts: Callable[[], object]) -> list[object]:
     """Runs them at the same time; what each returned, a LookupError being an outcome too."""
     start = Barrier(len(acts))
@@ -80,11 +68,6 @@ def together(*acts: Callable[[], object]) -> list[object]:
 
     with ThreadPoolExecutor(len(acts)) as pool:
         return [future.result(timeout=30) for future in [pool.submit(run, act) for act in acts]]
-
-
-def make_due(sessions: Sessions) -> None:
-    with sessions.begin() as session:
-        session.execute(update(AuditData).values(purge_at=func.now()).where(AuditData.purge_at.is_not(None)))
 
 
 def test_deleting_and_retrying_follow_one_another(sessions: Sessions, workspace_id: str, engine: Engine) -> None:
@@ -119,7 +102,7 @@ def test_deleting_and_exporting_follow_one_another(sessions: Sessions, workspace
 
         def export(audit: Audit = audit) -> str:
             with sessions.begin() as session:
-                return ask_for_export(session, audit)
+                return make_export(session, audit).id
 
         deleted, exported = together(lambda audit=audit: delete(sessions, audit), export)  # type: ignore[misc]
         assert deleted in ("deleted", "ExportsNotEndedError")
@@ -133,7 +116,7 @@ def test_the_second_waits_for_the_first_and_sees_what_it_did(
     def export() -> str:
         try:
             with sessions.begin() as session:
-                ask_for_export(session, published)
+                make_export(session, published)
         except LookupError:
             return "gone"
         return "exported"
@@ -146,7 +129,7 @@ def test_the_second_waits_for_the_first_and_sees_what_it_did(
     with ThreadPoolExecutor(1) as pool:
         with sessions.begin() as session:
             if export_first:
-                ask_for_export(session, published)
+                make_export(session, published)
                 waiting = pool.submit(delete, sessions, published)
             else:
                 delete_audit(session, workspace_id=published.workspace_id, audit_id=published.id)
@@ -165,7 +148,7 @@ def test_deleting_an_audit_and_its_export_at_once_is_no_deadlock(sessions: Sessi
     for _ in range(8):
         with sessions.begin() as session:
             audit = make_published(session, workspace_id, rows=20, flagged=1)
-            export_id = ask_for_export(session, audit)
+            export_id = make_export(session, audit).id
             held = claim(session, lane="io", owner="w")
             assert held is not None
             assert publish_export(session, held, rows=20, bytes=1, sha256="0" * 64)
@@ -189,7 +172,7 @@ def test_whoever_was_reading_reads_to_the_end(sessions: Sessions, objects: Local
         assert delete(sessions, published) == "deleted"
         assert purge_due(sessions, objects, seconds=30)
         assert [score.rank for score in top_scores(reader, found, 100)] == list(range(1, 26))
-    make_due(sessions)
+    pass_readers_minute(sessions)
     assert purge_due(sessions, objects, seconds=30)
     with sessions() as reader:
         assert top_scores(reader, found, 100) == []
@@ -209,7 +192,7 @@ def test_a_worker_that_lost_its_job_while_it_loads_is_no_obstacle_and_leaves_not
         request_cancel(session, workspace_id=workspace_id, audit_id=audit.id, within_seconds=0)
         assert expire_one(session) is not None
     assert delete(sessions, audit) == "deleted"
-    make_due(sessions)
+    pass_readers_minute(sessions)
     assert purge_due(sessions, objects, seconds=5)
     # Its row stays while the worker's transaction lasts, so that nothing of it can be forgotten.
     assert set(rows_naming(engine, audit.id)) == {"audit_data", "object_purges"}
@@ -229,7 +212,7 @@ def test_a_large_audit_goes_in_batches_and_goes_on_where_a_process_died(
         kept = make_published(session, workspace_id, rows=40, flagged=9)
     before = rows_naming(engine, kept.id)
     assert delete(sessions, audit) == "deleted"
-    make_due(sessions)
+    pass_readers_minute(sessions)
     seen = []
     while not purge_due(sessions, objects, seconds=0):  # each dies after one batch
         seen.append(rows_naming(engine, audit.id).get("scores", 0) + rows_naming(engine, audit.id).get("findings", 0))
@@ -259,7 +242,7 @@ def test_several_processes_may_clear_away_at_once(
         with sessions.begin() as session:
             audits.append(make_published(session, workspace_id, rows=30, flagged=5))
         assert delete(sessions, audits[-1]) == "deleted"
-    make_due(sessions)
+    pass_readers_minute(sessions)
     together(*[lambda: purge_due(sessions, objects, seconds=30)] * 4)
     assert purge_due(sessions, objects, seconds=30)
     for audit in audits:
