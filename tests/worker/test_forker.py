@@ -28,6 +28,7 @@ from service.contract import (
     FailedEvent,
     FinishedEvent,
 )
+from tests.ended import has_ended
 from tests.worker.scripting import NOWHERE, fork_server, spawning, wait_for
 from tests.worker.steps import respecify
 from worker import forker as forker_module
@@ -80,7 +81,7 @@ def server_of(forker: Forker) -> psutil.Process:
 
 
 def living_children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if not gone(child)]
+    return [child for child in psutil.Process().children() if not has_ended(child)]
 
 
 def living_commands() -> Iterator[str]:
@@ -88,10 +89,6 @@ def living_commands() -> Iterator[str]:
     for process in living_children():
         with suppress(psutil.NoSuchProcess):
             yield " ".join(process.cmdline())
-
-
-def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def outcome(child: Child, seconds: float = 60) -> tuple[int, list[Any], str]:
@@ -218,7 +215,7 @@ def test_a_child_goes_on_when_the_fork_server_is_killed_and_the_next_start_makes
     with running(ready(forker, environment), tmp_path / "first", environment) as child:
         server = server_of(forker)
         server.kill()
-        wait_for(lambda: gone(server))
+        wait_for(lambda: has_ended(server))
         assert child.next(0.3) is None, "it still runs"
         assert psutil.Process(child.pid).ppid() == os.getpid()
         go.touch()
@@ -238,7 +235,7 @@ def test_it_is_killed_with_all_of_its_group_though_the_fork_server_is_gone(
         child.kill()
         assert outcome(child)[0] == -signal.SIGKILL
     grandchild = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not psutil.pid_exists(grandchild) or gone(psutil.Process(grandchild)))
+    wait_for(lambda: not psutil.pid_exists(grandchild) or has_ended(psutil.Process(grandchild)))
 
 
 def test_other_orphans_are_not_the_supervisor_s(
@@ -270,7 +267,7 @@ def test_a_child_that_its_supervisor_does_not_release_does_nothing(
     assert child.is_running()
     assert not touched.exists()
     os.close(release)
-    wait_for(lambda: gone(child))
+    wait_for(lambda: has_ended(child))
     assert not touched.exists()
 
 
@@ -320,7 +317,7 @@ def test_one_that_does_not_answer_is_given_up_and_the_child_spawned(
     server.suspend()
     with running(forker, tmp_path / "f", environment) as child:
         assert outcome(child)[0] == 9
-    wait_for(lambda: gone(server))
+    wait_for(lambda: has_ended(server))
 
 
 def test_a_folder_that_is_not_there_is_an_error_as_with_a_spawned_child(
@@ -380,7 +377,7 @@ def test_it_ends_with_its_supervisor(seconds: int, later: float) -> None:
             assert server.is_running()
         finally:
             supervisor.kill()
-    wait_for(lambda: gone(server), 2)
+    wait_for(lambda: has_ended(server), 2)
 
 
 def test_children_may_be_started_by_several_threads(

@@ -29,6 +29,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score, ScoreList
+from tests.ended import has_ended
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
     FINISHED,
@@ -502,7 +503,7 @@ class TestFailed:
         bench.run(["grandchild", str(tmp_path / "pid")], ["exit", 1])
         assert bench.job(audit).state == "failed"
         pid = int((tmp_path / "pid").read_text())
-        wait_for(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        wait_for(lambda: not psutil.pid_exists(pid) or has_ended(psutil.Process(pid)))
 
 
 SEVERAL = {

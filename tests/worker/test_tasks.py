@@ -21,6 +21,7 @@ from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
+from tests.ended import has_ended
 from tests.worker.scripting import FINISHED, OUTPUTS, scripted_children, wait_for
 
 SECRET = "Xylophone-Quokka"
@@ -260,7 +261,7 @@ def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
     children = psutil.Process(worker.pid).children()
     assert all("worker.fork_server" in child.cmdline() for child in children)
     worker.kill()
-    wait_for(lambda: not any(child.is_running() and child.status() != "zombie" for child in children), 2)
+    wait_for(lambda: all(has_ended(child) for child in children), 2)
 
 
 def test_without_a_database_or_broker_it_says_what_to_set() -> None:

@@ -12,6 +12,7 @@ import psutil
 from processes import mode
 
 from service.local.children import Child, ChildrenFile
+from tests.ended import has_ended
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 PARENT = (
@@ -56,7 +57,7 @@ def test_a_stop_reaches_what_the_child_started_in_another_session(tmp_path: Path
     grandchild = psutil.Process(int(child.last_lines()))
     assert os.getsid(grandchild.pid) != child.pid
     child.stop(5)
-    assert not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE
+    assert has_ended(grandchild)
 
 
 def test_leftovers_are_ended_and_strangers_are_not(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import create_engine, text
 from service.local import postgres_as_root
 from service.local.errors import StackError
 from service.local.postgres import USER, EmbeddedPostgres, _programs
+from tests.ended import has_ended
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_backends_without_a_postmaster_are_ended_first(server: EmbeddedPostgres)
     try:
         assert execute(second, "SELECT value FROM kept") == [(7,)]
         assert stranger.poll() is None
-        assert not any(backend.is_running() for backend in backends)
+        assert all(has_ended(backend) for backend in backends)
     finally:
         second.stop()
         stranger.kill()

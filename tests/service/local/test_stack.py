@@ -26,6 +26,7 @@ from service.local.stack import find_running, start_stack, up
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Dataset, Job, Model, Probe
+from tests.ended import has_ended
 
 UP = "import sys; from service.local.stack import up; sys.exit(up(int(sys.argv[1])))"
 
@@ -95,7 +96,7 @@ def when_each_ended(processes: dict[str, psutil.Process], seconds: float = 40.0)
     deadline = time.monotonic() + seconds
     while len(ended) < len(processes) and time.monotonic() < deadline:
         for name, process in processes.items():
-            if name not in ended and (not process.is_running() or process.status() == psutil.STATUS_ZOMBIE):
+            if name not in ended and has_ended(process):
                 ended[name] = time.monotonic()
         time.sleep(0.005)
     return ended
@@ -211,11 +212,11 @@ def test_after_kill_nine_no_orphan_stays_and_the_next_start_finds_everything(
         process.kill()
         process.wait()
     frozen = before.pop("gpu")
-    wait_for(lambda: not any(part.is_running() for part in before.values()), 30)
-    assert frozen.is_running()
+    wait_for(lambda: all(has_ended(part) for part in before.values()), 30)
+    assert not has_ended(frozen)
 
     with start_stack(laptop_settings, port=free_port) as stack:
-        assert not frozen.is_running()
+        assert has_ended(frozen)
         assert stack.admin_key == key
         assert httpx.get(f"{stack.url}/v1/probes/prb_1", headers=bearer(key)).status_code == 200
         assert stack.settings.database_url is not None
