@@ -1,5 +1,6 @@
 """From scores to the Summary: calibration, placebos, sensitivity, drift, groups, seeds, baselines, warnings. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,6 +42,8 @@ Floats = NDArray[np.float64]
 
 HISTOGRAM_BINS = 60
 MANY_FLAGGED = 0.2
+MAX_GROUPS = 100
+"""In a summary, the largest: a column of ids would make one of every row, each with a curve of its own."""
 """Share of flagged samples above which the bulk can hardly be called clean."""
 
 
@@ -78,7 +81,7 @@ def summarise(
         refreshes=first.facts.refreshes,
         train_loss_first=first.facts.train_loss_first,
         train_loss_last=first.facts.train_loss_last,
-        warnings=tuple(_cautions(spec, question, scores, compared)),
+        warnings=tuple(_cautions(spec, question, scores, compared, group_of)),
         seconds=_seconds(recordings),
         device=first.facts.device,
         versions=first.facts.versions,
@@ -230,7 +233,7 @@ def _groups(run: Recording, scores: Scores, names: Sequence[str | None]) -> dict
     labels = np.array([name if name is not None else "" for name in names], dtype=object)
     declared = np.array([name is not None for name in names])
     result = {}
-    for name in sorted({name for name in names if name is not None}):
+    for name in sorted(_by_size(names)[:MAX_GROUPS]):
         members = declared & (labels == name)
         total = group_effect_with_interval(
             run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
@@ -244,6 +247,12 @@ def _groups(run: Recording, scores: Scores, names: Sequence[str | None]) -> dict
             curve=_curve(probe.detection.z, members),
         )
     return result
+
+
+def _by_size(names: Sequence[str | None]) -> list[str]:
+    """The groups' names, largest first; of equal sizes in the order of code points."""
+    counts = Counter(name for name in names if name is not None)
+    return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 def _curve(z: Floats, members: NDArray[np.bool_]) -> GroupCurve | None:
@@ -269,7 +278,11 @@ def _histogram(z: Floats) -> Histogram:
 
 
 def _cautions(
-    spec: StepSpec, question: Question, scores: Scores, compared: Sequence[comparison.BaselineComparison]
+    spec: StepSpec,
+    question: Question,
+    scores: Scores,
+    compared: Sequence[comparison.BaselineComparison],
+    group_of: Sequence[str | None],
 ) -> list[Caution]:
     cautions = []
     flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
@@ -306,6 +319,14 @@ def _cautions(
             usable=own.ordinary,
         ):
             cautions.append(Caution(code=code, message=prefix + message))
+    if (number := len(set(group_of) - {None})) > MAX_GROUPS:
+        cautions.append(
+            Caution(
+                code="many_groups",
+                message=f"There are {number} groups; the summary describes the {MAX_GROUPS} largest. Each finding names its "
+                "own all the same. A column with fewer values says more as group_column.",
+            )
+        )
     for name in comparison.suffices(compared):
         cautions.append(
             Caution(

@@ -186,6 +186,18 @@ def test_groups_have_influence_and_curve() -> None:
     assert bad.flagged == PLANTED
 
 
+def test_of_a_column_of_ids_the_largest_groups_are_described() -> None:
+    groups: list[str | None] = [f"id{row:03}" for row in range(ROWS)]
+    groups[:PLANTED] = ["zebra"] * PLANTED
+    summary = summary_of([recording(reference=False)], question(), groups)
+    assert list(summary.groups) == [f"id{row:03}" for row in range(PLANTED, PLANTED + 99)] + ["zebra"]
+    (told,) = [caution for caution in summary.warnings if caution.code == "many_groups"]
+    assert f"There are {ROWS - PLANTED + 1} groups" in told.message
+    few = summary_of([recording(reference=False)], question(), [str(row % 100) for row in range(ROWS)])
+    assert len(few.groups) == 100
+    assert "many_groups" not in [caution.code for caution in few.warnings]
+
+
 def test_rows_never_drawn_come_last_with_a_caution() -> None:
     drawn = recording(unseen=3, reference=False)
     rows = list(score_rows(score([drawn], question()), np.arange(ROWS), [None] * ROWS))
