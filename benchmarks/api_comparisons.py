@@ -9,18 +9,13 @@ match of the samples is made, and again. Writes api_comparisons.json and prints 
 
 import argparse
 import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 
-from benchmarks.api_findings import POSTGRES, load, processor_seconds, serving, write_results
-from service.local.postgres import EmbeddedPostgres
-from service.store.bootstrap import migrate
+from benchmarks.api_findings import empty_database, load, processor_seconds, serving, write_results
 
 
 def load_audits(url: str, folder: Path, rows: int) -> list[dict[str, Any]]:
@@ -43,16 +38,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="ftb-"))
-    server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
     figures: dict[str, dict[str, float]] = {}
-    try:
-        server.start()
-        url = server.url("postgres")
-        migrate(url)
+    with empty_database() as (folder, url, postmaster):
         first, second, third = load_audits(url, folder, arguments.rows)
         with serving(url, folder / "data") as (address, api):
-            postmaster = psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
             headers = {"Authorization": f"Bearer {first['secret']}"}
             with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
                 client.get("/v1/info")
@@ -74,9 +63,6 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         report = {"rows": arguments.rows, "seconds": figures}
         (arguments.out / "api_comparisons.json").write_text(json.dumps(report, indent=1))
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -9,21 +9,16 @@ connection with the API's statement timeout. Writes api_deletion.json and prints
 
 import argparse
 import json
-import shutil
-import tempfile
 import time
 from pathlib import Path
 
 import httpx
-import psutil
 from sqlalchemy import func, text, update
 
-from benchmarks.api_findings import POSTGRES, load, processor_seconds, serving, write_results
+from benchmarks.api_findings import empty_database, load, processor_seconds, serving, write_results
 from service.lifecycle.purging import purge_due
 from service.lifecycle.reconcile import PURGING
-from service.local.postgres import EmbeddedPostgres
 from service.settings import Settings
-from service.store.bootstrap import migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
 from service.store.tables import AuditData
@@ -35,22 +30,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="ftb-"))
-    server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
     figures: dict[str, float] = {"rows": arguments.rows}
 
     def note(name: str, value: float) -> None:
         figures[name] = round(value, 3)
         print(f"| {name} | {value:,.3f} |", flush=True)
 
-    try:
+    with empty_database() as (folder, url, postmaster):
         flagged = write_results(folder, arguments.rows)
-        server.start()
-        url = server.url("postgres")
-        migrate(url)
         loaded = load(url, folder, arguments.rows, flagged)
         note("loading, s", loaded["load_s"])
-        postmaster = psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
         with serving(url, folder / "data") as (address, api):
             headers = {"Authorization": f"Bearer {loaded['secret']}"}
             with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
@@ -88,9 +77,6 @@ def main() -> None:
         engine.dispose()
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "api_deletion.json").write_text(json.dumps(figures, indent=1))
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

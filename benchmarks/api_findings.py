@@ -291,6 +291,23 @@ def measure(
     return found
 
 
+@contextmanager
+def empty_database() -> Iterator[tuple[Path, str, psutil.Process]]:
+    """A folder for all that a benchmark makes, the URL of a migrated Postgres in it, and its first process; gone
+    after the block.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ftb-"))
+    server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
+    try:
+        server.start()
+        url = server.url("postgres")
+        migrate(url)
+        yield folder, url, psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -298,14 +315,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=101)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="ftb-"))
-    server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
-    try:
+    with empty_database() as (folder, url, postmaster):
         flagged = write_results(folder, arguments.rows)
         print(f"{arguments.rows:,} samples, {flagged:,} flagged", flush=True)
-        server.start()
-        url = server.url("postgres")
-        migrate(url)
         loaded = load(url, folder, arguments.rows, flagged)
         print(f"COPY of the scores {loaded['copy_s']:.0f} s, all of loading {loaded['load_s']:.0f} s", flush=True)
         for name, size in loaded["bytes"].items():
@@ -314,7 +326,6 @@ def main() -> None:
         stored.mkdir(parents=True)
         (folder / "rows.parquet").rename(stored / "rows.parquet")
         with serving(url, folder / "data") as (address, api):
-            postmaster = psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
 
             def spent() -> float:
                 return processor_seconds(api, postmaster)
@@ -324,9 +335,6 @@ def main() -> None:
         kept = {name: loaded[name] for name in ("copy_s", "load_s", "bytes")}
         result = {"rows": arguments.rows, "flagged": flagged, **kept, "latency": latency}
         (arguments.out / "api_findings.json").write_text(json.dumps(result, indent=1))
-    finally:
-        server.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
