@@ -42,9 +42,9 @@ Floats = NDArray[np.float64]
 
 HISTOGRAM_BINS = 60
 MANY_FLAGGED = 0.2
+"""Share of flagged samples above which the bulk can hardly be called clean."""
 MAX_GROUPS = 100
 """In a summary, the largest: a column of ids would make one of every row, each with a curve of its own."""
-"""Share of flagged samples above which the bulk can hardly be called clean."""
 
 
 def summarise(
