@@ -24,7 +24,8 @@ class RefreshSchedule:
     """Tells at each step whether to measure, and learns from how far the gradient had turned.
 
     A measurement costs `cost` tokens, the run without any `planned`. The interval grows while the gradient keeps its
-    direction and shrinks while it turns; it is never so short that the money would run out before the last step.
+    direction and shrinks while it turns. Where that would spend the measurements before the last step, each interval
+    is the same share of the steps taken so far: the gradient turns about as 1 / step, so each lets it turn as far.
     """
 
     def __init__(self, *, start: int, total: int, planned: int, cost: int, probes: int) -> None:
@@ -47,8 +48,13 @@ class RefreshSchedule:
             # The angle grows about linearly with the steps between.
             angle = max(math.acos(min(1.0, max(-1.0, cosine))), 1e-6)
             self._interval *= min(2.0, max(0.5, math.acos(STEADY) / angle))
-        evenly = (self._total - step) / (self._left + 1)
-        self._due = step + max(1, round(max(self._interval, evenly)))
+        self._interval = max(self._interval, self._lasting(step))
+        self._due = step + max(1, round(self._interval))
+
+    def _lasting(self, step: int) -> float:
+        """The interval with which the measurements left, at steps that grow by one factor, reach the run's end."""
+        taken = max(step, 1)
+        return taken * ((self._total / taken) ** (1 / (self._left + 1)) - 1)
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned and spent."""

@@ -50,9 +50,25 @@ def test_the_budget_holds_and_lasts_until_the_end(
     assert made[0] == 10
     allowed = max(MIN_MEASUREMENTS, SHARE * (1 + FURTHER_PROBE * (probes - 1)) * planned / cost)
     assert len(made) <= allowed
-    # Where the budget binds, it is spread: the last measurement is not long before the end.
+    # Where the budget binds, the steps of the measurements grow by one factor until the end.
     if cosine < 0 and len(made) == MIN_MEASUREMENTS:
-        assert total - made[-1] <= 2 * (total - 10) / MIN_MEASUREMENTS + 2
+        factor = (total / made[1]) ** (1 / (len(made) - 1))
+        for before, after in itertools.pairwise([*made[1:], total]):
+            assert abs(after - factor * before) <= 1 + factor + 0.02 * after
+
+
+def test_a_gradient_that_turns_as_one_over_the_step_turns_as_far_between_any_two_measurements() -> None:
+    schedule, last, turned = RefreshSchedule(start=10, total=250, planned=250, cost=3, probes=1), 0, []
+    for step in range(250):
+        if schedule.due(step):
+            angle = math.log(step / last) if last else None
+            schedule.measured(step, None if angle is None else math.cos(angle))
+            turned += [] if angle is None else [angle]
+            last = step
+    turned.append(math.log(250 / last))
+    assert len(turned) == MIN_MEASUREMENTS
+    assert max(turned) <= math.log(2)  # the first interval; spaced evenly, the first would be log(5)
+    assert max(turned[1:]) == pytest.approx(min(turned[1:]), rel=0.1)
 
 
 def test_a_short_run_is_measured_once_its_warm_up_is_over() -> None:
