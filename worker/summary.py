@@ -323,8 +323,8 @@ def _cautions(
         cautions.append(
             Caution(
                 code="many_groups",
-                message=f"There are {number} groups; the summary describes the {MAX_GROUPS} largest. Each finding names "
-                "its own all the same. A column with fewer values says more as group_column.",
+                message=f"There are {number} groups; the summary describes the {MAX_GROUPS} largest. Each finding "
+                "names its own all the same. A column with fewer values says more as group_column.",
             )
         )
     for name in comparison.suffices(compared):
