@@ -58,6 +58,8 @@ def obey(descriptor: int, request: StopRequest) -> NoReturn:
             stop("the lease has run out")
         if not readable:
             continue
+        # Before reading, too: a child that is frozen with a line in its hands must not count the lease from its thaw.
+        now = time.monotonic()
         chunk = os.read(descriptor, 4096)
         if not chunk:
             stop("the supervisor is gone")
@@ -69,7 +71,7 @@ def obey(descriptor: int, request: StopRequest) -> NoReturn:
                 stop("a command was not understood")
             match command:
                 case Lease():
-                    deadline = time.monotonic() + command.ttl_s
+                    deadline = now + command.ttl_s
                 case SaveAndStop():
                     request.make()
                 case Cancel():

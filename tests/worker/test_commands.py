@@ -105,8 +105,7 @@ def test_every_lease_replaces_the_one_before(child: Told) -> None:
 
 def test_one_that_was_frozen_past_its_lease_does_not_live_by_an_old_line(child: Told) -> None:
     child.lease(0.5)
-    wait_for(child.has_read_all)
-    time.sleep(0.1)  # and has understood it
+    wait_for(child.has_read_all)  # and whether it has understood it or not
     child.process.send_signal(signal.SIGSTOP)
     child.lease(600)
     time.sleep(1)
