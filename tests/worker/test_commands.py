@@ -57,6 +57,11 @@ class Told:
         fcntl.ioctl(self.process.stdin, termios.FIONREAD, unread)
         return unread[0] == 0
 
+    def is_stopped(self) -> bool:
+        """Whether each of its threads has obeyed SIGSTOP: one that runs on another processor does so a little later."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
     def ended(self, seconds: float = 10) -> str:
         """What it said, once it and all of its own are gone."""
         assert self.process.wait(seconds) == 3
@@ -107,6 +112,7 @@ def test_one_that_was_frozen_past_its_lease_does_not_live_by_an_old_line(child: 
     child.lease(0.5)
     wait_for(child.has_read_all)  # and whether it has understood it or not
     child.process.send_signal(signal.SIGSTOP)
+    wait_for(child.is_stopped)
     child.lease(600)
     time.sleep(1)
     child.process.send_signal(signal.SIGCONT)
