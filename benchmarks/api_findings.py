@@ -299,10 +299,10 @@ def empty_database() -> Iterator[tuple[Path, str, psutil.Process]]:
     folder = Path(tempfile.mkdtemp(prefix="ftb-"))
     server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
     try:
-        server.start()
+        postmaster = psutil.Process(server.start().pid)
         url = server.url("postgres")
         migrate(url)
-        yield folder, url, psutil.Process(int((folder / "postgres" / "postmaster.pid").read_text().split()[0]))
+        yield folder, url, postmaster
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)

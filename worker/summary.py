@@ -57,6 +57,7 @@ def summarise(
 ) -> Summary:
     """The audit's Summary."""
     first = recordings[0]
+    named = _by_size(group_of)
     z = scores.probes[0].detection.z if len(scores.probes) == 1 else -scores.headline.p
     compared = comparison.compare(z, scores.flagged, baselines)
     return Summary(
@@ -75,13 +76,13 @@ def summarise(
         baselines=tuple(
             BaselineComparison(name=c.name, spearman=c.spearman, top_overlap=c.top_overlap, auc=c.auc) for c in compared
         ),
-        groups=_groups(first, scores, group_of),
+        groups=_groups(first, scores, group_of, named[:MAX_GROUPS]),
         steps=first.facts.steps,
         tokens=first.facts.tokens,
         refreshes=first.facts.refreshes,
         train_loss_first=first.facts.train_loss_first,
         train_loss_last=first.facts.train_loss_last,
-        warnings=tuple(_cautions(spec, question, scores, compared, group_of)),
+        warnings=tuple(_cautions(spec, question, scores, compared, len(named))),
         seconds=_seconds(recordings),
         device=first.facts.device,
         versions=first.facts.versions,
@@ -227,13 +228,15 @@ def _gaussianity(run: Recording, scores: ProbeScores) -> Gaussianity | None:
     return Gaussianity(mu_clt=found.limit.mu, gamma=found.limit.gamma, exact_gap=found.gap)
 
 
-def _groups(run: Recording, scores: Scores, names: Sequence[str | None]) -> dict[str, GroupSummary]:
+def _groups(
+    run: Recording, scores: Scores, names: Sequence[str | None], described: Sequence[str]
+) -> dict[str, GroupSummary]:
     """Toward the first probe; mu and its interval are of the first seed's run, flags and curve of all."""
     probe = scores.probes[0]
     labels = np.array([name if name is not None else "" for name in names], dtype=object)
     declared = np.array([name is not None for name in names])
     result = {}
-    for name in sorted(_by_size(names)[:MAX_GROUPS]):
+    for name in sorted(described):
         members = declared & (labels == name)
         total = group_effect_with_interval(
             run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
@@ -282,7 +285,7 @@ def _cautions(
     question: Question,
     scores: Scores,
     compared: Sequence[comparison.BaselineComparison],
-    group_of: Sequence[str | None],
+    number_of_groups: int,
 ) -> list[Caution]:
     cautions = []
     flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
@@ -319,12 +322,12 @@ def _cautions(
             usable=own.ordinary,
         ):
             cautions.append(Caution(code=code, message=prefix + message))
-    if (number := len(set(group_of) - {None})) > MAX_GROUPS:
+    if number_of_groups > MAX_GROUPS:
         cautions.append(
             Caution(
                 code="many_groups",
-                message=f"There are {number} groups; the summary describes the {MAX_GROUPS} largest. Each finding "
-                "names its own all the same. A column with fewer values says more as group_column.",
+                message=f"There are {number_of_groups} groups; the summary describes the {MAX_GROUPS} largest. Each "
+                "finding names its own all the same. A column with fewer values says more as group_column.",
             )
         )
     for name in comparison.suffices(compared):

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from service.contract import Cancel, Lease
+from tests.ended import pid_has_ended
 from tests.worker.scripting import wait_for
 
 CHILD = """
@@ -65,16 +65,9 @@ class Told:
     def ended(self, seconds: float = 10) -> str:
         """What it said, once it and all of its own are gone."""
         assert self.process.wait(seconds) == 3
-        wait_for(lambda: not any(alive(pid) for pid in self.ranks))
+        wait_for(lambda: all(pid_has_ended(pid) for pid in self.ranks))
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture
@@ -82,7 +75,7 @@ def child(tmp_path: Path) -> Iterator[Told]:
     told = Told(tmp_path)
     yield told
     for pid in (told.process.pid, *told.ranks):
-        if alive(pid):
+        if not pid_has_ended(pid):
             os.kill(pid, signal.SIGKILL)
     told.process.wait()
     for pipe in (told.process.stdin, told.process.stderr):
@@ -153,4 +146,4 @@ def test_it_ends_where_nobody_reads_what_it_says(child: Told) -> None:
     child.process.stderr.close()
     child.process.stdin.close()
     assert child.process.wait(10) == 3
-    wait_for(lambda: not any(alive(pid) for pid in child.ranks))
+    wait_for(lambda: all(pid_has_ended(pid) for pid in child.ranks))

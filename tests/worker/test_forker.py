@@ -28,7 +28,7 @@ from service.contract import (
     FailedEvent,
     FinishedEvent,
 )
-from tests.ended import has_ended
+from tests.ended import has_ended, pid_has_ended
 from tests.worker.scripting import NOWHERE, fork_server, spawning, wait_for
 from tests.worker.steps import respecify
 from worker import forker as forker_module
@@ -235,7 +235,7 @@ def test_it_is_killed_with_all_of_its_group_though_the_fork_server_is_gone(
         child.kill()
         assert outcome(child)[0] == -signal.SIGKILL
     grandchild = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not psutil.pid_exists(grandchild) or has_ended(psutil.Process(grandchild)))
+    wait_for(lambda: pid_has_ended(grandchild))
 
 
 def test_other_orphans_are_not_the_supervisor_s(

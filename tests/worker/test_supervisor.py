@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import psycopg
 import pyarrow.parquet as pq
 import pytest
@@ -29,7 +28,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Finding, Job, Model, Score, ScoreList
-from tests.ended import has_ended
+from tests.ended import pid_has_ended
 from tests.summaries import make_probe_summary
 from tests.worker.scripting import (
     FINISHED,
@@ -503,7 +502,7 @@ class TestFailed:
         bench.run(["grandchild", str(tmp_path / "pid")], ["exit", 1])
         assert bench.job(audit).state == "failed"
         pid = int((tmp_path / "pid").read_text())
-        wait_for(lambda: not psutil.pid_exists(pid) or has_ended(psutil.Process(pid)))
+        wait_for(lambda: pid_has_ended(pid))
 
 
 SEVERAL = {
