@@ -2,17 +2,19 @@
 
     python -m benchmarks.overhead SET_FOLDER [--samples 1000] [--steps 60] [--probes 1 8] [--out FOLDER]
     python -m benchmarks.overhead SET_FOLDER --shape llama-3.1-8b   # on a GPU: random weights of the true shape
+    ... --fill --max-length 2048 --micro-batch-size 1               # every sample that long, one at a time
 
 Time: the plain and the instrumented run of the same model, data and seed take turns step by step in one process, so
 that whatever else the machine does falls on both alike. On a CPU it is processor time (OMP_NUM_THREADS=1 keeps waiting
-threads out of it), on a GPU the wall clock's. Of --steps steps, which begin with dense measurements of the probes, it
-gives what the hooks cost (steps without a measurement) and what one measurement costs in plain steps; the ratio of a
-whole run over --samples follows from those and from the most measurements that its schedule allows. Intervals are of
-a bootstrap over steps. Memory: each run alone in a process of its own.
+threads out of it), on a GPU the wall clock's. Of --steps steps, without the warm-up, which records nothing, it gives
+what the hooks cost (steps without a measurement) and what one measurement costs in plain steps; the ratio of a whole
+run over --samples follows from those and from the most measurements that its schedule allows. Intervals are of a
+bootstrap over steps. Memory: each run alone, on a CPU in a process of its own; on a GPU without the model's creation.
 """
 
 import argparse
 import contextlib
+import gc
 import json
 import multiprocessing
 import resource
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
 from service.contract import MetricEvent, ModelSource, ModelSpec, Probe, TrainingConfig
@@ -31,6 +34,7 @@ from service.settings import get_settings
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
 from worker.train_step import directions_of, encoded_probe
+from worker.training.bundled import bundled_model
 from worker.training.loop import steps_of, train, warm_up_of
 from worker.training.models import load_model, with_lora
 from worker.training.refresh import RefreshSchedule
@@ -101,26 +105,37 @@ class Setting:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        large = options.shape == "llama-3.1-8b"
+        self.large = options.shape == "llama-3.1-8b"
         self.config = TrainingConfig(
             epochs=2,
             max_length=options.max_length,
-            learning_rate=2e-4 if large else None,
-            lora_r=16 if large else 8,
-            target_modules=ALL_LINEAR if large else ("q_proj", "v_proj"),
+            micro_batch_size=options.micro_batch_size,
+            learning_rate=2e-4 if self.large else None,
+            lora_r=16 if self.large else 8,
+            target_modules=ALL_LINEAR if self.large else ("q_proj", "v_proj"),
         )
+        self.spec = ModelSpec(
+            source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"]
+        )
+        self.cache = Path(get_settings().cache_dir) / "models"
 
-    def model(self) -> tuple[Any, Any]:
-        """A fresh model with LoRA, and the tokenizer."""
-        spec = ModelSpec(source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"])
-        cache = Path(get_settings().cache_dir) / "models"
-        base, tokenizer = load_model(spec, self.config, self.device, cache=cache)
-        if self.options.shape == "llama-3.1-8b":
-            from transformers import LlamaConfig, LlamaForCausalLM
+    def tokenizer(self) -> Any:
+        """The demo model's, whatever the shape."""
+        return AutoTokenizer.from_pretrained(bundled_model(self.spec, self.cache))
 
+    def model(self) -> Any:
+        """A fresh model with LoRA on the device."""
+        if not self.large:
+            base, _ = load_model(self.spec, self.config, self.device, cache=self.cache)
+            return with_lora(base, self.config).to(self.device)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
             with torch.device(self.device):
-                base = LlamaForCausalLM(LlamaConfig(**LLAMA_8B)).to(torch.bfloat16)
-        return with_lora(base, self.config).to(self.device), tokenizer
+                base = LlamaForCausalLM(LlamaConfig(**LLAMA_8B))
+        finally:
+            torch.set_default_dtype(before)
+        return with_lora(base, self.config).to(self.device)
 
     def samples(self, tokenizer: Any) -> list[Sample]:
         """The set's rows, again from the first until there are enough."""
@@ -134,7 +149,7 @@ class Setting:
 
     def schedule(self, probes: int) -> tuple[int, int]:
         """Steps of a whole run, and measurements of `probes` probes in it at most."""
-        _, tokenizer = self.model()
+        tokenizer = self.tokenizer()
         samples = self.samples(tokenizer)
         probe = encoded_probe(Probe(name="probe", items=read_probe(self.options.set)), tokenizer, self.config)
         steps = steps_of(len(samples), self.config)
@@ -146,7 +161,9 @@ class Setting:
 
     def run(self, probes: int, on_step: Callable[[MetricEvent, int], None]) -> None:
         """Trains; with `probes` > 0 instrumented."""
-        model, tokenizer = self.model()
+        model, tokenizer = self.model(), self.tokenizer()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         probe = Probe(name="probe", items=read_probe(self.options.set))
         recorder = Recorder(lora_layers(model), directions_of([probe] * probes, seed=0)) if probes else None
         with contextlib.suppress(Enough):
@@ -199,16 +216,18 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for count in setting.options.probes:
         baton = take_turns(setting, count)
-        # The first step holds what the libraries do once.
-        plain = np.array(baton.seconds["0"][1:])
-        own = np.array(baton.seconds[str(count)][1:])
-        measured = np.array(baton.measured[str(count)][1:])
         steps, most = setting.schedule(count)
+        warm_up = warm_up_of(steps)
+        plain = np.array(baton.seconds["0"][warm_up:])
+        own = np.array(baton.seconds[str(count)][warm_up:])
+        measured = np.array(baton.measured[str(count)][warm_up:])
         rng = np.random.default_rng(0)
         draws = rng.integers(0, len(plain), size=(2000, len(plain)))
         parts = [_parts(plain[d], own[d], measured[d]) for d in draws if 0 < measured[d].sum() < len(d)]
-        passes = most + FORWARD_ALONE
-        ratios = [hooks + passes * cost / steps for hooks, cost in parts]
+
+        def whole(hooks: float, cost: float, steps: int = steps, most: int = most, warm_up: int = warm_up) -> float:
+            return 1 + (hooks - 1) * (1 - warm_up / steps) + (most + FORWARD_ALONE) * cost / steps
+
         hooks, cost = _parts(plain, own, measured)
         found[f"{count}_probes"] = {
             "plain_median_seconds": float(np.median(plain)),
@@ -217,8 +236,8 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
             "measurement_in_steps": cost,
             "measurements": most,
             "steps": steps,
-            "ratio": hooks + passes * cost / steps,
-            "interval": np.percentile(ratios, [2.5, 97.5]).tolist(),
+            "ratio": whole(hooks, cost),
+            "interval": np.percentile([whole(*each) for each in parts], [2.5, 97.5]).tolist(),
             "timed": float(own.sum() / plain.sum()),
         }
     return found
@@ -231,21 +250,20 @@ def _parts(plain: np.ndarray, own: np.ndarray, measured: np.ndarray) -> tuple[fl
     return hooks, float(extra / plain.mean())
 
 
-def _peak(options: argparse.Namespace, probes: int, answer: Any) -> None:
+def _peak(options: argparse.Namespace, probes: int) -> int:
     setting = Setting(options)
-    steps = 0
+    enough = warm_up_of(setting.schedule(max(probes, 1))[0]) + 15
 
-    def on_step(_metric: MetricEvent, _total: int) -> None:
-        nonlocal steps
-        steps += 1
-        if steps >= min(options.steps, 25):
+    def on_step(metric: MetricEvent, _total: int) -> None:
+        if metric.step >= min(options.steps, enough):
             raise Enough
 
     setting.run(probes, on_step)
-    if torch.cuda.is_available():
-        answer.send(torch.cuda.max_memory_allocated())
-    else:
-        answer.send(_resident_peak())
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else _resident_peak()
+
+
+def _tell_peak(options: argparse.Namespace, probes: int, answer: Any) -> None:
+    answer.send(_peak(options, probes))
 
 
 def _resident_peak() -> int:
@@ -259,10 +277,15 @@ def _resident_peak() -> int:
 
 
 def peak_bytes(options: argparse.Namespace, probes: int) -> int:
-    """Peak memory of a run alone in a process of its own: of the device, or resident."""
+    """Peak memory of a run: of the device, or resident, of a process of its own."""
+    if torch.cuda.is_available():
+        found = _peak(options, probes)
+        gc.collect()
+        torch.cuda.empty_cache()
+        return found
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_peak, args=(options, probes, sender))
+    process = context.Process(target=_tell_peak, args=(options, probes, sender))
     process.start()
     process.join()
     return int(receiver.recv())
@@ -276,15 +299,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--probes", type=int, nargs="+", default=[1])
     parser.add_argument("--max-length", type=int, default=512)
+    parser.add_argument("--micro-batch-size", type=int, help="samples in memory at once")
     parser.add_argument("--fill", action="store_true", help="make every sample --max-length tokens long")
     parser.add_argument("--shape", choices=["demo", "llama-3.1-8b"], default="demo")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    found = time_ratios(Setting(options))
+    # Before anything of this process lies on the device.
     peaks = {count: peak_bytes(options, count) for count in [0, *options.probes]}
+    found = time_ratios(Setting(options))
     for count in options.probes:
-        found[f"{count}_probes"]["memory_ratio"] = peaks[count] / peaks[0]
+        found[f"{count}_probes"] |= {"memory_ratio": peaks[count] / peaks[0], "peak_bytes": peaks[count]}
     found["plain_peak_bytes"] = peaks[0]
     name = f"overhead-{options.shape}{'-filled' if options.fill else ''}.json"
     (options.out / name).write_text(json.dumps(found, indent=1))

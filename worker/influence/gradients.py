@@ -13,6 +13,10 @@ Consumer = Callable[[str, Tensor], None]
 """Called with a layer's name and its per-sample weight gradients [batch, out * in], once a backward pass; in
 float32 at least."""
 
+Destination = Callable[[str, int], Tensor]
+"""Called with a layer's name and a batch size; gives the tensor [batch, out * in] to write its gradients to, whose
+samples may lie apart. It has the gradients' type."""
+
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """The trainable low-rank layers of a PEFT model, by qualified name: those of the active adapter.
@@ -59,30 +63,27 @@ class PerSampleGradients:
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
-        self._consumer: Consumer | None = None
-        self._scale: float | Tensor = 1.0
+        self._observation: _Observation | None = None
         self._factor: Tensor | None = None
-        self._seen: set[str] = set()
         self._handles = [
             layer.register_forward_hook(partial(self._after_forward, name)) for name, layer in layers.items()
         ]
 
     @contextmanager
-    def observe(self, consumer: Consumer, *, scale: float) -> Iterator[None]:
+    def observe(self, consumer: Consumer, *, scale: float, into: Destination | None = None) -> Iterator[None]:
         """Within the block, one forward pass is watched and its backward pass feeds `consumer`.
 
         scale undoes the loss's own scaling: with a backward pass through sum_n loss_n / B it is B, so that the
         consumer sees the gradient of sample n's own loss. A layer that is used more than once in the pass raises
         RuntimeError in the backward pass: its gradient would be the sum over the uses.
         """
-        if self._consumer is not None:
+        if self._observation is not None:
             raise RuntimeError("per-sample gradients are being observed already")
-        self._consumer, self._seen = consumer, set()
-        self._scale = scale if self._factor is None else self._factor[:, None] * scale
+        self._observation = _Observation(consumer, scale, self._factor, into)
         try:
             yield
         finally:
-            self._consumer = None
+            self._observation = None
 
     @contextmanager
     def rescaled(self, factor: Tensor) -> Iterator[None]:
@@ -102,29 +103,45 @@ class PerSampleGradients:
             handle.remove()
 
     def _after_forward(self, name: str, _layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Any:
-        consumer = self._consumer
+        observation = self._observation
         # Reentrant activation checkpointing runs a first forward pass without gradients: the recomputation counts.
-        if consumer is None or not output.requires_grad:
+        if observation is None or not output.requires_grad:
             return None
         if inputs[0].ndim != 3:
             raise ValueError(f"{name}: expected an input [batch, time, in], got {tuple(inputs[0].shape)}")
-        deliver = partial(self._deliver, name, consumer, self._scale, self._seen)
         # Under autocast the layer computed with a rounded copy of its input.
-        return _Tap.apply(output, inputs[0].detach().to(output.dtype), deliver)
+        return _Tap.apply(output, inputs[0].detach().to(output.dtype), name, observation)
 
-    @staticmethod
-    def _deliver(
-        name: str, consumer: Consumer, scale: float | Tensor, seen: set[str], gradient: Tensor, activation: Tensor
-    ) -> None:
-        if name in seen:
+
+class _Observation:
+    """One watched forward and backward pass."""
+
+    def __init__(self, consumer: Consumer, scale: float, factor: Tensor | None, into: Destination | None) -> None:
+        self._consumer, self._scale, self._into = consumer, scale, into
+        self._factor = None if factor is None else factor[:, None]
+        self._seen: set[str] = set()
+
+    def deliver(self, name: str, gradient: Tensor, activation: Tensor) -> None:
+        """gradient, activation: of the layer's output and its input."""
+        if name in self._seen:
             raise RuntimeError(
                 f"{name} was used more than once in one forward pass, or two passes ran in one observation; observe "
                 "each pass by itself, and leave layers that a model uses repeatedly out of target_modules"
             )
-        seen.add(name)
-        # Where the backward pass runs inside autocast, too, it would round these products to half precision.
-        with torch.autocast(gradient.device.type, enabled=False):
-            consumer(name, _per_sample(gradient, activation).flatten(1).mul_(scale))
+        self._seen.add(name)
+        if torch.is_autocast_enabled(gradient.device.type):
+            # Where the backward pass runs inside autocast, too, it would round these products to half precision.
+            with torch.autocast(gradient.device.type, enabled=False):
+                self._consume(name, gradient, activation)
+        else:
+            self._consume(name, gradient, activation)
+
+    def _consume(self, name: str, gradient: Tensor, activation: Tensor) -> None:
+        out = None if self._into is None else self._into(name, len(gradient))
+        found = _per_sample(gradient, activation, self._scale, out)
+        if self._factor is not None:
+            found.mul_(self._factor)
+        self._consumer(name, found)
 
 
 class _Tap(torch.autograd.Function):
@@ -135,24 +152,32 @@ class _Tap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, activation: Tensor, deliver: Callable[[Tensor, Tensor], None]) -> Tensor:
+    def forward(ctx: Any, output: Tensor, activation: Tensor, name: str, observation: _Observation) -> Tensor:
         ctx.save_for_backward(activation)
-        ctx.deliver = deliver
+        ctx.name, ctx.observation = name, observation
         return output.view_as(output)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (activation,) = ctx.saved_tensors
-        ctx.deliver(gradient, activation)
-        return gradient, None, None
+        ctx.observation.deliver(ctx.name, gradient, activation)
+        return gradient, None, None, None
 
 
-def _per_sample(gradient: Tensor, activation: Tensor) -> Tensor:
-    """sum_t b[n,t] a[n,t]^T, [batch, out, in], summed in float32 at least: half precision would lose small terms."""
+def _per_sample(gradient: Tensor, activation: Tensor, scale: float, out: Tensor | None) -> Tensor:
+    """scale sum_t b[n,t] a[n,t]^T, [batch, out * in], summed in float32 at least: half precision would lose small
+    terms. Written to `out`, if there is one.
+    """
     b, a = gradient.transpose(1, 2), activation
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
         # The tensor cores sum in float32 anyway; copies in float32 would be most of the cost.
-        return torch.bmm(b, a, out_dtype=torch.float32)
+        product = torch.bmm(b, a, out_dtype=torch.float32).flatten(1).mul_(scale)
+        return product if out is None else out.copy_(product)
     dtype = torch.promote_types(a.dtype, torch.float32)
-    return torch.bmm(b.to(dtype), a.to(dtype))
+    if out is None:
+        out = torch.empty(len(b), b.shape[1] * a.shape[2], dtype=dtype, device=a.device)
+    target = out.view(len(b), b.shape[1], a.shape[2])
+    # With beta = 0 what it holds is not read.
+    torch.baddbmm(target, b.to(dtype), a.to(dtype), beta=0.0, alpha=scale, out=target)
+    return out

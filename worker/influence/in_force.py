@@ -11,6 +11,7 @@ from torch import Tensor
 from worker.influence.directions import Directions, Kind
 from worker.influence.layer_weights import LayerWeights
 from worker.influence.probe import ProbeGradients
+from worker.influence.stacks import Stack, kept_type, stacks_of
 
 ALIGNED = ".lora_B."
 """Part of the names of the layers that the alignment is taken over."""
@@ -38,13 +39,26 @@ class InForce:
 
         `aligned`, `norms`, `weights` and `norm` are still to be filled.
         """
-        self.targets = dict(targets)
-        self.square = dict(square)
-        self.layer = {name: number for number, name in enumerate(self.square)}
-        like = next(iter(self.targets.values()))
-        size = (len(self.square), len(directions))
-        self.aligned = {name: like.new_empty(len(directions), len(own)) for name, own in self.square.items()}
-        """P^2 D, [D, numel] a layer."""
+        like = next(iter(targets.values()))
+        sizes = {name: own.shape[1] for name, own in targets.items()}
+        self.stacks = stacks_of(sizes, like.device, is_aligned)
+        self.stack_targets = {stack: stack.stacked(targets) for stack in self.stacks}
+        self.stack_square = {stack: stack.stacked(square) for stack in self.stacks if is_aligned(stack.names[0])}
+        self.stack_aligned = {
+            stack: like.new_empty(len(directions), len(stack.names), stack.numel, dtype=kept_type(like))
+            for stack in self.stack_square
+        }
+        """P^2 D of the layers that the alignment is over."""
+        self.targets = _by_layer(self.stack_targets)
+        """[targets, numel] of every layer; this and the next are views into the stacks."""
+        self.aligned = _by_layer(self.stack_aligned)
+        """P^2 D, [D, numel] of a layer that the alignment is over."""
+        self.square = {name: rows[0] for name, rows in _by_layer(self.stack_square).items()}
+        self.layer = {name: number for number, name in enumerate(square)}
+        found = [name for stack in self.stack_square for name in stack.names]
+        self.order = torch.tensor([found.index(name) for name in self.layer], device=like.device)
+        """Where each aligned layer stands in the order of the stacks."""
+        size = (len(self.layer), len(directions))
         self.norms = like.new_empty(size)
         """|P D| of each layer."""
         self.weights = like.new_empty(size)
@@ -81,9 +95,9 @@ class InForce:
     def state_dict(self) -> dict[str, Any]:
         """All but what was learned, which outlives a refresh."""
         return {
-            "targets": self.targets,
-            "square": self.square,
-            "aligned": self.aligned,
+            "targets": _apart(self.targets),
+            "square": _apart(self.square),
+            "aligned": _apart(self.aligned),
             "norms": self.norms,
             "weights": self.weights,
             "norm": self.norm,
@@ -100,7 +114,8 @@ class InForce:
             return {name: own[name].to(weight.device) for name, weight in like.items() if name in own}
 
         force = cls(directions, of_layers("targets"), of_layers("square"), learned)
-        force.aligned = of_layers("aligned")
+        for name, own in of_layers("aligned").items():
+            force.aligned[name].copy_(own)
         device = force.norm.device
         force.norms, force.weights, force.norm = (state[part].to(device) for part in ("norms", "weights", "norm"))
         return force
@@ -118,7 +133,7 @@ class InForce:
             items = torch.cat([side.items[name] for side in sides])
             combined = coefficients @ items
             weighted = combined * metric
-            self.aligned[name][columns] = weighted
+            self.aligned[name][columns] = weighted.to(self.aligned[name].dtype)
             square[layer] = (combined * weighted).sum(1)
             inner[layer] = items @ weighted.T
             item_square[layer] = items.square() @ metric
@@ -156,3 +171,12 @@ class InForce:
             square += weight * (old.square() @ metric)
         cosine = inner / (square.sqrt() * self.norm[:count]).clamp_min(torch.finfo(square.dtype).tiny)
         return np.asarray(cosine.cpu().double().numpy())
+
+
+def _by_layer(stacks: Mapping[Stack, Tensor]) -> dict[str, Tensor]:
+    return {name: rows[:, layer] for stack, rows in stacks.items() for layer, name in enumerate(stack.names)}
+
+
+def _apart(of_layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the layers between which they lie."""
+    return {name: rows.contiguous() for name, rows in of_layers.items()}

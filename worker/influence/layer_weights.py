@@ -33,14 +33,11 @@ class LayerWeights:
         self._samples = 0
         self._standing: list[list[Tensor]] = [[] for _ in range(probes)]
 
-    def note(self, layer: int, cosines: Tensor) -> None:
-        """Cosines [samples, probes] of samples with each probe's unwanted answers in one layer; no synchronisation."""
-        self._sum[layer] += cosines.sum(0)
-        self._square[layer] += cosines.square().sum(0)
-
-    def drawn(self, samples: int) -> None:
-        """So many samples have been noted in every layer."""
-        self._samples += samples
+    def note(self, cosines: Tensor) -> None:
+        """Cosines [layers, samples, probes] of samples with each probe's unwanted answers; no synchronisation."""
+        self._sum += cosines.sum(1)
+        self._square += cosines.square().sum(1)
+        self._samples += cosines.shape[1]
 
     def of_probe(self, probe: int, held_out: Tensor) -> Tensor:
         """Weights [columns of the probe, layers] at a refresh.

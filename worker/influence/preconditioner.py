@@ -80,9 +80,8 @@ def adamw_preconditioner(optimizer: torch.optim.Optimizer, weights: Weights) -> 
     if states is None:
         return None
     found = [_second_moment(state, group).flatten() for state, group in states]
-    # One read for all weights: fused optimisers count their steps on the device.
-    device = found[0].device
-    steps = torch.stack([torch.as_tensor(state["step"]).to(device, torch.float64) for state, _ in states]).tolist()
+    # One read for all weights where they lie: fused optimisers count their steps on the device, others do not.
+    steps = torch.stack([torch.as_tensor(state["step"]) for state, _ in states]).tolist()
     corrections = [1.0 - float(group["betas"][1]) ** step for (_, group), step in zip(states, steps, strict=True)]
     p = list(torch._foreach_div(found, corrections))
     torch._foreach_sqrt_(p)

@@ -69,10 +69,12 @@ def probe_gradients(
         for name, total in mean.items()
         if items_of(name)
     }
+    device = next(iter(mean.values())).device
     losses = []
     with undisturbed(model), torch.enable_grad():
         for numbers, run in chunks:
-            position = torch.as_tensor(list(numbers))
+            # On the device at once: as an index of the processor's every layer would copy it there, and wait.
+            position = torch.as_tensor(list(numbers), device=device)
 
             def keep(name: str, gradient: Tensor, position: Tensor = position) -> None:
                 if name in items:

@@ -15,6 +15,7 @@ from worker.influence.in_force import InForce, Preconditioner, is_aligned
 from worker.influence.layer_weights import LayerWeights
 from worker.influence.observations import Observations, Steps
 from worker.influence.probe import ProbeGradients
+from worker.influence.stacks import Stack
 
 
 class Recorder:
@@ -73,6 +74,15 @@ class Recorder:
         self._block += 1
         return None if before is None else self._in_force.turned_from(before)
 
+    def make_room(self) -> None:
+        """Before a refresh, whose own measurements take room: drops most of what is in force.
+
+        No batch can be recorded before the next `set_directions`.
+        """
+        if self._in_force is not None:
+            self._in_force.stack_aligned.clear()
+            self._in_force.aligned.clear()
+
     @contextmanager
     def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
         """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.
@@ -86,10 +96,10 @@ class Recorder:
             yield
             signals = _Signals.missing(len(rows), self.directions)
         else:
-            if self._in_force is None:
+            if self._in_force is None or not self._in_force.aligned:
                 raise RuntimeError("call set_directions before the first batch that has a preconditioner")
             total = _Contraction(self._in_force, preconditioner, len(rows))
-            with self.gradients.observe(total.add, scale=float(batch_size)):
+            with self.gradients.observe(total.add, scale=float(batch_size), into=total.into):
                 yield
             if total.layers != len(self.weights):
                 raise RuntimeError(
@@ -192,45 +202,72 @@ class _Signals:
 
 
 class _Contraction:
-    """Contracts per-sample gradients with the directions layer by layer; nothing of a layer outlives its call."""
+    """Contracts per-sample gradients with the directions, a stack of layers at a time; no gradient outlives its stack.
+
+    A stack only leaves numbers behind, and what is made of them is made for all layers at once.
+    """
 
     def __init__(self, in_force: InForce, preconditioner: Preconditioner, samples: int) -> None:
-        like = next(iter(in_force.targets.values()))
         self._in_force = in_force
         self._preconditioner = preconditioner
-        self._effect = like.new_zeros(samples, len(like))
-        self._product = like.new_zeros(samples, len(like))
-        self._square = like.new_zeros(samples)
-        self._inner = like.new_zeros(samples, len(in_force.norm))
-        self._aligned_square = like.new_zeros(samples, len(in_force.norm))
+        self._samples = samples
+        self._stack = {name: (stack, layer) for stack in in_force.stacks for layer, name in enumerate(stack.names)}
+        self._gradients: dict[Stack, Tensor] = {}
+        """[samples, layers, numel] of each stack that is being filled."""
+        self._missing = {stack: len(stack.names) for stack in in_force.stacks}
+        self._effect: list[Tensor] = []
+        self._product: list[Tensor] = []
+        self._norm: list[Tensor] = []
+        self._projected: dict[Stack, Tensor] = {}
+        """<P D, P g> in each layer, [layers, samples, D]."""
+        self._aligned_square: dict[Stack, Tensor] = {}
+        """|P g|^2 in each layer, [layers, samples]."""
         self.layers = 0
 
-    def add(self, name: str, gradients: Tensor) -> None:
-        """gradients: [samples, numel] of one layer."""
-        if len(gradients) != len(self._effect):
+    def into(self, name: str, samples: int) -> Tensor:
+        """Where the layer's gradients belong, [samples, numel]."""
+        if samples != self._samples:
             raise RuntimeError(
-                f"{name} saw a batch of {len(gradients)} for {len(self._effect)} rows; leave layers that do not run "
-                "on each sample, such as the head, out of target_modules"
+                f"{name} saw a batch of {samples} for {self._samples} rows; leave layers that do not run on each "
+                "sample, such as the head, out of target_modules"
             )
-        force = self._in_force
-        targets = force.targets[name]
-        self._product += gradients @ targets.T
-        self._effect += gradients @ (targets * self._preconditioner[name]).T
-        square = gradients.square()
-        self._square += square.sum(1)
-        layer = force.layer.get(name)
-        if layer is not None:
-            projected = gradients @ force.aligned[name].T
-            own_square = square @ force.square[name]
-            self._inner += projected * force.weights[layer]
-            self._aligned_square += own_square[:, None] * force.weights[layer]
-            scale = own_square.sqrt()[:, None] * force.norms[layer, force.unwanted]
-            cosines = projected[:, force.unwanted] / scale.clamp_min(torch.finfo(scale.dtype).tiny)
-            force.learned.note(layer, cosines)
+        stack, layer = self._stack[name]
+        if stack not in self._gradients:
+            self._gradients[stack] = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
+        return self._gradients[stack][:, layer]
+
+    def add(self, name: str, _gradients: Tensor) -> None:
+        """The layer's gradients lie where they belong. No synchronisation."""
         self.layers += 1
+        stack, _ = self._stack[name]
+        self._missing[stack] -= 1
+        if not self._missing[stack]:
+            self._contract(stack, self._gradients.pop(stack))
+
+    def _contract(self, stack: Stack, gradients: Tensor) -> None:
+        force = self._in_force
+        targets = force.stack_targets[stack]
+        self._product.append(stack.contracted(gradients, targets))
+        self._effect.append(stack.contracted(gradients, targets * stack.stacked(self._preconditioner)))
+        self._norm.append(torch.linalg.vector_norm(gradients, dim=2))
+        if stack in force.stack_aligned:
+            self._projected[stack] = stack.contracted(gradients, force.stack_aligned[stack])
+            square = gradients.square_()
+            self._aligned_square[stack] = stack.contracted(square, force.stack_square[stack])[:, :, 0]
 
     def signals(self) -> _Signals:
         """The alignment of a zero gradient is zero."""
-        self._in_force.learned.drawn(len(self._inner))
-        norm = (self._aligned_square.sqrt() * self._in_force.norm).clamp_min(torch.finfo(self._inner.dtype).tiny)
-        return _Signals(self._effect, self._product, self._inner / norm, self._square.sqrt())
+        force = self._in_force
+        tiny = torch.finfo(force.norm.dtype).tiny
+        projected = torch.cat([self._projected[stack] for stack in force.stack_aligned])[force.order]
+        aligned_square = torch.cat([self._aligned_square[stack] for stack in force.stack_aligned])[force.order]
+        scale = aligned_square.sqrt()[:, :, None] * force.norms[:, None, force.unwanted]
+        force.learned.note(projected[:, :, force.unwanted] / scale.clamp_min(tiny))
+        inner = (projected * force.weights[:, None, :]).sum(0)
+        norm = ((aligned_square.T @ force.weights).sqrt() * force.norm).clamp_min(tiny)
+        return _Signals(
+            torch.cat(self._effect).sum(0),
+            torch.cat(self._product).sum(0),
+            inner / norm,
+            torch.linalg.vector_norm(torch.cat(self._norm, dim=1), dim=1),
+        )

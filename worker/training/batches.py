@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from service.contract import TrainingConfig
 from worker.training.samples import IGNORED, Sample
 
-PASS_TOKENS = 64
-"""What starting one more forward and backward pass costs, in tokens: below this, padding is the cheaper waste."""
+PASS_TOKENS = {"cpu": 64, "cuda": 1024}
+"""What starting one more forward and backward pass costs on a device, in tokens: below this, padding is the cheaper
+waste. On a GPU a pass of a large model takes the time that its thousands of kernels take to be launched, up to about
+1,500 tokens (docs/decisions/0030)."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,18 @@ def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
             yield order[start : start + config.batch_size].tolist()
 
 
-def micro_batches(lengths: Sequence[int], limit: int | None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], limit: int | None, device: torch.device) -> list[list[int]]:
     """Positions of a step's samples in the parts that waste the least: padding and passes weighed against each other.
 
     lengths: tokens of each sample; limit: the most samples of one part. Samples go by length, shortest first.
     """
+    one_pass = PASS_TOKENS.get(device.type, PASS_TOKENS["cpu"])
     order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
     cost = [0.0] + [float("inf")] * len(order)
     begin = [0] * (len(order) + 1)
     for end in range(1, len(order) + 1):
         for start in range(max(0, end - (limit or end)), end):
-            total = cost[start] + (end - start) * lengths[order[end - 1]] + PASS_TOKENS
+            total = cost[start] + (end - start) * lengths[order[end - 1]] + one_pass
             if total < cost[end]:
                 cost[end], begin[end] = total, start
     parts, end = [], len(order)

@@ -97,11 +97,11 @@ def train(
     def backward(batch_rows: Sequence[int]) -> torch.Tensor:
         """Gradient of the mean of the rows' losses, in micro-batches; their losses, in the order they ran."""
         losses, ran = [], []
-        lengths = [len(samples[row].ids) for row in batch_rows]
-        for part in micro_batches(lengths, config.micro_batch_size):
+        layout = ([len(samples[row].ids) for row in batch_rows], config.micro_batch_size, accelerator.device)
+        for part in micro_batches(*layout):
             part_rows = [batch_rows[position] for position in part]
             with ExitStack() as stack:
-                stack.enter_context(out_of_memory_told(partial(smaller, lengths, config.micro_batch_size)))
+                stack.enter_context(out_of_memory_told(partial(smaller, *layout)))
                 if measurement:
                     stack.enter_context(measurement.batch(part_rows, len(batch_rows)))
                 batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)

@@ -180,6 +180,7 @@ class Measurement:
 
     def _measure(self, step: int) -> NDArray[np.float64] | None:
         assert self._preconditioner is not None
+        self._recorder.make_room()
         representations: list[Tensor] = []
         sides: list[list[ProbeGradients]] = []
         gradients, weights = self._recorder.gradients, self._recorder.weights
@@ -190,7 +191,7 @@ class Measurement:
                 run = [
                     (numbers, partial(self._run, batch, caught if number == 0 else None)) for numbers, batch in chunks
                 ]
-                with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk)):
+                with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk, self._device)):
                     measured.append(probe_gradients(self._model, gradients, weights, run, items_of=is_aligned))
             representations.append(torch.cat(caught))
             sides.append(measured)
@@ -222,7 +223,7 @@ class Measurement:
 
 
 def _chunks(side: Sequence[Sample], limit: int, pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
-    parts = micro_batches([len(sample.ids) for sample in side], limit)
+    parts = micro_batches([len(sample.ids) for sample in side], limit, device)
     return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]
 
 

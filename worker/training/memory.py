@@ -10,17 +10,17 @@ from worker.training.batches import micro_batches
 from worker.training.errors import TrainingError
 
 
-def smaller(lengths: Sequence[int], limit: int | None) -> str:
+def smaller(lengths: Sequence[int], limit: int | None, device: torch.device) -> str:
     """What to set so that activations take half of what they took, as a sentence.
 
     lengths: tokens of each sample of the step; limit: training.micro_batch_size. Activations grow with the padded
     tokens of the largest part that runs at once.
     """
-    parts = micro_batches(lengths, limit)
+    parts = micro_batches(lengths, limit, device)
     largest = max(parts, key=lambda part: _padded(lengths, part))
     half = _padded(lengths, largest) / 2
     for fewer in range(min(limit or len(lengths), len(lengths)) - 1, 0, -1):
-        if max(_padded(lengths, part) for part in micro_batches(lengths, fewer)) <= half:
+        if max(_padded(lengths, part) for part in micro_batches(lengths, fewer, device)) <= half:
             return (
                 f"set training.micro_batch_size to {fewer}: {len(largest)} samples of up to {max(lengths)} tokens at "
                 "once were too many, and this halves the memory for activations at least; it changes no result"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.worker.influence.test_gradients import CPU, by_autograd
+from worker.influence import stacks
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.influence.probe import ProbeGradients, probe_gradients, probe_losses
@@ -56,6 +57,15 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.cosine_similarity(a, b, dim=0))
 
 
+@pytest.fixture(params=["one by one", "side by side"])
+def stacked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor, and as on a GPU, where layers are contracted side by side and long sums in parts."""
+    if request.param == "side by side":
+        monkeypatch.setattr(stacks, "STACKED", {"cpu": 3})
+        monkeypatch.setattr(stacks, "TERMS", 16)
+
+
+@pytest.mark.usefixtures("stacked")
 def test_signals_are_the_formulas(lora_model: Any, samples: list[Sample]) -> None:
     """Two probes, the first with references; every kind of direction."""
     model = lora_model()
@@ -102,6 +112,7 @@ def test_signals_are_the_formulas(lora_model: Any, samples: list[Sample]) -> Non
         np.testing.assert_allclose(found, expected_items, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.usefixtures("stacked")
 def test_layers_count_as_held_out_items_stand_out_from_the_samples_drawn(
     lora_model: Any, samples: list[Sample]
 ) -> None:
@@ -147,6 +158,7 @@ def test_layers_count_as_held_out_items_stand_out_from_the_samples_drawn(
         assert found[column] == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
 
+@pytest.mark.usefixtures("stacked")
 def test_a_second_refresh_tells_how_far_the_targets_turned(lora_model: Any, samples: list[Sample]) -> None:
     model = lora_model()
     recorder = Recorder(lora_layers(model), ONE_TARGET)
@@ -159,6 +171,26 @@ def test_a_second_refresh_tells_how_far_the_targets_turned(lora_model: Any, samp
     same = recorder.set_directions([[new]], preconditioner)
     assert same is not None
     assert same[0] == pytest.approx(1.0, rel=1e-9)
+
+
+def test_directions_kept_in_bfloat16_change_the_alignment_by_a_hair(
+    lora_model: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for kept in ({}, {"cpu": torch.bfloat16}):
+        monkeypatch.setattr(stacks, "KEPT", kept)
+        model = lora_model(dtype=torch.float32)
+        recorder = Recorder(lora_layers(model), plan([ProbeShape(np.array([0, 1, 0]), has_reference=True)], seed=1))
+        sides = [side_of(model, recorder.gradients, items) for items in (samples[:3], samples[3:6])]
+        recorder.set_directions([sides], random_preconditioner(model))
+        with recorder.batch([6, 7, 0], random_preconditioner(model), batch_size=3):
+            (losses(model, [*samples[6:8], samples[0]]).sum() / 3).backward()
+        recorder.end_step(learning_rate=1.0, clip=1.0)
+        found.append(recorder.result()[0])
+    whole, rounded = found
+    assert np.abs(whole.alignment - rounded.alignment).max() > 0
+    np.testing.assert_allclose(rounded.alignment, whole.alignment, rtol=0, atol=2e-3)
+    np.testing.assert_array_equal(rounded.effect, whole.effect)
 
 
 def test_signals_do_not_depend_on_micro_batches(lora_model: Any, samples: list[Sample]) -> None:

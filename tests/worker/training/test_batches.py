@@ -27,15 +27,19 @@ def test_order_is_a_permutation_an_epoch_drawn_from_the_seed() -> None:
     assert made != list(batches(range(10, 20), config.model_copy(update={"seed": 4})))
 
 
-def cost(lengths: list[int], parts: list[list[int]]) -> int:
-    return sum(len(part) * max(lengths[i] for i in part) + PASS_TOKENS for part in parts)
+def cost(lengths: list[int], parts: list[list[int]], device: str) -> int:
+    return sum(len(part) * max(lengths[i] for i in part) + PASS_TOKENS[device] for part in parts)
 
 
-@given(st.lists(st.integers(1, 300), min_size=1, max_size=7), st.one_of(st.none(), st.integers(1, 7)))
+@given(
+    st.lists(st.integers(1, 2000), min_size=1, max_size=7),
+    st.one_of(st.none(), st.integers(1, 7)),
+    st.sampled_from(["cpu", "cuda"]),
+)
 def test_micro_batches_hold_every_sample_once_and_no_layout_by_length_is_cheaper(
-    lengths: list[int], limit: int | None
+    lengths: list[int], limit: int | None, device: str
 ) -> None:
-    parts = micro_batches(lengths, limit)
+    parts = micro_batches(lengths, limit, torch.device(device))
     assert sorted(itertools.chain(*parts)) == list(range(len(lengths)))
     assert all(len(part) <= (limit or len(lengths)) for part in parts)
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
@@ -44,7 +48,7 @@ def test_micro_batches_hold_every_sample_once_and_no_layout_by_length_is_cheaper
         for position, cut in zip(order[1:], cuts, strict=True):
             layout.append([position]) if cut else layout[-1].append(position)
         if all(len(part) <= (limit or len(lengths)) for part in layout):
-            assert cost(lengths, parts) <= cost(lengths, layout)
+            assert cost(lengths, parts, device) <= cost(lengths, layout, device)
 
 
 @pytest.fixture

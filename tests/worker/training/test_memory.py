@@ -12,24 +12,26 @@ from worker.training.batches import micro_batches
 from worker.training.errors import TrainingError
 from worker.training.memory import out_of_memory_told, smaller, smaller_weights
 
+CPU = torch.device("cpu")
+
 
 def test_fewer_samples_at_once() -> None:
-    assert smaller([512] * 8, None) == (
+    assert smaller([512] * 8, None, CPU) == (
         "set training.micro_batch_size to 4: 8 samples of up to 512 tokens at once were too many, and this halves the "
         "memory for activations at least; it changes no result"
     )
-    assert smaller([512] * 8, 4).startswith("set training.micro_batch_size to 2: 4 samples")
+    assert smaller([512] * 8, 4, CPU).startswith("set training.micro_batch_size to 2: 4 samples")
 
 
 def test_shorter_samples_where_there_is_one_at_once() -> None:
-    assert smaller([512] * 8, 1) == (
+    assert smaller([512] * 8, 1, CPU) == (
         "set training.max_length to 256: one sample of 512 tokens was too long, and this halves the memory for "
         "activations; longer samples lose their end, which the summary counts"
     )
 
 
 def test_shorter_samples_where_one_is_as_long_as_all_others() -> None:
-    assert smaller([2000, 20, 20, 20], None).startswith("set training.max_length to 1000")
+    assert smaller([2000, 20, 20, 20], None, CPU).startswith("set training.max_length to 1000")
 
 
 def test_a_model_that_does_not_fit() -> None:
@@ -39,12 +41,16 @@ def test_a_model_that_does_not_fit() -> None:
     assert smaller_weights(TrainingConfig()) == "take a smaller model, or a worker with more memory"
 
 
-@given(st.lists(st.integers(2, 4000), min_size=1, max_size=12), st.none() | st.integers(1, 12))
-def test_what_is_suggested_halves_the_largest_part(lengths: list[int], limit: int | None) -> None:
+@given(
+    st.lists(st.integers(2, 4000), min_size=1, max_size=12),
+    st.none() | st.integers(1, 12),
+    st.sampled_from([CPU, torch.device("cuda")]),
+)
+def test_what_is_suggested_halves_the_largest_part(lengths: list[int], limit: int | None, device: torch.device) -> None:
     def largest(limit: int | None, lengths: list[int]) -> int:
-        return max(len(part) * max(lengths[i] for i in part) for part in micro_batches(lengths, limit))
+        return max(len(part) * max(lengths[i] for i in part) for part in micro_batches(lengths, limit, device))
 
-    words = smaller(lengths, limit).split()
+    words = smaller(lengths, limit, device).split()
     setting, value = words[1], int(words[3].rstrip(":"))
     before = largest(limit, lengths)
     if setting == "training.micro_batch_size":
@@ -57,12 +63,12 @@ def test_what_is_suggested_halves_the_largest_part(lengths: list[int], limit: in
 
 
 def test_torch_on_a_cpu() -> None:
-    with pytest.raises(TrainingError) as caught, out_of_memory_told(partial(smaller, [512] * 8, None)):
+    with pytest.raises(TrainingError) as caught, out_of_memory_told(partial(smaller, [512] * 8, None, CPU)):
         torch.empty(1 << 60, dtype=torch.uint8)
     assert caught.value.failure.code is ErrorCode.OUT_OF_MEMORY
     assert "micro_batch_size to 4" in caught.value.failure.hint
 
 
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="shape"), out_of_memory_told(partial(smaller, [5], None)):
+    with pytest.raises(RuntimeError, match="shape"), out_of_memory_told(partial(smaller, [5], None, CPU)):
         torch.zeros(2).view(3)

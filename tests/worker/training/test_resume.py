@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from service.contract import CheckpointEvent, MetricEvent, ModelSpec, NoticeEvent, TrainingConfig
+from worker.influence import stacks
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
@@ -173,6 +174,18 @@ def test_stopped_for_later(tiny_spec: ModelSpec, undisturbed: dict[str, Any], tm
     assert_same(second.run(), undisturbed)
     assert second.codes() == ["resumed"]
     assert [metric.step for metric in second.metrics] == list(range(stop_after + 1, STEPS + 1))
+
+
+def test_stopped_for_later_where_layers_are_contracted_side_by_side(
+    tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, with directions in bfloat16."""
+    monkeypatch.setattr(stacks, "STACKED", {"cpu": 3})
+    monkeypatch.setattr(stacks, "KEPT", {"cpu": torch.bfloat16})
+    whole = Process(tiny_spec).run()
+    with pytest.raises(StoppedError):
+        Process(tiny_spec, tmp_path, stop_after=REFRESHED[0] + 1).run()
+    assert_same(Process(tiny_spec, tmp_path).run(), whole)
 
 
 def test_with_checkpoints_and_left_alone(tiny_spec: ModelSpec, undisturbed: dict[str, Any], tmp_path: Path) -> None:
