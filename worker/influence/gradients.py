@@ -109,8 +109,11 @@ class PerSampleGradients:
             return None
         if inputs[0].ndim != 3:
             raise ValueError(f"{name}: expected an input [batch, time, in], got {tuple(inputs[0].shape)}")
-        # Under autocast the layer computed with a rounded copy of its input.
-        return _Tap.apply(output, inputs[0].detach().to(output.dtype), name, observation)
+        activation = inputs[0].detach()
+        if activation.dtype != output.dtype:
+            # Under autocast the layer computed with a rounded copy of its input.
+            activation = activation.to(output.dtype)
+        return _Tap.apply(output, activation, name, observation)
 
 
 class _Observation:
@@ -177,7 +180,9 @@ def _per_sample(gradient: Tensor, activation: Tensor, scale: float, out: Tensor 
     dtype = torch.promote_types(a.dtype, torch.float32)
     if out is None:
         out = torch.empty(len(b), b.shape[1] * a.shape[2], dtype=dtype, device=a.device)
-    target = out.view(len(b), b.shape[1], a.shape[2])
+    if a.dtype != dtype:
+        b, a = b.to(dtype), a.to(dtype)
+    target = out.unflatten(1, (b.shape[1], a.shape[2]))
     # With beta = 0 what it holds is not read.
-    torch.baddbmm(target, b.to(dtype), a.to(dtype), beta=0.0, alpha=scale, out=target)
+    torch.baddbmm(target, b, a, beta=0.0, alpha=scale, out=target)
     return out

@@ -212,9 +212,10 @@ class _Contraction:
         self._preconditioner = preconditioner
         self._samples = samples
         self._stack = {name: (stack, layer) for stack in in_force.stacks for layer, name in enumerate(stack.names)}
-        self._gradients: dict[Stack, Tensor] = {}
-        """[samples, layers, numel] of each stack that is being filled."""
+        self._gradients: dict[Stack, tuple[Tensor, tuple[Tensor, ...]]] = {}
+        """[samples, layers, numel] of each stack that is being filled, and each layer's part of it."""
         self._missing = {stack: len(stack.names) for stack in in_force.stacks}
+        """Layers of each stack without a gradient yet."""
         self._effect: list[Tensor] = []
         self._product: list[Tensor] = []
         self._norm: list[Tensor] = []
@@ -233,8 +234,9 @@ class _Contraction:
             )
         stack, layer = self._stack[name]
         if stack not in self._gradients:
-            self._gradients[stack] = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
-        return self._gradients[stack][:, layer]
+            whole = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
+            self._gradients[stack] = whole, whole.unbind(1)
+        return self._gradients[stack][1][layer]
 
     def add(self, name: str, _gradients: Tensor) -> None:
         """The layer's gradients lie where they belong. No synchronisation."""
@@ -242,7 +244,7 @@ class _Contraction:
         stack, _ = self._stack[name]
         self._missing[stack] -= 1
         if not self._missing[stack]:
-            self._contract(stack, self._gradients.pop(stack))
+            self._contract(stack, self._gradients.pop(stack)[0])
 
     def _contract(self, stack: Stack, gradients: Tensor) -> None:
         force = self._in_force

@@ -19,7 +19,7 @@ TERMS = 8192
 """A sum of more products than this is formed in parts, which a GPU works on side by side."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """Layers with equally many parameters; tensors over it are [rows, layers, numel]."""
 

@@ -97,7 +97,7 @@ def test_signals_are_those_of_the_processor(
     """
     found = []
     for device, own in ((torch.device("cpu"), torch.float64), (CUDA, dtype)):
-        model = lora_model(dtype=own).to(device)
+        model = lora_model().to(device, own)
         recorder, ones = with_directions(model, samples, device)
         with recorder.batch([6, 7], ones, batch_size=2):
             (forward(model, collate(samples[6:8], pad=0, device=device)).losses.sum() / 2).backward()
