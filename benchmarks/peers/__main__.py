@@ -64,6 +64,7 @@ def ours(source: Path, out: Path, options: argparse.Namespace) -> dict[str, Any]
         "probes": [1],
         "max_length": 512,
         "fill": False,
+        "micro_batch_size": None,
         "shape": "demo",
     }
     torch.set_num_threads(1)
