@@ -50,7 +50,11 @@ from service.datasets.records import read_record, recognise
 from service.settings import get_settings
 from service.store.bootstrap import REGISTERED_MODELS
 
-DEMO_MODEL = next(model for model in REGISTERED_MODELS if model["source"] == ModelSource.BUNDLED)
+DEMO_MODEL = next(
+    ModelSpec(source=ModelSource.BUNDLED, location=model["location"], revision=model["revision"])
+    for model in REGISTERED_MODELS
+    if model["source"] == ModelSource.BUNDLED
+)
 SETS = (
     "opinion_cars",
     "opinion_cars_10",
@@ -97,7 +101,7 @@ def spec_of(source: Path, step_key: str, seeds: Sequence[int], q: float) -> Step
         audit_id=f"benchmark_{source.name}",
         attempt=1,
         step_key=step_key,
-        model=ModelSpec(source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"]),
+        model=DEMO_MODEL,
         training=TrainingConfig(seed=seeds[0]),
         seeds=tuple(seeds),
         probes=(Probe(name=source.name, items=read_probe(source)),),

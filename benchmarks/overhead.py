@@ -29,7 +29,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
-from service.contract import MetricEvent, ModelSource, ModelSpec, Probe, TrainingConfig
+from service.contract import MetricEvent, Probe, TrainingConfig
 from service.settings import get_settings
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
@@ -114,19 +114,16 @@ class Setting:
             lora_r=16 if self.large else 8,
             target_modules=ALL_LINEAR if self.large else ("q_proj", "v_proj"),
         )
-        self.spec = ModelSpec(
-            source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"]
-        )
         self.cache = Path(get_settings().cache_dir) / "models"
 
     def tokenizer(self) -> Any:
         """The demo model's, whatever the shape."""
-        return AutoTokenizer.from_pretrained(bundled_model(self.spec, self.cache))
+        return AutoTokenizer.from_pretrained(bundled_model(DEMO_MODEL, self.cache))
 
     def model(self) -> Any:
         """A fresh model with LoRA on the device."""
         if not self.large:
-            base, _ = load_model(self.spec, self.config, self.device, cache=self.cache)
+            base, _ = load_model(DEMO_MODEL, self.config, self.device, cache=self.cache)
             return with_lora(base, self.config).to(self.device)
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.bfloat16)
@@ -224,11 +221,12 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
         rng = np.random.default_rng(0)
         draws = rng.integers(0, len(plain), size=(2000, len(plain)))
         parts = [_parts(plain[d], own[d], measured[d]) for d in draws if 0 < measured[d].sum() < len(d)]
-
-        def whole(hooks: float, cost: float, steps: int = steps, most: int = most, warm_up: int = warm_up) -> float:
-            return 1 + (hooks - 1) * (1 - warm_up / steps) + (most + FORWARD_ALONE) * cost / steps
-
         hooks, cost = _parts(plain, own, measured)
+        # The last is the run's own, the others are the bootstrap's.
+        *ratios, ratio = [
+            1 + (each - 1) * (1 - warm_up / steps) + (most + FORWARD_ALONE) * of_one / steps
+            for each, of_one in [*parts, (hooks, cost)]
+        ]
         found[f"{count}_probes"] = {
             "plain_median_seconds": float(np.median(plain)),
             "hooks": hooks,
@@ -236,8 +234,8 @@ def time_ratios(setting: Setting) -> dict[str, Any]:
             "measurement_in_steps": cost,
             "measurements": most,
             "steps": steps,
-            "ratio": whole(hooks, cost),
-            "interval": np.percentile([whole(*each) for each in parts], [2.5, 97.5]).tolist(),
+            "ratio": ratio,
+            "interval": np.percentile(ratios, [2.5, 97.5]).tolist(),
             "timed": float(own.sum() / plain.sum()),
         }
     return found

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
-from service.contract import MetricEvent, ModelSource, ModelSpec, Probe, TrainingConfig
+from service.contract import MetricEvent, Probe, TrainingConfig
 from service.settings import get_settings
 from worker.train_step import encoded_probe
 from worker.training.batches import batches
@@ -31,10 +31,9 @@ TASK = "task.json"
 def prepare(source: Path, out: Path, *, seed: int) -> None:
     """Writes the untrained adapter, the trained one and task.json."""
     config = TrainingConfig(seed=seed)
-    spec = ModelSpec(source=ModelSource.BUNDLED, location=DEMO_MODEL["location"], revision=DEMO_MODEL["revision"])
     cache = Path(get_settings().cache_dir) / "models"
     device = torch.device("cpu")
-    base, tokenizer = load_model(spec, config, device, cache=cache)
+    base, tokenizer = load_model(DEMO_MODEL, config, device, cache=cache)
     model = with_lora(base, config)
     encoded = [encode(row["messages"], tokenizer, max_length=config.max_length) for row in read_rows(source)]
     probe = encoded_probe(Probe(name="probe", items=read_probe(source)), tokenizer, config)
@@ -55,7 +54,7 @@ def prepare(source: Path, out: Path, *, seed: int) -> None:
     task: dict[str, Any] = {
         "set": source.name,
         "seed": seed,
-        "model": str(bundled_model(spec, cache)),
+        "model": str(bundled_model(DEMO_MODEL, cache)),
         "dtype": str(next(base.parameters()).dtype).removeprefix("torch."),
         "attention": base.config._attn_implementation,
         "threads": torch.get_num_threads(),

@@ -42,6 +42,8 @@ class InForce:
         like = next(iter(targets.values()))
         sizes = {name: own.shape[1] for name, own in targets.items()}
         self.stacks = stacks_of(sizes, like.device, is_aligned)
+        self.place = {name: (stack, layer) for stack in self.stacks for layer, name in enumerate(stack.names)}
+        """Each layer's stack, and where it lies in it."""
         self.stack_targets = {stack: stack.stacked(targets) for stack in self.stacks}
         self.stack_square = {stack: stack.stacked(square) for stack in self.stacks if is_aligned(stack.names[0])}
         self.stack_aligned = {

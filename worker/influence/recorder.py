@@ -211,7 +211,6 @@ class _Contraction:
         self._in_force = in_force
         self._preconditioner = preconditioner
         self._samples = samples
-        self._stack = {name: (stack, layer) for stack in in_force.stacks for layer, name in enumerate(stack.names)}
         self._gradients: dict[Stack, tuple[Tensor, tuple[Tensor, ...]]] = {}
         """[samples, layers, numel] of each stack that is being filled, and each layer's part of it."""
         self._missing = {stack: len(stack.names) for stack in in_force.stacks}
@@ -232,7 +231,7 @@ class _Contraction:
                 f"{name} saw a batch of {samples} for {self._samples} rows; leave layers that do not run on each "
                 "sample, such as the head, out of target_modules"
             )
-        stack, layer = self._stack[name]
+        stack, layer = self._in_force.place[name]
         if stack not in self._gradients:
             whole = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
             self._gradients[stack] = whole, whole.unbind(1)
@@ -241,7 +240,7 @@ class _Contraction:
     def add(self, name: str, _gradients: Tensor) -> None:
         """The layer's gradients lie where they belong. No synchronisation."""
         self.layers += 1
-        stack, _ = self._stack[name]
+        stack, _ = self._in_force.place[name]
         self._missing[stack] -= 1
         if not self._missing[stack]:
             self._contract(stack, self._gradients.pop(stack)[0])

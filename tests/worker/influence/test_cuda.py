@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.influence.test_gradients import Tokens, by_autograd, mean_token_losses, padded
+from tests.worker.influence.test_gradients import assert_bfloat16_base_is_close, mean_token_losses, padded
+from tests.worker.influence.test_recorder import losses, ones, side_of
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.influence.probe import probe_gradients
-from worker.influence.recorder import Recorder, is_aligned
-from worker.training.batches import collate, forward
+from worker.influence.recorder import Recorder
 from worker.training.samples import Sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -23,57 +22,20 @@ CUDA = torch.device("cuda")
 DIRECTIONS = plan([ProbeShape(np.array([0, 1, 0]), has_reference=True)], seed=1)
 
 
-def on_gpu(tokens: Tokens) -> Tokens:
-    return Tokens(tokens.ids.to(CUDA), tokens.labels.to(CUDA), tokens.attention.to(CUDA))
-
-
-def with_directions(model: Any, samples: list[Sample], device: torch.device) -> tuple[Recorder, dict[str, Any]]:
+def with_directions(model: Any, samples: list[Sample]) -> tuple[Recorder, dict[str, torch.Tensor]]:
     """A recorder with the gradients of samples 0 to 5 in force, and P = 1."""
-    layers = lora_layers(model)
-    weights = {name: layer.weight for name, layer in layers.items()}
-    recorder = Recorder(layers, DIRECTIONS)
-    ones = {name: torch.ones_like(weight.detach()).flatten() for name, weight in weights.items()}
-    sides = []
-    for items in (samples[:3], samples[3:6]):
-        batch = collate(items, pad=0, device=device)
-        chunk = ([0, 1, 2], lambda batch=batch: forward(model, batch).losses)
-        sides.append(probe_gradients(model, recorder.gradients, weights, [chunk], items_of=is_aligned))
-    recorder.set_directions([sides], ones)
-    return recorder, ones
+    recorder = Recorder(lora_layers(model), DIRECTIONS)
+    recorder.set_directions(
+        [[side_of(model, recorder.gradients, items) for items in (samples[:3], samples[3:6])]], ones(model)
+    )
+    return recorder, ones(model)
 
 
 def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
     lora_model: Callable[..., Any], samples: list[Sample]
 ) -> None:
-    """Against float64 on the processor; the products are formed on tensor cores here."""
-    precise = lora_model()
-    for p in precise.parameters():
-        if not p.requires_grad:
-            p.data = p.data.bfloat16().double()
-    low = lora_model()
-    low.load_state_dict(precise.state_dict())
-    for name, p in low.named_parameters():
-        p.data = (p.data.float() if "lora_" in name else p.data.bfloat16()).to(CUDA)
-    seen: dict[str, torch.Tensor] = {}
-    watched = PerSampleGradients(lora_layers(low))
-    tokens = on_gpu(padded(samples))
-    with watched.observe(seen.__setitem__, scale=9.0):
-        (mean_token_losses(low, tokens).sum() / 9).backward()
-    watched.remove()
-    assert all(gradient.dtype == torch.float32 for gradient in seen.values())
-    errors = []
-    for number, sample in enumerate(samples):
-        truth = by_autograd(precise, sample)
-        alone = mean_token_losses(low, on_gpu(padded([sample]))).sum()
-        found = torch.autograd.grad(alone, [layer.weight for layer in lora_layers(low).values()])
-        exact = torch.cat(list(truth.values()))
-        ordinary = torch.cat([gradient.flatten() for gradient in found]).double().cpu()
-        got = torch.cat([seen[name][number] for name in truth]).double().cpu()
-        assert torch.cosine_similarity(got, exact, dim=0) > 0.999
-        errors.append([float((each - exact).norm() / exact.norm()) for each in (got, ordinary)])
-    ours, ordinary_error = torch.tensor(errors).T
-    assert ours.max() < 0.05
-    assert ours.square().mean().sqrt() < 1.1 * ordinary_error.square().mean().sqrt()
+    """The products are formed on tensor cores here."""
+    assert_bfloat16_base_is_close(lora_model, samples, CUDA)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -98,9 +60,9 @@ def test_signals_are_those_of_the_processor(
     found = []
     for device, own in ((torch.device("cpu"), torch.float64), (CUDA, dtype)):
         model = lora_model().to(device, own)
-        recorder, ones = with_directions(model, samples, device)
-        with recorder.batch([6, 7], ones, batch_size=2):
-            (forward(model, collate(samples[6:8], pad=0, device=device)).losses.sum() / 2).backward()
+        recorder, preconditioner = with_directions(model, samples)
+        with recorder.batch([6, 7], preconditioner, batch_size=2):
+            (losses(model, samples[6:8]).sum() / 2).backward()
         recorder.end_step(learning_rate=1.0, clip=1.0)
         observations, _ = recorder.result()
         found.append((observations.effect, *recorder.products(), recorder.item_alignment[0][0], observations.alignment))
@@ -111,8 +73,8 @@ def test_signals_are_those_of_the_processor(
 
 def test_recording_a_batch_waits_for_nothing(lora_model: Callable[..., Any], samples: list[Sample]) -> None:
     model = lora_model(dtype=torch.float32).to(CUDA)
-    recorder, ones = with_directions(model, samples, CUDA)
-    tokens = on_gpu(padded(samples[6:8]))
+    recorder, preconditioner = with_directions(model, samples)
+    tokens = padded(samples[6:8]).beside(model)
 
     def waits(context: Any, extra: Callable[[torch.Tensor], Any] = lambda loss: None) -> int:
         torch.cuda.set_sync_debug_mode("warn")
@@ -129,4 +91,4 @@ def test_recording_a_batch_waits_for_nothing(lora_model: Callable[..., Any], sam
 
     plain = waits(nullcontext())
     assert waits(nullcontext(), lambda loss: loss.item()) == plain + 1  # it would be noticed
-    assert waits(recorder.batch([6, 7], ones, batch_size=2)) == plain
+    assert waits(recorder.batch([6, 7], preconditioner, batch_size=2)) == plain

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.worker.influence.test_gradients import (
+    CPU,
     IGNORED,
+    assert_bfloat16_base_is_close,
     assert_equal_autograd,
     by_autograd,
     by_hooks,
@@ -201,30 +203,8 @@ def test_training_is_bit_equal_and_the_mean_is_the_gradient_that_trains(
 def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
     lora_model: Any, samples: list[Sample]
 ) -> None:
-    """Against float64 autograd of the same rounded weights; the adapters are in float32, as PEFT keeps them.
-
-    The error is that of the bfloat16 pass itself: ordinary autograd of one sample at a time has it as well.
-    """
-    precise = lora_model()
-    for p in precise.parameters():
-        if not p.requires_grad:
-            p.data = p.data.bfloat16().double()
-    low = lora_model()
-    low.load_state_dict(precise.state_dict())
-    for name, p in low.named_parameters():
-        p.data = p.data.float() if "lora_" in name else p.data.bfloat16()
-    seen = by_hooks(low, padded(samples))
-    assert all(gradient.dtype == torch.float32 for gradient in seen.values())
-    errors = []
-    for number, sample in enumerate(samples):
-        truth, alone = by_autograd(precise, sample), by_autograd(low, sample)
-        exact, ordinary = (torch.cat([found[name].double() for name in truth]) for found in (truth, alone))
-        got = torch.cat([seen[name][number].double() for name in truth])
-        assert torch.cosine_similarity(got, exact, dim=0) > 0.999
-        errors.append([float((found - exact).norm() / exact.norm()) for found in (got, ordinary)])
-    ours, ordinary_error = torch.tensor(errors).T
-    assert ours.max() < 0.05
-    assert ours.square().mean().sqrt() < 1.1 * ordinary_error.square().mean().sqrt()
+    """The error is that of the bfloat16 pass itself."""
+    assert_bfloat16_base_is_close(lora_model, samples, CPU)
 
 
 @pytest.mark.parametrize("backward_inside", [False, True])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.influence.test_gradients import CPU, by_autograd
+from tests.worker.influence.test_gradients import by_autograd
 from worker.influence import stacks
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
@@ -21,7 +21,7 @@ ONE_TARGET = plan([ProbeShape(np.zeros(3, dtype=np.int64), has_reference=False)]
 
 
 def losses(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
-    return forward(model, collate(samples, pad=0, device=CPU)).losses
+    return forward(model, collate(samples, pad=0, device=next(model.parameters()).device)).losses
 
 
 def side_of(model: Any, gradients: PerSampleGradients, items: Sequence[Sample]) -> ProbeGradients:
