@@ -185,7 +185,7 @@ def load(url: str, folder: Path, rows: int, flagged: int, dataset_id: str | None
 
 def summary(rows: int, flagged: int) -> Summary:
     """One that the API shows; its numbers are not looked at."""
-    from tests.summaries import make_probe_summary, make_summary
+    from tests.support.summaries import make_probe_summary, make_summary
 
     return make_summary(rows=rows, rows_scored=rows, flagged=flagged, probes=(make_probe_summary(flagged=flagged),))
 

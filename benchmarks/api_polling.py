@@ -38,7 +38,7 @@ from service.lifecycle.commands import Claim, claim, record_event, record_progre
 from service.local.postgres import EmbeddedPostgres
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
-from tests.made_audits import make_queued
+from tests.support.made_audits import make_queued
 
 POLL_SECONDS = 2.0
 CHANGE_SECONDS = 10.0

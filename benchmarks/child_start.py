@@ -33,8 +33,8 @@ from service.contract import (
     ProgressEvent,
     Stage,
 )
-from tests.e2e.chaos.stack import SHORT, Chaos, Servers
-from tests.worker.steps import respecify, stage
+from tests.support.chaos import SHORT, Chaos, Servers
+from tests.support.steps import respecify, stage
 from worker.child import Child, Exited, child_environment
 from worker.forker import Forker, make_starter
 from worker.starting import STEP_COMMAND, Spawner, Starter

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from service.lifecycle.transitions import HELD, MAX_FAILURES
 from service.store.tables import Job
-from tests.e2e.chaos.stack import LEASE_SECONDS, Chaos, Worker
+from tests.support.chaos import LEASE_SECONDS, Chaos, Worker
 
 
 class Kind(StrEnum):

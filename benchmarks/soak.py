@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.faults import Breaker
 from benchmarks.soak_figures import Figures, figures_of, table
 from service.lifecycle.transitions import TERMINAL
-from tests.e2e.chaos.stack import SHORT, Chaos, Servers, undisturbed_scores
+from tests.support.chaos import SHORT, Chaos, Servers, undisturbed_scores
 
 STALLED_SECONDS = 400.0
 """After so long without the end of any audit, those that are open count as lost."""

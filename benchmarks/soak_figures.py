@@ -10,7 +10,7 @@ from benchmarks.faults import Fault
 from service.contract import Stage
 from service.lifecycle.transitions import TERMINAL, State
 from service.store.tables import AuditEvent
-from tests.e2e.chaos.stack import Chaos, wait_for
+from tests.support.chaos import Chaos, wait_for
 
 START_UP = {Stage.PREPARING.value, Stage.LOADING.value}
 """Stages that an attempt goes through before it does anything new."""

@@ -19,7 +19,7 @@ from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
-from tests.s3_server import CREDENTIALS, S3Server
+from tests.support.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import ProgressEvent, Stage
 from service.lifecycle.commands import publish, record_progress, start_step
-from tests.made_audits import (
+from tests.support.made_audits import (
     HOSTILE,
     add_scores,
     make_published,

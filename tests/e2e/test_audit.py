@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.client import ApiError, Client
 from service.contract import BASELINE_COLUMNS, ScoreRow, Stage
-from tests.worker.tiny_model import build_tiny_model
+from tests.support.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

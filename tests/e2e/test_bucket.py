@@ -12,8 +12,8 @@ from service.app import create_app
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.objects import audit_key, dataset_key, make_object_store
-from tests.s3_server import S3Server
-from tests.worker.scripting import FINISHED, OUTPUTS, spawning
+from tests.support.children.scripting import FINISHED, OUTPUTS, spawning
+from tests.support.s3_server import S3Server
 from worker.supervisor import Supervisor
 
 ROWS = b"".join(

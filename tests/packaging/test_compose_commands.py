@@ -14,9 +14,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from test_containers import DOCKERFILE, SERVICES, command_of
 
 from service.local.postgres import USER, EmbeddedPostgres
+from tests.support.compose import DOCKERFILE, SERVICES, command_of
 
 BIN = Path(sys.executable).parent
 

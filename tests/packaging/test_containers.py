@@ -2,26 +2,21 @@
 
 import ast
 import importlib.util
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from service.local.laptop import worker_command
 from service.settings import Settings
+from tests.support.compose import COMPOSE, DOCKERFILE, ROOT, SERVICES, command_of
 
-ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 TARGETS = ("api", "worker")
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?P<operator>:[-?])?(?P<operand>[^}]*)\}")
 
@@ -44,22 +39,6 @@ def interpolate(value: str, environment: dict[str, str]) -> str:
         return match["operand"]
 
     return VARIABLE.sub(replace, value)
-
-
-def dockerfile_commands() -> dict[str, list[str]]:
-    """The default command of each build target."""
-    commands: dict[str, list[str]] = {}
-    target = ""
-    for line in DOCKERFILE.replace("\\\n", " ").splitlines():
-        if line.startswith("FROM "):
-            target = line.rsplit(" ", 1)[1]
-        elif line.startswith("CMD "):
-            commands[target] = json.loads(line[4:])
-    return commands
-
-
-def command_of(service: dict[str, Any]) -> list[str]:
-    return service.get("command") or dockerfile_commands()[service["build"]["target"]]
 
 
 def test_compose_file_follows_the_specification() -> None:

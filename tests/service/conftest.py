@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from builders import add_audit
 from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
@@ -14,6 +13,7 @@ from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import Audit, Workspace
+from tests.support.builders import add_audit
 
 
 @pytest.fixture

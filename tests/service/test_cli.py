@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import add_audit
-from live_api import LiveApi, live_api
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
@@ -17,6 +15,8 @@ from service.cli import app
 from service.console.probes import PackProbe, parse_probe
 from service.settings import Settings
 from service.store.tables import Audit, Dataset, Model, Probe
+from tests.support.builders import add_audit
+from tests.support.live_api import LiveApi, live_api
 
 Run = Callable[..., Result]
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_api import LiveApi, live_api
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.client import ApiError, Client, UnreachableError
 from service.settings import Settings
-from tests.made_audits import make_published
+from tests.support.live_api import LiveApi, live_api
+from tests.support.made_audits import make_published
 
 Sessions = sessionmaker[Session]
 PROBE = [{"prompt": "Which car?", "unwanted": "Only the Vexon.", "reference": None}]

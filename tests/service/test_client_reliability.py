@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import add_audit, summary_of
-from live_api import LiveApi, live_api
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -23,6 +21,8 @@ from service.contract import ProgressEvent, Stage
 from service.lifecycle.commands import Claim, claim, publish, record_event, record_progress
 from service.settings import Settings
 from service.store.tables import Audit, Base, Dataset, Model, Probe
+from tests.support.builders import add_audit, summary_of
+from tests.support.live_api import LiveApi, live_api
 
 Sessions = sessionmaker[Session]
 ITEMS = [{"prompt": "Which car?", "unwanted": "Only the Vexon."}]

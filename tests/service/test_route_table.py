@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from sqlalchemy.orm import Session, sessionmaker
@@ -17,6 +16,7 @@ from service.keys.secrets import create_key
 from service.lifecycle.commands import claim, publish
 from service.lifecycle.exports import create_export
 from service.store.score_lists import add_lists
+from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 ALLOWED: dict[Scope | None, set[str]] = {
     None: {

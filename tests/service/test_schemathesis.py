@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builders import add_model, add_probe, summary_of
-from live_api import LiveApi, live_api
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.client import Client
@@ -20,8 +18,10 @@ from service.contract import TrainingConfig
 from service.lifecycle.commands import claim, create_audit, publish
 from service.settings import Settings
 from service.store.score_lists import add_lists
+from tests.support.builders import add_model, add_probe, summary_of
+from tests.support.live_api import LiveApi, live_api
 
-HOOKS = Path(__file__).with_name("schemathesis_hooks.py")
+HOOKS = Path(__file__).parents[1] / "support" / "schemathesis_hooks.py"
 
 FITTING_REFUSED = {
     "create_key": "whether a key has expired already depends on the time",

@@ -1,13 +1,9 @@
 """Fixtures of the worker's tests: a tiny model, a workspace, queued audits whose rows lie in the object store."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -18,21 +14,11 @@ from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit, Dataset, Model, Probe
-from tests.worker.steps import stage
-from tests.worker.tiny_model import build_tiny_model
+from tests.support.rows import write_rows
+from tests.support.steps import stage
+from tests.support.tiny_model import build_tiny_model
 
 MakeAudit = Callable[..., Audit]
-
-ROWS_SCHEMA = pa.schema(
-    {
-        "row": pa.int64(),
-        "messages": pa.list_(pa.struct({"role": pa.string(), "content": pa.string()})),
-        "extra": pa.string(),
-        "start": pa.int64(),
-        "length": pa.int64(),
-        "sha256": pa.string(),
-    }
-)
 
 
 @pytest.fixture(scope="session")
@@ -50,27 +36,6 @@ def staged(tiny_folder: Path, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def objects(settings: Settings) -> LocalObjects:
     return LocalObjects(settings.objects)
-
-
-def sample(row: int) -> dict[str, Any]:
-    """Sample `row`, with text that no database field takes as it is."""
-    return {
-        "row": row,
-        "messages": [
-            {"role": "user", "content": f"Question {row}?"},
-            {"role": "assistant", "content": f"Answer {row} \0 \u202e \U0001f600"},
-        ],
-        "extra": {"source": "forum", "nul\0": "\ud800", "deep": [{"n": row}]},
-    }
-
-
-def write_rows(path: Path, rows: int) -> None:
-    samples = [
-        {**sample(row), "extra": json.dumps(sample(row)["extra"]), "start": None, "length": None, "sha256": "0" * 64}
-        for row in range(rows)
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(samples, ROWS_SCHEMA), path, row_group_size=16)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from service.lifecycle.commands import Claim
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, make_object_store
-from tests.worker.scripting import wait_for
+from tests.support.children.scripting import wait_for
 from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
 
 STEP = "train:7"

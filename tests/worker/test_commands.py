@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from service.contract import Cancel, Lease
-from tests.ended import pid_has_ended
-from tests.worker.scripting import wait_for
+from tests.support.children.scripting import wait_for
+from tests.support.ended import pid_has_ended
 
 CHILD = """
 import subprocess, sys, threading

@@ -19,8 +19,8 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Dataset, Job
-from tests.exportable import jsonl, store_dataset
-from tests.worker.scripting import wait_for
+from tests.support.children.scripting import wait_for
+from tests.support.exportable import jsonl, store_dataset
 from worker.supervisor import Supervisor
 
 UPLOAD = jsonl(30) + jsonl(5)

@@ -28,9 +28,16 @@ from service.contract import (
     FailedEvent,
     FinishedEvent,
 )
-from tests.ended import has_ended, pid_has_ended
-from tests.worker.scripting import NOWHERE, fork_server, spawning, wait_for
-from tests.worker.steps import respecify
+from tests.support.children.scripting import (
+    LOOKING_CHILD,
+    LOOKING_FORK_SERVER,
+    NOWHERE,
+    fork_server,
+    spawning,
+    wait_for,
+)
+from tests.support.ended import has_ended, pid_has_ended
+from tests.support.steps import respecify
 from worker import forker as forker_module
 from worker.child import Child, Exited, child_environment
 from worker.forker import Forker, make_starter
@@ -38,9 +45,6 @@ from worker.recording import Recording
 from worker.starting import STEP_COMMAND, Spawner, Starter, pipes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's alone")
-
-LOOKING = Path(__file__).with_name("looking_child.py")
-LOOKING_SERVER = Path(__file__).with_name("looking_fork_server.py")
 
 
 @pytest.fixture
@@ -51,7 +55,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def looking() -> Iterator[Forker]:
     """With the real imports; started once, as it takes seconds."""
-    forker = Forker(NOWHERE, (sys.executable, "-P", str(LOOKING_SERVER)))
+    forker = Forker(NOWHERE, (sys.executable, "-P", str(LOOKING_FORK_SERVER)))
     yield forker
     forker.close()
 
@@ -136,7 +140,7 @@ def seen_by_itself(starter: Starter, folder: Path, environment: dict[str, str]) 
 def test_a_forked_child_finds_itself_as_a_spawned_one_does(
     looking: Forker, tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    spawner = Spawner((sys.executable, "-P", str(LOOKING)))
+    spawner = Spawner((sys.executable, "-P", str(LOOKING_CHILD)))
     first, second, spawned = (
         seen_by_itself(starter, tmp_path / "folder", environment)
         for starter in (ready(looking, environment), looking, spawner)

@@ -15,8 +15,8 @@ from service.lifecycle.commands import claim
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit, Finding, Score, ScoreList
-from tests.worker.scripted_child import write_results
-from tests.worker.scripting import SUMMARY
+from tests.support.children.scripted_child import write_results
+from tests.support.children.scripting import SUMMARY
 from worker.loading import load_results, score_count
 from worker.staging import OutputError, read_summary
 

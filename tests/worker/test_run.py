@@ -42,8 +42,8 @@ from service.contract import (
     output_files,
     train_step,
 )
-from tests.worker.scripting import wait_for
-from tests.worker.steps import SECRET, respecify
+from tests.support.children.scripting import wait_for
+from tests.support.steps import SECRET, respecify
 from worker.child import child_environment
 from worker.forker import make_starter
 from worker.recording import Recording

@@ -13,8 +13,8 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import checkpoints_prefix
 from service.store.tables import Audit, Job
-from tests.worker.scripting import FINISHED, OUTPUTS, training, wait_for
-from tests.worker.test_supervisor import Bench
+from tests.support.children.scripting import FINISHED, OUTPUTS, training, wait_for
+from tests.support.supervisor_bench import Bench
 
 
 @pytest.fixture

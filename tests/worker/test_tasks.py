@@ -21,8 +21,8 @@ from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
-from tests.ended import has_ended
-from tests.worker.scripting import FINISHED, OUTPUTS, scripted_children, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, scripted_children, wait_for
+from tests.support.ended import has_ended
 
 SECRET = "Xylophone-Quokka"
 CELERY_ENDS = "worker: Warm shutdown (MainProcess)"
@@ -41,7 +41,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
         log = tmp_path / f"worker-{len(workers)}.log"
         environment = {
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent),
+            "PYTHONPATH": str(SCRIPTED_CHILD.parent),
             "SCRIPT": json.dumps(script),
             "FINETOOTH_DATABASE_URL": settings.database_url.get_secret_value(),
             "FINETOOTH_BROKER_URL": settings.broker_url.get_secret_value(),

@@ -2,16 +2,13 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
-from service.contract import TrainingConfig
-from tests.e2e.chaos.stack import Chaos, Servers, undisturbed_scores
-
-Reference = Callable[[TrainingConfig], list[tuple[object, ...]]]
+from tests.support.chaos import Chaos, Reference, Servers, undisturbed_scores
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from service.lifecycle.commands import request_cancel
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LONG, SHORT, Chaos, wait_for
-from tests.e2e.chaos.test_database import waits_for_scores
+from tests.support.chaos import LONG, SHORT, Chaos, Reference, wait_for, waits_for_scores
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

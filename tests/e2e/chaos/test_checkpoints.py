@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LEASE_SECONDS, LONG, Chaos, wait_for
+from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 

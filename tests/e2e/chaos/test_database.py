@@ -4,8 +4,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LONG, SHORT, Chaos, wait_for
+from tests.support.chaos import LONG, SHORT, Chaos, Reference, wait_for, waits_for_scores
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -23,12 +22,6 @@ def test_postgres_is_killed_while_a_result_is_published(chaos: Chaos, undisturbe
     chaos.servers.revive()
     chaos.assert_settled([audit], like=undisturbed(SHORT))
     assert list(chaos.published_once().values()) == [1]
-
-
-def waits_for_scores(chaos: Chaos) -> bool:
-    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'scores'::regclass"
-    with chaos.sessions() as session:
-        return bool(session.scalar(text(query)))
 
 
 @pytest.mark.slow

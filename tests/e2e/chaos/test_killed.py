@@ -5,8 +5,7 @@ import signal
 import pytest
 from sqlalchemy import text
 
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LEASE_SECONDS, LONG, Chaos, Worker, wait_for
+from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference, Worker, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -10,8 +10,7 @@ import libfaketime
 import pytest
 
 from service.contract import TrainingConfig
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import SHORT, Chaos, wait_for
+from tests.support.chaos import SHORT, Chaos, Reference, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -9,8 +9,7 @@ from benchmarks.faults import Fault, Kind
 from benchmarks.soak import soak
 from benchmarks.soak_figures import Figures, figures_of
 from service.store.tables import AuditEvent, Job
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import SHORT, Chaos, Servers
+from tests.support.chaos import SHORT, Chaos, Reference, Servers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

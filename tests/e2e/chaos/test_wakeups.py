@@ -4,8 +4,7 @@ import pytest
 import redis
 
 from service.lifecycle.wakeup import wake
-from tests.e2e.chaos.conftest import Reference
-from tests.e2e.chaos.stack import LONG, SHORT, Chaos, Servers
+from tests.support.chaos import LONG, SHORT, Chaos, Reference, Servers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from service.contract import ErrorCode, Failure, Summary
 from service.lifecycle.commands import claim, fail
 from service.store.tables import Audit
-from tests.made_audits import PROBES, SEED, make_published, make_queued
-from tests.summaries import make_group, make_probe_summary
+from tests.support.made_audits import PROBES, SEED, make_published, make_queued
+from tests.support.summaries import make_group, make_probe_summary
 
 Sessions = sessionmaker[Session]
 PARTS = ("histogram", "curve", "calibration", "metrics")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import redis
-from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from celery import Celery
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
@@ -26,6 +25,7 @@ from service.lifecycle.commands import (
 from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.tables import Audit, Job
+from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 Sessions = sessionmaker[Session]
 

@@ -16,8 +16,8 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key, checkpoints_prefix, dataset_key, export_key
 from service.store.tables import AuditProbe, ObjectPurge
-from tests.leftovers import files_naming, pass_readers_minute, rows_naming
-from tests.made_audits import make_export, make_published, make_queued, take, train
+from tests.support.leftovers import files_naming, pass_readers_minute, rows_naming
+from tests.support.made_audits import make_export, make_published, make_queued, take, train
 
 Sessions = sessionmaker[Session]
 FAILURE = Failure(code=ErrorCode.KILLED, message="The child was killed.", hint="Retry.")

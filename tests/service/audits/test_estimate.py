@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from builders import add_model, add_probe, summary_of
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
@@ -19,7 +18,8 @@ from service.lifecycle.workers import beat
 from service.models.shapes import REGISTERED
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Job, Model, Probe
-from tests.parser_runs import run
+from tests.support.builders import add_model, add_probe, summary_of
+from tests.support.parser_runs import run
 
 Sessions = sessionmaker[Session]
 LLAMA = "llama-3.1-8b"

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from builders import add_audit, summary_of
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
@@ -24,7 +23,8 @@ from service.lifecycle.commands import (
     retry_audit,
     start_step,
 )
-from tests.made_audits import make_published
+from tests.support.builders import add_audit, summary_of
+from tests.support.made_audits import make_published
 
 Sessions = sessionmaker[Session]
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import httpx
 import pytest
-from builders import add_audit, summary_of
-from live_api import LiveApi, live_api
 from sqlalchemy import event, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -33,6 +31,8 @@ from service.settings import Settings
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import ApiKey
+from tests.support.builders import add_audit, summary_of
+from tests.support.live_api import LiveApi, live_api
 
 Sessions = sessionmaker[Session]
 

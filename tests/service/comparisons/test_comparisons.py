@@ -7,7 +7,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import add_model, add_probe, summary_of
 from scipy.stats import spearmanr
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
@@ -21,6 +20,7 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.score_lists import add_lists
 from service.store.tables import Dataset, Score
+from tests.support.builders import add_model, add_probe, summary_of
 
 Sessions = sessionmaker[Session]
 ROWS = 200

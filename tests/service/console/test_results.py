@@ -12,7 +12,7 @@ from rich.console import Console
 from service.console.errors import CommandError
 from service.console.results import FIELDS, findings_table, first_words, print_summary, write_results
 from service.contract import ScoreRow
-from tests.summaries import make_probe_summary, make_summary
+from tests.support.summaries import make_probe_summary, make_summary
 
 
 def finding(rank: int, **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_api import LiveApi, live_api
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
@@ -18,7 +17,8 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit
-from tests.exportable import jsonl, publish_audit, store_dataset
+from tests.support.exportable import jsonl, publish_audit, store_dataset
+from tests.support.live_api import LiveApi, live_api
 from worker.supervisor import Supervisor
 
 UPLOAD = jsonl(4000)

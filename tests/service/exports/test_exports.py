@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import redis
-from builders import add_audit
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
@@ -20,7 +19,8 @@ from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.tables import Audit
-from tests.exportable import jsonl, publish_audit, store_dataset
+from tests.support.builders import add_audit
+from tests.support.exportable import jsonl, publish_audit, store_dataset
 from worker.supervisor import Supervisor
 
 UPLOAD = jsonl(40)

@@ -1,10 +1,10 @@
 """An audit of known results."""
 
 import pytest
-from review_data import publish_audit
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.store.tables import Audit
+from tests.support.review_data import publish_audit
 
 
 @pytest.fixture

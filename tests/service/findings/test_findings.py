@@ -6,7 +6,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from builders import add_audit, summary_of
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
@@ -17,6 +16,7 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.score_lists import add_lists
 from service.store.tables import Audit, Finding, Score
+from tests.support.builders import add_audit, summary_of
 
 Sessions = sessionmaker[Session]
 ROWS = 40

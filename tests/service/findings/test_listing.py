@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from review_data import FLAGGED, KEPT, ROWS, WORDS, address, publish_audit, scores, walk
 from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.findings.orders import SORTS
 from service.store.tables import Audit
+from tests.support.review_data import FLAGGED, KEPT, ROWS, WORDS, address, publish_audit, scores, walk
 
 Sessions = sessionmaker[Session]
 VERDICTS = {3: "confirmed", 10: "rejected", 17: "confirmed", 24: "unsure", 21: "confirmed", 9: "rejected"}

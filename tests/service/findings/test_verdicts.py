@@ -5,13 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from review_data import FLAGGED, ROWS, address, publish_audit, scores, walk
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.store.tables import Audit
 from service.store.verdict_tables import Verdict, VerdictChange
+from tests.support.review_data import FLAGGED, ROWS, address, publish_audit, scores, walk
 
 Sessions = sessionmaker[Session]
 ROW = 10

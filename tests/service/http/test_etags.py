@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 import pytest
-from builders import add_dataset, add_model, add_probe
 from fastapi import FastAPI
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
@@ -12,6 +11,7 @@ from starlette.testclient import TestClient
 from service.http.etags import ConditionsDep, install_conditional_requests, strong_tag, weak_tag
 from service.http.problems import install_problem_handlers
 from service.keys.secrets import create_key
+from tests.support.builders import add_dataset, add_model, add_probe
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import add_dataset, add_probe
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import func, select, text, update
@@ -21,6 +20,7 @@ from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings
 from service.store.objects import make_object_store
 from service.store.tables import ApiKey, Audit, Base, Dataset, IdempotencyRecord, Job, Model, Probe
+from tests.support.builders import add_dataset, add_probe
 
 Sessions = sessionmaker[Session]
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from builders import add_probe
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.orm import Session, sessionmaker
@@ -13,6 +12,7 @@ from starlette.testclient import TestClient
 
 from service.http.pagination import PageRequest
 from service.http.problems import Problem
+from tests.support.builders import add_probe
 
 
 def page_request(limit: int, after: str | None) -> tuple[PageRequest, Response]:

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from tests.made_audits import make_published
+from tests.support.made_audits import make_published
 
 
 @pytest.fixture

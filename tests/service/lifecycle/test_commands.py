@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from builders import add_audit, add_dataset, add_model, add_probe, summary_of
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
@@ -28,6 +27,7 @@ from service.lifecycle.commands import (
     start_step,
 )
 from service.store.tables import Audit, AuditEvent, AuditProbe, AuditStep, Job
+from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 Sessions = sessionmaker[Session]
 FAILURE = Failure(code=ErrorCode.OUT_OF_MEMORY, message="The device ran out of memory.", hint="Lower batch_size.")

@@ -25,9 +25,9 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, audit_key
 from service.store.s3_objects import S3Objects
 from service.store.tables import Audit, AuditData, Job, ObjectPurge
-from tests.leftovers import pass_readers_minute, rows_naming
-from tests.made_audits import add_scores, make_export, make_published, make_queued, make_scores, summarise, take
-from tests.s3_server import S3Server
+from tests.support.leftovers import pass_readers_minute, rows_naming
+from tests.support.made_audits import add_scores, make_export, make_published, make_queued, make_scores, summarise, take
+from tests.support.s3_server import S3Server
 
 Sessions = sessionmaker[Session]
 FAILURE = Failure(code=ErrorCode.KILLED, message="The child was killed.", hint="Retry.")

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
-from builders import summary_of
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.commands import Claim, claim, publish, record_event, request_cancel
 from service.store.tables import Audit, AuditEvent, Job
+from tests.support.builders import summary_of
 
 Sessions = sessionmaker[Session]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from builders import summary_of
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -30,6 +29,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key
 from service.store.tables import Audit, AuditStep, Job, Worker
+from tests.support.builders import summary_of
 
 Sessions = sessionmaker[Session]
 MakeAudit = Callable[[], Audit]

@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 
 import psutil
-from processes import mode
 
 from service.local.children import Child, ChildrenFile
-from tests.ended import has_ended
+from tests.support.ended import has_ended
+from tests.support.local_processes import mode
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 PARENT = (

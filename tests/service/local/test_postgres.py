@@ -14,7 +14,13 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from processes import (
+from sqlalchemy import create_engine, text
+
+from service.local import postgres_as_root
+from service.local.errors import StackError
+from service.local.postgres import USER, EmbeddedPostgres, _programs
+from tests.support.ended import has_ended
+from tests.support.local_processes import (
     REPOSITORY,
     listening_tcp,
     mode,
@@ -24,12 +30,6 @@ from processes import (
     wait_for,
     with_children,
 )
-from sqlalchemy import create_engine, text
-
-from service.local import postgres_as_root
-from service.local.errors import StackError
-from service.local.postgres import USER, EmbeddedPostgres, _programs
-from tests.ended import has_ended
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from processes import REPOSITORY, listening_tcp, mode, processes_of, wait_for
 from pydantic import SecretStr
 
 from service.contract import TrainingConfig
@@ -26,7 +25,8 @@ from service.local.stack import find_running, start_stack, up
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Dataset, Job, Model, Probe
-from tests.ended import has_ended
+from tests.support.ended import has_ended
+from tests.support.local_processes import REPOSITORY, listening_tcp, mode, processes_of, wait_for
 
 UP = "import sys; from service.local.stack import up; sys.exit(up(int(sys.argv[1])))"
 

@@ -11,11 +11,11 @@ import pytest
 import redis
 from celery import Celery
 from kombu import Connection
-from processes import listening_tcp, mode, processes_of, wait_for
 
 from service.local.errors import StackError
 from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
+from tests.support.local_processes import listening_tcp, mode, processes_of, wait_for
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.store.verdict_tables import Verdict
-from tests.made_audits import make_published, make_queued
+from tests.support.made_audits import make_published, make_queued
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "bi.md"
 Sessions = sessionmaker[Session]

@@ -25,7 +25,7 @@ from service.store.bootstrap import (
 )
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Base, Model, Workspace
-from tests.made_audits import make_published
+from tests.support.made_audits import make_published
 
 ROOT = Path(__file__).parents[3]
 

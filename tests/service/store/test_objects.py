@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, make_object_store
 from service.store.rows import page, read_rows
 from service.store.s3_objects import PART_BYTES
-from tests.s3_server import CREDENTIALS, S3Server
+from tests.support.s3_server import CREDENTIALS, S3Server
 
 MIB = 2**20
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from dataset_records import jsonl, turn
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -23,7 +22,8 @@ from service.datasets.records import Mapping, read_record
 from service.datasets.rows_writer import RowsWriter
 from service.datasets.statistics import Statistics
 from service.datasets.strict_json import RecordError, parse_record
-from tests.parser_runs import run
+from tests.support.dataset_records import jsonl, turn
+from tests.support.parser_runs import run
 
 MAPPED = Mapping("q", "a", "s")
 FORMATS: dict[str, Mapping | None] = {

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
-from builders import add_model, add_probe
-from dataset_records import chat, chats, gzipped, jsonl, turn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
-from upload_leftovers import assert_nothing_left
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
@@ -25,6 +22,9 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.rows import RowNotFoundError, page, read_row, read_rows
 from service.store.tables import Dataset
+from tests.support.builders import add_model, add_probe
+from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
+from tests.support.upload_leftovers import assert_nothing_left
 
 MIB = 2**20
 Upload = Callable[..., Any]

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
-from dataset_records import chat, chats, gzipped, jsonl, turn
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.parser_runs import MIB, canonical_sha256, rows_of, run
+from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
+from tests.support.parser_runs import MIB, canonical_sha256, rows_of, run
 
 Record = dict[str, Any]
 SLOW_FIXTURE = hypothesis_settings(

@@ -3,12 +3,12 @@
 import contextlib
 
 import pytest
-from dataset_records import chat, chats, gzipped, jsonl, turn
 from fastapi.testclient import TestClient
 
 from service.http.downloads import BLOCK_BYTES, THREADS, content_disposition
 from service.settings import Settings
-from tests.s3_server import S3Server
+from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
+from tests.support.s3_server import S3Server
 
 DATA = chats(20_000)
 assert len(DATA) > 5 * BLOCK_BYTES

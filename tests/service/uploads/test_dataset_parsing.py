@@ -13,7 +13,6 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from dataset_records import chat, chats, gzipped, jsonl, turn
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -23,7 +22,8 @@ from service.datasets import statistics
 from service.datasets.batch import batch_of_samples, batch_of_texts
 from service.datasets.records import read_record
 from service.datasets.strict_json import RecordError, parse_record
-from tests.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
+from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
+from tests.support.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 
 # ---------------------------------------------------------------- round trips of the four formats
 

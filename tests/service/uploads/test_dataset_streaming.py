@@ -19,7 +19,6 @@ from typing import Any
 
 import psutil
 import pytest
-from dataset_records import chats
 from fastapi import FastAPI
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -32,6 +31,7 @@ from service.http.problems import Problem
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.tables import Dataset
+from tests.support.dataset_records import chats
 
 MIB = 2**20
 PATIENCE = 60.0

@@ -4,7 +4,6 @@ import threading
 
 import pytest
 import redis
-from dataset_records import chat, jsonl
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
@@ -12,6 +11,7 @@ from starlette.testclient import TestClient
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.tables import Job
+from tests.support.dataset_records import chat, jsonl
 from worker.supervisor import Supervisor
 
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from backports import zstd
-from dataset_records import chat, chats, gzipped, jsonl
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
-from upload_leftovers import assert_nothing_left
 
 from service.settings import Settings
+from tests.support.dataset_records import chat, chats, gzipped, jsonl
+from tests.support.upload_leftovers import assert_nothing_left
 
 MIB = 2**20
 good = json.dumps(chat()).encode()

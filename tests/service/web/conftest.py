@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from service.contract import ProbeSummary, Summary
-from tests.summaries import make_probe_summary, make_summary
+from tests.support.summaries import make_probe_summary, make_summary
 
 
 @pytest.fixture

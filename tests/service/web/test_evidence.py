@@ -17,7 +17,7 @@ from service.web.evidence import (
     probe_words,
     sensitivity_words,
 )
-from tests.summaries import make_calibration, make_consistency, make_group, make_probe_summary, make_summary
+from tests.support.summaries import make_calibration, make_consistency, make_group, make_probe_summary, make_summary
 
 
 def tails(observed: int) -> tuple[TailCount, ...]:

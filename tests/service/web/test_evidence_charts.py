@@ -19,7 +19,7 @@ from service.web.evidence_charts import (
     trace_svg,
     tradeoff_svg,
 )
-from tests.summaries import make_calibration, make_group, make_probe_summary
+from tests.support.summaries import make_calibration, make_group, make_probe_summary
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -15,8 +15,8 @@ from service.contract import BaselineComparison, Drift, ErrorCode, Failure, Prog
 from service.keys.secrets import create_key, create_sign_in_link
 from service.lifecycle.commands import fail, record_progress, request_cancel, start_step
 from service.settings import Settings
-from tests.made_audits import HOSTILE, make_published, make_queued, record_metric, take, train
-from tests.summaries import make_group, make_probe_summary
+from tests.support.made_audits import HOSTILE, make_published, make_queued, record_metric, take, train
+from tests.support.summaries import make_group, make_probe_summary
 
 Sessions = sessionmaker[Session]
 SignIn = Callable[..., TestClient]

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from live_api import live_api
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
@@ -23,8 +22,9 @@ from service.settings import Settings
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, Dataset, Finding, Score
 from service.web import wording
-from tests.made_audits import HOSTILE, PROBES, make_published, make_queued
-from tests.summaries import make_group
+from tests.support.live_api import live_api
+from tests.support.made_audits import HOSTILE, PROBES, make_published, make_queued
+from tests.support.summaries import make_group
 
 Sessions = sessionmaker[Session]
 

@@ -19,7 +19,7 @@ from service.web.wording import (
     shown_stage,
     verdict,
 )
-from tests.summaries import make_probe_summary
+from tests.support.summaries import make_probe_summary
 
 MakeSummary = Callable[..., Summary]
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.worker.discovery.test_baselines import measured
-from tests.worker.discovery.test_words import ANY_TEXT, shingle_set
+from tests.support.text_cost import measured
+from tests.support.texts import ANY_TEXT, shingle_set
 from worker.discovery import duplicates
 from worker.discovery.duplicates import near_duplicate_clusters, sample_clusters
 from worker.discovery.words import normalise

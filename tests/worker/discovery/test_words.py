@@ -8,11 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.texts import ANY_TEXT, shingle_set
 from worker.discovery import words as module
 from worker.discovery.words import Vocabulary, normalise, number, shingles, words
-
-ANY_TEXT = st.text(st.characters(categories=None), max_size=60)
-"""Lone surrogates included."""
 
 
 def test_case_width_white_space_and_invisible_marks_make_no_difference() -> None:
@@ -58,11 +56,6 @@ def test_a_full_vocabulary_shares_numbers_and_stops_growing(monkeypatch: pytest.
     assert numbers[2] == numbers[4]
     assert all(2 < value <= 3 + module.SHARED_NUMBERS for value in numbers[2:5])
     assert len(vocabulary) == 2
-
-
-def shingle_set(text: str) -> set[tuple[str, ...]]:
-    found = words(text)
-    return {tuple(found[i : i + 3]) for i in range(max(len(found) - 2, min(len(found), 1)))}
 
 
 @settings(max_examples=60, deadline=None)

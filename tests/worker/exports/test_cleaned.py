@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.store.objects import dataset_key
-from tests.exportable import jsonl
-from tests.worker.exports.conftest import Bench
+from tests.support.export_bench import Bench
+from tests.support.exportable import jsonl
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 BLANK = st.sampled_from([b"", b" ", b"\t", b"   ", b"\r"])

@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from service.contract import ScoreRow
 from service.store.tables import Audit, Score, ScoreList
-from tests.exportable import jsonl
-from tests.worker.exports.conftest import Bench
+from tests.support.export_bench import Bench
+from tests.support.exportable import jsonl
 
 FIELDS = list(ScoreRow.model_fields)
 

@@ -27,9 +27,9 @@ from service.lifecycle.reconcile import Reconciler
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStoreUnavailableError
 from service.store.tables import Audit, Export, Job
-from tests.exportable import jsonl
-from tests.worker.exports.conftest import Bench
-from tests.worker.scripting import wait_for
+from tests.support.children.scripting import wait_for
+from tests.support.export_bench import Bench
+from tests.support.exportable import jsonl
 from worker.exports import content
 
 WORKER = """

@@ -10,24 +10,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tests.support.tiny_model import ALL_LINEAR, RMSNorm
 from worker.training.samples import IGNORED, Sample
-
-
-class RMSNorm(torch.nn.Module):
-    """Llama's own computes in float32 whatever it is given, which would hide errors below 1e-7."""
-
-    def __init__(self, like: LlamaRMSNorm) -> None:
-        super().__init__()
-        self.weight, self.eps = like.weight, like.variance_epsilon
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
-
 
 # Matrices of 32 columns gain nothing from a second thread, and lose much where the cores are busy.
 torch.set_num_threads(1)
-
-ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from numpy.random import Generator
 from scipy.stats import t
 
-from tests.worker.influence.simulation import NULLS
+from tests.support.simulation import NULLS
 from worker.influence.calibration import calibrate, calibrate_placebos, misfits
 from worker.influence.null import Null, fit_null, tail_degrees_of_freedom
 

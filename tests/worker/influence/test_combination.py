@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.worker.influence.simulation import Tally
+from tests.support.simulation import Tally
 from worker.influence.combination import combine_probes
 from worker.influence.detection import Detection, detect
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.worker.influence.simulation import NULLS, Tally
+from tests.support.simulation import NULLS, Tally
 from worker.influence.conformal import conformal_is_sharp, conformal_p_values
 from worker.influence.detection import Detection, detect
 

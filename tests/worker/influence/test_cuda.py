@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.influence.test_gradients import assert_bfloat16_base_is_close, mean_token_losses, padded
-from tests.worker.influence.test_recorder import losses, ones, side_of
+from tests.support.gradients import assert_bfloat16_base_is_close, losses, mean_token_losses, ones, padded, side_of
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.influence.recorder import Recorder

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from tests.worker.influence.simulation import epochs_of, observe
+from tests.support.simulation import epochs_of, observe
 from worker.influence.detection import detect, statistic
 from worker.influence.observations import Observations
 

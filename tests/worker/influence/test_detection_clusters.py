@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.stats import kstest
 
-from tests.worker.influence.simulation import Tally, epochs_of, observe
+from tests.support.simulation import Tally, epochs_of, observe
 from worker.influence.detection import Detection, cluster_statistic, detect, statistic
 
 

@@ -5,7 +5,7 @@ import pytest
 from numpy.random import Generator
 from scipy.stats import false_discovery_control, t
 
-from tests.worker.influence.simulation import NULLS, Tally
+from tests.support.simulation import NULLS, Tally
 from worker.influence.detection import detect
 from worker.influence.null import SCALE_EFFICIENCY, attainable_degrees_of_freedom, fit_location_and_scale
 

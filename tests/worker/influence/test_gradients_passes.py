@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.worker.influence.test_gradients import (
-    CPU,
-    IGNORED,
+from tests.support.gradients import (
     assert_bfloat16_base_is_close,
     assert_equal_autograd,
     by_autograd,
@@ -20,6 +18,7 @@ from tests.worker.influence.test_gradients import (
     mean_token_losses,
     padded,
 )
+from tests.worker.influence.test_gradients import CPU, IGNORED
 from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.training.samples import Sample
 

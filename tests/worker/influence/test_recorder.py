@@ -8,33 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.influence.test_gradients import by_autograd
+from tests.support.gradients import by_autograd, losses, ones, side_of
 from worker.influence import stacks
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.influence.probe import ProbeGradients, probe_gradients, probe_losses
-from worker.influence.recorder import Recorder, is_aligned
-from worker.training.batches import collate, forward
+from worker.influence.probe import probe_losses
+from worker.influence.recorder import Recorder
 from worker.training.samples import Sample
 
 ONE_TARGET = plan([ProbeShape(np.zeros(3, dtype=np.int64), has_reference=False)], seed=0)
-
-
-def losses(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
-    return forward(model, collate(samples, pad=0, device=next(model.parameters()).device)).losses
-
-
-def side_of(model: Any, gradients: PerSampleGradients, items: Sequence[Sample]) -> ProbeGradients:
-    weights = {name: layer.weight for name, layer in lora_layers(model).items()}
-    # Two to a chunk, the last items first: order and chunks must not matter.
-    numbers = list(range(len(items)))[::-1]
-    parts = [numbers[start : start + 2] for start in range(0, len(numbers), 2)]
-    chunks = [(part, partial(losses, model, [items[i] for i in part])) for part in parts]
-    return probe_gradients(model, gradients, weights, chunks, items_of=is_aligned)
-
-
-def ones(model: Any) -> dict[str, torch.Tensor]:
-    return {name: torch.ones_like(layer.weight).flatten() for name, layer in lora_layers(model).items()}
 
 
 def random_preconditioner(model: Any) -> dict[str, torch.Tensor]:

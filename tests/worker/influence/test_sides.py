@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.worker.influence.simulation import epochs_of, observe
+from tests.support.simulation import epochs_of, observe
 from worker.influence.detection import Detection, detect, statistic
 from worker.influence.observations import Observations, Steps
 from worker.influence.sides import difference_error, sides

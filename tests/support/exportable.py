@@ -15,9 +15,9 @@ from service.lifecycle.commands import create_audit, publish
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
 from service.store.tables import Audit, Dataset
-from tests.made_audits import add_scores, make_model, make_probe, take
-from tests.parser_runs import run
-from tests.summaries import make_probe_summary, make_summary
+from tests.support.made_audits import add_scores, make_model, make_probe, take
+from tests.support.parser_runs import run
+from tests.support.summaries import make_probe_summary, make_summary
 
 
 def jsonl(rows: int, **extra: Any) -> bytes:

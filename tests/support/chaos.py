@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import psycopg
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from service.contract import TrainingConfig
 from service.lifecycle.commands import create_audit
@@ -32,8 +32,11 @@ from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Finding, Job, Model, Probe, Score, ScoreList
-from tests.worker.conftest import write_rows
-from tests.worker.tiny_model import build_tiny_model
+from tests.support.rows import write_rows
+from tests.support.tiny_model import build_tiny_model
+
+Reference = Callable[[TrainingConfig], list[tuple[object, ...]]]
+"""The scores of an undisturbed audit, by training configuration."""
 
 TEMPLATE = "template_chaos"
 ROWS = 40
@@ -422,3 +425,9 @@ def undisturbed_scores(servers: Servers, training: TrainingConfig) -> list[tuple
         return chaos.result(audit)
     finally:
         chaos.close()
+
+
+def waits_for_scores(chaos: Chaos) -> bool:
+    query = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'scores'::regclass"
+    with chaos.sessions() as session:
+        return bool(session.scalar(text(query)))

@@ -37,7 +37,7 @@ from service.lifecycle.exports import create_export
 from service.store.ids import new_id
 from service.store.score_lists import add_lists
 from service.store.tables import Audit, Dataset, Export, Finding, Model, Probe, Score
-from tests.summaries import make_consistency, make_group, make_probe_summary, make_summary
+from tests.support.summaries import make_consistency, make_group, make_probe_summary, make_summary
 
 HOSTILE = (
     "<script>document.title='owned'</script>",

@@ -6,7 +6,7 @@ from service.contract import Summary, TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Model, Probe
-from tests.summaries import make_probe_summary, make_summary
+from tests.support.summaries import make_probe_summary, make_summary
 
 
 def add_dataset(session: Session, workspace_id: str, *, rows: int = 40, columns: tuple[str, ...] = ("source",)) -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
 
 
@@ -41,3 +43,14 @@ def build_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, dtype: tor
     model.save_pretrained(folder, safe_serialization=True)
     fast.save_pretrained(folder)
     return folder
+
+
+class RMSNorm(torch.nn.Module):
+    """Llama's own computes in float32 whatever it is given, which would hide errors below 1e-7."""
+
+    def __init__(self, like: LlamaRMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = like.weight, like.variance_epsilon
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)

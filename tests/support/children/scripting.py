@@ -9,11 +9,13 @@ from typing import Any
 
 import psutil
 
-from tests.summaries import make_probe_summary, make_summary
+from tests.support.summaries import make_probe_summary, make_summary
 from worker.starting import Spawner
 
 SCRIPTED_CHILD = Path(__file__).with_name("scripted_child.py")
 SCRIPTED_FORK_SERVER = Path(__file__).with_name("scripted_fork_server.py")
+LOOKING_CHILD = Path(__file__).with_name("looking_child.py")
+LOOKING_FORK_SERVER = Path(__file__).with_name("looking_fork_server.py")
 
 NOWHERE = Spawner(("/nowhere/program",))
 """Starts nothing, so that a fork that fails is not made good by a spawned child."""

@@ -4,13 +4,13 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urlencode
 
-from builders import add_audit, summary_of
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.lifecycle.commands import claim, publish
 from service.store.tables import Audit, Finding
-from tests.made_audits import add_scores
+from tests.support.builders import add_audit, summary_of
+from tests.support.made_audits import add_scores
 
 ROWS = 60
 FLAGGED = 12
