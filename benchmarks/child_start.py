@@ -35,9 +35,9 @@ from service.contract import (
 )
 from tests.support.chaos import SHORT, Chaos, Servers
 from tests.support.steps import respecify, stage
-from worker.child import Child, Exited, child_environment
-from worker.forker import Forker, make_starter
-from worker.starting import STEP_COMMAND, Spawner, Starter
+from worker.process.child_process import Child, Exited, child_environment
+from worker.process.fork_client import Forker, make_starter
+from worker.process.launcher import STEP_COMMAND, Spawner, Starter
 from worker.supervisor import Supervisor
 
 IMPORTS = {

@@ -26,14 +26,17 @@ from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
 from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
-from worker.child import Child, Exited, child_environment
-from worker.child_log import loggable
 from worker.conclusion import FENCED, Conclusion
 from worker.failures import failure_of_child
 from worker.lease import Lease
 from worker.loading import load_results, score_count
 from worker.pace import Pace
 from worker.planning import Work, plan_steps
+from worker.process.child_process import Child, Exited, child_environment
+from worker.process.launcher import Starter
+from worker.process.shutdown import Graces, Reason, Stop
+from worker.process.stderr_filter import loggable
+from worker.process.workdirs import sweep, work_folder
 from worker.relay import Relay
 from worker.staging import (
     check_recording,
@@ -42,11 +45,8 @@ from worker.staging import (
     stage_inputs,
     store_outputs,
 )
-from worker.starting import Starter
-from worker.stopping import Graces, Reason, Stop
 from worker.tally import Tally
 from worker.transactions import LeaseLostError, T, Transactions
-from worker.work_folders import sweep, work_folder
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from service.settings import Settings
 from service.store.objects import ObjectStore
 from worker.failures import failure_of, is_retried
 from worker.lease import Lease
+from worker.process.shutdown import Reason
 from worker.staging import InputMissingError, OutputError
-from worker.stopping import Reason
 from worker.transactions import LeaseLostError, T, Transactions
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The fork server: `python -P -m worker.fork_server DESCRIPTOR ROOM` imports what steps need and forks their children.
 
-DESCRIPTOR is a Unix socket to the supervisor (worker/forker.py); ROOM is there to be overwritten by a child's title.
+DESCRIPTOR is a Unix socket to the supervisor (worker/process/fork_client.py); ROOM is there to be overwritten by a child's title.
 It is started with the very environment of its children, runs no thread and touches no device: what comes after the
 fork is `worker.run` as in a fresh interpreter. It ends with the supervisor, and holds nothing but imported code.
 """
@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 from service.contract import EXIT_STOPPED
 from worker import run
-from worker.prctl import end_with_parent, set_title
+from worker.process.prctl import end_with_parent, set_title
 
 GO_SECONDS = 10.0
 """A child that was forked and is not told to begin within so long ends."""

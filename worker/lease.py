@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
-from worker.child import Child
+from worker.process.child_process import Child
 
 log = logging.getLogger(__name__)
 

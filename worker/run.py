@@ -130,7 +130,7 @@ def _log_place(error: Exception) -> None:
     import traceback
 
     for frame in traceback.extract_tb(error.__traceback__):
-        # As Python writes it: the supervisor logs lines of this form (worker/child_log.py).
+        # As Python writes it: the supervisor logs lines of this form (worker/process/stderr_filter.py).
         print(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}', file=sys.stderr)  # noqa: T201
     kind = type(error)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"

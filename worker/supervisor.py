@@ -14,13 +14,13 @@ from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
 from worker.attempt import Attempt
-from worker.child import child_environment
 from worker.conclusion import FENCED
 from worker.duplicates.attempt import CountAttempt
 from worker.exports.attempt import ExportAttempt
 from worker.lease import Lease
-from worker.starting import STEP_COMMAND, Spawner, Starter
-from worker.stopping import Graces
+from worker.process.child_process import child_environment
+from worker.process.launcher import STEP_COMMAND, Spawner, Starter
+from worker.process.shutdown import Graces
 from worker.transactions import Transactions
 
 log = logging.getLogger(__name__)

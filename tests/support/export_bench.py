@@ -14,7 +14,7 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, export_key
 from service.store.tables import Audit, Export, Job
 from tests.support.exportable import publish_audit, store_dataset
-from worker.stopping import Graces
+from worker.process.shutdown import Graces
 from worker.supervisor import Supervisor
 
 

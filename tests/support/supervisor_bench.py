@@ -22,9 +22,9 @@ from tests.support.children.scripting import (
     scripted_children,
     spawning,
 )
-from worker.forker import Forker
-from worker.starting import Starter
-from worker.stopping import Graces
+from worker.process.fork_client import Forker
+from worker.process.launcher import Starter
+from worker.process.shutdown import Graces
 from worker.supervisor import Supervisor
 
 SUPERVISOR = """
@@ -32,8 +32,8 @@ import json, os, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
-from worker.forker import Forker
-from worker.starting import Spawner
+from worker.process.fork_client import Forker
+from worker.process.launcher import Spawner
 from worker.supervisor import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))

@@ -44,10 +44,10 @@ from service.contract import (
 )
 from tests.support.children.scripting import wait_for
 from tests.support.steps import SECRET, respecify
-from worker.child import child_environment
-from worker.forker import make_starter
+from worker.process.child_process import child_environment
+from worker.process.fork_client import make_starter
+from worker.process.launcher import Spawner, Starter, pipes
 from worker.recording import Recording
-from worker.starting import Spawner, Starter, pipes
 from worker.tables import baselines_schema, scores_schema, traces_schema
 
 

@@ -39,8 +39,8 @@ from tests.support.ended import pid_has_ended
 from tests.support.summaries import make_probe_summary
 from tests.support.supervisor_bench import Bench
 from worker.attempt import Attempt
+from worker.process.launcher import Spawner
 from worker.staging import spec_sha256
-from worker.starting import Spawner
 
 SECRET = "text-of-a-sample"
 

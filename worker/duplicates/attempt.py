@@ -17,15 +17,15 @@ from service.lifecycle.holding import Claim
 from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset
-from worker.child import Child, Exited, child_environment
 from worker.conclusion import FENCED, Conclusion
 from worker.duplicates import COUNTED_FILE
 from worker.lease import Lease
+from worker.process.child_process import Child, Exited, child_environment
+from worker.process.launcher import Spawner
+from worker.process.shutdown import Reason
+from worker.process.workdirs import sweep, work_folder
 from worker.staging import InputMissingError
-from worker.starting import Spawner
-from worker.stopping import Reason
 from worker.transactions import LeaseLostError, Transactions
-from worker.work_folders import sweep, work_folder
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from worker.conclusion import Conclusion
 from worker.exports.content import Content, Work, plan_export
 from worker.exports.writers import MeasuredFile
 from worker.lease import Lease
+from worker.process.shutdown import Graces, Reason
 from worker.relay import PROGRESS_SECONDS
-from worker.stopping import Graces, Reason
 from worker.transactions import LeaseLostError, Transactions
 
 log = logging.getLogger(__name__)

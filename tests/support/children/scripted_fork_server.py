@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worker import fork_server, run
-from worker.prctl import set_title
+from worker.process.prctl import set_title
 
 sys.path.append(str(Path(__file__).parent))
 import scripted_child

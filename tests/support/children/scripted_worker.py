@@ -6,7 +6,7 @@ from pathlib import Path
 
 from worker import tasks
 from worker.celery_app import app
-from worker.starting import Spawner
+from worker.process.launcher import Spawner
 
 tasks.supervisor()._starter = Spawner(
     (sys.executable, str(Path(__file__).with_name("scripted_child.py")), os.environ["SCRIPT"])

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from tests.support.summaries import make_probe_summary, make_summary
-from worker.starting import Spawner
+from worker.process.launcher import Spawner
 
 SCRIPTED_CHILD = Path(__file__).with_name("scripted_child.py")
 SCRIPTED_FORK_SERVER = Path(__file__).with_name("scripted_fork_server.py")

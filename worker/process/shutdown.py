@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.child import Child
+from worker.process.child_process import Child
 
 
 class Reason(Enum):

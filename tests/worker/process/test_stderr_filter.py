@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.child_log import MAX_LINES, loggable
+from worker.process.stderr_filter import MAX_LINES, loggable
 
 SECRET = "Xylophone-Quokka"
 

@@ -4,12 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.work_folders import sweep, work_folder
+from worker.process.workdirs import sweep, work_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from worker.work_folders import work_folder
+from worker.process.workdirs import work_folder
 with work_folder(Path(sys.argv[1]), "aud_1.1.") as folder:
     (folder / "spec.json").write_text("{}")
     print(folder, flush=True)

@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from worker.prctl import adopting_orphans
-from worker.starting import STEP_COMMAND, Process, Spawner, Starter, Stdio
+from worker.process.launcher import STEP_COMMAND, Process, Spawner, Starter, Stdio
+from worker.process.prctl import adopting_orphans
 
 log = logging.getLogger(__name__)
 

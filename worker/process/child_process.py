@@ -16,7 +16,7 @@ from typing import IO
 from pydantic import BaseModel, ValidationError
 
 from service.contract import EVENT, Cancel, Event, Lease, SaveAndStop
-from worker.starting import Starter, pipes
+from worker.process.launcher import Starter, pipes
 
 log = logging.getLogger(__name__)
 

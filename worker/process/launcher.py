@@ -1,4 +1,4 @@
-"""How the process of a child comes to be. Here: as a fresh interpreter; worker/forker.py forks one that is warm."""
+"""How the process of a child comes to be. Here: as a fresh interpreter; worker/process/fork_client.py forks one that is warm."""
 
 import os
 import subprocess

@@ -38,11 +38,11 @@ from tests.support.children.scripting import (
 )
 from tests.support.ended import has_ended, pid_has_ended
 from tests.support.steps import respecify
-from worker import forker as forker_module
-from worker.child import Child, Exited, child_environment
-from worker.forker import Forker, make_starter
+from worker.process import fork_client as forker_module
+from worker.process.child_process import Child, Exited, child_environment
+from worker.process.fork_client import Forker, make_starter
+from worker.process.launcher import STEP_COMMAND, Spawner, Starter, pipes
 from worker.recording import Recording
-from worker.starting import STEP_COMMAND, Spawner, Starter, pipes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's alone")
 
@@ -355,8 +355,8 @@ def test_nobody_waits_for_the_imports(forkers: Callable[..., Forker], environmen
 
 SUPERVISOR = """
 import json, os, sys, time
-from worker.forker import Forker
-from worker.starting import Spawner
+from worker.process.fork_client import Forker
+from worker.process.launcher import Spawner
 forker = Forker(Spawner(["/nowhere"]), json.loads(sys.argv[1]))
 while not forker.prepared(dict(os.environ), seconds=float(sys.argv[2])) and float(sys.argv[2]):
     pass
