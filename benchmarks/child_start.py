@@ -43,10 +43,10 @@ from worker.supervisor import Supervisor
 IMPORTS = {
     "python": "pass",
     "torch": "import torch",
-    "a step's code and the contract": "import worker.run",
-    "step train": "from worker.run import LEFT_OUT, leave_out; leave_out(LEFT_OUT); import worker.train_step",
-    "step combine": "import worker.combine_step",
-    "all that the fork server imports": "import worker.fork_server; worker.fork_server.import_steps()",
+    "a step's code and the contract": "import worker.child.run",
+    "step train": "from worker.child.run import LEFT_OUT, leave_out; leave_out(LEFT_OUT); import worker.child.train",
+    "step combine": "import worker.child.combine",
+    "all that the fork server imports": "import worker.child.fork_server; worker.child.fork_server.import_steps()",
 }
 
 Figures = dict[str, list[float]]

@@ -118,7 +118,7 @@ def stage(folder: Path, source: Path, spec: StepSpec) -> None:
 def run_child(folder: Path, name: str) -> None:
     """One step in the folder; its progress in training is printed."""
     child = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "worker.run", str(folder)],
+        [sys.executable, "-W", "ignore", "-m", "worker.child.run", str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -1,6 +1,6 @@
 """What service, supervisor and training child say to each other. Pydantic only; both sides import it.
 
-The child (`python -m worker.run FOLDER`) reads `spec.json` (a StepSpec) and `rows.parquet` from its folder, takes
+The child (`python -m worker.child.run FOLDER`) reads `spec.json` (a StepSpec) and `rows.parquet` from its folder, takes
 Commands as JSON lines on stdin, prints Events as JSON lines on stdout, and leaves its files in the same folder:
 
 - a step `train:{seed}` leaves `recording.npz`, what the run recorded of every sample;
@@ -38,6 +38,8 @@ SCORES_FILE = "scores.parquet"
 TRACES_FILE = "traces.parquet"
 BASELINES_FILE = "baselines.parquet"
 SUMMARY_FILE = "summary.json"
+COUNTED_FILE = "near_duplicates.json"
+"""What the child that counts near-duplicates leaves: a NearDuplicates."""
 CHECKPOINTS_FOLDER = "checkpoints"
 CHECKPOINT_MANIFEST = "manifest.json"
 """In every checkpoint's folder, written last: where it is missing, the checkpoint is not whole."""

@@ -17,7 +17,7 @@ import torch
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
 from service.contract import MetricEvent, Probe, TrainingConfig
 from service.settings import get_settings
-from worker.train_step import encoded_probe
+from worker.child.train import encoded_probe
 from worker.training.batches import batches
 from worker.training.bundled import bundled_model
 from worker.training.loop import train

@@ -53,7 +53,7 @@ class Stack:
         found = []
         for process in psutil.process_iter(["cmdline", "status"]):
             command = process.info["cmdline"] or []
-            if "worker.run" in command and str(self.folder) in command[-1] and process.info["status"] != "zombie":
+            if "worker.child.run" in command and str(self.folder) in command[-1] and process.info["status"] != "zombie":
                 found.append(process)
         return found
 

@@ -184,7 +184,7 @@ class Worker:
 def is_child(process: psutil.Process) -> bool:
     """Whether it is a training child that still lives."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and "worker.run" in process.cmdline()
+        return process.status() != psutil.STATUS_ZOMBIE and "worker.child.run" in process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
 
@@ -331,7 +331,7 @@ class Chaos:
         for process in psutil.process_iter(["pid"]):
             try:
                 ours = process.environ().get("FINETOOTH_CACHE_DIR") == str(self.settings.cache_dir)
-                if ours and "worker.fork_server" in process.cmdline():
+                if ours and "worker.child.fork_server" in process.cmdline():
                     found.append(process)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue

@@ -62,7 +62,7 @@ def children() -> list[psutil.Process]:
     return [
         process
         for process in psutil.Process().children(recursive=True)
-        if "worker.duplicates.child" in " ".join(process.cmdline())
+        if "worker.child.count_near_duplicates" in " ".join(process.cmdline())
     ]
 
 

@@ -259,7 +259,7 @@ def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
     worker = start_worker(lane=lane, app="worker.celery_app")
     wait_for(lambda: len(psutil.Process(worker.pid).children()) == servers)
     children = psutil.Process(worker.pid).children()
-    assert all("worker.fork_server" in child.cmdline() for child in children)
+    assert all("worker.child.fork_server" in child.cmdline() for child in children)
     worker.kill()
     wait_for(lambda: all(has_ended(child) for child in children), 2)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ROWS_FILE, ErrorCode, Failure, NearDuplicates
+from service.contract import COUNTED_FILE, ROWS_FILE, ErrorCode, Failure, NearDuplicates
 from service.lifecycle.commands import AGAIN
 from service.lifecycle.datasets import publish_near_duplicates
 from service.lifecycle.holding import Claim
@@ -18,7 +18,6 @@ from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset
 from worker.conclusion import FENCED, Conclusion
-from worker.duplicates import COUNTED_FILE
 from worker.lease import Lease
 from worker.process.child_process import Child, Exited, child_environment
 from worker.process.launcher import Spawner
@@ -29,7 +28,7 @@ from worker.transactions import LeaseLostError, Transactions
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-m", "worker.duplicates.child")
+COMMAND = (sys.executable, "-m", "worker.child.count_near_duplicates")
 
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Nobody waits for it: other work on the machine goes first."""

@@ -24,7 +24,7 @@ from worker.process.prctl import adopting_orphans
 
 log = logging.getLogger(__name__)
 
-SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.fork_server")
+SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.child.fork_server")
 TITLE_ROOM = 512
 """Bytes of its command line in which its children say what they are."""
 IMPORT_SECONDS = 120.0

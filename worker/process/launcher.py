@@ -1,4 +1,5 @@
-"""How the process of a child comes to be. Here: as a fresh interpreter; worker/process/fork_client.py forks one that is warm."""
+"""How the process of a child comes to be. Here: as a fresh interpreter; worker/process/fork_client.py forks one that
+is warm."""
 
 import os
 import subprocess
@@ -8,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-STEP_COMMAND = (sys.executable, "-P", "-m", "worker.run")
+STEP_COMMAND = (sys.executable, "-P", "-m", "worker.child.run")
 """Runs the step of a folder. -P: nothing is imported from that folder."""
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker import run
+from worker.child import run
 
 OF_GLIBC = 0b11 << 31
 """Signals 32 and 33, which glibc catches once a process has had a second thread."""
@@ -55,6 +55,6 @@ def look() -> dict[str, Any]:
 
 if __name__ == "__main__":
     run.leave_out(run.LEFT_OUT)
-    import worker.train_step  # noqa: F401
+    import worker.child.train  # noqa: F401
 
     print(json.dumps(look()))

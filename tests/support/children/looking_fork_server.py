@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from service.contract import SPEC_FILE
-from worker import fork_server, run
+from worker.child import fork_server, run
 
 sys.path.append(str(Path(__file__).parent))
 import looking_child

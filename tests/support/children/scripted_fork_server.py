@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worker import fork_server, run
+from worker.child import fork_server, run
 from worker.process.prctl import set_title
 
 sys.path.append(str(Path(__file__).parent))

@@ -156,7 +156,7 @@ def test_a_forked_child_finds_itself_as_a_spawned_one_does(
     for draws in zip(*(found["draws"] for found in own), strict=True):
         assert len(set(draws)) == 3
     folder = str(tmp_path / "folder")
-    assert own[0]["command"] == own[1]["command"] == [sys.executable, "-P", "-m", "worker.run", folder]
+    assert own[0]["command"] == own[1]["command"] == [sys.executable, "-P", "-m", "worker.child.run", folder]
 
 
 def test_an_audit_by_forked_children_is_the_same_to_the_bit(

@@ -24,11 +24,11 @@ from service.contract import (
     StepSpec,
 )
 from worker.baselines import baselines_of
+from worker.child.events import Reporter
 from worker.discovery.duplicates import sample_clusters
 from worker.influence.contribution import contributions
 from worker.influence.directions import Kind
 from worker.recording import Recording
-from worker.reporting import Reporter
 from worker.scoring import ProbeScores, Question, Scores, score
 from worker.summary import summarise
 from worker.tables import baselines_schema, scores_schema, traces_schema

@@ -111,7 +111,7 @@ def run(folder: Path, starter: Starter | None = None) -> tuple[int, list[Any], s
 def test_a_training_step_leaves_its_recording(staged: Callable[..., Path]) -> None:
     """Started by hand."""
     folder = staged(micro_batch_size=3)
-    code, events, errors = run(folder, Spawner((sys.executable, "-m", "worker.run")))
+    code, events, errors = run(folder, Spawner((sys.executable, "-m", "worker.child.run")))
     assert code == 0, errors
     assert isinstance(events[-1], FinishedEvent)
     assert sum(isinstance(event, FinishedEvent) for event in events) == 1
@@ -309,4 +309,4 @@ def test_a_surprise_names_its_place_and_never_a_sample(staged: Callable[..., Pat
     (folder / ROWS_FILE).write_bytes(b"not parquet")
     event, errors = failed(folder)
     assert event.failure.code is ErrorCode.INTERNAL
-    assert "worker/train_step.py" in errors
+    assert "worker/child/train.py" in errors

@@ -1,4 +1,5 @@
-"""The child that counts: `python -m worker.duplicates.child FOLDER`. It ends by itself when its supervisor is gone.
+"""The child that counts: `python -m worker.child.count_near_duplicates FOLDER`. It ends by itself when its supervisor
+is gone.
 
 It finds rows.parquet in the folder and leaves COUNTED_FILE there. No torch.
 """
@@ -12,10 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from service.contract import EXIT_STOPPED, ROWS_FILE, NearDuplicates
+from service.contract import COUNTED_FILE, EXIT_STOPPED, ROWS_FILE, NearDuplicates
 from worker.discovery.near_duplicates import METHOD, count_near_duplicates
 from worker.discovery.words import SIMILAR
-from worker.duplicates import COUNTED_FILE
 
 
 def main(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""The child: `python -m worker.run FOLDER` runs one step. No database, no broker, no web: a local folder and two pipes.
+"""The child: `python -m worker.child.run FOLDER` runs one step. No database, no broker, no web: a local folder and two
+pipes.
 
 Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract.py), prints
 contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, 3 when
-it was told to stop or left alone (worker/commands.py), and 4 when it was told to save first and has.
+it was told to stop or left alone (worker/child/control.py), and 4 when it was told to save first and has.
 """
 
 import errno
@@ -28,8 +29,8 @@ from service.contract import (
     Stage,
     StepSpec,
 )
-from worker.commands import StopRequest, obey
-from worker.reporting import Reporter
+from worker.child.control import StopRequest, obey
+from worker.child.events import Reporter
 from worker.training.errors import StoppedError
 
 EXIT_FAILED = 1
@@ -75,12 +76,12 @@ def run(folder: Path, reporter: Reporter, request: StopRequest) -> None:
     spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     # Imported here, not above: a bad spec is answered at once, and progress is told before the seconds this takes.
     if spec.step_key == COMBINE:
-        from worker.combine_step import run_combine
+        from worker.child.combine import run_combine
 
         run_combine(folder, spec, reporter)
     else:
         leave_out(LEFT_OUT)
-        from worker.train_step import run_train
+        from worker.child.train import run_train
 
         run_train(folder, spec, reporter, request)
 
@@ -139,5 +140,5 @@ def _log_place(error: Exception) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m worker.run FOLDER")
+        sys.exit("usage: python -m worker.child.run FOLDER")
     run_and_exit(Path(sys.argv[1]))

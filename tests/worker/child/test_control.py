@@ -20,7 +20,7 @@ from tests.support.ended import pid_has_ended
 CHILD = """
 import subprocess, sys, threading
 from pathlib import Path
-from worker.commands import StopRequest, obey
+from worker.child.control import StopRequest, obey
 ranks = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=new)
          for new in (False, True)]
 threading.Thread(target=obey, args=(sys.stdin.fileno(), StopRequest()), daemon=True).start()

@@ -1,8 +1,10 @@
-"""The fork server: `python -P -m worker.fork_server DESCRIPTOR ROOM` imports what steps need and forks their children.
+"""The fork server: `python -P -m worker.child.fork_server DESCRIPTOR ROOM` imports what steps need and forks their
+children.
 
-DESCRIPTOR is a Unix socket to the supervisor (worker/process/fork_client.py); ROOM is there to be overwritten by a child's title.
-It is started with the very environment of its children, runs no thread and touches no device: what comes after the
-fork is `worker.run` as in a fresh interpreter. It ends with the supervisor, and holds nothing but imported code.
+DESCRIPTOR is a Unix socket to the supervisor (worker/process/fork_client.py); ROOM is there to be overwritten by a
+child's title. It is started with the very environment of its children, runs no thread and touches no device: what
+comes after the fork is `worker.child.run` as in a fresh interpreter. It ends with the supervisor, and holds nothing
+but imported code.
 """
 
 import errno
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from service.contract import EXIT_STOPPED
-from worker import run
+from worker.child import run
 from worker.process.prctl import end_with_parent, set_title
 
 GO_SECONDS = 10.0
@@ -39,7 +41,7 @@ def main(control: socket.socket) -> NoReturn:
     end_with_parent()
     if select.select([control], [], [], 0)[0]:
         os._exit(0)  # It has ended before that.
-    set_title(f"{sys.executable} -P -m worker.fork_server")
+    set_title(f"{sys.executable} -P -m worker.child.fork_server")
     try:
         import_steps()
         reason = why_not_to_fork()
@@ -70,8 +72,8 @@ def import_steps() -> None:
         run.leave_out(run.LEFT_OUT)
         import pyarrow.dataset  # noqa: F401  # pyarrow.parquet imports it when it reads the first file
 
-        import worker.combine_step
-        import worker.train_step  # noqa: F401
+        import worker.child.combine
+        import worker.child.train  # noqa: F401
 
 
 def why_not_to_fork() -> str | None:
@@ -129,7 +131,7 @@ def become_child(folder: Path, descriptors: Sequence[int], telling: int) -> NoRe
             os.chdir(folder)
             for number, descriptor in enumerate(stdio):
                 os.dup2(descriptor, number)
-            set_title(f"{sys.executable} -P -m worker.run {folder}")
+            set_title(f"{sys.executable} -P -m worker.child.run {folder}")
         except OSError as error:
             os.write(telling, _encoded({"errno": error.errno}))
             os._exit(1)
