@@ -3,11 +3,11 @@
     python -m benchmarks.api_findings [--rows 10000000] [--requests 101] [--out FOLDER]
 
 Makes the result files of an audit of one probe by chance (0.2 % stand out and are flagged, twenty groups, some
-near-duplicates), loads them with the workers' own code (worker.loading) into an embedded Postgres that waits for the
-disk as in production, publishes, and asks a real uvicorn over loopback. 10 million rows need about 12 GB under the
-temporary directory for a quarter of an hour. Beside the time of an answer stands the processor time that the API and
-its database connections spent on it, which other programs on the machine hardly change. Writes api_findings.json and
-prints a table.
+near-duplicates), loads them with the workers' own code (worker.supervisor.audit.result_loader) into an embedded
+Postgres that waits for the disk as in production, publishes, and asks a real uvicorn over loopback. 10 million rows
+need about 12 GB under the temporary directory for a quarter of an hour. Beside the time of an answer stands the
+processor time that the API and its database connections spent on it, which other programs on the machine hardly
+change. Writes api_findings.json and prints a table.
 """
 
 import argparse
@@ -44,7 +44,7 @@ from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.tables import Dataset, Model, Probe
-from worker.loading import load_results
+from worker.supervisor.audit.result_loader import load_results
 from worker.tables import baselines_schema, scores_schema, traces_schema
 
 GROUP = 4096

@@ -38,7 +38,7 @@ from tests.support.steps import respecify, stage
 from worker.process.child_process import Child, Exited, child_environment
 from worker.process.fork_client import Forker, make_starter
 from worker.process.launcher import STEP_COMMAND, Spawner, Starter
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 IMPORTS = {
     "python": "pass",

@@ -19,10 +19,10 @@ from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import ObjectStore, make_object_store
 from worker.celery_app import app
-from worker.heartbeat import Heartbeat
 from worker.process.fork_client import make_starter
 from worker.process.workdirs import sweep
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
+from worker.supervisor.heartbeat import Heartbeat
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from service.store.tables import Audit, Export, Job
 Kind = Literal["cleaned", "flagged", "scores"]
 Format = Literal["jsonl", "csv", "parquet"]
 Filter = Literal["flagged", "confirmed", "not_rejected"]
-"""Which samples `cleaned` leaves out and `flagged` holds; worker/exports/selection.py says what each means."""
+"""Which samples `cleaned` leaves out and `flagged` holds; worker/supervisor/export/selection.py says what each
+means."""
 
 
 def create_export(

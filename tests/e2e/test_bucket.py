@@ -14,7 +14,7 @@ from service.settings import Settings
 from service.store.objects import audit_key, dataset_key, make_object_store
 from tests.support.children.scripting import FINISHED, OUTPUTS, spawning
 from tests.support.s3_server import S3Server
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 ROWS = b"".join(
     json.dumps({"messages": [{"role": "user", "content": f"Q{row}"}, {"role": "assistant", "content": f"A{row}"}]})

@@ -15,7 +15,7 @@ from service.store.objects import ObjectStore, export_key
 from service.store.tables import Audit, Export, Job
 from tests.support.exportable import publish_audit, store_dataset
 from worker.process.shutdown import Graces
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 
 @dataclass

@@ -25,7 +25,7 @@ from tests.support.children.scripting import (
 from worker.process.fork_client import Forker
 from worker.process.launcher import Starter
 from worker.process.shutdown import Graces
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 SUPERVISOR = """
 import json, os, threading
@@ -34,7 +34,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
 from worker.process.fork_client import Forker
 from worker.process.launcher import Spawner
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),

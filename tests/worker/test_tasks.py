@@ -246,7 +246,7 @@ def test_a_worker_is_light(start_worker: StartWorker) -> None:
     libraries = {Path(region.path).name for region in psutil.Process(worker.pid).memory_maps()}
     assert not [name for name in libraries if "torch" in name]
     modules = subprocess.run(
-        [sys.executable, "-c", "import sys, worker.supervisor; print(*sorted(sys.modules))"],
+        [sys.executable, "-c", "import sys, worker.supervisor.dispatch; print(*sorted(sys.modules))"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert not {"torch", "transformers", "peft", "fastapi"} & set(modules)

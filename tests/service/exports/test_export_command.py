@@ -19,7 +19,7 @@ from service.store.objects import dataset_key
 from service.store.tables import Audit
 from tests.support.exportable import jsonl, publish_audit, store_dataset
 from tests.support.live_api import LiveApi, live_api
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 UPLOAD = jsonl(4000)
 CLEANED = b"".join(UPLOAD.splitlines(keepends=True)[5:])

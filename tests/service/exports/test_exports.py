@@ -21,7 +21,7 @@ from service.store.local_objects import LocalObjects
 from service.store.tables import Audit
 from tests.support.builders import add_audit
 from tests.support.exportable import jsonl, publish_audit, store_dataset
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 UPLOAD = jsonl(40)
 CLEANED = b"".join(line for row, line in enumerate(UPLOAD.splitlines(keepends=True)) if row not in (3, 8))

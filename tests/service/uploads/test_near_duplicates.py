@@ -12,7 +12,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.tables import Job
 from tests.support.dataset_records import chat, jsonl
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 
 @pytest.fixture

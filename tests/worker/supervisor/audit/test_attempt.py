@@ -38,9 +38,9 @@ from tests.support.children.scripting import (
 from tests.support.ended import pid_has_ended
 from tests.support.summaries import make_probe_summary
 from tests.support.supervisor_bench import Bench
-from worker.attempt import Attempt
 from worker.process.launcher import Spawner
-from worker.staging import spec_sha256
+from worker.supervisor.audit.attempt import Attempt
+from worker.supervisor.audit.step_folder import spec_sha256
 
 SECRET = "text-of-a-sample"
 

@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, make_object_store
 from tests.support.children.scripting import wait_for
-from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
+from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
 
 STEP = "train:7"
 

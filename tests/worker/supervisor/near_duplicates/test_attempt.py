@@ -21,7 +21,7 @@ from service.store.objects import dataset_key
 from service.store.tables import Dataset, Job
 from tests.support.children.scripting import wait_for
 from tests.support.exportable import jsonl, store_dataset
-from worker.supervisor import Supervisor
+from worker.supervisor.dispatch import Supervisor
 
 UPLOAD = jsonl(30) + jsonl(5)
 

@@ -17,8 +17,8 @@ from service.store.objects import dataset_key
 from service.store.tables import Audit, Finding, Score, ScoreList
 from tests.support.children.scripted_child import write_results
 from tests.support.children.scripting import SUMMARY
-from worker.loading import load_results, score_count
-from worker.staging import OutputError, read_summary
+from worker.supervisor.audit.result_loader import load_results, score_count
+from worker.supervisor.audit.step_folder import OutputError, read_summary
 
 ROWS = 40
 Load = Callable[..., list[int]]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.lifecycle.exports import Format
-from worker.exports.cells import harmless
+from worker.supervisor.export.csv_cells import harmless
 
 Record = Mapping[str, Any]
 """Values by column, in the order of the schema. `messages` are turns, `extra` is the text of a JSON object."""

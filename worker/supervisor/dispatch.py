@@ -13,15 +13,15 @@ from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
-from worker.attempt import Attempt
-from worker.conclusion import FENCED
-from worker.duplicates.attempt import CountAttempt
-from worker.exports.attempt import ExportAttempt
-from worker.lease import Lease
 from worker.process.child_process import child_environment
 from worker.process.launcher import STEP_COMMAND, Spawner, Starter
 from worker.process.shutdown import Graces
-from worker.transactions import Transactions
+from worker.supervisor.audit.attempt import Attempt
+from worker.supervisor.database import Transactions
+from worker.supervisor.export.attempt import ExportAttempt
+from worker.supervisor.lease import Lease
+from worker.supervisor.near_duplicates.attempt import CountAttempt
+from worker.supervisor.outcome import FENCED
 
 log = logging.getLogger(__name__)
 

@@ -25,28 +25,28 @@ from service.lifecycle.commands import Claim
 from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
-from worker.checkpoints import CheckpointUploads, delete_checkpoints, stage_checkpoints
-from worker.conclusion import FENCED, Conclusion
-from worker.failures import failure_of_child
-from worker.lease import Lease
-from worker.loading import load_results, score_count
-from worker.pace import Pace
-from worker.planning import Work, plan_steps
 from worker.process.child_process import Child, Exited, child_environment
 from worker.process.launcher import Starter
 from worker.process.shutdown import Graces, Reason, Stop
 from worker.process.stderr_filter import loggable
 from worker.process.workdirs import sweep, work_folder
-from worker.relay import Relay
-from worker.staging import (
+from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
+from worker.supervisor.audit.eta import Pace
+from worker.supervisor.audit.event_recorder import Relay
+from worker.supervisor.audit.plan import Work, plan_steps
+from worker.supervisor.audit.result_loader import load_results, score_count
+from worker.supervisor.audit.step_folder import (
     check_recording,
     read_summary,
     spec_sha256,
     stage_inputs,
     store_outputs,
 )
-from worker.tally import Tally
-from worker.transactions import LeaseLostError, T, Transactions
+from worker.supervisor.counters import Tally
+from worker.supervisor.database import LeaseLostError, T, Transactions
+from worker.supervisor.failures import failure_of_child
+from worker.supervisor.lease import Lease
+from worker.supervisor.outcome import FENCED, Conclusion
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from service.contract import MetricEvent
-from worker.telemetry import POINTS, MetricThinning
+from worker.supervisor.audit.metric_sampling import POINTS, MetricThinning
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100, 101, 999, 100_000])

@@ -97,7 +97,7 @@ class TestScores:
         assert approximately(table.to_pylist()) == approximately(scores_of(bench, audit))
 
     def test_more_than_are_read_at_once(self, bench: Bench, monkeypatch: pytest.MonkeyPatch, audit: Audit) -> None:
-        monkeypatch.setattr("worker.exports.content.SCORES_AT_ONCE", 7)
+        monkeypatch.setattr("worker.supervisor.export.content.SCORES_AT_ONCE", 7)
         found = [json.loads(line) for line in bench.run(bench.export(audit, "scores")).splitlines()]
         assert found == scores_of(bench, audit)
 

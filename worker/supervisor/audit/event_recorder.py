@@ -9,10 +9,10 @@ from service.contract import Event, MetricEvent, NoticeEvent, ProgressEvent, Sta
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.lifecycle.record import Level
-from worker.pace import Pace
-from worker.planning import Work
-from worker.tally import Tally
-from worker.telemetry import MetricThinning
+from worker.supervisor.audit.eta import Pace
+from worker.supervisor.audit.metric_sampling import MetricThinning
+from worker.supervisor.audit.plan import Work
+from worker.supervisor.counters import Tally
 
 PROGRESS_SECONDS = 1.0
 """Progress is written to the database at most this often, but for a new stage."""

@@ -11,7 +11,7 @@ from service.contract import Probe as ContractProbe
 from service.lifecycle.commands import Claim
 from service.store.objects import ObjectStore, audit_key, dataset_key
 from service.store.tables import Audit, AuditProbe, AuditStep, Dataset, Model, Probe
-from worker.staging import spec_sha256
+from worker.supervisor.audit.step_folder import spec_sha256
 
 
 @dataclass(frozen=True)

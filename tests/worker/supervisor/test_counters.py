@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract import Stage
 from service.store.counters import Counted, count, read_counters
-from worker import tally
-from worker.tally import Tally
-from worker.transactions import Transactions
+from worker.supervisor import counters
+from worker.supervisor.counters import Tally
+from worker.supervisor.database import Transactions
 
 Read = Callable[[str, str], float]
 
@@ -34,7 +34,7 @@ def test_time_and_samples_are_counted_while_a_stage_lasts(
     counting.add_samples(32)
     counting.count()
     assert read("samples", "") == 0  # not yet: a write a step would be too many
-    monkeypatch.setattr(tally, "COUNT_SECONDS", 0.0)
+    monkeypatch.setattr(counters, "COUNT_SECONDS", 0.0)
     counting.count()
     assert read("samples", "") == 32
     counting.add_samples(32)

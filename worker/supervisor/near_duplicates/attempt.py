@@ -17,14 +17,14 @@ from service.lifecycle.holding import Claim
 from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset
-from worker.conclusion import FENCED, Conclusion
-from worker.lease import Lease
 from worker.process.child_process import Child, Exited, child_environment
 from worker.process.launcher import Spawner
 from worker.process.shutdown import Reason
 from worker.process.workdirs import sweep, work_folder
-from worker.staging import InputMissingError
-from worker.transactions import LeaseLostError, Transactions
+from worker.supervisor.audit.step_folder import InputMissingError
+from worker.supervisor.database import LeaseLostError, Transactions
+from worker.supervisor.lease import Lease
+from worker.supervisor.outcome import FENCED, Conclusion
 
 log = logging.getLogger(__name__)
 

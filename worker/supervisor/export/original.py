@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from service.contract import ErrorCode, Failure
-from worker.staging import InputMissingError
+from worker.supervisor.audit.step_folder import InputMissingError
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -14,11 +14,11 @@ from service.lifecycle.holding import Claim
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.settings import Settings
 from service.store.objects import ObjectStore
-from worker.failures import failure_of, is_retried
-from worker.lease import Lease
 from worker.process.shutdown import Reason
-from worker.staging import InputMissingError, OutputError
-from worker.transactions import LeaseLostError, T, Transactions
+from worker.supervisor.audit.step_folder import InputMissingError, OutputError
+from worker.supervisor.database import LeaseLostError, T, Transactions
+from worker.supervisor.failures import failure_of, is_retried
+from worker.supervisor.lease import Lease
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from service.lifecycle.holding import Claim
 from service.settings import Settings
 from service.store.objects import ObjectStore, export_key, export_prefix
 from service.store.tables import Export
-from worker.conclusion import Conclusion
-from worker.exports.content import Content, Work, plan_export
-from worker.exports.writers import MeasuredFile
-from worker.lease import Lease
 from worker.process.shutdown import Graces, Reason
-from worker.relay import PROGRESS_SECONDS
-from worker.transactions import LeaseLostError, Transactions
+from worker.supervisor.audit.event_recorder import PROGRESS_SECONDS
+from worker.supervisor.database import LeaseLostError, Transactions
+from worker.supervisor.export.content import Content, Work, plan_export
+from worker.supervisor.export.writers import MeasuredFile
+from worker.supervisor.lease import Lease
+from worker.supervisor.outcome import Conclusion
 
 log = logging.getLogger(__name__)
 

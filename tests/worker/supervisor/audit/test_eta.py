@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.pace import Pace
+from worker.supervisor.audit.eta import Pace
 
 
 class Clock:

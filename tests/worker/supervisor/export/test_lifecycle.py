@@ -30,22 +30,22 @@ from service.store.tables import Audit, Export, Job
 from tests.support.children.scripting import wait_for
 from tests.support.export_bench import Bench
 from tests.support.exportable import jsonl
-from worker.exports import content
+from worker.supervisor.export import content
 
 WORKER = """
 import threading
 import time
-import worker.exports.content
+import worker.supervisor.export.content
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
-from worker.supervisor import Supervisor
-read = worker.exports.content._scores_of
+from worker.supervisor.dispatch import Supervisor
+read = worker.supervisor.export.content._scores_of
 def slowly(*arguments, **named):
     time.sleep(0.01)
     return read(*arguments, **named)
-worker.exports.content._scores_of = slowly
-worker.exports.content.SCORES_AT_ONCE = 1
+worker.supervisor.export.content._scores_of = slowly
+worker.supervisor.export.content.SCORES_AT_ONCE = 1
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event()).run_due("io")
