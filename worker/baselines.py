@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract import BASELINE_COLUMNS
-from worker.discovery.baselines import text_baselines
 from worker.influence.directions import Kind
 from worker.recording import Recording
+from worker.text.baselines import text_baselines
 
 Floats = NDArray[np.float64]
 

@@ -27,7 +27,6 @@ from service.contract import (
     TailCount,
 )
 from worker.baselines import tracin_of_seed
-from worker.discovery import comparison
 from worker.influence import calibration, groups, sensitivity
 from worker.influence.consistency import consistency
 from worker.influence.detection import detect
@@ -37,6 +36,7 @@ from worker.influence.predicted import predicted_drift
 from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
 from worker.recording import Recording
 from worker.scoring import ProbeScores, Question, Scores
+from worker.text import comparison
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ messages = [[{"role": "user", "content": t[:300]}, {"role": "assistant", "conten
 size = sum(map(len, rows))
 del rows
 before = peak_kib()
-from worker.discovery.WHERE import WHAT
+from worker.text.WHERE import WHAT
 started = time.process_time()
 WHAT(messages, *ARGUMENTS)
 print(json.dumps({"bytes": size, "seconds": time.process_time() - started, "before_kib": before,

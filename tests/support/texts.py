@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from worker.discovery.words import words
+from worker.text.words import words
 
 ANY_TEXT = st.text(st.characters(categories=None), max_size=60)
 """Lone surrogates included."""

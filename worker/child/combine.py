@@ -25,13 +25,13 @@ from service.contract import (
 )
 from worker.baselines import baselines_of
 from worker.child.events import Reporter
-from worker.discovery.duplicates import sample_clusters
 from worker.influence.contribution import contributions
 from worker.influence.directions import Kind
 from worker.recording import Recording
 from worker.scoring import ProbeScores, Question, Scores, score
 from worker.summary import summarise
 from worker.tables import baselines_schema, scores_schema, traces_schema
+from worker.text.duplicate_clusters import sample_clusters
 
 Floats = NDArray[np.float64]
 PARTS = 5

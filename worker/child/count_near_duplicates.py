@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from service.contract import COUNTED_FILE, EXIT_STOPPED, ROWS_FILE, NearDuplicates
-from worker.discovery.near_duplicates import METHOD, count_near_duplicates
-from worker.discovery.words import SIMILAR
+from worker.text.duplicate_count import METHOD, count_near_duplicates
+from worker.text.words import SIMILAR
 
 
 def main(folder: Path) -> None:

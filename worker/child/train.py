@@ -26,11 +26,11 @@ from service.contract import (
 )
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
-from worker.discovery.probe_folds import probe_folds
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
 from worker.recording import Recording, RunFacts
+from worker.text.probe_folds import probe_folds
 from worker.training.checkpoints import Checkpoints
 from worker.training.errors import TrainingError
 from worker.training.identity import run_identity

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from service.probes.packs import ProbePack, fill, load_packs
-from worker.discovery.probe_folds import probe_folds
+from worker.text.probe_folds import probe_folds
 
 PACKS = [*load_packs().values()]
 NAMES = ["credential_leak", "insecure_advice", "insecure_code", "opinion_steering", "promotion", "refusal"]

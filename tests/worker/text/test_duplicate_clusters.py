@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support.text_cost import measured
 from tests.support.texts import ANY_TEXT, shingle_set
-from worker.discovery import duplicates
-from worker.discovery.duplicates import near_duplicate_clusters, sample_clusters
-from worker.discovery.words import normalise
+from worker.text import duplicate_clusters
+from worker.text.duplicate_clusters import near_duplicate_clusters, sample_clusters
+from worker.text.words import normalise
 
 
 def by_brute_force(texts: list[str], common: int = 20) -> list[int]:
@@ -63,7 +63,7 @@ def test_clusters_are_those_of_brute_force(texts: list[str]) -> None:
 def test_boilerplate_counts_for_nothing(texts: list[str], common: int) -> None:
     """With the least number of texts lowered, so that small sets have boilerplate."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "COMMON_TEXTS", common)
+        patch.setattr(duplicate_clusters, "COMMON_TEXTS", common)
         assert near_duplicate_clusters(texts).tolist() == by_brute_force(texts, common)
 
 
@@ -146,7 +146,7 @@ def test_the_order_of_rows_names_clusters_and_changes_nothing_else() -> None:
 
 def test_every_process_finds_the_same() -> None:
     code = (
-        "from worker.discovery.duplicates import near_duplicate_clusters as f; import random; r = random.Random(0);"
+        "from worker.text.duplicate_clusters import near_duplicate_clusters as f; import random; r = random.Random(0);"
         "t = [' '.join(r.choices('abcde', k=r.randint(5, 9))) for _ in range(2000)]; print(f(t).tolist())"
     )
     runs = {

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.discovery.probe_folds import probe_folds, sentences
+from worker.text.probe_folds import probe_folds, sentences
 
 SENTENCES = [f"Thing number {n} stands{' and waits' * (n % 3)} here" for n in range(12)]
 FIELD = st.lists(st.sampled_from(SENTENCES), min_size=1, max_size=2).map(lambda parts: ". ".join(parts) + ".")

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from worker.discovery.turns import Conversation, answer
-from worker.discovery.words import NumberedTexts, Vocabulary, chunks, normalise, number, shingles, trigrams, words
+from worker.text.turns import Conversation, answer
+from worker.text.words import NumberedTexts, Vocabulary, chunks, normalise, number, shingles, trigrams, words
 
 K1, B = 1.2, 0.75
 """BM25's saturation of repeated words and its penalty on length, at their usual values."""

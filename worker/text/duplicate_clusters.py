@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from worker.discovery.baselines import identical
-from worker.discovery.turns import answer, prompt
-from worker.discovery.words import SIMILAR, Shingles, number, shingles
+from worker.text.baselines import identical
+from worker.text.turns import answer, prompt
+from worker.text.words import SIMILAR, Shingles, number, shingles
 
 COMMON, COMMON_TEXTS = 0.05, 20
 """A trigram in more than this share of the different texts, and in more than so many of them, is boilerplate."""

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker.discovery.duplicates import sample_clusters
-from worker.discovery.near_duplicates import Counted, count_near_duplicates
-from worker.discovery.words import words
+from worker.text.duplicate_clusters import sample_clusters
+from worker.text.duplicate_count import Counted, count_near_duplicates
+from worker.text.words import words
 
 Sample = list[dict[str, str]]
 
@@ -66,7 +66,7 @@ def test_it_is_the_definition_away_from_the_threshold(tmp_path: Path) -> None:
 
 
 def test_it_is_what_an_audit_joins(tmp_path: Path) -> None:
-    """Where nothing is boilerplate, clusters of worker.discovery.duplicates are the same partition."""
+    """Where nothing is boilerplate, clusters of worker.text.duplicate_clusters are the same partition."""
     draw = random.Random(4)
     samples = []
     for _ in range(400):

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from worker.discovery.words import number, shingles, words
+from worker.text.words import number, shingles, words
 
 FOLDS = 5
 """At most; each costs a probe gradient of its own."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tests.support.text_cost import measured
 from tests.support.texts import ANY_TEXT
-from worker.discovery.baselines import bm25, identical, phrase_repetition, text_baselines
-from worker.discovery.words import number, words
+from worker.text.baselines import bm25, identical, phrase_repetition, text_baselines
+from worker.text.words import number, words
 
 LETTERS = st.text("abcde ", max_size=30)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.texts import ANY_TEXT, shingle_set
-from worker.discovery import words as module
-from worker.discovery.words import Vocabulary, normalise, number, shingles, words
+from worker.text import words as module
+from worker.text.words import Vocabulary, normalise, number, shingles, words
 
 
 def test_case_width_white_space_and_invisible_marks_make_no_difference() -> None:

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from worker.discovery.turns import Conversation, answer, prompt
-from worker.discovery.words import SHINGLE, SIMILAR, normalise, split
+from worker.text.turns import Conversation, answer, prompt
+from worker.text.words import SHINGLE, SIMILAR, normalise, split
 
 BANDS, SLOTS = 32, 4
 """Of the signature. A pair at 0.8 shares no band with probability (1 - 0.8^4)^32 = 5e-8."""
