@@ -44,8 +44,8 @@ from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.tables import Dataset, Model, Probe
+from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.supervisor.audit.result_loader import load_results
-from worker.tables import baselines_schema, scores_schema, traces_schema
 
 GROUP = 4096
 CHUNK = 500_000

@@ -23,14 +23,14 @@ from service.contract import (
     Stage,
     StepSpec,
 )
-from worker.baselines import baselines_of
 from worker.child.events import Reporter
 from worker.influence.contribution import contributions
 from worker.influence.directions import Kind
-from worker.recording import Recording
-from worker.scoring import ProbeScores, Question, Scores, score
-from worker.summary import summarise
-from worker.tables import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.results.baselines import baselines_of
+from worker.results.recording import Recording
+from worker.results.scoring import ProbeScores, Question, Scores, score
+from worker.results.summary import summarise
 from worker.text.duplicate_clusters import sample_clusters
 
 Floats = NDArray[np.float64]

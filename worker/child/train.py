@@ -29,7 +29,7 @@ from worker.child.events import Reporter
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
-from worker.recording import Recording, RunFacts
+from worker.results.recording import Recording, RunFacts
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpoints import Checkpoints
 from worker.training.errors import TrainingError

@@ -47,8 +47,8 @@ from tests.support.steps import SECRET, respecify
 from worker.process.child_process import child_environment
 from worker.process.fork_client import make_starter
 from worker.process.launcher import Spawner, Starter, pipes
-from worker.recording import Recording
-from worker.tables import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.results.recording import Recording
 
 
 def run_all(folder: Path, **changes: Any) -> list[Any]:

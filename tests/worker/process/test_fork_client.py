@@ -42,7 +42,7 @@ from worker.process import fork_client as forker_module
 from worker.process.child_process import Child, Exited, child_environment
 from worker.process.fork_client import Forker, make_starter
 from worker.process.launcher import STEP_COMMAND, Spawner, Starter, pipes
-from worker.recording import Recording
+from worker.results.recording import Recording
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's alone")
 

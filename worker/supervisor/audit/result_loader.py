@@ -22,8 +22,8 @@ from service.lifecycle.commands import Claim
 from service.store.rows import read_rows
 from service.store.score_lists import add_lists
 from service.store.tables import Finding
+from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.supervisor.audit.step_folder import OutputError
-from worker.tables import baselines_schema, scores_schema, traces_schema
 
 CHUNK_ROWS = 50_000
 TEXTS_AT_ONCE = 500

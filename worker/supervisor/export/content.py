@@ -17,13 +17,13 @@ from service.lifecycle.holding import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.score_lists import HEADLINE, published_lists
 from service.store.tables import Audit, Dataset, Export, Score
+from worker.result_schemas import scores_schema
 from worker.supervisor.audit.step_folder import InputMissingError
 from worker.supervisor.database import T
 from worker.supervisor.export.original import LineCutter, open_original
 from worker.supervisor.export.row_groups import SAMPLES_SCHEMA, RowGroup, row_groups
 from worker.supervisor.export.selection import selected
 from worker.supervisor.export.writers import MeasuredFile, Record, SampleLinesWriter, Writer, make_writer
-from worker.tables import scores_schema
 
 SCORES_AT_ONCE = 10_000
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from service.contract import BASELINE_COLUMNS
 from worker.influence.directions import Kind
-from worker.recording import Recording
+from worker.results.recording import Recording
 from worker.text.baselines import text_baselines
 
 Floats = NDArray[np.float64]

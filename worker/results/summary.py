@@ -26,7 +26,6 @@ from service.contract import (
     Summary,
     TailCount,
 )
-from worker.baselines import tracin_of_seed
 from worker.influence import calibration, groups, sensitivity
 from worker.influence.consistency import consistency
 from worker.influence.detection import detect
@@ -34,9 +33,10 @@ from worker.influence.directions import Kind
 from worker.influence.effect import group_effect_with_interval
 from worker.influence.predicted import predicted_drift
 from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
-from worker.recording import Recording
-from worker.scoring import ProbeScores, Question, Scores
-from worker.text import comparison
+from worker.results import baseline_comparison
+from worker.results.baselines import tracin_of_seed
+from worker.results.recording import Recording
+from worker.results.scoring import ProbeScores, Question, Scores
 
 Floats = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def summarise(
     first = recordings[0]
     named = _by_size(group_of)
     z = scores.probes[0].detection.z if len(scores.probes) == 1 else -scores.headline.p
-    compared = comparison.compare(z, scores.flagged, baselines)
+    compared = baseline_comparison.compare(z, scores.flagged, baselines)
     return Summary(
         rows=question.rows,
         rows_scored=int((scores.probes[0].detection.n > 0).sum()),
@@ -284,7 +284,7 @@ def _cautions(
     spec: StepSpec,
     question: Question,
     scores: Scores,
-    compared: Sequence[comparison.BaselineComparison],
+    compared: Sequence[baseline_comparison.BaselineComparison],
     number_of_groups: int,
 ) -> list[Caution]:
     cautions = []
@@ -330,7 +330,7 @@ def _cautions(
                 "finding names its own all the same. A column with fewer values says more as group_column.",
             )
         )
-    for name in comparison.suffices(compared):
+    for name in baseline_comparison.suffices(compared):
         cautions.append(
             Caution(
                 code="baseline_suffices",

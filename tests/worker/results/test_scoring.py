@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from service.contract import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
-from worker.baselines import baselines_of, tracin_of_seed
 from worker.child.combine import first_rows, group_of, score_rows, traces
 from worker.child.train import directions_of
 from worker.influence.directions import Kind, ProbeShape, plan
 from worker.influence.observations import Observations, Steps
-from worker.recording import Recording, RunFacts
-from worker.scoring import Question, Scores, score
-from worker.summary import summarise
+from worker.results.baselines import baselines_of, tracin_of_seed
+from worker.results.recording import Recording, RunFacts
+from worker.results.scoring import Question, Scores, score
+from worker.results.summary import summarise
 
 ROWS, PLANTED, FAIR = 260, 13, 10
 """Rows 0 to 12 lean to the unwanted answers; the next ten to them and, more, to the references."""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, spearmanr
 
-from worker.text.comparison import BaselineComparison, compare, suffices
+from worker.results.baseline_comparison import BaselineComparison, compare, suffices
 
 VALUES = st.one_of(st.integers(-3, 3).map(float), st.just(float("nan")))
 ROWS = st.lists(st.tuples(VALUES, st.booleans(), VALUES), min_size=1, max_size=14)

@@ -14,7 +14,7 @@ from worker.influence.directions import Kind
 from worker.influence.effect import effect
 from worker.influence.null import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
 from worker.influence.sides import Side, sides
-from worker.recording import Recording
+from worker.results.recording import Recording
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
