@@ -37,8 +37,8 @@ from worker.influence.recorder import Recorder
 from worker.training.bundled import bundled_model
 from worker.training.loop import steps_of, train, warm_up_of
 from worker.training.models import load_model, with_lora
-from worker.training.refresh import RefreshSchedule
-from worker.training.samples import Sample, encode
+from worker.training.refresh_schedule import RefreshSchedule
+from worker.training.tokenization import Sample, encode
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA_8B = {

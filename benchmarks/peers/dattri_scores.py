@@ -26,7 +26,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from worker.training.batches import Batch, collate, forward
-from worker.training.samples import Sample
+from worker.training.tokenization import Sample
 
 Tokens = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """A batch as the package can join it with others."""

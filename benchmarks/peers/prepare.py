@@ -22,7 +22,7 @@ from worker.training.batches import batches
 from worker.training.bundled import bundled_model
 from worker.training.loop import train
 from worker.training.models import load_model, with_lora
-from worker.training.samples import Sample, encode
+from worker.training.tokenization import Sample, encode
 
 TASK = "task.json"
 """Model, samples, probe and steps; written last."""

@@ -12,7 +12,7 @@ from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.influence.probe import ProbeGradients, probe_gradients
 from worker.influence.recorder import is_aligned
 from worker.training.batches import collate, forward
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 
 @dataclass

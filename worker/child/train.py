@@ -31,15 +31,15 @@ from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
 from worker.results.recording import Recording, RunFacts
 from worker.text.probe_folds import probe_folds
-from worker.training.checkpoints import Checkpoints
+from worker.training.checkpointing.identity import run_identity
+from worker.training.checkpointing.manager import Checkpoints
+from worker.training.checkpointing.state import TrainingRun
 from worker.training.errors import TrainingError
-from worker.training.identity import run_identity
 from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
-from worker.training.memory import out_of_memory_told, smaller_weights
 from worker.training.models import load_model, training_dtype, with_lora
-from worker.training.samples import Sample, encode
-from worker.training.state import TrainingRun
+from worker.training.out_of_memory import out_of_memory_told, smaller_weights
+from worker.training.tokenization import Sample, encode
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import TrainingConfig
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 PASS_TOKENS = {"cpu": 64, "cuda": 1024}
 """What starting one more forward and backward pass costs on a device, in tokens: below this, padding is the cheaper

@@ -15,7 +15,7 @@ from worker.influence.preconditioner import Momentum, momentum_of
 from worker.influence.recorder import Recorder
 from worker.training.loop import warm_up_of
 from worker.training.measurement import EncodedProbe, Measurement
-from worker.training.samples import IGNORED
+from worker.training.tokenization import IGNORED
 
 PAD = 0
 """Of probe items in one batch; any id serves, since padding has neither attention nor loss."""

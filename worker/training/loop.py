@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from service.contract import ErrorCode, MetricEvent, TrainingConfig
 from worker.influence.recorder import Recorder
 from worker.training.batches import batches, collate, forward, micro_batches
-from worker.training.checkpoints import Checkpoints
+from worker.training.checkpointing.manager import Checkpoints
+from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
-from worker.training.memory import out_of_memory_told, smaller
-from worker.training.samples import Sample
-from worker.training.state import TrainingRun, TrainingState
+from worker.training.out_of_memory import out_of_memory_told, smaller
+from worker.training.tokenization import Sample
 
 WARM_UP_STEPS = 10
 """Steps whose signals are not used: the second moment is an average over too few gradients to precondition with."""

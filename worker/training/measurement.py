@@ -15,10 +15,10 @@ from worker.influence.preconditioner import preconditioner_of
 from worker.influence.probe import Chunk, ProbeGradients, probe_gradients, probe_losses
 from worker.influence.recorder import Recorder, is_aligned
 from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
-from worker.training.memory import out_of_memory_told, smaller
-from worker.training.refresh import RefreshSchedule
+from worker.training.out_of_memory import out_of_memory_told, smaller
+from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
-from worker.training.samples import Sample
+from worker.training.tokenization import Sample
 
 PROBE_CHUNK = {"cpu": 8, "cuda": 16}
 """Probe items in one forward pass, at most; on a GPU a pass costs more than its tokens."""

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.support.tiny_model import ALL_LINEAR, RMSNorm
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 # Matrices of 32 columns gain nothing from a second thread, and lose much where the cores are busy.
 torch.set_num_threads(1)

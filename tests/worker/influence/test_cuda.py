@@ -13,7 +13,7 @@ from tests.support.gradients import assert_bfloat16_base_is_close, losses, mean_
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.influence.recorder import Recorder
-from worker.training.samples import Sample
+from worker.training.tokenization import Sample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 

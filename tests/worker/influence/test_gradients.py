@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.support.gradients import assert_equal_autograd, by_hooks, mean_token_losses, padded
 from tests.support.tiny_model import ALL_LINEAR, RMSNorm
 from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 CPU = torch.device("cpu")
 

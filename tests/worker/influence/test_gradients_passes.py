@@ -20,7 +20,7 @@ from tests.support.gradients import (
 )
 from tests.worker.influence.test_gradients import CPU, IGNORED
 from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.training.samples import Sample
+from worker.training.tokenization import Sample
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from worker.influence.preconditioner import adamw_preconditioner
 from worker.influence.probe import probe_gradients
 from worker.influence.recorder import Recorder, is_aligned
 from worker.training.batches import collate, forward
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, EPOCHS, REFRESH, RATE, CLIP = 24, 4, 2, 3, 2e-4, 0.7

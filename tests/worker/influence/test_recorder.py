@@ -14,7 +14,7 @@ from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import PerSampleGradients, lora_layers
 from worker.influence.probe import probe_losses
 from worker.influence.recorder import Recorder
-from worker.training.samples import Sample
+from worker.training.tokenization import Sample
 
 ONE_TARGET = plan([ProbeShape(np.zeros(3, dtype=np.int64), has_reference=False)], seed=0)
 

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from service.contract import TrainingConfig
 from worker.training.batches import PASS_TOKENS, batches, collate, forward, micro_batches
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from worker.training.batches import collate as collate_samples
 from worker.training.batches import forward
 from worker.training.callback import InfluenceCallback
 from worker.training.measurement import EncodedProbe
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 ROWS = 26
 

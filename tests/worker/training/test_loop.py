@@ -14,7 +14,7 @@ from worker.training.errors import TrainingError
 from worker.training.loop import learning_rate_of, train, warm_up_of
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, with_lora
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 CPU = torch.device("cpu")
 

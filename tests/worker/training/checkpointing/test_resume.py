@@ -19,12 +19,12 @@ from worker.influence import stacks
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.gradients import lora_layers
 from worker.influence.recorder import Recorder
-from worker.training.checkpoints import Checkpoints
+from worker.training.checkpointing.manager import Checkpoints
 from worker.training.errors import StoppedError
 from worker.training.loop import train
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, with_lora
-from worker.training.samples import IGNORED, Sample
+from worker.training.tokenization import IGNORED, Sample
 
 CPU = torch.device("cpu")
 IDENTITY = {"spec": "a"}

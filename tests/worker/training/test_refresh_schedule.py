@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.training.refresh import FURTHER_PROBE, MIN_MEASUREMENTS, SHARE, STEADY, RefreshSchedule
+from worker.training.refresh_schedule import FURTHER_PROBE, MIN_MEASUREMENTS, SHARE, STEADY, RefreshSchedule
 
 
 def run(cosine_a_step: float, *, total: int, planned: int, cost: int, probes: int = 1) -> list[int]:

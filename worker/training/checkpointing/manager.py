@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.contract import CHECKPOINTS_KEPT, CheckpointEvent, NoticeEvent
-from worker.training.checkpoint import PARTIAL, ForeignError, UnusableError, read_checkpoint, write_checkpoint
+from worker.training.checkpointing.format import PARTIAL, ForeignError, UnusableError, read_checkpoint, write_checkpoint
+from worker.training.checkpointing.state import TrainingState
 from worker.training.errors import StoppedError
-from worker.training.state import TrainingState
 
 COST = 50
 """Seconds of training a second of writing at least: checkpoints take no more than a fiftieth of the time."""

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worker.training.checkpointing.rng import random_state, set_random_state
 from worker.training.measurement import ByProducts, Measurement
-from worker.training.random_state import random_state, set_random_state
 
 
 @dataclass

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.training.errors import TrainingError
-from worker.training.samples import IGNORED, Sample, encode
+from worker.training.tokenization import IGNORED, Sample, encode
 
 CPU = torch.device("cpu")
 CHATML = (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.contract import ErrorCode, TrainingConfig
 from worker.training.batches import micro_batches
 from worker.training.errors import TrainingError
-from worker.training.memory import out_of_memory_told, smaller, smaller_weights
+from worker.training.out_of_memory import out_of_memory_told, smaller, smaller_weights
 
 CPU = torch.device("cpu")
 
