@@ -32,8 +32,8 @@ from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
 from service.contract import MetricEvent, Probe, TrainingConfig
 from service.settings import get_settings
 from worker.child.train import directions_of, encoded_probe
-from worker.influence.gradients import lora_layers
-from worker.influence.recorder import Recorder
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.recorder import Recorder
 from worker.training.bundled import bundled_model
 from worker.training.loop import steps_of, train, warm_up_of
 from worker.training.models import load_model, with_lora

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.influence.gradients import PerSampleGradients, lora_layers
-from worker.influence.probe import ProbeGradients, probe_gradients
-from worker.influence.recorder import is_aligned
+from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
+from worker.influence.capture.probe_gradients import ProbeGradients, probe_gradients
+from worker.influence.capture.recorder import is_aligned
 from worker.training.batches import collate, forward
 from worker.training.tokenization import IGNORED, Sample
 

@@ -24,8 +24,8 @@ from service.contract import (
     StepSpec,
 )
 from worker.child.events import Reporter
-from worker.influence.contribution import contributions
 from worker.influence.directions import Kind
+from worker.influence.statistics.contribution import contributions
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.results.baselines import baselines_of
 from worker.results.recording import Recording

@@ -26,9 +26,9 @@ from service.contract import (
 )
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
-from worker.influence.gradients import lora_layers
-from worker.influence.recorder import Recorder
 from worker.results.recording import Recording, RunFacts
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity

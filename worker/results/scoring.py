@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.influence.combination import Combination, combine_probes
-from worker.influence.composition import composition
-from worker.influence.consistency import pool_mu, pool_z
-from worker.influence.detection import Clusters, Detection, cluster_statistic, detect, statistic
 from worker.influence.directions import Kind
-from worker.influence.effect import effect
-from worker.influence.null import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
-from worker.influence.sides import Side, sides
+from worker.influence.statistics.detection import Clusters, Detection, cluster_statistic, detect, statistic
+from worker.influence.statistics.mu import effect
+from worker.influence.statistics.mu_composed import composition
+from worker.influence.statistics.null_distribution import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
+from worker.influence.statistics.probes import Combination, combine_probes
+from worker.influence.statistics.seeds import pool_mu, pool_z
+from worker.influence.statistics.sides import Side, sides
 from worker.results.recording import Recording
 
 Floats = NDArray[np.float64]

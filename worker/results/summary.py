@@ -26,12 +26,12 @@ from service.contract import (
     Summary,
     TailCount,
 )
-from worker.influence import calibration, groups, sensitivity
-from worker.influence.consistency import consistency
-from worker.influence.detection import detect
 from worker.influence.directions import Kind
-from worker.influence.effect import group_effect_with_interval
-from worker.influence.predicted import predicted_drift
+from worker.influence.statistics import calibration, groups, sensitivity
+from worker.influence.statistics.detection import detect
+from worker.influence.statistics.drift import predicted_drift
+from worker.influence.statistics.mu import group_effect_with_interval
+from worker.influence.statistics.seeds import consistency
 from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
 from worker.results import baseline_comparison
 from worker.results.baselines import tracin_of_seed

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from service.contract import ErrorCode, MetricEvent, TrainingConfig
-from worker.influence.recorder import Recorder
+from worker.influence.capture.recorder import Recorder
 from worker.training.batches import batches, collate, forward, micro_batches
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState

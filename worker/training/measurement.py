@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worker.influence.preconditioner import preconditioner_of
-from worker.influence.probe import Chunk, ProbeGradients, probe_gradients, probe_losses
-from worker.influence.recorder import Recorder, is_aligned
+from worker.influence.capture.preconditioner import preconditioner_of
+from worker.influence.capture.probe_gradients import Chunk, ProbeGradients, probe_gradients, probe_losses
+from worker.influence.capture.recorder import Recorder, is_aligned
 from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
 from worker.training.out_of_memory import out_of_memory_told, smaller
 from worker.training.refresh_schedule import RefreshSchedule

@@ -12,10 +12,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from worker.influence import directions, gradients, preconditioner, recorder
-from worker.influence import probe as influence_probe
-from worker.influence.gradients import lora_layers
-from worker.influence.preconditioner import Momentum
+from worker.influence import directions
+from worker.influence.capture import per_sample_gradients, preconditioner, recorder
+from worker.influence.capture import probe_gradients as influence_probe
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.preconditioner import Momentum
 from worker.training import callback
 from worker.training.batches import collate as collate_samples
 from worker.training.batches import forward
@@ -246,7 +247,8 @@ def test_the_ten_lines_of_the_documentation_run(tiny_folder: Path, samples: list
         return forward(model, collate_samples([trained[row] for row in rows], pad=0, device=torch.device("cpu"))).losses
 
     names: dict[str, Any] = {
-        **vars(directions), **vars(gradients), **vars(preconditioner), **vars(influence_probe), **vars(recorder),
+        **vars(directions), **vars(per_sample_gradients), **vars(preconditioner), **vars(influence_probe),
+        **vars(recorder),
         "np": np, "torch": torch, "model": model, "items": 4, "losses": losses,
         "optimizer": torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3),
         "batches": [([0, 1, 2], [0, 1, 2]), ([3, 4], [3, 4]), ([1, 0], [1, 0])],

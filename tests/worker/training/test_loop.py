@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from service.contract import ErrorCode, MetricEvent, ModelSpec, TrainingConfig
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
-from worker.influence.gradients import lora_layers
-from worker.influence.recorder import Recorder
 from worker.training.errors import TrainingError
 from worker.training.loop import learning_rate_of, train, warm_up_of
 from worker.training.measurement import EncodedProbe

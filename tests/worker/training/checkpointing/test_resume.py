@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from service.contract import CheckpointEvent, MetricEvent, ModelSpec, NoticeEvent, TrainingConfig
-from worker.influence import stacks
+from worker.influence.capture import layer_stacks
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
-from worker.influence.gradients import lora_layers
-from worker.influence.recorder import Recorder
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.errors import StoppedError
 from worker.training.loop import train
@@ -180,8 +180,8 @@ def test_stopped_for_later_where_layers_are_contracted_side_by_side(
     tiny_spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, with directions in bfloat16."""
-    monkeypatch.setattr(stacks, "STACKED", {"cpu": 3})
-    monkeypatch.setattr(stacks, "KEPT", {"cpu": torch.bfloat16})
+    monkeypatch.setattr(layer_stacks, "STACKED", {"cpu": 3})
+    monkeypatch.setattr(layer_stacks, "KEPT", {"cpu": torch.bfloat16})
     whole = Process(tiny_spec).run()
     with pytest.raises(StoppedError):
         Process(tiny_spec, tmp_path, stop_after=REFRESHED[0] + 1).run()

@@ -1,0 +1,274 @@
+"""Watches a training run and records, for every sample drawn, what its gradient had to do with the probes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worker.influence.capture.active_directions import InForce, Preconditioner, is_aligned
+from worker.influence.capture.layer_stacks import Stack
+from worker.influence.capture.layer_weights import LayerWeights
+from worker.influence.capture.per_sample_gradients import PerSampleGradients
+from worker.influence.capture.probe_gradients import ProbeGradients
+from worker.influence.directions import Directions
+from worker.influence.observations import Observations, Steps
+
+
+class Recorder:
+    """Records effect and alignment signals of every sample in the steps of a training loop.
+
+        recorder = Recorder(lora_layers(model), plan([ProbeShape(...)], seed=0))
+        for rows, batch in batches:
+            if refresh_is_due:
+                recorder.set_directions([probe_gradients(...)], preconditioner)
+            with recorder.batch(rows, preconditioner, batch_size=len(rows)):
+                loss.backward()
+            ...
+            recorder.end_step(learning_rate=..., clip=...)
+
+    With G a target, D a direction, g a sample's gradient and P the optimiser's preconditioner:
+
+        effect     s = <G, P g>                          over all layers, with the P of the step
+        product    <G, g>                                over all layers: TracIn's term
+        alignment  c = <D, g> / (|D| |g|)                over the lora_B layers, in the metric w_m P^2 of layer m,
+                                                         with the P and w of the last refresh
+
+    P^2 = 1/v_hat is the inverse diagonal Fisher information as AdamW estimates it, so no few coordinates of large
+    gradients decide the alignment; w_m weighs layers by how well the probe stands out there (LayerWeights). lora_A is
+    left out: its gradient passes through lora_B, which starts at zero, so it is mostly the noise of the
+    initialisation (docs/statistics.md has the comparison).
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Linear], directions: Directions) -> None:
+        self.weights: dict[str, Tensor] = {name: layer.weight for name, layer in layers.items()}
+        self.gradients = PerSampleGradients(layers)
+        self.directions = directions
+        self.item_alignment: list[list[NDArray[np.float64]]] = []
+        """At each refresh, of each probe: cosines of its item gradients with its own directions [items, columns]."""
+        self._in_force: InForce | None = None
+        self._learned: LayerWeights | None = None
+        self._block = -1
+        self._steps: list[tuple[float, float, int, int]] = []
+        self._batch_size = 0
+        self._rows: list[NDArray[np.int64]] = []
+        self._row_steps: list[NDArray[np.int64]] = []
+        self._signals: list[_Signals] = []
+
+    def set_directions(
+        self, sides: Sequence[Sequence[ProbeGradients]], preconditioner: Preconditioner
+    ) -> NDArray[np.float64] | None:
+        """Puts new probe gradients in force and begins a new block of steps.
+
+        sides: of each probe its unwanted and, where it has one, its reference side. Returns the cosine of each target
+        with itself at the refresh before, [targets]; None at the first.
+        """
+        before = self._in_force
+        if self._learned is None:
+            self._learned = self._layer_weights(next(iter(sides[0][0].mean.values())))
+        self._in_force, item_alignment = InForce.measured(self.directions, sides, preconditioner, self._learned)
+        self.item_alignment.append(item_alignment)
+        self._block += 1
+        return None if before is None else self._in_force.turned_from(before)
+
+    def make_room(self) -> None:
+        """Before a refresh, whose own measurements take room: drops most of what is in force.
+
+        No batch can be recorded before the next `set_directions`.
+        """
+        if self._in_force is not None:
+            self._in_force.stack_aligned.clear()
+            self._in_force.aligned.clear()
+
+    @contextmanager
+    def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
+        """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.
+
+        The backward pass must go through sum_n loss_n / batch_size. preconditioner: P of the step; None before the
+        optimiser has one, and the draw is recorded with NaN signals. Raises RuntimeError without directions or when a
+        layer saw no backward pass.
+        """
+        self._batch_size = batch_size
+        if preconditioner is None:
+            yield
+            signals = _Signals.missing(len(rows), self.directions)
+        else:
+            if self._in_force is None or not self._in_force.aligned:
+                raise RuntimeError("call set_directions before the first batch that has a preconditioner")
+            total = _Contraction(self._in_force, preconditioner, len(rows))
+            with self.gradients.observe(total.add, scale=float(batch_size), into=total.into):
+                yield
+            if total.layers != len(self.weights):
+                raise RuntimeError(
+                    f"{total.layers} of {len(self.weights)} LoRA layers saw a backward pass; the signal would be "
+                    "incomplete"
+                )
+            signals = total.signals()
+        self._rows.append(np.asarray(rows, dtype=np.int64))
+        self._row_steps.append(np.full(len(rows), len(self._steps), dtype=np.int64))
+        self._signals.append(signals)
+
+    def end_step(self, *, learning_rate: float, clip: float) -> None:
+        """Closes an optimiser step: its learning rate and the factor that clipping applied."""
+        self._steps.append((learning_rate, clip, self._batch_size, max(self._block, 0)))
+
+    def remove(self) -> None:
+        """Takes the hooks off the model."""
+        self.gradients.remove()
+
+    def result(self) -> tuple[Observations, Steps]:
+        """Everything recorded so far, on the CPU in float64."""
+        table = np.array(self._steps, dtype=np.float64).reshape(-1, 4)
+        observations = Observations(
+            row=np.concatenate(self._rows),
+            step=np.concatenate(self._row_steps),
+            effect=self._column("effect"),
+            alignment=self._column("alignment"),
+        )
+        steps = Steps(table[:, 0], table[:, 1], table[:, 2].astype(np.int64), table[:, 3].astype(np.int64))
+        return observations, steps
+
+    def products(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of each draw, in the order of the observations: plain products [n, targets] and gradient norms [n]."""
+        return self._column("product"), self._column("norm")
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it has recorded and goes by, between two steps: tensors, numbers and None, by name."""
+        return {
+            "in_force": None if self._in_force is None else self._in_force.state_dict(),
+            "learned": None if self._learned is None else self._learned.state_dict(),
+            "block": self._block,
+            "batch_size": self._batch_size,
+            "steps": torch.tensor(self._steps, dtype=torch.float64).reshape(-1, 4),
+            "item_alignment": {
+                str(probe): torch.as_tensor(np.stack(refreshes))
+                for probe, refreshes in enumerate(zip(*self.item_alignment, strict=True))
+            },
+            "row": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._rows])),
+            "step": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._row_steps])),
+            "signals": _Signals.joined(self._signals).state_dict() if self._signals else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state_dict` gave, on this recorder's device."""
+        self._learned = self._in_force = None
+        if state["learned"] is not None:
+            device = next(iter(self.weights.values())).device
+            self._learned = self._layer_weights(state["learned"]["sum"].to(device))
+            self._learned.load_state_dict(state["learned"])
+            self._in_force = InForce.restored(self.directions, state["in_force"], self._learned, self.weights)
+        self._block, self._batch_size = state["block"], state["batch_size"]
+        self._steps = [(rate, clip, int(size), int(block)) for rate, clip, size, block in state["steps"].tolist()]
+        probes = [state["item_alignment"][str(probe)].numpy() for probe in range(len(state["item_alignment"]))]
+        self.item_alignment = [list(own) for own in zip(*probes, strict=True)]
+        self._rows, self._row_steps = [state["row"].numpy()], [state["step"].numpy()]
+        self._signals = [] if state["signals"] is None else [_Signals(**state["signals"])]
+
+    def _layer_weights(self, like: Tensor) -> LayerWeights:
+        sizes = [weight.numel() for name, weight in self.weights.items() if is_aligned(name)]
+        return LayerWeights(self.directions, like.new_tensor(sizes))
+
+    def _column(self, name: str) -> NDArray[np.float64]:
+        if not self._signals:
+            raise RuntimeError("nothing was recorded: no batch ran inside Recorder.batch")
+        return torch.cat([getattr(signals, name).cpu() for signals in self._signals]).double().numpy()
+
+
+class _Signals:
+    """Of one micro-batch, on the device."""
+
+    def __init__(self, effect: Tensor, product: Tensor, alignment: Tensor, norm: Tensor) -> None:
+        self.effect, self.product, self.alignment, self.norm = effect, product, alignment, norm
+
+    @classmethod
+    def joined(cls, parts: "Sequence[_Signals]") -> "_Signals":
+        """Of all micro-batches, on the CPU."""
+        columns = [part.state_dict() for part in parts]
+        return cls(**{name: torch.cat([column[name].cpu() for column in columns]) for name in columns[0]})
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """By name."""
+        return {"effect": self.effect, "product": self.product, "alignment": self.alignment, "norm": self.norm}
+
+    @classmethod
+    def missing(cls, samples: int, directions: Directions) -> "_Signals":
+        targets = torch.full((samples, directions.targets), torch.nan)
+        return cls(
+            targets, targets, torch.full((samples, len(directions)), torch.nan), torch.full((samples,), torch.nan)
+        )
+
+
+class _Contraction:
+    """Contracts per-sample gradients with the directions, a stack of layers at a time; no gradient outlives its stack.
+
+    A stack only leaves numbers behind, and what is made of them is made for all layers at once.
+    """
+
+    def __init__(self, in_force: InForce, preconditioner: Preconditioner, samples: int) -> None:
+        self._in_force = in_force
+        self._preconditioner = preconditioner
+        self._samples = samples
+        self._gradients: dict[Stack, tuple[Tensor, tuple[Tensor, ...]]] = {}
+        """[samples, layers, numel] of each stack that is being filled, and each layer's part of it."""
+        self._missing = {stack: len(stack.names) for stack in in_force.stacks}
+        """Layers of each stack without a gradient yet."""
+        self._effect: list[Tensor] = []
+        self._product: list[Tensor] = []
+        self._norm: list[Tensor] = []
+        self._projected: dict[Stack, Tensor] = {}
+        """<P D, P g> in each layer, [layers, samples, D]."""
+        self._aligned_square: dict[Stack, Tensor] = {}
+        """|P g|^2 in each layer, [layers, samples]."""
+        self.layers = 0
+
+    def into(self, name: str, samples: int) -> Tensor:
+        """Where the layer's gradients belong, [samples, numel]."""
+        if samples != self._samples:
+            raise RuntimeError(
+                f"{name} saw a batch of {samples} for {self._samples} rows; leave layers that do not run on each "
+                "sample, such as the head, out of target_modules"
+            )
+        stack, layer = self._in_force.place[name]
+        if stack not in self._gradients:
+            whole = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
+            self._gradients[stack] = whole, whole.unbind(1)
+        return self._gradients[stack][1][layer]
+
+    def add(self, name: str, _gradients: Tensor) -> None:
+        """The layer's gradients lie where they belong. No synchronisation."""
+        self.layers += 1
+        stack, _ = self._in_force.place[name]
+        self._missing[stack] -= 1
+        if not self._missing[stack]:
+            self._contract(stack, self._gradients.pop(stack)[0])
+
+    def _contract(self, stack: Stack, gradients: Tensor) -> None:
+        force = self._in_force
+        targets = force.stack_targets[stack]
+        self._product.append(stack.contracted(gradients, targets))
+        self._effect.append(stack.contracted(gradients, targets * stack.stacked(self._preconditioner)))
+        self._norm.append(torch.linalg.vector_norm(gradients, dim=2))
+        if stack in force.stack_aligned:
+            self._projected[stack] = stack.contracted(gradients, force.stack_aligned[stack])
+            square = gradients.square_()
+            self._aligned_square[stack] = stack.contracted(square, force.stack_square[stack])[:, :, 0]
+
+    def signals(self) -> _Signals:
+        """The alignment of a zero gradient is zero."""
+        force = self._in_force
+        tiny = torch.finfo(force.norm.dtype).tiny
+        projected = torch.cat([self._projected[stack] for stack in force.stack_aligned])[force.order]
+        aligned_square = torch.cat([self._aligned_square[stack] for stack in force.stack_aligned])[force.order]
+        scale = aligned_square.sqrt()[:, :, None] * force.norms[:, None, force.unwanted]
+        force.learned.note(projected[:, :, force.unwanted] / scale.clamp_min(tiny))
+        inner = (projected * force.weights[:, None, :]).sum(0)
+        norm = ((aligned_square.T @ force.weights).sqrt() * force.norm).clamp_min(tiny)
+        return _Signals(
+            torch.cat(self._effect).sum(0),
+            torch.cat(self._product).sum(0),
+            inner / norm,
+            torch.linalg.vector_norm(torch.cat(self._norm, dim=1), dim=1),
+        )

@@ -1,0 +1,167 @@
+"""How sure: the statistic Z of every sample, p, q and flags against the null."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
+
+from worker.influence.observations import Observations, Steps
+from worker.influence.statistics.conformal import Reference, trusted_p_values
+from worker.influence.statistics.null_distribution import MAD, TAIL_DEGREES_OF_FREEDOM, Null
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One entry a sample; NaN (and not flagged) for samples never observed and for trusted ones."""
+
+    z: Floats
+    n: Counts
+    p: Floats
+    q: Floats
+    flagged: Mask
+    null: Null
+    reference: Reference = "bulk"
+    """Against what p is taken."""
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Near-duplicates taken as one sample each; C of them."""
+
+    index: NDArray[np.int64]
+    """[rows]: each sample's cluster, 0 to C - 1."""
+    z: Floats
+    """[C]: Z of the mean of all observations of all members; NaN where none was observed."""
+    n: Counts
+    """[C]: observations of all members."""
+
+
+def statistic(observations: Observations, steps: Steps, *, rows: int, direction: int = 0) -> tuple[Floats, Counts]:
+    """Z_i = (m_i - m) / sqrt(tau^2 + s^2 / n_i) and n_i from the alignment signals; [rows] each.
+
+    m_i is the mean of i's signals, each centred and scaled by median and MAD within its block of steps. tau^2 is the
+    variance between samples and s^2 within a sample, both robust: epochs of one sample correlate, so a second
+    observation adds less than an independent one would.
+    """
+    row, _, standard = standard_signals(observations, steps, direction)
+    return _statistic(row, row, standard, rows)
+
+
+def cluster_statistic(
+    observations: Observations, steps: Steps, *, cluster: NDArray[np.int64], direction: int = 0
+) -> Clusters:
+    """The statistic of clusters of near-duplicates; cluster [rows] holds any integer id for each sample.
+
+    A cluster is one sample that was drawn as often as all its members together. The law tau^2 + s^2 / n is exact for
+    exact duplicates, which share their sample's part of the variance whole; members that share less of it make the
+    mean vary less than that, so p errs upward.
+    """
+    ids, index = np.unique(cluster, return_inverse=True)
+    row, _, standard = standard_signals(observations, steps, direction)
+    z, n = _statistic(index[row], row, standard, len(ids))
+    return Clusters(index.astype(np.int64), z, n)
+
+
+def detect(
+    z: Floats,
+    n: Counts,
+    *,
+    q: float,
+    degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM,
+    clusters: Clusters | None = None,
+    trusted: Mask | None = None,
+) -> Detection:
+    """One-sided p; q-values and flags by Benjamini-Hochberg at level q. z and n [rows] as from `statistic`.
+
+    clusters: one p a cluster, which every member carries; the procedure runs over clusters, so that copies neither
+    multiply the findings nor dilute them. trusted [rows]: samples known to be clean; they are never flagged, and p is
+    taken against them as far as their number allows (`trusted_p_values`). A cluster with a trusted member is tested.
+    Raises ValueError where no null can be fitted.
+    """
+    index = np.arange(len(z)) if clusters is None else clusters.index
+    unit_z = z if clusters is None else clusters.z
+    observed = np.isfinite(unit_z)
+    # One untrusted copy is enough to be tested.
+    known = np.ones(len(unit_z), dtype=bool)
+    known[index if trusted is None else index[~trusted]] = False
+    p = np.full(len(unit_z), np.nan)
+    p[observed], null, reference = trusted_p_values(
+        unit_z[observed], known[observed], q=q, degrees_of_freedom=degrees_of_freedom
+    )
+    q_values = adjusted(p)
+    shown = np.isfinite(z) if trusted is None else np.isfinite(z) & ~trusted
+    p, q_values = (np.where(shown, values[index], np.nan) for values in (p, q_values))
+    return Detection(z, n, p, q_values, q_values <= q, null, reference)
+
+
+def adjusted(p: Floats) -> Floats:
+    """q-values: the least level at which Benjamini-Hochberg takes a sample; NaN where p is."""
+    q_values = np.full(len(p), np.nan)
+    tested = np.isfinite(p)
+    if tested.any():
+        q_values[tested] = false_discovery_control(p[tested], method="bh")
+    return q_values
+
+
+def standard_signals(
+    observations: Observations, steps: Steps, direction: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Row, block and signal of every draw that was observed, the signal centred and scaled within its block."""
+    signal = observations.alignment[:, direction]
+    observed = np.isfinite(signal)
+    row, signal = observations.row[observed], signal[observed]
+    block = steps.block[observations.step[observed]]
+    centre, spread = block_location_and_scale(signal, block)
+    standard = np.divide(signal - centre[block], spread[block], out=np.zeros_like(signal), where=spread[block] > 0)
+    return row, block, standard
+
+
+def block_location_and_scale(signal: Floats, block: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Median and robust standard deviation of each block's signals, indexed by block; NaN for a block without any."""
+    centre, spread = np.full((2, int(block.max(initial=-1)) + 1), np.nan)
+    order = np.argsort(block, kind="stable")
+    numbers, starts = np.unique(block[order], return_index=True)
+    for number, members in zip(numbers, np.split(signal[order], starts[1:]), strict=True):
+        centre[number] = np.median(members)
+        spread[number] = MAD * np.median(np.abs(members - centre[number]))
+    return centre, spread
+
+
+def repeated_differences(row: NDArray[np.int64], values: Floats) -> Floats:
+    """Differences between consecutive observations of the same sample; a variance s^2 within samples gives 2 s^2."""
+    order = np.argsort(row, kind="stable")
+    same = row[order][1:] == row[order][:-1]
+    return np.asarray(np.diff(values[order], axis=0)[same])
+
+
+def variance_components(
+    unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int
+) -> tuple[float, float]:
+    """tau^2 between units and s^2 within a sample, both robust, of signals that belong to units of samples."""
+    n = np.bincount(unit, minlength=units)
+    m = np.bincount(unit, standard, minlength=units) / np.maximum(n, 1)
+    differences = repeated_differences(row, standard)
+    within = float((MAD * np.median(np.abs(differences))) ** 2 / 2) if len(differences) else 0.0
+    typical = n == np.bincount(n[n > 0]).argmax()
+    spread = m[typical] - np.median(m[typical])
+    total = float((MAD * np.median(np.abs(spread))) ** 2)
+    return max(total - within / n[typical][0], 0.0), within
+
+
+def _statistic(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int) -> tuple[Floats, Counts]:
+    if not len(row):
+        raise ValueError("no draw of any sample was observed; the run has too few steps")
+    n = np.bincount(unit, minlength=units).astype(np.int64)
+    m = np.bincount(unit, standard, minlength=units) / np.maximum(n, 1)
+    between, within = variance_components(unit, row, standard, units)
+    scale = np.sqrt(between + within / np.maximum(n, 1))
+    if not np.any(scale > 0):
+        raise ValueError("every sample has the same alignment with the probe; nothing can be told apart")
+    z = (m - np.median(m[n > 0])) / np.where(scale > 0, scale, np.nan)
+    z[n == 0] = np.nan
+    return z, n

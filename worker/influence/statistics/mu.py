@@ -1,0 +1,177 @@
+"""How much: the signed f-influence mu of every sample and of groups, with intervals, from the signals of a run."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from worker.influence.observations import Observations, Steps
+from worker.influence.statistics.contribution import Contributions, contributions
+from worker.influence.statistics.row_variance import RowVariance, fit_row_variance
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One entry a sample."""
+
+    mu: Floats
+    """Signed influence toward the direction; 0 for a sample never drawn."""
+    low: Floats
+    """Ends of the interval. NaN for a sample never drawn, and for one drawn once where too few others were drawn
+    again."""
+    high: Floats
+    n: Counts
+    """Draws that moved the weights and were observed."""
+
+    @property
+    def borrowed(self) -> NDArray[np.bool_]:
+        """Whose interval rests on the variance of other samples alone: one draw has none of its own."""
+        return (self.n == 1) & np.isfinite(self.low)
+
+
+@dataclass(frozen=True)
+class GroupEffect:
+    """A group as a whole."""
+
+    mu: float
+    """mu_S = N / (N - |S|) sum of its members' mu; NaN for everything or nothing."""
+    low: float
+    high: float
+    spread_without: float
+    """Standard deviation of the drift of Q under the reference law on D \\ S over that on D. Below 1 the two laws
+    have unequal variances, and the trade-off curve is that of N(0, 1) against N(mu, spread^2)."""
+
+
+def effect(
+    observations: Observations,
+    steps: Steps,
+    *,
+    rows: int,
+    momentum: float,
+    direction: int = 0,
+    confidence: float = 0.95,
+) -> Effect:
+    """mu_i = A_i / sqrt(sum_t (w_t k_t)^2 sigma_t^2 / B_t) with A_i = sum_{t: i in B_t} w_t k_t (s_ti - sbar_t) / B_t.
+
+    The denominator is the spread of the drift of Q under the reference law of independent draws. Under epoch
+    shuffling the true spread is about half of it, so |mu| is conservative. sbar_t and sigma_t are taken over the
+    draws between refreshes of the probe gradient.
+
+    The interval is for the expectation of mu_i over the signals that its draws could have given, with the run's own
+    weights and reference; what another seed would change is not in it.
+    """
+    draws = contributions(observations, steps, momentum=momentum, direction=direction)
+    n = draws.count_by_row(rows)
+    mean, squares = _moments(draws, n)
+    low, high = _intervals(
+        draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), squares, n, confidence
+    )
+    return Effect(draws.sum_by_row(draws.value, rows), low, high, n)
+
+
+def group_effect(mu: Floats, members: NDArray[np.bool_]) -> float:
+    """mu_S = N / (N - |S|) sum_{i in S} mu_i; NaN for everything or nothing."""
+    size, total = int(members.sum()), len(mu)
+    if size in (0, total):
+        return float("nan")
+    return float(total / (total - size) * mu[members].sum())
+
+
+def group_effect_with_interval(
+    observations: Observations,
+    steps: Steps,
+    members: NDArray[np.bool_],
+    *,
+    momentum: float,
+    direction: int = 0,
+    confidence: float = 0.95,
+) -> GroupEffect:
+    """mu of the samples in `members` [rows] and its interval, for the same expectation as a sample's.
+
+    Members drawn twice or more bring their own variance, those drawn once that of the function fitted to all; Student
+    t with the degrees of freedom of Satterthwaite (1946). NaN where a member's variance is not known at all.
+    """
+    rows = len(members)
+    draws = contributions(observations, steps, momentum=momentum, direction=direction)
+    n = draws.count_by_row(rows)
+    mean, squares = _moments(draws, n)
+    mu = group_effect(draws.sum_by_row(draws.value, rows), members)
+    if np.isnan(mu):
+        return GroupEffect(mu, mu, mu, mu)
+    variance, freedom = _group_variance(
+        draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), members, mean, squares, n
+    )
+    half = rows / (rows - members.sum()) * np.sqrt(variance) * stdtrit(freedom, 0.5 + confidence / 2)
+    return GroupEffect(mu, mu - half, mu + half, _spread_without(draws, members))
+
+
+def _moments(draws: Contributions, n: Counts) -> tuple[Floats, Floats]:
+    """Mean of a row's standardised signals and the sum of squared deviations from it, [rows] each."""
+    mean = draws.sum_by_row(draws.standard, len(n)) / np.maximum(n, 1)
+    return mean, draws.sum_by_row((draws.standard - mean[draws.row]) ** 2, len(n))
+
+
+def _centring_error(draws: Contributions, rows: int) -> Floats:
+    """Variance of each row's mu from the windows' means, which a row's draws in one window share, [rows]."""
+    pairs, index = np.unique(np.stack([draws.row, draws.window]), axis=1, return_inverse=True)
+    together = np.bincount(index, draws.scale * np.sqrt(draws.centring_variance)) ** 2
+    return np.bincount(pairs[0], together, minlength=rows).astype(np.float64)
+
+
+def _intervals(
+    draws: Contributions, variance: RowVariance, squares: Floats, n: Counts, confidence: float
+) -> tuple[Floats, Floats]:
+    rows = len(n)
+    total = draws.sum_by_row(draws.scale, rows)
+    safe = np.where(total > 0, total, 1.0)
+    low, high = variance.interval(
+        draws.sum_by_row(draws.value, rows) / safe,
+        draws.sum_by_row(draws.scale**2, rows) / safe**2,
+        squares,
+        n,
+        extra=_centring_error(draws, rows) / safe**2,
+        confidence=confidence,
+    )
+    return low * total, high * total
+
+
+def _group_variance(
+    draws: Contributions, variance: RowVariance, members: NDArray[np.bool_], mean: Floats, squares: Floats, n: Counts
+) -> tuple[float, float]:
+    """Variance of the sum of the members' mu, and its degrees of freedom."""
+    share = draws.sum_by_row(draws.scale**2, len(n))
+    own, once = members & (n >= 2), members & (n == 1)
+    of_own = share[own] * squares[own] / (n[own] - 1)
+    borrowed = share[once] * variance.at(mean[once])
+    if once.any() and variance.degrees_of_freedom == 0:
+        return float("nan"), 1.0
+    mine = members[draws.row]
+    weight = np.bincount(draws.window[mine], draws.scale[mine], minlength=int(draws.window.max()) + 1)
+    centring = np.zeros(len(weight))
+    centring[draws.window] = draws.centring_variance
+    uncertain = float(np.sum(of_own**2 / (n[own] - 1)))
+    total = float(of_own.sum() + borrowed.sum())
+    return total + float(weight**2 @ centring), (total**2 / uncertain if uncertain > 0 else np.inf)
+
+
+def _spread_without(draws: Contributions, members: NDArray[np.bool_]) -> float:
+    others = ~members[draws.row]
+    windows = int(draws.window.max()) + 1
+
+    def variance_by_window(used: NDArray[np.bool_]) -> Floats:
+        window, value = draws.window[used], draws.standard[used]
+        count = np.bincount(window, minlength=windows)
+        mean = np.bincount(window, value, minlength=windows) / np.maximum(count, 1)
+        return np.asarray(
+            np.bincount(window, (value - mean[window]) ** 2, minlength=windows) / np.maximum(count - 1, 1)
+        )
+
+    everyone = variance_by_window(np.ones(len(others), dtype=bool))
+    ratio = np.where(everyone > 0, variance_by_window(others) / np.where(everyone > 0, everyone, 1.0), 1.0)
+    _, first = np.unique(draws.step, return_index=True)
+    part = draws.step_scale[first] ** 2
+    return float(np.sqrt(np.sum(part * ratio[draws.window[first]]) / np.sum(part)))

@@ -1,0 +1,138 @@
+"""Several seeds of one audit: what they agree on, and their pooled statistics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from worker.influence.statistics.mu import Effect
+from worker.influence.statistics.null_distribution import fit_location_and_scale
+from worker.influence.statistics.row_variance import fit_row_variance
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Of Z, and of another statistic beside it; means over the pairs of seeds, NaN with a single seed."""
+
+    spearman: float
+    """Rank correlation of the rows seen in both seeds."""
+    jaccard: float
+    """|A and B| / |A or B| of the flagged sets; pairs that flag nothing do not count."""
+    other_spearman: float
+    other_jaccard: float
+    """Of each seed's top by the other statistic, as many as the seed flags."""
+
+
+def consistency(z: Floats, flagged: Flags, other: Floats) -> Consistency:
+    """z, flagged, other: [seeds, rows]; NaN where a seed did not see the row."""
+    return Consistency(
+        _mean_spearman(z),
+        _mean_jaccard(flagged),
+        _mean_spearman(other),
+        _mean_jaccard(top(other, flagged.sum(1))),
+    )
+
+
+def top(values: Floats, counts: NDArray[np.int64]) -> Flags:
+    """The counts[s] largest of each seed's values [seeds, rows], as flags; NaN is never among them."""
+    flags = np.zeros(values.shape, dtype=bool)
+    for own, count, marks in zip(values, counts, flags, strict=True):
+        order = np.argsort(-np.where(np.isfinite(own), own, -np.inf), kind="stable")[: int(count)]
+        marks[order] = np.isfinite(own[order])
+    return flags
+
+
+def seed_correlation(z: Floats) -> float:
+    """Correlation of the bulk's Z between seeds [seeds, rows]: mean over pairs, within [0, 1]; 0 with one seed.
+
+    (S(a + b)^2 - S(a - b)^2) / (their sum) (Gnanadesikan and Kettenring 1972), with S the scale of the bulk as the
+    null has it, which poison hardly moves. Raises ValueError as `fit_location_and_scale`.
+    """
+    standard = _standardised(z)
+    found = []
+    for a, b in combinations(standard, 2):
+        both = np.isfinite(a) & np.isfinite(b)
+        plus, minus = a[both] + b[both], a[both] - b[both]
+        # Seeds that agree on every row leave nothing to fit in their difference.
+        if not minus.any():
+            found.append(1.0)
+            continue
+        squares = [float(fit_location_and_scale(values)[1]) ** 2 for values in (plus, minus)]
+        found.append((squares[0] - squares[1]) / sum(squares))
+    return float(np.clip(np.mean(found), 0.0, 1.0)) if found else 0.0
+
+
+def pool_z(z: Floats) -> Floats:
+    """One Z a row from [seeds, rows], [rows]; NaN for a row that no seed saw. One seed's Z stays as it is.
+
+    Each seed's Z is centred and scaled by its own bulk (`fit_location_and_scale`); the mean over the seeds that saw
+    the row is divided by sqrt((1 + (S_i - 1) rho) / S_i), the spread that such a mean has in the bulk. Seeds share the
+    data and the base model, so clean rows keep part of their place (rho > 0): S seeds are worth less than S
+    independent runs, and no p-values may be multiplied. A null has to be fitted to the pooled statistic anew.
+    """
+    if len(z) == 1:
+        return z[0]
+    seen = np.isfinite(z).sum(0)
+    rho = seed_correlation(z)
+    mean = np.nansum(_standardised(z), axis=0) / np.maximum(seen, 1)
+    pooled = mean / np.sqrt((1 + (seen - 1) * rho) / np.maximum(seen, 1))
+    return np.where(seen > 0, pooled, np.nan)
+
+
+def pool_mu(effects: Sequence[Effect], *, confidence: float = 0.95) -> Effect:
+    """Mean of mu over the seeds that drew the row, with an interval for its expectation over seeds and draws. One
+    seed's effect stays as it is: what another seed would change is then not known.
+
+    A row's spread over seeds holds the seed-to-seed variance and the variance within a run together; to add an
+    interval of one run would count the latter twice. With two or three seeds a t of S - 1 degrees of freedom alone is
+    very wide, so the variance is taken as alpha + beta mu^2 fitted over rows, with the row's own as far as rows
+    scatter around it (`fit_row_variance`). Without rows enough for that fit the t is used.
+    """
+    if len(effects) == 1:
+        return effects[0]
+    mu, draws = np.array([e.mu for e in effects]), np.array([e.n for e in effects])
+    seen = draws > 0
+    seeds = seen.sum(0)
+    mean = np.where(seen, mu, 0.0).sum(0) / np.maximum(seeds, 1)
+    squares = np.where(seen, (mu - mean) ** 2, 0.0).sum(0)
+    low, high = fit_row_variance(mean, squares, seeds).interval(
+        mean, 1 / np.maximum(seeds, 1), squares, seeds, confidence=confidence
+    )
+    return Effect(mean, low, high, draws.sum(0))
+
+
+def _mean_spearman(values: Floats) -> float:
+    found = []
+    for a, b in combinations(values, 2):
+        both = np.isfinite(a) & np.isfinite(b)
+        if both.sum() >= 3 and np.ptp(a[both]) > 0 and np.ptp(b[both]) > 0:
+            found.append(float(spearmanr(a[both], b[both]).statistic))
+    return _mean(found)
+
+
+def _mean_jaccard(flags: Flags) -> float:
+    found = []
+    for a, b in combinations(flags, 2):
+        either = int((a | b).sum())
+        if either:
+            found.append(int((a & b).sum()) / either)
+    return _mean(found)
+
+
+def _standardised(z: Floats) -> Floats:
+    result = np.full(z.shape, np.nan)
+    for own, target in zip(z, result, strict=True):
+        seen = np.isfinite(own)
+        location, scale = fit_location_and_scale(own[seen])
+        target[seen] = (own[seen] - location) / scale
+    return result
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
