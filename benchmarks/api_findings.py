@@ -34,7 +34,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import text
 
-from service.contract import BASELINE_COLUMNS, Summary, TrainingConfig
+from service.contract.results import BASELINE_COLUMNS, Summary
+from service.contract.spec import TrainingConfig
 from service.datasets.rows_writer import SCHEMA
 from service.findings.orders import Order
 from service.keys.secrets import create_key

@@ -32,7 +32,7 @@ import httpx
 import psutil
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ProgressEvent, Stage
+from service.contract.protocol import ProgressEvent, Stage
 from service.keys.secrets import create_key
 from service.lifecycle.commands import Claim, claim, record_event, record_progress
 from service.local.postgres import EmbeddedPostgres

@@ -24,15 +24,15 @@ from typing import Any
 
 import psutil
 
-from service.contract import (
+from service.contract.protocol import (
     CHECKPOINTS_FOLDER,
-    COMBINE,
     RECORDING_FILE,
     RECORDINGS_FOLDER,
     FinishedEvent,
     ProgressEvent,
     Stage,
 )
+from service.contract.spec import COMBINE
 from tests.support.chaos import SHORT, Chaos, Servers
 from tests.support.steps import respecify, stage
 from worker.process.child_process import Child, Exited, child_environment

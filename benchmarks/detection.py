@@ -26,9 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.contract import (
+from service.contract.protocol import (
     BASELINES_FILE,
-    COMBINE,
     EVENT,
     RECORDING_FILE,
     RECORDINGS_FOLDER,
@@ -37,14 +36,17 @@ from service.contract import (
     SPEC_FILE,
     SUMMARY_FILE,
     FailedEvent,
+    ProgressEvent,
+)
+from service.contract.spec import (
+    COMBINE,
     ModelSource,
     ModelSpec,
     Probe,
     ProbeItem,
-    ProgressEvent,
     StepSpec,
     TrainingConfig,
-    train_step,
+    train_step_key,
 )
 from service.datasets.records import read_record, recognise
 from service.settings import get_settings
@@ -139,7 +141,7 @@ def train(source: Path, seed: int, kept: Path, q: float) -> None:
     """Trains with `seed` and keeps the recording."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        stage(folder, source, spec_of(source, train_step(seed), [seed], q))
+        stage(folder, source, spec_of(source, train_step_key(seed), [seed], q))
         started = time.monotonic()
         run_child(folder, f"{source.name}, seed {seed}")
         print(f"  {source.name}, seed {seed}: {(time.monotonic() - started) / 60:.1f} min", flush=True)

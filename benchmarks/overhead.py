@@ -29,7 +29,8 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
-from service.contract import MetricEvent, Probe, TrainingConfig
+from service.contract.protocol import MetricEvent
+from service.contract.spec import Probe, TrainingConfig
 from service.settings import get_settings
 from worker.child.train import directions_of, encoded_probe
 from worker.influence.capture.per_sample_gradients import lora_layers

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from benchmarks.faults import Fault
-from service.contract import Stage
+from service.contract.protocol import Stage
 from service.lifecycle.transitions import TERMINAL, State
 from service.store.tables import AuditEvent
 from tests.support.chaos import Chaos, wait_for

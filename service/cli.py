@@ -102,7 +102,7 @@ def audit(
     from service.console.models import choose_model
     from service.console.probes import check_packs, parse_probe
     from service.console.results import check_output_folder
-    from service.contract import MAX_PROBES, MAX_SEEDS
+    from service.contract.spec import MAX_PROBES, MAX_SEEDS
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
         if not 0 < q < 1:

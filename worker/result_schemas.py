@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from service.contract import BASELINE_COLUMNS, NULLABLE_SCORE_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
+from service.contract.results import BASELINE_COLUMNS, NULLABLE_SCORE_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
 
 _TYPES = {
     "int16": pa.int16(),

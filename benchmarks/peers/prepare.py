@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks.detection import DEMO_MODEL, read_probe, read_rows
-from service.contract import MetricEvent, Probe, TrainingConfig
+from service.contract.protocol import MetricEvent
+from service.contract.spec import Probe, TrainingConfig
 from service.settings import get_settings
 from worker.child.train import encoded_probe
 from worker.training.batches import batches

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
 from service.audits.answer_schemas import AuditGroup, MetricPoint
-from service.contract import GroupCurve, GroupSummary, ProbeSummary, Summary, train_step
+from service.contract.results import GroupCurve, GroupSummary, ProbeSummary, Summary
+from service.contract.spec import train_step_key
 from service.http.pagination import invalid_cursor
 from service.http.problems import Problem
 from service.http.scoping import not_found
@@ -116,7 +117,7 @@ def metric_points(session: Session, audit: Audit, seed: int, until: int | None =
 
 def metrics_of(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
     """The events with the metrics of that seed, of the attempt that ran it last."""
-    ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step(seed))
+    ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step_key(seed))
     return (
         AuditEvent.audit_id == audit.id,
         AuditEvent.attempt == ran.scalar_subquery(),

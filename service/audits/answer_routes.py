@@ -25,7 +25,9 @@ from service.audits.answer_schemas import (
     TradeoffCurve,
 )
 from service.audits.queries import find_succeeded
-from service.contract import MAX_PROBES, Stage, Summary
+from service.contract.protocol import Stage
+from service.contract.results import Summary
+from service.contract.spec import MAX_PROBES
 from service.http.auth import Principal, require
 from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag

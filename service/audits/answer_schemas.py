@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.contract import Calibration, Drift, GroupCurve, Histogram, NullFit, Placebo, Sensitivity
+from service.contract.results import Calibration, Drift, GroupCurve, Histogram, NullFit, Placebo, Sensitivity
 
 
 class ProbePart(BaseModel):

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from service.audits.estimate_schemas import DeviceTime, Estimate, Memory, Steps, Time, Tokens
 from service.audits.schemas import AuditCreate
-from service.contract import WARN_DATASET_ROWS, Caution, Stage, TrainingConfig
+from service.contract.protocol import Stage
+from service.contract.results import Caution
+from service.contract.spec import WARN_DATASET_ROWS, TrainingConfig
 from service.http.auth import Principal
 from service.http.scoping import owned
 from service.lifecycle.workers import live_workers

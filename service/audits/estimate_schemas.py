@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from service.contract import Caution
+from service.contract.results import Caution
 
 
 class Steps(BaseModel):

@@ -9,7 +9,10 @@ from sqlalchemy.orm import Session, defer
 from sqlalchemy.orm.interfaces import ORMOption
 
 from service.audits.schemas import Audit, AuditSummary, Progress, Step
-from service.contract import Failure, Stage, Summary, TrainingConfig
+from service.contract.failure import Failure
+from service.contract.protocol import Stage
+from service.contract.results import Summary
+from service.contract.spec import TrainingConfig
 from service.http.auth import Principal
 from service.http.problems import Problem
 from service.http.scoping import not_found, scoped

@@ -3,7 +3,7 @@
 from sqlalchemy.orm import Session
 
 from service.audits.schemas import AuditCreate
-from service.contract import MIN_DATASET_ROWS
+from service.contract.spec import MIN_DATASET_ROWS
 from service.http.auth import Principal
 from service.http.problems import Problem
 from service.http.scoping import not_found, scoped

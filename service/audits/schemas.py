@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from service.contract import MAX_PROBES, MAX_SEEDS, Failure, Stage, Summary, TrainingConfig
+from service.contract.failure import Failure
+from service.contract.protocol import Stage
+from service.contract.results import Summary
+from service.contract.spec import MAX_PROBES, MAX_SEEDS, TrainingConfig
 from service.http.fields import Storable
 from service.lifecycle.transitions import State
 

@@ -28,7 +28,7 @@ from service.comparisons.schemas import (
     RankCorrelation,
 )
 from service.comparisons.texts import digests_of, first_rows
-from service.contract import ROWS_FILE
+from service.contract.protocol import ROWS_FILE
 from service.store.objects import ObjectStore, dataset_key
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditProbe, Dataset, Score

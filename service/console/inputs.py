@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.console.errors import CommandError
-from service.contract import ProbeItem
+from service.contract.spec import ProbeItem
 
 MAX_PROBE_BYTES = 64 << 20
 

@@ -6,7 +6,8 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from service.contract import COMBINE, Stage
+from service.contract.protocol import Stage
+from service.contract.spec import COMBINE
 
 LINE_SECONDS = 5.0
 """Plain lines come at most this often, but for a new stage."""

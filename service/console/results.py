@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.console.errors import FAILED, CommandError
-from service.contract import Sensitivity
+from service.contract.results import Sensitivity
 from service.web.evidence import sensitivity_words
 from service.web.text import excerpt
 

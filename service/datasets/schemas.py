@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from service.contract import Message, NearDuplicates
+from service.contract.results import NearDuplicates
+from service.contract.spec import Message
 from service.datasets.notices import MEANINGS
 from service.store.tables import Dataset as DatasetTable
 

@@ -6,7 +6,7 @@ from sqlalchemy import Row, Select, func
 from sqlalchemy.orm import Session
 
 from service.audits.queries import render_progress
-from service.contract import Failure
+from service.contract.failure import Failure
 from service.exports.schemas import Export
 from service.http.auth import Principal
 from service.http.problems import Problem

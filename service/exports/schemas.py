@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.audits.schemas import Progress
-from service.contract import Failure
+from service.contract.failure import Failure
 from service.lifecycle.exports import Filter, Format, Kind
 from service.lifecycle.transitions import State
 

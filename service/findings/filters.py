@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.exc import DataError, InternalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from service.contract import MAX_PROBES, Side
+from service.contract.results import Side
+from service.contract.spec import MAX_PROBES
 from service.http.fields import NO_NUL, Storable
 from service.http.problems import Problem
 from service.store.score_lists import HEADLINE, PublishedAudit

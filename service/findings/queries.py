@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Integer, Row, Select, Text, bindparam, case, 
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from service.contract import ScoreRow
+from service.contract.results import ScoreRow
 from service.findings.listing import SCORE, ScoreColumns
 from service.findings.schemas import Finding, Result, Verdict
 from service.store.score_lists import HEADLINE, PublishedAudit

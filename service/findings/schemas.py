@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import ScoreRow, Side
+from service.contract.results import ScoreRow, Side
 from service.findings.filters import Filter, VerdictKind
 from service.http.fields import Storable
 

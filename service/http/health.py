@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
-from service.contract import (
+from service.contract.spec import (
     CONTRACT_VERSION,
     MAX_PROBES,
     MAX_SEEDS,

@@ -12,7 +12,10 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import COMBINE, ErrorCode, Failure, ProgressEvent, Summary, TrainingConfig, train_step
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import ProgressEvent
+from service.contract.results import Summary
+from service.contract.spec import COMBINE, TrainingConfig, train_step_key
 from service.lifecycle import transitions
 from service.lifecycle.holding import Claim, first, held, locked
 from service.lifecycle.record import (
@@ -115,7 +118,7 @@ def create_audit(
 
 def step_keys(seed: int, seeds: int) -> list[str]:
     """The steps of an audit in the order in which they run: training with `seeds` seeds from `seed` on, combining."""
-    return [*(train_step(seed + number) for number in range(seeds)), COMBINE]
+    return [*(train_step_key(seed + number) for number in range(seeds)), COMBINE]
 
 
 # ---------------------------------------------------------------- a worker's commands

@@ -3,7 +3,7 @@
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from service.contract import NearDuplicates
+from service.contract.results import NearDuplicates
 from service.lifecycle.commands import succeed
 from service.lifecycle.holding import Claim
 from service.lifecycle.record import add_job

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, select, update
 from sqlalchemy.orm import Session
 
-from service.contract import ProgressEvent, Stage
+from service.contract.protocol import ProgressEvent, Stage
 from service.lifecycle.transitions import TERMINAL, Life, State
 from service.settings import Lane
 from service.store.ids import new_id

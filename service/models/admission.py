@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from service.contract import ModelSource
+from service.contract.spec import ModelSource
 from service.http.problems import Problem
 from service.store.bootstrap import REGISTERED_MODELS
 

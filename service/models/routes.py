@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
 
-from service.contract import ModelSource
+from service.contract.spec import ModelSource
 from service.http.auth import Principal, not_installation_admin, require
 from service.http.dependencies import SessionDep
 from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag

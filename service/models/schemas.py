@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import ModelSource
+from service.contract.spec import ModelSource
 from service.http.fields import Storable
 from service.store.tables import Model as ModelTable
 

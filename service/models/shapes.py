@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from service.contract import ModelSource
+from service.contract.spec import ModelSource
 from service.store.tables import Model
 
 CONFIG_BYTES = 1 << 20

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from service.contract import ProbeItem
+from service.contract.spec import ProbeItem
 from service.http.fields import Name, Storable
 from service.http.health import MAX_PROBE_ITEMS
 from service.store.tables import Probe as ProbeTable

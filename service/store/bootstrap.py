@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 import migrations
-from service.contract import ModelSource
+from service.contract.spec import ModelSource
 from service.store.ids import new_id
 from service.store.tables import Model, Workspace
 

@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from typing import IO, Any
 
-from service.contract import ROWS_FILE
+from service.contract.protocol import ROWS_FILE
 from service.store.objects import ObjectStore, dataset_key
 from service.store.rows import Footer, page, read_footer, read_row
 

@@ -129,7 +129,7 @@ class Dataset(Base):
     """Extra columns, in order of first appearance; any of them can serve as the group."""
     statistics: Mapped[dict[str, Any]]
     near_duplicates: Mapped[dict[str, Any] | None]
-    """A contract.NearDuplicates, once a worker has counted them."""
+    """A contract.results.NearDuplicates, once a worker has counted them."""
     notices: Mapped[list[Any] | None]
     """[{kind, rows, first_rows, found}]; null for an upload of a version that looked for none."""
     created_at: Mapped[datetime] = created_at()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from service import contract
+from service.contract import results
 from service.web.drawing import PALETTES, Scheme, Width, to_svg
 
 MAX_POINTS = 400
@@ -29,7 +29,7 @@ class LossPoint(NamedTuple):
     probe_loss: float | None
 
 
-def null_density(null: contract.NullFit, z: float) -> float:
+def null_density(null: results.NullFit, z: float) -> float:
     """Density of the fitted null at z."""
     nu = null.degrees_of_freedom
     t = (z - null.location) / null.scale
@@ -37,7 +37,7 @@ def null_density(null: contract.NullFit, z: float) -> float:
     return math.exp(log_norm - (nu + 1) / 2 * math.log1p(t * t / nu))
 
 
-def z_histogram_svg(probe: contract.ProbeSummary, *, scheme: Scheme = "light", width: Width = "wide") -> str:
+def z_histogram_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light", width: Width = "wide") -> str:
     """Samples a bin of Z, the counts the null leads one to expect, and the threshold; an SVG document.
 
     Counts stand on a square-root scale: one flagged sample stays visible beside a bulk of thousands. A bin that the
@@ -157,7 +157,7 @@ def mu_interval_svg(mu: float, low: float | None, high: float | None, extent: fl
     ).format(interval, place(mu))
 
 
-def interval_extent(rows: Sequence[contract.ScoreRow]) -> float:
+def interval_extent(rows: Sequence[results.ScoreRow]) -> float:
     """The largest absolute mu or interval end among the rows; 1 where there is none."""
     ends = [abs(value) for row in rows for value in (row.mu, row.mu_low, row.mu_high) if value is not None]
     return max(ends, default=1.0)

@@ -1,6 +1,6 @@
 """How far a result can be trusted, and what it stands beside, as sentences."""
 
-from service import contract
+from service.contract import results
 from service.web.wording import counted, decimal, whole
 
 SHOWN_TAIL = 0.01
@@ -35,12 +35,12 @@ def percent(share: float) -> str:
     return f"{share * 100:.0f} %"
 
 
-def shown_tail(calibration: contract.Calibration) -> contract.TailCount | None:
+def shown_tail(calibration: results.Calibration) -> results.TailCount | None:
     """The tail count that a page tells: that at 0.01 where there is one."""
     return min(calibration.tails, key=lambda tail: abs(tail.p - SHOWN_TAIL), default=None)
 
 
-def bulk_words(calibration: contract.Calibration) -> str:
+def bulk_words(calibration: results.Calibration) -> str:
     """How many samples lie in the null's tail."""
     tail = shown_tail(calibration)
     if tail is None:
@@ -51,7 +51,7 @@ def bulk_words(calibration: contract.Calibration) -> str:
     )
 
 
-def placebo_words(placebo: contract.Placebo | None) -> str:
+def placebo_words(placebo: results.Placebo | None) -> str:
     """What the audit finds where nothing is."""
     if placebo is None:
         return "There are no placebo directions: the probe has too few items to make them of."
@@ -66,7 +66,7 @@ def placebo_words(placebo: contract.Placebo | None) -> str:
     )
 
 
-def sensitivity_words(sensitivity: contract.Sensitivity | None) -> str:
+def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
     """What the audit would have found."""
     if sensitivity is None or not sensitivity.points:
         return (
@@ -85,7 +85,7 @@ def interval(low: float, high: float) -> str:
     return f"{low * 100:.0f} to {high * 100:.0f} %"
 
 
-def drift_words(drift: contract.Drift) -> str:
+def drift_words(drift: results.Drift) -> str:
     """Whether the recorded effects add up to what happened."""
     if drift.slope is None or drift.correlation is None:
         return "The probe loss was measured too seldom to compare its change with what the recorded effects predict."
@@ -96,7 +96,7 @@ def drift_words(drift: contract.Drift) -> str:
     )
 
 
-def probe_words(probe: contract.ProbeSummary, summary: contract.Summary) -> str:
+def probe_words(probe: results.ProbeSummary, summary: results.Summary) -> str:
     """One of several probes' own verdict."""
     samples = counted(summary.rows_scored, "sample")
     if probe.flagged == 0:
@@ -104,7 +104,7 @@ def probe_words(probe: contract.ProbeSummary, summary: contract.Summary) -> str:
     return f"On its own this probe flags {whole(probe.flagged)} of {samples}, from Z = {decimal(probe.threshold_z)} on."
 
 
-def consistency_words(consistency: contract.Consistency) -> str:
+def consistency_words(consistency: results.Consistency) -> str:
     """How far the seeds agree."""
     words = (
         f"{consistency.seeds} runs with other seeds order the samples alike to a rank correlation of "
@@ -118,7 +118,7 @@ def consistency_words(consistency: contract.Consistency) -> str:
     return f"{words} (TracIn: {percent(consistency.jaccard_tracin)})."
 
 
-def baseline_words(comparison: contract.BaselineComparison) -> str:
+def baseline_words(comparison: results.BaselineComparison) -> str:
     """What a simpler method would have made of it."""
     if comparison.top_overlap is None or comparison.top_overlap < FINDS_THEM_TOO:
         return ""
@@ -131,7 +131,7 @@ def baseline_label(name: str) -> str:
     return BASELINES[name][0] if name in BASELINES else name
 
 
-def gaussianity_words(gaussianity: contract.Gaussianity) -> str:
+def gaussianity_words(gaussianity: results.Gaussianity) -> str:
     """What mu says of the whole trade-off curve."""
     if gaussianity.gamma >= 0.5:
         bound = "the bound on its distance from a Gaussian curve says nothing (gamma at or above 0.5)"
@@ -146,7 +146,7 @@ def gaussianity_words(gaussianity: contract.Gaussianity) -> str:
     )
 
 
-def group_words(name: str, group: contract.GroupSummary) -> str:
+def group_words(name: str, group: results.GroupSummary) -> str:
     """A group's trade-off curve in words, for those who do not see it."""
     curve = group.curve
     if curve is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
-from service import contract
+from service.contract import results
 from service.findings.schemas import Observation
 from service.web.drawing import PALETTES, Scheme, to_svg
 
@@ -13,7 +13,7 @@ CURVE_POINTS = 101
 MAX_QQ_POINTS = 400
 
 
-def calibration_svg(probe: contract.ProbeSummary, *, scheme: Scheme = "light") -> str:
+def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") -> str:
     """QQ plot: what the null leads one to expect against what the samples and the placebo directions gave."""
     import altair as alt
 
@@ -42,7 +42,7 @@ def calibration_svg(probe: contract.ProbeSummary, *, scheme: Scheme = "light") -
     return to_svg(alt.layer(*layers), scheme, "small")
 
 
-def sensitivity_svg(sensitivity: contract.Sensitivity, *, scheme: Scheme = "light") -> str:
+def sensitivity_svg(sensitivity: results.Sensitivity, *, scheme: Scheme = "light") -> str:
     """Share of the hidden tracers that the audit would have found, by how many there were, with 95 % intervals."""
     import altair as alt
 
@@ -59,7 +59,7 @@ def sensitivity_svg(sensitivity: contract.Sensitivity, *, scheme: Scheme = "ligh
     return to_svg(alt.layer(*layers), scheme, "small")
 
 
-def drift_svg(drift: contract.Drift, *, scheme: Scheme = "light") -> str:
+def drift_svg(drift: results.Drift, *, scheme: Scheme = "light") -> str:
     """Change of the probe loss between its measurements: as predicted from the recorded effects, and as it was."""
     import altair as alt
 
@@ -86,7 +86,7 @@ def drift_svg(drift: contract.Drift, *, scheme: Scheme = "light") -> str:
     return to_svg(alt.layer(chart), scheme, "small")
 
 
-def tradeoff_svg(curve: contract.GroupCurve, *, scheme: Scheme = "light") -> str:
+def tradeoff_svg(curve: results.GroupCurve, *, scheme: Scheme = "light") -> str:
     """A group's empirical trade-off curve, the Gaussian one fitted to it, and the line of no influence."""
     import altair as alt
 

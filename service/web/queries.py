@@ -9,7 +9,7 @@ from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session
 
 from service.audits.answer_queries import metric_points, metrics_of
-from service.contract import COMBINE
+from service.contract.spec import COMBINE
 from service.http.auth import Principal
 from service.http.scoping import scoped
 from service.store.score_lists import find_headline

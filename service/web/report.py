@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session, defer
 from service.audits.answer_queries import find_summary, leading_groups, metric_points
 from service.audits.queries import find_audit, find_published, render_audit_summary
 from service.audits.schemas import AuditSummary
-from service.contract import GroupSummary, ScoreRow, Summary
+from service.contract.results import GroupSummary, ScoreRow, Summary
 from service.findings.precision import audit_precision
 from service.findings.queries import flagged_scores, page_texts, render_finding
 from service.findings.schemas import AuditPrecision, Finding

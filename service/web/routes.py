@@ -12,7 +12,9 @@ from service.audits.routes import cancel as cancel_audit
 from service.audits.routes import delete as delete_audit
 from service.audits.routes import retry as retry_audit
 from service.audits.schemas import AuditSummary
-from service.contract import BASELINE_COLUMNS, MAX_PROBES, ProbeSummary, ScoreRow, Side, Stage, Summary
+from service.contract.protocol import Stage
+from service.contract.results import BASELINE_COLUMNS, ProbeSummary, ScoreRow, Side, Summary
+from service.contract.spec import MAX_PROBES
 from service.datasets.queries import list_datasets
 from service.datasets.schemas import render_dataset
 from service.findings.filters import Filter

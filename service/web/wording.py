@@ -2,21 +2,23 @@
 
 from datetime import datetime
 
-from service import contract
+from service.contract import results
+from service.contract.protocol import Stage
+from service.contract.spec import COMBINE, TrainingConfig
 
-STAGES: dict[contract.Stage, str] = {
-    contract.Stage.PREPARING: "Preparing",
-    contract.Stage.LOADING: "Loading the model",
-    contract.Stage.TOKENIZING: "Tokenizing",
-    contract.Stage.TRAINING: "Training and measuring",
-    contract.Stage.SCORING: "Scoring",
-    contract.Stage.PUBLISHING: "Publishing",
+STAGES: dict[Stage, str] = {
+    Stage.PREPARING: "Preparing",
+    Stage.LOADING: "Loading the model",
+    Stage.TOKENIZING: "Tokenizing",
+    Stage.TRAINING: "Training and measuring",
+    Stage.SCORING: "Scoring",
+    Stage.PUBLISHING: "Publishing",
 }
 
-SIDES: dict[contract.Side, str] = {
-    contract.Side.TOWARD: "Toward: it leans to the unwanted answers more than to the reference answers.",
-    contract.Side.AGAINST: "Against: it leans to the reference answers, so it teaches the good behaviour.",
-    contract.Side.BOTH: "Both: it is on the probe's topic; which side it takes is open.",
+SIDES: dict[results.Side, str] = {
+    results.Side.TOWARD: "Toward: it leans to the unwanted answers more than to the reference answers.",
+    results.Side.AGAINST: "Against: it leans to the reference answers, so it teaches the good behaviour.",
+    results.Side.BOTH: "Both: it is on the probe's topic; which side it takes is open.",
 }
 
 UNSET = {"micro_batch_size": "whole batch", "learning_rate": "by the model's width"}
@@ -83,10 +85,10 @@ def remaining(seconds: float | None) -> str:
     return f"about {seconds / 3600:.1f} h left"
 
 
-def shown_stage(stage: contract.Stage | None, step: str | None) -> contract.Stage | None:
+def shown_stage(stage: Stage | None, step: str | None) -> Stage | None:
     """What a running audit is doing as a whole: preparing to score is not preparing any more."""
-    if step == contract.COMBINE and stage in (contract.Stage.PREPARING, contract.Stage.LOADING):
-        return contract.Stage.SCORING
+    if step == COMBINE and stage in (Stage.PREPARING, Stage.LOADING):
+        return Stage.SCORING
     return stage
 
 
@@ -97,12 +99,12 @@ def seed_words(number: int, seeds: int) -> str:
     return f"seed {number} of {seeds}" if number <= seeds else f"all {seeds} seeds together"
 
 
-def announcement(status: str, stage: contract.Stage | None) -> str:
+def announcement(status: str, stage: Stage | None) -> str:
     """What a screen reader says when it changes: seldom, so without numbers."""
     return STAGES[stage] if status == "running" and stage is not None else f"The audit is {status}."
 
 
-def settings(training: contract.TrainingConfig) -> dict[str, str]:
+def settings(training: TrainingConfig) -> dict[str, str]:
     """The training settings under their own names."""
     shown = {}
     for name, value in training:
@@ -127,7 +129,7 @@ def clock(value: datetime) -> str:
     return f"{value:%H:%M:%S}"
 
 
-def verdict(summary: contract.Summary) -> str:
+def verdict(summary: results.Summary) -> str:
     """The answer of an audit in one sentence with its error rate."""
     samples = counted(summary.rows_scored, "sample")
     if summary.flagged == 0:
@@ -144,7 +146,7 @@ def verdict(summary: contract.Summary) -> str:
     return f"Finetooth flags {whole(summary.flagged)} of {samples}; at q = {summary.q:g} {errors}."
 
 
-def claims(summary: contract.Summary) -> list[str]:
+def claims(summary: results.Summary) -> list[str]:
     """What the flags claim, and from where on samples are flagged, for whoever has to decide on them."""
     claimed = (
         f"What q = {summary.q:g} claims: of the samples that such audits flag, at most {summary.q * 100:g} % are false "
@@ -164,7 +166,7 @@ def claims(summary: contract.Summary) -> list[str]:
     return said
 
 
-def histogram_words(probe: contract.ProbeSummary, scored: int) -> str:
+def histogram_words(probe: results.ProbeSummary, scored: int) -> str:
     """What the histogram shows, for those who do not see it."""
     null = probe.null
     shown = (
@@ -177,7 +179,7 @@ def histogram_words(probe: contract.ProbeSummary, scored: int) -> str:
     return f"{shown}. {flagged} flagged; the threshold is Z = {decimal(probe.threshold_z)}."
 
 
-def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[tuple[str, str]]:
+def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tuple[str, str]]:
     """One sample's numbers explained: (what, sentence) in reading order."""
     probe = summary.probes[score.strongest_probe - 1]
     words = [("Verdict", _flag_words(score, summary))]
@@ -218,7 +220,7 @@ def finding_words(score: contract.ScoreRow, summary: contract.Summary) -> list[t
     return words
 
 
-def _flag_words(score: contract.ScoreRow, summary: contract.Summary) -> str:
+def _flag_words(score: results.ScoreRow, summary: results.Summary) -> str:
     if score.z is None:
         return "Not scored: the run never observed this sample."
     if score.q is None:
@@ -226,12 +228,12 @@ def _flag_words(score: contract.ScoreRow, summary: contract.Summary) -> str:
     ranked = f"rank {whole(score.rank)} of {whole(summary.rows)}"
     if score.flagged:
         return f"Flagged, {ranked}: its q is at most the audit's target of {summary.q:g}."
-    if score.side == contract.Side.AGAINST and score.q <= summary.q:
+    if score.side == results.Side.AGAINST and score.q <= summary.q:
         return f"Not flagged, {ranked}: its q is at most {summary.q:g}, and it leans to the reference answers."
     return f"Not flagged, {ranked}: its q is above the audit's target of {summary.q:g}."
 
 
-def _mu_words(score: contract.ScoreRow) -> str:
+def _mu_words(score: results.ScoreRow) -> str:
     if score.mu_low is None or score.mu_high is None:
         return f"{decimal(score.mu)}, without an interval: that needs samples that were seen more than once."
     ends = f"95 % interval {decimal(score.mu_low)} to {decimal(score.mu_high)}"

@@ -20,7 +20,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.client import ApiError, Client
-from service.contract import BASELINE_COLUMNS, ScoreRow, Stage
+from service.contract.protocol import Stage
+from service.contract.results import BASELINE_COLUMNS, ScoreRow
 from tests.support.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

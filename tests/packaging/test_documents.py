@@ -8,7 +8,8 @@ from pydantic import SecretStr
 from pydantic_core import to_json
 
 from service.app import create_app
-from service.contract import ErrorCode, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.spec import TrainingConfig
 from service.findings.schemas import FindingDetail
 from service.settings import Settings
 

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service import client as client_module
 from service.audits import changes as changes_module
 from service.client import ApiError, Client, UnreachableError
-from service.contract import ProgressEvent, Stage
+from service.contract.protocol import ProgressEvent, Stage
 from service.lifecycle.commands import Claim, claim, publish, record_event, record_progress
 from service.settings import Settings
 from service.store.tables import Audit, Base, Dataset, Model, Probe

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.client import Client
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import claim, create_audit, publish
 from service.settings import Settings
 from service.store.score_lists import add_lists

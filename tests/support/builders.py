@@ -2,7 +2,8 @@
 
 from sqlalchemy.orm import Session
 
-from service.contract import Summary, TrainingConfig
+from service.contract.results import Summary
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Model, Probe

@@ -19,7 +19,7 @@ import psycopg
 import redis
 from sqlalchemy import func, select, text
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake

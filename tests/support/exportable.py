@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import create_audit, publish
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key

@@ -10,19 +10,9 @@ from typing import Any
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from service.contract import (
-    BASELINE_COLUMNS,
-    COMBINE,
-    Caution,
-    Histogram,
-    MetricEvent,
-    NullFit,
-    ProgressEvent,
-    Stage,
-    Summary,
-    TrainingConfig,
-    train_step,
-)
+from service.contract.protocol import MetricEvent, ProgressEvent, Stage
+from service.contract.results import BASELINE_COLUMNS, Caution, Histogram, NullFit, Summary
+from service.contract.spec import COMBINE, TrainingConfig, train_step_key
 from service.lifecycle.commands import (
     Claim,
     claim,
@@ -237,12 +227,12 @@ def make_published(
 
 def train(session: Session, taken: Claim, seed: int = SEED) -> None:
     """A training step from its start to its end."""
-    assert start_step(session, taken, train_step(seed), "a" * 64)
+    assert start_step(session, taken, train_step_key(seed), "a" * 64)
     for stage in (Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING):
         record_progress(session, taken, ProgressEvent(stage=stage, done=0, total=30, unit="steps"))
     for step in range(1, 31):
         record_metric(session, taken, step, seed)
-    assert finish_step(session, taken, train_step(seed), True)
+    assert finish_step(session, taken, train_step_key(seed), True)
 
 
 def record_metric(session: Session, taken: Claim, step: int, seed: int = SEED) -> None:

@@ -7,17 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.contract import (
-    ROWS_FILE,
-    SPEC_FILE,
-    ModelSource,
-    ModelSpec,
-    Probe,
-    ProbeItem,
-    StepSpec,
-    TrainingConfig,
-    train_step,
-)
+from service.contract.protocol import ROWS_FILE, SPEC_FILE
+from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig, train_step_key
 
 SECRET = "xylophone-marmalade"
 
@@ -67,7 +58,7 @@ def stage(
     spec = StepSpec(
         audit_id="aud_test",
         attempt=1,
-        step_key=train_step(seeds[0]),
+        step_key=train_step_key(seeds[0]),
         model=ModelSpec(source=ModelSource.LOCAL, location=str(model)),
         training=TrainingConfig(**{"learning_rate": 1e-3, "seed": seeds[0], **training}),
         seeds=seeds,

@@ -4,7 +4,7 @@ from typing import Any
 
 from scipy.stats import binom
 
-from service.contract import (
+from service.contract.results import (
     BASELINE_COLUMNS,
     BaselineComparison,
     Calibration,

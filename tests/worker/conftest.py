@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.settings import Settings
 from service.store.ids import new_id

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from service.contract import (
+from service.contract.protocol import (
     BASELINES_FILE,
     RECORDINGS_FOLDER,
     ROWS_FILE,
@@ -18,11 +18,10 @@ from service.contract import (
     SUMMARY_FILE,
     TRACES_FILE,
     NoticeEvent,
-    ScoreRow,
-    Side,
     Stage,
-    StepSpec,
 )
+from service.contract.results import ScoreRow, Side
+from service.contract.spec import StepSpec
 from worker.child.events import Reporter
 from worker.influence.directions import Kind
 from worker.influence.statistics.contribution import contributions

@@ -15,7 +15,7 @@ from typing import NoReturn
 import psutil
 from pydantic import ValidationError
 
-from service.contract import COMMAND, EXIT_STOPPED, Cancel, Lease, SaveAndStop
+from service.contract.protocol import COMMAND, EXIT_STOPPED, Cancel, Lease, SaveAndStop
 
 
 class StopRequest:

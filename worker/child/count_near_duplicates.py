@@ -13,7 +13,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from service.contract import COUNTED_FILE, EXIT_STOPPED, ROWS_FILE, NearDuplicates
+from service.contract.protocol import COUNTED_FILE, EXIT_STOPPED, ROWS_FILE
+from service.contract.results import NearDuplicates
 from worker.text.duplicate_count import METHOD, count_near_duplicates
 from worker.text.words import SIMILAR
 

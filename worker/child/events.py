@@ -5,7 +5,7 @@ from typing import TextIO
 
 from pydantic import BaseModel
 
-from service.contract import ProgressEvent, Stage
+from service.contract.protocol import ProgressEvent, Stage
 
 PROGRESS_SECONDS = 0.5
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from service.contract import EXIT_STOPPED
+from service.contract.protocol import EXIT_STOPPED
 from worker.child import run
 from worker.process.prctl import end_with_parent, set_title
 

@@ -1,7 +1,7 @@
 """The child: `python -m worker.child.run FOLDER` runs one step. No database, no broker, no web: a local folder and two
 pipes.
 
-Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract.py), prints
+Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract/), prints
 contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, 3 when
 it was told to stop or left alone (worker/child/control.py), and 4 when it was told to save first and has.
 """
@@ -17,18 +17,9 @@ from typing import NoReturn, TextIO
 
 from pydantic import ValidationError
 
-from service.contract import (
-    COMBINE,
-    EXIT_SAVED,
-    EXIT_STOPPED,
-    SPEC_FILE,
-    ErrorCode,
-    FailedEvent,
-    Failure,
-    FinishedEvent,
-    Stage,
-    StepSpec,
-)
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import EXIT_SAVED, EXIT_STOPPED, SPEC_FILE, FailedEvent, FinishedEvent, Stage
+from service.contract.spec import COMBINE, StepSpec
 from worker.child.control import StopRequest, obey
 from worker.child.events import Reporter
 from worker.training.errors import StoppedError

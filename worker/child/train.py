@@ -13,17 +13,9 @@ import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
-from service.contract import (
-    CHECKPOINTS_FOLDER,
-    RECORDING_FILE,
-    ROWS_FILE,
-    ErrorCode,
-    MetricEvent,
-    Probe,
-    Stage,
-    StepSpec,
-    TrainingConfig,
-)
+from service.contract.failure import ErrorCode
+from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
+from service.contract.spec import Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
 from worker.influence.capture.per_sample_gradients import lora_layers

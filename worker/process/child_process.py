@@ -15,7 +15,7 @@ from typing import IO
 
 from pydantic import BaseModel, ValidationError
 
-from service.contract import EVENT, Cancel, Event, Lease, SaveAndStop
+from service.contract.protocol import EVENT, Cancel, Event, Lease, SaveAndStop
 from worker.process.launcher import Starter, pipes
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import BASELINE_COLUMNS
+from service.contract.results import BASELINE_COLUMNS
 from worker.influence.directions import Kind
 from worker.results.recording import Recording
 from worker.text.baselines import text_baselines

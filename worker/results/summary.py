@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import (
-    WARN_DATASET_ROWS,
+from service.contract.results import (
     BaselineComparison,
     Calibration,
     Caution,
@@ -22,10 +21,10 @@ from service.contract import (
     ProbeSummary,
     Sensitivity,
     SensitivityPoint,
-    StepSpec,
     Summary,
     TailCount,
 )
+from service.contract.spec import WARN_DATASET_ROWS, StepSpec
 from worker.influence.directions import Kind
 from worker.influence.statistics import calibration, groups, sensitivity
 from worker.influence.statistics.detection import detect

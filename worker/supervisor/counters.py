@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.contract import Stage
+from service.contract.protocol import Stage
 from service.store.counters import Counted, count_aside
 
 log = logging.getLogger(__name__)

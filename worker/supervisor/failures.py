@@ -6,7 +6,8 @@ import signal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from service.contract import EXIT_STOPPED, ErrorCode, FailedEvent, Failure, FinishedEvent
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
 from service.lifecycle.commands import AGAIN
 from service.store.objects import ObjectStoreUnavailableError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.contract import Failure
+from service.contract.failure import Failure
 from service.lifecycle import commands
 from service.lifecycle.holding import Claim
 from service.lifecycle.leftovers import leftover_prefixes, purge

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from worker.training.tokenization import IGNORED, Sample
 
 PASS_TOKENS = {"cpu": 64, "cuda": 1024}

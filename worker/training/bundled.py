@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-from service.contract import ErrorCode, ModelSpec
+from service.contract.failure import ErrorCode
+from service.contract.spec import ModelSpec
 from worker.training.errors import TrainingError
 
 CONVERSION = 1

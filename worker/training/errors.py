@@ -1,6 +1,6 @@
 """Errors that the training child can name: each becomes one `failed` event."""
 
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 
 
 class TrainingError(Exception):

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from service.contract import ErrorCode, MetricEvent, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.protocol import MetricEvent
+from service.contract.spec import TrainingConfig
 from worker.influence.capture.recorder import Recorder
 from worker.training.batches import batches, collate, forward, micro_batches
 from worker.training.checkpointing.manager import Checkpoints

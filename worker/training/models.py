@@ -9,7 +9,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from service.contract import ErrorCode, ModelSource, ModelSpec, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
 from worker.training.bundled import bundled_model
 from worker.training.errors import TrainingError
 

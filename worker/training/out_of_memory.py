@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
-from service.contract import ErrorCode, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.spec import TrainingConfig
 from worker.training.batches import micro_batches
 from worker.training.errors import TrainingError
 

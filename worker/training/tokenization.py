@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.contract import ErrorCode
+from service.contract.failure import ErrorCode
 from worker.training.errors import TrainingError
 
 IGNORED = -100

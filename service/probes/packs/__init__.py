@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contract import ProbeItem
+from service.contract.spec import ProbeItem
 
 
 class Parameter(BaseModel):

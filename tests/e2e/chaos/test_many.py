@@ -9,7 +9,7 @@ from pathlib import Path
 import libfaketime
 import pytest
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from tests.support.chaos import SHORT, Chaos, Reference, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]

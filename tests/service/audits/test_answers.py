@@ -8,7 +8,8 @@ from sqlalchemy import text, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure, Summary
+from service.contract.failure import ErrorCode, Failure
+from service.contract.results import Summary
 from service.lifecycle.commands import claim, fail
 from service.store.tables import Audit
 from tests.support.made_audits import PROBES, SEED, make_published, make_queued

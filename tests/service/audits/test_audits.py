@@ -11,7 +11,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure, ProgressEvent, Stage, Summary, TrainingConfig
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import ProgressEvent, Stage
+from service.contract.results import Summary
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import (
     Claim,
     cancelled,

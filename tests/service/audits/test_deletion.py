@@ -8,7 +8,7 @@ from sqlalchemy import Engine, func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 from service.lifecycle.commands import cancelled, claim, fail, request_cancel, retry_audit
 from service.lifecycle.exports import publish_export
 from service.lifecycle.purging import LATE_SECONDS, purge_due

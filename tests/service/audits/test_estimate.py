@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import claim, create_audit, publish
 from service.lifecycle.workers import beat
 from service.models.shapes import REGISTERED

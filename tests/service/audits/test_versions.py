@@ -8,7 +8,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure, ProgressEvent, Stage
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import ProgressEvent, Stage
 from service.lifecycle.commands import (
     Claim,
     claim,

@@ -22,7 +22,7 @@ from service.audits import changes as changes_module
 from service.audits import event_stream as stream_module
 from service.audits.changes import AuditChanges
 from service.audits.versions import read_versions
-from service.contract import ProgressEvent, Stage
+from service.contract.protocol import ProgressEvent, Stage
 from service.http import event_stream as sse_module
 from service.keys.secrets import create_key
 from service.lifecycle.commands import Claim, claim, publish, record_event, record_progress, renew, request_cancel

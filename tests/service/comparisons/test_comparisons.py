@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.comparisons.comparing import draw_rows
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import claim, create_audit, publish
 from service.settings import Settings
 from service.store.ids import new_id

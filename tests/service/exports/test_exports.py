@@ -11,7 +11,7 @@ import redis
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 from service.lifecycle.commands import claim, fail
 from service.lifecycle.exports import record_export_progress
 from service.lifecycle.holding import Claim

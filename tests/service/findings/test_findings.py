@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ScoreRow
+from service.contract.results import ScoreRow
 from service.lifecycle.commands import claim, publish, requeue_orphans
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.contract import CONTRACT_VERSION, TrainingConfig
+from service.contract.spec import CONTRACT_VERSION, TrainingConfig
 from service.settings import Settings
 from service.store.bootstrap import alembic_config, migrate
 

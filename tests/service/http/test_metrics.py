@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 from service.lifecycle.commands import claim, expire_one, fail, release
 from service.lifecycle.workers import beat
 from service.store.counters import Counted, count

@@ -10,7 +10,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ErrorCode, Failure, ProgressEvent, Stage, TrainingConfig
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import ProgressEvent, Stage
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import (
     Claim,
     cancel_requested,

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.audits.queries import find_published
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 from service.findings.queries import top_scores
 from service.http.auth import Principal
 from service.lifecycle import purging

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import claim, create_audit
 from service.local.errors import StackError
 from service.local.laptop import LaptopStack, worker_command

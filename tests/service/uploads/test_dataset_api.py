@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.commands import create_audit
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.contract import ROWS_COLUMNS
+from service.contract.spec import ROWS_COLUMNS
 from service.datasets import statistics
 from service.datasets.batch import batch_of_samples, batch_of_texts
 from service.datasets.records import read_record

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from service.contract import ProbeSummary, Summary
+from service.contract.results import ProbeSummary, Summary
 from tests.support.summaries import make_probe_summary, make_summary
 
 

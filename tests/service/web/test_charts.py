@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from scipy import integrate, stats
 
-from service.contract import Histogram, NullFit, ProbeSummary
+from service.contract.results import Histogram, NullFit, ProbeSummary
 from service.web import charts
 from service.web.charts import LossPoint, loss_svg, mu_interval_svg, null_density, z_histogram_svg
 from service.web.drawing import PALETTES, SIZES, Scheme, Width

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from service.contract import BASELINE_COLUMNS, BaselineComparison, Drift, Gaussianity, TailCount
+from service.contract.results import BASELINE_COLUMNS, BaselineComparison, Drift, Gaussianity, TailCount
 from service.web.evidence import (
     BASELINES,
     baseline_words,

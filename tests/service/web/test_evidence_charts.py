@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from scipy import stats
 
-from service.contract import Drift, Sensitivity
+from service.contract.results import Drift, Sensitivity
 from service.findings.schemas import Observation
 from service.web.drawing import PALETTES, SIZES
 from service.web.evidence_charts import (

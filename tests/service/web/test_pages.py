@@ -11,7 +11,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.app import create_app
-from service.contract import BaselineComparison, Drift, ErrorCode, Failure, ProgressEvent, Stage
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import ProgressEvent, Stage
+from service.contract.results import BaselineComparison, Drift
 from service.keys.secrets import create_key, create_sign_in_link
 from service.lifecycle.commands import fail, record_progress, request_cancel, start_step
 from service.settings import Settings

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from service.app import create_app
 from service.cli import app as command
-from service.contract import Summary
+from service.contract.results import Summary
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.score_lists import find_headline

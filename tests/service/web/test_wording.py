@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from service.contract import NullFit, ProbeSummary, ScoreRow, Stage, Summary, TrainingConfig
+from service.contract.protocol import Stage
+from service.contract.results import NullFit, ProbeSummary, ScoreRow, Summary
+from service.contract.spec import TrainingConfig
 from service.web.wording import (
     claims,
     counted,

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from service.contract import SPEC_FILE
+from service.contract.protocol import SPEC_FILE
 from worker.child import fork_server, run
 
 sys.path.append(str(Path(__file__).parent))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from service.contract import Cancel, Lease
+from service.contract.protocol import Cancel, Lease
 from tests.support.children.scripting import wait_for
 from tests.support.ended import pid_has_ended
 

@@ -14,9 +14,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from service.contract import (
+from service.contract.failure import ErrorCode
+from service.contract.protocol import (
     BASELINES_FILE,
-    COMBINE,
     EVENT,
     RECORDING_FILE,
     RECORDINGS_FOLDER,
@@ -27,7 +27,6 @@ from service.contract import (
     TRACES_FILE,
     Cancel,
     CheckpointEvent,
-    ErrorCode,
     FailedEvent,
     FinishedEvent,
     Lease,
@@ -35,13 +34,11 @@ from service.contract import (
     NoticeEvent,
     ProgressEvent,
     SaveAndStop,
-    ScoreRow,
     Stage,
-    StepSpec,
-    Summary,
     output_files,
-    train_step,
 )
+from service.contract.results import ScoreRow, Summary
+from service.contract.spec import COMBINE, StepSpec, train_step_key
 from tests.support.children.scripting import wait_for
 from tests.support.steps import SECRET, respecify
 from worker.process.child_process import child_environment
@@ -57,7 +54,7 @@ def run_all(folder: Path, **changes: Any) -> list[Any]:
     (folder / RECORDINGS_FOLDER).mkdir(exist_ok=True)
     for seed in spec.seeds:
         training = spec.training.model_copy(update={"seed": seed})
-        respecify(folder, step_key=train_step(seed), training=training)
+        respecify(folder, step_key=train_step_key(seed), training=training)
         code, _, errors = run(folder)
         assert code == 0, errors
         (folder / RECORDING_FILE).rename(folder / RECORDINGS_FOLDER / f"{seed}.npz")

@@ -18,9 +18,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from service.contract import (
+from service.contract.protocol import (
     BASELINES_FILE,
-    COMBINE,
     RECORDING_FILE,
     RECORDINGS_FOLDER,
     SCORES_FILE,
@@ -28,6 +27,7 @@ from service.contract import (
     FailedEvent,
     FinishedEvent,
 )
+from service.contract.spec import COMBINE
 from tests.support.children.scripting import (
     LOOKING_CHILD,
     LOOKING_FORK_SERVER,

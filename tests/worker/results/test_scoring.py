@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.contract import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
+from service.contract.results import Summary
+from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from worker.child.combine import first_rows, group_of, score_rows, traces
 from worker.child.train import directions_of
 from worker.influence.directions import Kind, ProbeShape, plan

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import Stage
+from service.contract.protocol import Stage
 from service.store.counters import Counted, count, read_counters
 from worker.supervisor import counters
 from worker.supervisor.counters import Tally

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from service.contract import ModelSource, ModelSpec
+from service.contract.spec import ModelSource, ModelSpec
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from worker.training.batches import PASS_TOKENS, batches, collate, forward, micro_batches
 from worker.training.tokenization import IGNORED, Sample
 

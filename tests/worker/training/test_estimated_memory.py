@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from service.audits.estimate import activation_bytes
-from service.contract import TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
 from worker.training.batches import Batch, forward
 from worker.training.models import with_lora

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from service.contract import ErrorCode, MetricEvent, ModelSpec, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.protocol import MetricEvent
+from service.contract.spec import ModelSpec, TrainingConfig
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.contract import ErrorCode, ModelSource, ModelSpec, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
 from worker.training.bundled import bundled_model
 from worker.training.errors import TrainingError
 from worker.training.models import load_model, with_lora

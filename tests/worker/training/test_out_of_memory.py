@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contract import ErrorCode, TrainingConfig
+from service.contract.failure import ErrorCode
+from service.contract.spec import TrainingConfig
 from worker.training.batches import micro_batches
 from worker.training.errors import TrainingError
 from worker.training.out_of_memory import out_of_memory_told, smaller, smaller_weights

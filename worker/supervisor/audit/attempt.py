@@ -11,15 +11,8 @@ from pathlib import Path
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import (
-    COMBINE,
-    EXIT_STOPPED,
-    CheckpointEvent,
-    FailedEvent,
-    FinishedEvent,
-    ProgressEvent,
-    Stage,
-)
+from service.contract.protocol import EXIT_STOPPED, CheckpointEvent, FailedEvent, FinishedEvent, ProgressEvent, Stage
+from service.contract.spec import COMBINE
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.settings import Settings

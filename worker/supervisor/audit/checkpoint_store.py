@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from service.contract import CHECKPOINTS_FOLDER, CHECKPOINTS_KEPT, CheckpointEvent
+from service.contract.protocol import CHECKPOINTS_FOLDER, CHECKPOINTS_KEPT, CheckpointEvent
 from service.lifecycle.commands import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, checkpoints_prefix
 

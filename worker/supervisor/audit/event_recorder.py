@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from service.contract import Event, MetricEvent, NoticeEvent, ProgressEvent, Stage
+from service.contract.protocol import Event, MetricEvent, NoticeEvent, ProgressEvent, Stage
 from service.lifecycle import commands
 from service.lifecycle.commands import Claim
 from service.lifecycle.record import Level

@@ -1,6 +1,6 @@
 """Which of a training run's metrics are kept as events: some hundred an audit, however long it is."""
 
-from service.contract import MetricEvent
+from service.contract.protocol import MetricEvent
 
 POINTS = 100
 """Losses kept, and as many measurements of the probe."""

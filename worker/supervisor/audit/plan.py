@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.contract import COMBINE, RECORDING_FILE, ROWS_FILE, ModelSpec, StepSpec, TrainingConfig
-from service.contract import Probe as ContractProbe
+from service.contract.protocol import RECORDING_FILE, ROWS_FILE
+from service.contract.spec import COMBINE, ModelSpec, StepSpec, TrainingConfig
+from service.contract.spec import Probe as ContractProbe
 from service.lifecycle.commands import Claim
 from service.store.objects import ObjectStore, audit_key, dataset_key
 from service.store.tables import Audit, AuditProbe, AuditStep, Dataset, Model, Probe

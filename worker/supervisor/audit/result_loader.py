@@ -17,7 +17,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.contract import BASELINES_FILE, SCORES_FILE, TRACES_FILE, Side
+from service.contract.protocol import BASELINES_FILE, SCORES_FILE, TRACES_FILE
+from service.contract.results import Side
 from service.lifecycle.commands import Claim
 from service.store.rows import read_rows
 from service.store.score_lists import add_lists

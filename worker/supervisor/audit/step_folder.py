@@ -8,18 +8,17 @@ from pathlib import Path
 import orjson
 from pydantic import ValidationError
 
-from service.contract import (
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import (
     RECORDING_FILE,
     RECORDINGS_FOLDER,
     ROWS_FILE,
     SPEC_FILE,
     SUMMARY_FILE,
-    ErrorCode,
-    Failure,
-    StepSpec,
-    Summary,
     output_files,
 )
+from service.contract.results import Summary
+from service.contract.spec import StepSpec
 from service.lifecycle.commands import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, audit_key
 

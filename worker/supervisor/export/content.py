@@ -11,7 +11,8 @@ import pyarrow as pa
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from service.contract import ROWS_FILE, ScoreRow
+from service.contract.protocol import ROWS_FILE
+from service.contract.results import ScoreRow
 from service.lifecycle.exports import Filter, Format, Kind
 from service.lifecycle.holding import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from service.contract import ErrorCode, Failure
+from service.contract.failure import ErrorCode, Failure
 from worker.supervisor.audit.step_folder import InputMissingError
 
 if sys.version_info >= (3, 14):

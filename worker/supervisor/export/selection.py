@@ -4,7 +4,7 @@ from datetime import datetime
 
 from sqlalchemy import ColumnExpressionArgument, and_, or_, select
 
-from service.contract import Side
+from service.contract.results import Side
 from service.lifecycle.exports import Filter
 from service.store.tables import Score
 from service.store.verdict_tables import VerdictChange

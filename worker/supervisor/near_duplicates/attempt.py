@@ -10,7 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import COUNTED_FILE, ROWS_FILE, ErrorCode, Failure, NearDuplicates
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import COUNTED_FILE, ROWS_FILE
+from service.contract.results import NearDuplicates
 from service.lifecycle.commands import AGAIN
 from service.lifecycle.datasets import publish_near_duplicates
 from service.lifecycle.holding import Claim

@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from service.contract import CHECKPOINT_MANIFEST
+from service.contract.protocol import CHECKPOINT_MANIFEST
 
 FORMAT = 1
 """Raised with every change to what a checkpoint holds or how: one of another format is not resumed from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from service.contract import StepSpec
+from service.contract.spec import StepSpec
 
 LIBRARIES = ("numpy", "torch", "transformers", "peft")
 """Whose versions decide over bits."""

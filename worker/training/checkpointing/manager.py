@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from service.contract import CHECKPOINTS_KEPT, CheckpointEvent, NoticeEvent
+from service.contract.protocol import CHECKPOINTS_KEPT, CheckpointEvent, NoticeEvent
 from worker.training.checkpointing.format import PARTIAL, ForeignError, UnusableError, read_checkpoint, write_checkpoint
 from worker.training.checkpointing.state import TrainingState
 from worker.training.errors import StoppedError

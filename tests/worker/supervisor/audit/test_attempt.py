@@ -18,7 +18,8 @@ import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, Summary, TrainingConfig
+from service.contract.results import Summary
+from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from service.lifecycle.commands import expire_one, request_cancel
 from service.local.postgres import USER, EmbeddedPostgres
 from service.settings import Settings

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from service.contract import CheckpointEvent
+from service.contract.protocol import CheckpointEvent
 from service.lifecycle.commands import Claim
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.contract import MetricEvent
+from service.contract.protocol import MetricEvent
 from worker.supervisor.audit.metric_sampling import POINTS, MetricThinning
 
 

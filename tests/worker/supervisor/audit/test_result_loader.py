@@ -10,7 +10,7 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
+from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from service.lifecycle.commands import claim
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key

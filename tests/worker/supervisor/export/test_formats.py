@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import select
 
-from service.contract import ScoreRow
+from service.contract.results import ScoreRow
 from service.store.tables import Audit, Score, ScoreList
 from tests.support.export_bench import Bench
 from tests.support.exportable import jsonl

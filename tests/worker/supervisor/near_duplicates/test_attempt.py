@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract import NearDuplicates
+from service.contract.results import NearDuplicates
 from service.lifecycle.commands import claim
 from service.lifecycle.datasets import publish_near_duplicates, queue_duplicate_count
 from service.lifecycle.reconcile import Reconciler

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from service.contract import CheckpointEvent, MetricEvent, ModelSpec, NoticeEvent, TrainingConfig
+from service.contract.protocol import CheckpointEvent, MetricEvent, NoticeEvent
+from service.contract.spec import ModelSpec, TrainingConfig
 from worker.influence.capture import layer_stacks
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder

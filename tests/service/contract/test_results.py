@@ -1,6 +1,6 @@
 """What an older child or supervisor would misread carries another number."""
 
-from service.contract import CONTRACT_VERSION, StepSpec
+from service.contract.spec import CONTRACT_VERSION, StepSpec
 
 
 def test_a_spec_names_the_version_of_its_commands_and_events() -> None:

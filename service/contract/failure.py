@@ -1,0 +1,35 @@
+"""Why an attempt failed, in a form for programs and for people."""
+
+from enum import StrEnum
+
+from service.contract.closed import Closed
+
+
+class ErrorCode(StrEnum):
+    """Why an audit failed. Stable: clients match on these."""
+
+    BAD_CONFIG = "bad_config"
+    MODEL_NOT_FOUND = "model_not_found"
+    MODEL_GATED = "model_gated"
+    MODEL_UNSAFE = "model_unsafe"
+    OUT_OF_MEMORY = "out_of_memory"
+    KILLED = "killed"
+    DISK_FULL = "disk_full"
+    LOSS_NOT_FINITE = "loss_not_finite"
+    NOTHING_TO_TRAIN_ON = "nothing_to_train_on"
+    CHILD_CRASHED = "child_crashed"
+    INPUT_MISSING = "input_missing"
+    LEASE_LOST = "lease_lost"
+    NETWORK = "network"
+    INTERNAL = "internal"
+
+
+class Failure(Closed):
+    """A failed audit's error: `code` for programs, `message` says what happened, `hint` what to do next.
+
+    None of them ever holds a sample's text.
+    """
+
+    code: ErrorCode
+    message: str
+    hint: str = ""

