@@ -39,7 +39,8 @@ from service.contract.spec import TrainingConfig
 from service.datasets.rows_writer import SCHEMA
 from service.findings.orders import Order
 from service.keys.secrets import create_key
-from service.lifecycle.commands import claim, create_audit, publish
+from service.lifecycle.audits import create_audit, publish
+from service.lifecycle.jobs import claim
 from service.local.postgres import EmbeddedPostgres
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions

@@ -34,7 +34,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.protocol import ProgressEvent, Stage
 from service.keys.secrets import create_key
-from service.lifecycle.commands import Claim, claim, record_event, record_progress
+from service.lifecycle.audits import record_event, record_progress
+from service.lifecycle.jobs import Claim, claim
 from service.local.postgres import EmbeddedPostgres
 from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions

@@ -16,7 +16,7 @@ from service.contract.spec import TrainingConfig
 from service.http.auth import Principal
 from service.http.problems import Problem
 from service.http.scoping import not_found, scoped
-from service.lifecycle.commands import step_keys
+from service.lifecycle.audits import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable

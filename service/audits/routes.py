@@ -33,8 +33,9 @@ from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.commands import NotEndedError, NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
+from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake_idle
 

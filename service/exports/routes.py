@@ -19,8 +19,8 @@ from service.http.problems import Problem
 from service.http.request_ids import request_id
 from service.http.routing import declared_problems, resource_router
 from service.http.scoping import not_found
-from service.lifecycle.commands import NotEndedError
 from service.lifecycle.exports import create_export, delete_export, request_cancel_export
+from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake_idle
 from service.store.objects import export_key, export_prefix

@@ -4,9 +4,9 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.contract.results import NearDuplicates
-from service.lifecycle.commands import succeed
-from service.lifecycle.holding import Claim
-from service.lifecycle.record import add_job
+from service.lifecycle.claims import Claim
+from service.lifecycle.job_rows import add_job
+from service.lifecycle.jobs import succeed
 from service.store.tables import Dataset
 
 

@@ -3,8 +3,9 @@
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from service.lifecycle.commands import NotEndedError, current_job
-from service.lifecycle.holding import locked
+from service.lifecycle.audits import current_job
+from service.lifecycle.claims import locked
+from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.purging import purge_data, purge_objects
 from service.lifecycle.transitions import TERMINAL, State
 from service.store.objects import audit_prefix, export_prefix

@@ -6,10 +6,10 @@ from typing import Literal
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from service.lifecycle.commands import NotEndedError, stop, succeed
-from service.lifecycle.holding import Claim, first, held, locked
+from service.lifecycle.claims import Claim, first, held, locked
+from service.lifecycle.job_rows import add_job, write_progress
+from service.lifecycle.jobs import NotEndedError, stop, succeed
 from service.lifecycle.purging import purge_objects
-from service.lifecycle.record import add_job, write_progress
 from service.lifecycle.transitions import TERMINAL, State
 from service.settings import CANCEL_SECONDS
 from service.store.ids import new_id

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Interval, delete, literal, select, tuple_,
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.record import now
+from service.lifecycle.job_rows import now
 from service.store.objects import ObjectStore
 from service.store.tables import AuditData, Finding, ObjectPurge, Score, ScoreList
 from service.store.verdict_tables import Verdict, VerdictChange

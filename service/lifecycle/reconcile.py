@@ -14,13 +14,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import expire_one
+from service.lifecycle.job_rows import now
+from service.lifecycle.jobs import expire_one
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.lifecycle.purging import purge_due
-from service.lifecycle.record import now
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
-from service.lifecycle.workers import forget_the_gone, wake_ups_due
+from service.lifecycle.workers import delete_stale_workers, wake_ups_due
 from service.settings import LANES, Settings
 from service.store.expiry import delete_expired_answers
 from service.store.objects import ObjectStore
@@ -85,7 +85,7 @@ class Reconciler:
         while self._expire_one():
             pass
         with self._sessions.begin() as session:
-            forget_the_gone(session)
+            delete_stale_workers(session)
             delete_expired_answers(session)
             due = {
                 lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES

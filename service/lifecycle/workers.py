@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Interval, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.lifecycle.record import now
+from service.lifecycle.job_rows import now
 from service.lifecycle.transitions import HELD, State
 from service.settings import MISSED_BEATS, Lane
 from service.store.tables import Audit, Export, Job, Worker
@@ -46,7 +46,7 @@ def leave(session: Session, *, owner: str) -> None:
     session.execute(delete(Worker).where(Worker.owner == owner))
 
 
-def forget_the_gone(session: Session) -> None:
+def delete_stale_workers(session: Session) -> None:
     """Deletes workers that have not been heard of for FORGOTTEN_AFTER."""
     session.execute(delete(Worker).where(Worker.seen_at < now() - literal(FORGOTTEN_AFTER, Interval())))
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from service.keys.secrets import create_sign_in_link
-from service.lifecycle.commands import requeue_orphans
+from service.lifecycle.jobs import requeue_orphans
 from service.local.admin_key import admin_key_file, ensure_admin_key
 from service.local.children import Child, ChildrenFile
 from service.local.errors import PartEndedError, PortInUseError, StackError

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.protocol import ProgressEvent, Stage
-from service.lifecycle.commands import publish, record_progress, start_step
+from service.lifecycle.audits import publish, record_progress, start_step
 from tests.support.made_audits import (
     HOSTILE,
     add_scores,

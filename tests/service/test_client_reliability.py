@@ -18,7 +18,8 @@ from service import client as client_module
 from service.audits import changes as changes_module
 from service.client import ApiError, Client, UnreachableError
 from service.contract.protocol import ProgressEvent, Stage
-from service.lifecycle.commands import Claim, claim, publish, record_event, record_progress
+from service.lifecycle.audits import publish, record_event, record_progress
+from service.lifecycle.jobs import Claim, claim
 from service.settings import Settings
 from service.store.tables import Audit, Base, Dataset, Model, Probe
 from tests.support.builders import add_audit, summary_of

@@ -13,8 +13,9 @@ from starlette.testclient import TestClient
 from service.http.auth import Scope, require
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key
-from service.lifecycle.commands import claim, publish
+from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
+from service.lifecycle.jobs import claim
 from service.store.score_lists import add_lists
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 

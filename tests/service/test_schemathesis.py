@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.client import Client
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import claim, create_audit, publish
+from service.lifecycle.audits import create_audit, publish
+from service.lifecycle.jobs import claim
 from service.settings import Settings
 from service.store.score_lists import add_lists
 from tests.support.builders import add_model, add_probe, summary_of

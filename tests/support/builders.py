@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import create_audit
+from service.lifecycle.audits import create_audit
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Model, Probe
 from tests.support.summaries import make_probe_summary, make_summary

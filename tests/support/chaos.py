@@ -20,7 +20,7 @@ import redis
 from sqlalchemy import func, select, text
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import create_audit
+from service.lifecycle.audits import create_audit
 from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake
 from service.local.postgres import USER, EmbeddedPostgres

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import create_audit, publish
+from service.lifecycle.audits import create_audit, publish
 from service.store.ids import new_id
 from service.store.objects import ObjectStore, dataset_key
 from service.store.tables import Audit, Dataset

@@ -13,17 +13,9 @@ from sqlalchemy.orm import Session
 from service.contract.protocol import MetricEvent, ProgressEvent, Stage
 from service.contract.results import BASELINE_COLUMNS, Caution, Histogram, NullFit, Summary
 from service.contract.spec import COMBINE, TrainingConfig, train_step_key
-from service.lifecycle.commands import (
-    Claim,
-    claim,
-    create_audit,
-    finish_step,
-    publish,
-    record_event,
-    record_progress,
-    start_step,
-)
+from service.lifecycle.audits import create_audit, finish_step, publish, record_event, record_progress, start_step
 from service.lifecycle.exports import create_export
+from service.lifecycle.jobs import Claim, claim
 from service.store.ids import new_id
 from service.store.score_lists import add_lists
 from service.store.tables import Audit, Dataset, Export, Finding, Model, Probe, Score

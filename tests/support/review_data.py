@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.lifecycle.commands import claim, publish
+from service.lifecycle.audits import publish
+from service.lifecycle.jobs import claim
 from service.store.tables import Audit, Finding
 from tests.support.builders import add_audit, summary_of
 from tests.support.made_audits import add_scores

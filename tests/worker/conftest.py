@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import create_audit
+from service.lifecycle.audits import create_audit
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects

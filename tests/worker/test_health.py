@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import claim
+from service.lifecycle.jobs import claim
 from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.tables import Audit

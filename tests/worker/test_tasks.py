@@ -16,7 +16,7 @@ import redis
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import request_cancel
+from service.lifecycle.audits import request_cancel
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
 from service.settings import Settings

@@ -7,8 +7,8 @@ import time
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle import commands
-from service.lifecycle.commands import Claim
+from service.lifecycle import jobs
+from service.lifecycle.jobs import Claim
 from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
@@ -66,7 +66,7 @@ class Supervisor:
         def take(session: Session) -> Claim | None:
             nonlocal since
             since = time.monotonic()
-            return commands.claim(session, lane=lane, owner=self._owner, lease_seconds=self._settings.lease_seconds)
+            return jobs.claim(session, lane=lane, owner=self._owner, lease_seconds=self._settings.lease_seconds)
 
         claim = Transactions(self._sessions).surely(take)
         if claim is None:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 
 from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
-from service.lifecycle.commands import AGAIN
+from service.lifecycle.jobs import AGAIN
 from service.store.objects import ObjectStoreUnavailableError
 
 RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})

@@ -13,8 +13,8 @@ from types import TracebackType
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle import commands
-from service.lifecycle.commands import Claim
+from service.lifecycle import jobs
+from service.lifecycle.jobs import Claim
 from worker.process.child_process import Child
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Lease:
             asked = time.monotonic()
             try:
                 with self._sessions.begin() as session:
-                    left = commands.renew(session, self._claim, lease_seconds=self._seconds)
+                    left = jobs.renew(session, self._claim, lease_seconds=self._seconds)
             except SQLAlchemyError as error:
                 log.warning("the lease could not be renewed: %s", type(error).__name__)
                 # Soon again: what is left of the lease is all the time that there is.

@@ -9,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.contract.failure import Failure
-from service.lifecycle import commands
-from service.lifecycle.holding import Claim
+from service.lifecycle import jobs
+from service.lifecycle.claims import Claim
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.settings import Settings
 from service.store.objects import ObjectStore
@@ -67,7 +67,7 @@ class Conclusion:
             return Reason.LEASE_LOST
         if self._stopping.is_set():
             return Reason.SHUTDOWN
-        cancel = self._database.once(lambda session: commands.cancel_requested(session, self._claim))
+        cancel = self._database.once(lambda session: jobs.cancel_requested(session, self._claim))
         return Reason.CANCEL if cancel else None
 
     def stopped(self, reason: Reason) -> str:
@@ -75,19 +75,19 @@ class Conclusion:
         if reason is Reason.LEASE_LOST:
             return FENCED
         if reason is Reason.SHUTDOWN:
-            ours = self.surely(lambda session: commands.release(session, self._claim))
+            ours = self.surely(lambda session: jobs.release(session, self._claim))
             return "released" if ours else FENCED
         return self.cancelled()
 
     def cancelled(self) -> str:
         """A user asked for it."""
-        return self._end(lambda session: commands.cancelled(session, self._claim), "cancelled")
+        return self._end(lambda session: jobs.mark_cancelled(session, self._claim), "cancelled")
 
     def failed(self, failure: Failure) -> str:
         """For good, or until the next attempt."""
 
         def fail(session: Session) -> bool:
-            return commands.fail(
+            return jobs.fail(
                 session,
                 self._claim,
                 failure,

@@ -7,7 +7,7 @@ import time
 import pytest
 from sqlalchemy import text
 
-from service.lifecycle.commands import request_cancel
+from service.lifecycle.audits import request_cancel
 from tests.support.chaos import LONG, SHORT, Chaos, Reference, wait_for, waits_for_scores
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
 from service.contract.results import Summary
-from service.lifecycle.commands import claim, fail
+from service.lifecycle.jobs import claim, fail
 from service.store.tables import Audit
 from tests.support.made_audits import PROBES, SEED, make_published, make_queued
 from tests.support.summaries import make_group, make_probe_summary

@@ -15,16 +15,8 @@ from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import ProgressEvent, Stage
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import (
-    Claim,
-    cancelled,
-    claim,
-    fail,
-    publish,
-    record_event,
-    record_progress,
-    start_step,
-)
+from service.lifecycle.audits import publish, record_event, record_progress, start_step
+from service.lifecycle.jobs import Claim, claim, fail, mark_cancelled
 from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.tables import Audit, Job
@@ -274,7 +266,7 @@ def test_trying_again(client: TestClient, make_audit: Callable[[], Audit], sessi
     refused = client.post(f"/v1/audits/{audit_id}/retry")
     assert (refused.status_code, refused.json()["code"]) == (409, "audit_not_retryable")
     with sessions.begin() as session:
-        assert cancelled(session, again)
+        assert mark_cancelled(session, again)
     assert client.post(f"/v1/audits/{audit_id}/retry").json()["status"] == "queued"
     last = take(sessions)
     with sessions.begin() as session:
@@ -306,7 +298,7 @@ def test_cancelling(client: TestClient, make_audit: Callable[[], Audit], session
         response = client.post(f"/v1/audits/{running}/cancel")
         assert (response.status_code, response.json()["status"]) == (202, "cancelling")
     with sessions.begin() as session:
-        cancelled(session, held)
+        mark_cancelled(session, held)
     audit = client.get(f"/v1/audits/{running}").json()
     assert audit["status"] == "cancelled"
     assert audit["created_at"] <= audit["started_at"] <= audit["cancel_requested_at"] <= audit["finished_at"]

@@ -9,8 +9,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
-from service.lifecycle.commands import cancelled, claim, fail, request_cancel, retry_audit
+from service.lifecycle.audits import request_cancel, retry_audit
 from service.lifecycle.exports import publish_export
+from service.lifecycle.jobs import claim, fail, mark_cancelled
 from service.lifecycle.purging import LATE_SECONDS, purge_due
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
@@ -176,7 +177,7 @@ def test_an_export_under_way_keeps_it(client: TestClient, sessions: Sessions, wo
     client.post(f"/v1/exports/{made[0]}/cancel")
     assert made[0] in client.delete(f"/v1/audits/{audit.id}").json()["detail"]
     with sessions.begin() as session:
-        assert cancelled(session, held)
+        assert mark_cancelled(session, held)
     assert client.delete(f"/v1/audits/{audit.id}").status_code == 204
 
 

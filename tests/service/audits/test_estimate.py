@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import claim, create_audit, publish
+from service.lifecycle.audits import create_audit, publish
+from service.lifecycle.jobs import claim
 from service.lifecycle.workers import beat
 from service.models.shapes import REGISTERED
 from service.store.ids import new_id

@@ -10,20 +10,16 @@ from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import ProgressEvent, Stage
-from service.lifecycle.commands import (
-    Claim,
-    claim,
-    fail,
+from service.lifecycle.audits import (
     finish_step,
     publish,
     record_event,
     record_progress,
-    release,
-    renew,
     request_cancel,
     retry_audit,
     start_step,
 )
+from service.lifecycle.jobs import Claim, claim, fail, release, renew
 from tests.support.builders import add_audit, summary_of
 from tests.support.made_audits import make_published
 

@@ -25,7 +25,8 @@ from service.audits.versions import read_versions
 from service.contract.protocol import ProgressEvent, Stage
 from service.http import event_stream as sse_module
 from service.keys.secrets import create_key
-from service.lifecycle.commands import Claim, claim, publish, record_event, record_progress, renew, request_cancel
+from service.lifecycle.audits import publish, record_event, record_progress, request_cancel
+from service.lifecycle.jobs import Claim, claim, renew
 from service.local.postgres import EmbeddedPostgres
 from service.settings import Settings
 from service.store.bootstrap import ensure_workspace, migrate

@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 
 from service.comparisons.comparing import draw_rows
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import claim, create_audit, publish
+from service.lifecycle.audits import create_audit, publish
+from service.lifecycle.jobs import claim
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects

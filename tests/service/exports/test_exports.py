@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
-from service.lifecycle.commands import claim, fail
+from service.lifecycle.claims import Claim
 from service.lifecycle.exports import record_export_progress
-from service.lifecycle.holding import Claim
+from service.lifecycle.jobs import claim, fail
 from service.lifecycle.workers import beat
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract.results import ScoreRow
-from service.lifecycle.commands import claim, publish, requeue_orphans
+from service.lifecycle.audits import publish
+from service.lifecycle.jobs import claim, requeue_orphans
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key

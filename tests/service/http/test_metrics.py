@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
-from service.lifecycle.commands import claim, expire_one, fail, release
+from service.lifecycle.jobs import claim, expire_one, fail, release
 from service.lifecycle.workers import beat
 from service.store.counters import Counted, count
 from service.store.tables import Audit

@@ -15,9 +15,10 @@ from service.contract.failure import ErrorCode, Failure
 from service.findings.queries import top_scores
 from service.http.auth import Principal
 from service.lifecycle import purging
-from service.lifecycle.commands import NotEndedError, claim, expire_one, fail, publish, request_cancel, retry_audit
+from service.lifecycle.audits import publish, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.exports import delete_export, publish_export
+from service.lifecycle.jobs import NotEndedError, claim, expire_one, fail
 from service.lifecycle.purging import AGAIN_SECONDS, LATE_SECONDS, purge_due, purge_objects
 from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import Claim, claim, publish, record_event, request_cancel
+from service.lifecycle.audits import publish, record_event, request_cancel
+from service.lifecycle.jobs import Claim, claim
 from service.store.tables import Audit, AuditEvent, Job
 from tests.support.builders import summary_of
 

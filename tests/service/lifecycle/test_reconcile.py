@@ -11,18 +11,8 @@ import redis
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import (
-    Claim,
-    cancelled,
-    claim,
-    expire_one,
-    finish_step,
-    publish,
-    renew,
-    request_cancel,
-    retry_audit,
-    start_step,
-)
+from service.lifecycle.audits import finish_step, publish, request_cancel, retry_audit, start_step
+from service.lifecycle.jobs import Claim, claim, expire_one, mark_cancelled, renew
 from service.lifecycle.reconcile import Reconciler, hold_scheduler
 from service.lifecycle.workers import beat, leave, live_workers
 from service.settings import Settings
@@ -113,7 +103,7 @@ class TestLease:
         assert 5 < left <= 10
         assert job_of(sessions, audit).lease_expires_at == ends
         with sessions.begin() as session:
-            assert cancelled(session, held)
+            assert mark_cancelled(session, held)
 
     def test_a_renewal_that_waits_for_a_take_over_finds_that_it_came_too_late(
         self, sessions: Sessions, make_audit: MakeAudit
@@ -376,7 +366,7 @@ class TestRetry:
         with sessions.begin() as session:
             start_step(session, held, "train:7", "ab" * 32)
             request_cancel(session, workspace_id=workspace_id, audit_id=audit.id)
-            cancelled(session, held)
+            mark_cancelled(session, held)
         with sessions.begin() as session:
             again = retry_audit(session, workspace_id=workspace_id, audit_id=audit.id)
             assert again.id != held.job_id
@@ -386,7 +376,7 @@ class TestRetry:
         second = take(sessions)
         assert (second.job_id, second.attempt) == (again.id, 2)
         with sessions.begin() as session:
-            assert not cancelled(session, held)
+            assert not mark_cancelled(session, held)
             assert publish(session, second, summary_of())
 
     def test_many_at_once_make_one_attempt(self, sessions: Sessions, workspace_id: str, make_audit: MakeAudit) -> None:
@@ -428,4 +418,4 @@ class TestRetry:
                 assert asked.result() == ("cancelled" if held is None else "cancelling")
             if held is not None:
                 with sessions.begin() as session:
-                    assert cancelled(session, held)
+                    assert mark_cancelled(session, held)

@@ -17,7 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import claim, create_audit
+from service.lifecycle.audits import create_audit
+from service.lifecycle.jobs import claim
 from service.local.errors import StackError
 from service.local.laptop import LaptopStack, worker_command
 from service.local.postgres import EmbeddedPostgres

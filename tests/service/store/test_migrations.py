@@ -13,8 +13,8 @@ from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import claim
 from service.lifecycle.deletion import delete_audit
+from service.lifecycle.jobs import claim
 from service.store.bootstrap import (
     REGISTERED_MODELS,
     alembic_config,

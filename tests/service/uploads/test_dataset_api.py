@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import create_audit
+from service.lifecycle.audits import create_audit
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key

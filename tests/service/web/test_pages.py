@@ -15,7 +15,8 @@ from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import ProgressEvent, Stage
 from service.contract.results import BaselineComparison, Drift
 from service.keys.secrets import create_key, create_sign_in_link
-from service.lifecycle.commands import fail, record_progress, request_cancel, start_step
+from service.lifecycle.audits import record_progress, request_cancel, start_step
+from service.lifecycle.jobs import fail
 from service.settings import Settings
 from tests.support.made_audits import HOSTILE, make_published, make_queued, record_metric, take, train
 from tests.support.summaries import make_group, make_probe_summary

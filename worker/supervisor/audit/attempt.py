@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.protocol import EXIT_STOPPED, CheckpointEvent, FailedEvent, FinishedEvent, ProgressEvent, Stage
 from service.contract.spec import COMBINE
-from service.lifecycle import commands
-from service.lifecycle.commands import Claim
+from service.lifecycle import audits
+from service.lifecycle.jobs import Claim
 from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
@@ -117,7 +117,7 @@ class Attempt:
         if step_key != COMBINE:
             stage_checkpoints(self._objects, self._claim, step_key, folder)
         sha256 = spec_sha256(work.spec)
-        if not self._surely(lambda session: commands.start_step(session, self._claim, step_key, sha256)):
+        if not self._surely(lambda session: audits.start_step(session, self._claim, step_key, sha256)):
             return FENCED
         if step_key != COMBINE:
             pace.start()
@@ -210,7 +210,7 @@ class Attempt:
         check_recording(folder)
 
         def finish(session: Session) -> bool:
-            return commands.finish_step(session, self._claim, step_key, True)
+            return audits.finish_step(session, self._claim, step_key, True)
 
         if not self._store(step_key, folder, finish):
             return self._conclusion.cancelled()
@@ -237,7 +237,7 @@ class Attempt:
                     findings_top=self._settings.findings_top,
                     on_progress=lambda done: self._show_publishing(done, scores),
                 )
-            if commands.finish_step(session, claim, step_key, True) and commands.publish(session, claim, summary):
+            if audits.finish_step(session, claim, step_key, True) and audits.publish(session, claim, summary):
                 return True
             session.rollback()  # of the scores too
             return False
@@ -269,4 +269,4 @@ class Attempt:
 
     def _show(self, event: ProgressEvent) -> None:
         self._tally.enter(event.stage)
-        self._database.once(lambda session: commands.record_progress(session, self._claim, event))
+        self._database.once(lambda session: audits.record_progress(session, self._claim, event))

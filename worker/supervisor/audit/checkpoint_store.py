@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from service.contract.protocol import CHECKPOINTS_FOLDER, CHECKPOINTS_KEPT, CheckpointEvent
-from service.lifecycle.commands import Claim
+from service.lifecycle.jobs import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, checkpoints_prefix
 
 log = logging.getLogger(__name__)

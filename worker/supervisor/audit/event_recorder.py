@@ -6,9 +6,9 @@ from collections.abc import Callable
 from sqlalchemy.orm import Session
 
 from service.contract.protocol import Event, MetricEvent, NoticeEvent, ProgressEvent, Stage
-from service.lifecycle import commands
-from service.lifecycle.commands import Claim
-from service.lifecycle.record import Level
+from service.lifecycle import audits
+from service.lifecycle.job_rows import Level
+from service.lifecycle.jobs import Claim
 from worker.supervisor.audit.eta import Pace
 from worker.supervisor.audit.metric_sampling import MetricThinning
 from worker.supervisor.audit.plan import Work
@@ -63,11 +63,11 @@ class Relay:
         event = event.model_copy(update={"eta_seconds": self._pace.eta_seconds(event.eta_seconds)})
         self._progress = None
         self._written_at = time.monotonic()
-        self._write(lambda session: commands.record_progress(session, self._claim, event))
+        self._write(lambda session: audits.record_progress(session, self._claim, event))
 
     def _record(self, level: Level, type: str, message: str, data: dict[str, object]) -> None:
         self._write(
-            lambda session: commands.record_event(
+            lambda session: audits.record_event(
                 session, self._claim, level=level, type=type, message=message, data=data
             )
         )

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.contract.protocol import RECORDING_FILE, ROWS_FILE
 from service.contract.spec import COMBINE, ModelSpec, StepSpec, TrainingConfig
 from service.contract.spec import Probe as ContractProbe
-from service.lifecycle.commands import Claim
+from service.lifecycle.jobs import Claim
 from service.store.objects import ObjectStore, audit_key, dataset_key
 from service.store.tables import Audit, AuditProbe, AuditStep, Dataset, Model, Probe
 from worker.supervisor.audit.step_folder import spec_sha256

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from service.contract.protocol import BASELINES_FILE, SCORES_FILE, TRACES_FILE
 from service.contract.results import Side
-from service.lifecycle.commands import Claim
+from service.lifecycle.jobs import Claim
 from service.store.rows import read_rows
 from service.store.score_lists import add_lists
 from service.store.tables import Finding

@@ -19,7 +19,7 @@ from service.contract.protocol import (
 )
 from service.contract.results import Summary
 from service.contract.spec import StepSpec
-from service.lifecycle.commands import Claim
+from service.lifecycle.jobs import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, audit_key
 
 

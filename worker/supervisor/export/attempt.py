@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.lifecycle.claims import Claim
 from service.lifecycle.exports import publish_export, record_export_progress
-from service.lifecycle.holding import Claim
 from service.settings import Settings
 from service.store.objects import ObjectStore, export_key, export_prefix
 from service.store.tables import Export

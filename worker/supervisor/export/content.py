@@ -13,8 +13,8 @@ from sqlalchemy.orm import Session
 
 from service.contract.protocol import ROWS_FILE
 from service.contract.results import ScoreRow
+from service.lifecycle.claims import Claim
 from service.lifecycle.exports import Filter, Format, Kind
-from service.lifecycle.holding import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.score_lists import HEADLINE, published_lists
 from service.store.tables import Audit, Dataset, Export, Score

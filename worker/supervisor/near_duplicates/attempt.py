@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import COUNTED_FILE, ROWS_FILE
 from service.contract.results import NearDuplicates
-from service.lifecycle.commands import AGAIN
+from service.lifecycle.claims import Claim
 from service.lifecycle.datasets import publish_near_duplicates
-from service.lifecycle.holding import Claim
+from service.lifecycle.jobs import AGAIN
 from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset

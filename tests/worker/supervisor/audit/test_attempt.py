@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.results import Summary
 from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
-from service.lifecycle.commands import expire_one, request_cancel
+from service.lifecycle.audits import request_cancel
+from service.lifecycle.jobs import expire_one
 from service.local.postgres import USER, EmbeddedPostgres
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

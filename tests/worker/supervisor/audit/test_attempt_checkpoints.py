@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.commands import request_cancel
+from service.lifecycle.audits import request_cancel
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import checkpoints_prefix

@@ -10,7 +10,7 @@ from typing import IO
 import pytest
 
 from service.contract.protocol import CheckpointEvent
-from service.lifecycle.commands import Claim
+from service.lifecycle.jobs import Claim
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, make_object_store

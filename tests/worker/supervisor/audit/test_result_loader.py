@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
-from service.lifecycle.commands import claim
+from service.lifecycle.jobs import claim
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Audit, Finding, Score, ScoreList

@@ -15,7 +15,6 @@ from typing import IO, Any
 import pytest
 from sqlalchemy import func, select, text, update
 
-from service.lifecycle.commands import claim
 from service.lifecycle.exports import (
     NotEndedError,
     delete_export,
@@ -23,6 +22,7 @@ from service.lifecycle.exports import (
     record_export_progress,
     request_cancel_export,
 )
+from service.lifecycle.jobs import claim
 from service.lifecycle.reconcile import Reconciler
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStoreUnavailableError

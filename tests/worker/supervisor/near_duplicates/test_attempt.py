@@ -12,8 +12,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.results import NearDuplicates
-from service.lifecycle.commands import claim
 from service.lifecycle.datasets import publish_near_duplicates, queue_duplicate_count
+from service.lifecycle.jobs import claim
 from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, DateTime, Interval, func, literal, select,
 from sqlalchemy.orm import Session
 
 from service.contract.protocol import ProgressEvent, Stage
-from service.lifecycle.transitions import TERMINAL, Life, State
+from service.lifecycle.transitions import TERMINAL, JobSnapshot, State
 from service.settings import Lane
 from service.store.ids import new_id
 from service.store.tables import Audit, AuditEvent, AuditStep, Export, Job
@@ -46,9 +46,9 @@ def now() -> ColumnElement[datetime]:
     return func.statement_timestamp(type_=DateTime(timezone=True))
 
 
-def life_of(job: Job) -> Life:
+def read_snapshot(job: Job) -> JobSnapshot:
     """What the row says."""
-    return Life(
+    return JobSnapshot(
         state=State(job.state),
         attempt=job.attempt,
         owner=job.owner,
@@ -58,26 +58,26 @@ def life_of(job: Job) -> Life:
     )
 
 
-def write_life(session: Session, job: Job, life: Life) -> None:
+def write_snapshot(session: Session, job: Job, snapshot: JobSnapshot) -> None:
     """Writes what the row says from now on, and what follows from the state alone."""
     left = State(job.state) if job.state is not None else State.QUEUED
-    job.state = life.state
-    job.attempt = life.attempt
-    job.owner = life.owner
-    job.lease_expires_at = life.lease_expires_at
-    job.next_attempt_at = life.next_attempt_at
-    job.failures = life.failures
-    if life.state in TERMINAL:
+    job.state = snapshot.state
+    job.attempt = snapshot.attempt
+    job.owner = snapshot.owner
+    job.lease_expires_at = snapshot.lease_expires_at
+    job.next_attempt_at = snapshot.next_attempt_at
+    job.failures = snapshot.failures
+    if snapshot.state in TERMINAL:
         # In the same statement: a CHECK holds them together.
         job.finished_at = now()
     session.flush()
-    if life.state is left:
+    if snapshot.state is left:
         return
-    if life.state not in TERMINAL and life.state is not State.QUEUED:
+    if snapshot.state not in TERMINAL and snapshot.state is not State.QUEUED:
         return
     stage: dict[str, Any] = {}
     if job.kind == "audit":
-        ended = {"state": "failed", "finished_at": now()} if life.state in TERMINAL else {"state": "pending"}
+        ended = {"state": "failed", "finished_at": now()} if snapshot.state in TERMINAL else {"state": "pending"}
         session.execute(
             update(AuditStep).where(AuditStep.audit_id == job.subject_id, AuditStep.state == "running").values(ended)
         )

@@ -13,21 +13,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import ProgressEvent, Stage
 from service.contract.spec import TrainingConfig
-from service.lifecycle.commands import (
-    Claim,
-    cancel_requested,
-    cancelled,
-    claim,
+from service.lifecycle.audits import (
     create_audit,
-    fail,
     finish_step,
     publish,
     record_event,
     record_progress,
     request_cancel,
-    requeue_orphans,
     start_step,
 )
+from service.lifecycle.jobs import Claim, cancel_requested, claim, fail, mark_cancelled, requeue_orphans
 from service.store.tables import Audit, AuditEvent, AuditProbe, AuditStep, Job
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
@@ -240,7 +235,7 @@ def test_cancel_of_a_running_audit_waits_for_its_worker(
         assert not cancel_requested(session, held)
     with sessions.begin() as session:
         # Nobody asked: a worker cannot cancel of its own will.
-        assert not cancelled(session, held)
+        assert not mark_cancelled(session, held)
     for _ in range(2):
         with sessions.begin() as session:
             assert request_cancel(session, workspace_id=workspace_id, audit_id=audit.id).state == "cancelling"
@@ -251,7 +246,7 @@ def test_cancel_of_a_running_audit_waits_for_its_worker(
     with sessions.begin() as session:
         assert not publish(session, held, summary_of())
     with sessions.begin() as session:
-        assert cancelled(session, held)
+        assert mark_cancelled(session, held)
     seen = snapshot(sessions, audit.id)
     assert (seen["job"]["state"], seen["audit"]["published_attempt"]) == ("cancelled", None)
     messages = [message for _, _, message in event_types(sessions, audit.id)]
@@ -310,7 +305,7 @@ def test_an_old_attempts_writes_change_nothing(sessions: Sessions, make_audit: C
             assert not finish_step(session, stranger, "train:7", True)
             assert not publish(session, stranger, summary_of())
             assert not fail(session, stranger, FAILURE)
-            assert not cancelled(session, stranger)
+            assert not mark_cancelled(session, stranger)
             assert cancel_requested(session, stranger)
     assert snapshot(sessions, audit.id) == before
 

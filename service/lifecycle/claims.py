@@ -7,8 +7,8 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from service.lifecycle import transitions
-from service.lifecycle.record import life_of, now
-from service.lifecycle.transitions import Hold
+from service.lifecycle.job_rows import now, read_snapshot
+from service.lifecycle.transitions import FencingToken
 from service.store.tables import Job
 
 
@@ -28,9 +28,9 @@ class Claim:
     """Of the request that asked for it."""
 
     @property
-    def hold(self) -> Hold:
+    def token(self) -> FencingToken:
         """By what the worker's acts are known."""
-        return Hold(self.attempt, self.owner)
+        return FencingToken(self.attempt, self.owner)
 
 
 def locked(*, skip_locked: bool = False) -> "Select[Job, datetime]":
@@ -47,6 +47,6 @@ def first(session: Session, query: "Select[Job, datetime]") -> tuple[Job, dateti
 def held(session: Session, claim: Claim) -> tuple[Job, datetime] | None:
     """The claim's job, locked, with the time, if it is still the claim's."""
     found = first(session, locked().where(Job.id == claim.job_id))
-    if found is None or not transitions.is_held(life_of(found[0]), claim.hold, found[1]):
+    if found is None or not transitions.is_held(read_snapshot(found[0]), claim.token, found[1]):
         return None
     return found

@@ -1,0 +1,250 @@
+"""What changes a job, whatever its kind. Each command takes a Session inside an open transaction and never commits.
+
+Commands lock the job's row first, so that they follow one another; a worker's commands find the row by
+(id, attempt, owner) and do nothing, returning False, once it is no longer that worker's or its lease has run out. What
+may follow what is in transitions.py. Times are the database's.
+"""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service.contract.failure import ErrorCode, Failure
+from service.lifecycle import transitions
+from service.lifecycle.claims import Claim, first, held, locked
+from service.lifecycle.job_rows import (
+    Level,
+    append_state,
+    now,
+    read_snapshot,
+    start_progress,
+    write_snapshot,
+)
+from service.lifecycle.transitions import HELD, MAX_FAILURES, JobSnapshot, State
+from service.settings import LEASE_SECONDS, RETRY_SECONDS, Lane
+from service.store.counters import Counted, count
+from service.store.tables import Job
+
+AGAIN = {
+    "audit": "Then retry the audit: it goes on where it was.",
+    "export": "Then ask for the export again.",
+    "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
+}
+"""What to do after a failure, by kind of job."""
+
+
+def lease_lost(kind: str) -> Failure:
+    """Why a job of that kind has failed whose worker is gone."""
+    return Failure(
+        code=ErrorCode.LEASE_LOST,
+        message="The worker was not heard of any more.",
+        hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the "
+        f"database. {AGAIN[kind]}",
+    )
+
+
+class NotEndedError(Exception):
+    """It is queued or runs, so it cannot be deleted: `state` is which."""
+
+    def __init__(self, state: State) -> None:
+        super().__init__(state)
+        self.state = state
+
+
+def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
+    """Takes the oldest due job of the lane for `owner`, or None where none is due.
+
+    `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
+    longer with every `renew`.
+    """
+    found = first(
+        session,
+        locked(skip_locked=True)
+        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+        .order_by(Job.next_attempt_at, Job.id)
+        .limit(1),
+    )
+    if found is None:
+        return None
+    job, at = found
+    snapshot = transitions.claim(read_snapshot(job), owner=owner, now=at, lease=timedelta(seconds=lease_seconds))
+    if snapshot is None:
+        return None
+    job.started_at = at
+    write_snapshot(session, job, snapshot)
+    start_progress(session, job)
+    append_state(session, job, f"Attempt {job.attempt} started.")
+    return Claim(
+        job_id=job.id,
+        kind=job.kind,
+        subject_id=job.subject_id,
+        workspace_id=job.workspace_id,
+        attempt=job.attempt,
+        owner=owner,
+        request_id=job.request_id,
+    )
+
+
+def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECONDS) -> float | None:
+    """Keeps the job for `lease_seconds` from now, but no longer than it was where a cancel is under way.
+
+    Returns the seconds that are left, counted from this statement; None: fenced.
+    """
+    found = held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    snapshot = transitions.renew(read_snapshot(job), claim.token, now=at, lease=timedelta(seconds=lease_seconds))
+    if snapshot is None or snapshot.lease_expires_at is None:
+        return None
+    write_snapshot(session, job, snapshot)
+    return (snapshot.lease_expires_at - at).total_seconds()
+
+
+def cancel_requested(session: Session, claim: Claim) -> bool:
+    """Whether the worker should stop: a user asked for it, or the job is no longer this claim's."""
+    state = session.scalar(
+        select(Job.state).where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.owner == claim.owner)
+    )
+    return state != State.RUNNING
+
+
+def succeed(session: Session, claim: Claim) -> Job | None:
+    """Ends the job as succeeded, for a command that makes its result public in the same transaction.
+
+    None, and nothing changes: fenced, or a cancel came first.
+    """
+    found = held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    snapshot = transitions.succeed(read_snapshot(job), claim.token, now=at)
+    if snapshot is None:
+        return None
+    write_snapshot(session, job, snapshot)
+    count(session, Counted.ATTEMPTS, "published")
+    return job
+
+
+def fail(
+    session: Session,
+    claim: Claim,
+    failure: Failure,
+    *,
+    retry: bool = False,
+    retry_seconds: float = RETRY_SECONDS,
+) -> bool:
+    """Ends the attempt: the job has failed, or with `retry` waits for the next attempt while it has failures left.
+
+    A job whose cancel had been asked for is cancelled. False: fenced.
+    """
+    found = held(session, claim)
+    if found is None:
+        return False
+    job, at = found
+    backoff = timedelta(seconds=retry_seconds)
+    snapshot = transitions.fail(read_snapshot(job), claim.token, now=at, retry=retry, backoff=backoff)
+    if snapshot is None:
+        return False
+    _write_failure(session, job, snapshot, failure, at)
+    return True
+
+
+def mark_cancelled(session: Session, claim: Claim) -> bool:
+    """Ends the job as cancelled. False: fenced, or nobody asked for a cancel."""
+    found = held(session, claim)
+    if found is None:
+        return False
+    job, at = found
+    snapshot = transitions.confirm_cancel(read_snapshot(job), claim.token, now=at)
+    if snapshot is None:
+        return False
+    write_snapshot(session, job, snapshot)
+    count(session, Counted.ATTEMPTS, "cancelled")
+    append_state(session, job, "Cancelled.")
+    return True
+
+
+def release(session: Session, claim: Claim) -> bool:
+    """Gives the job back, queued, as a worker that has to end does; a cancel asked for is a cancel. False: fenced."""
+    found = held(session, claim)
+    if found is None:
+        return False
+    job, at = found
+    snapshot = transitions.release(read_snapshot(job), claim.token, now=at)
+    if snapshot is None:
+        return False
+    count(session, Counted.ATTEMPTS, "released")
+    _write_return(session, job, snapshot, "The worker was stopped; queued again.", level="info")
+    return True
+
+
+def stop(session: Session, job: Job, at: datetime, *, within_seconds: float) -> None:
+    """Writes down that a user wants the locked job to stop; one that has ended stays as it is."""
+    snapshot = transitions.request_cancel(read_snapshot(job), now=at, within=timedelta(seconds=within_seconds))
+    if snapshot is None:
+        return
+    job.cancel_requested_at = at
+    write_snapshot(session, job, snapshot)
+    append_state(
+        session, job, "Cancelled before it started." if snapshot.state is State.CANCELLED else "Cancel requested."
+    )
+
+
+def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job | None:
+    """Takes one job back whose lease has run out: queued again, failed, or cancelled. None where there is none.
+
+    Passes over jobs that somebody else is just writing.
+    """
+    found = first(
+        session,
+        locked(skip_locked=True).where(Job.lease_expires_at <= now()).order_by(Job.lease_expires_at, Job.id).limit(1),
+    )
+    if found is None:
+        return None
+    job, at = found
+    snapshot = transitions.expire(read_snapshot(job), now=at, backoff=timedelta(seconds=retry_seconds))
+    if snapshot is None:
+        return None
+    if snapshot.state is State.CANCELLED:
+        count(session, Counted.ATTEMPTS, ErrorCode.LEASE_LOST)
+        _write_return(session, job, snapshot, "", level="warning")
+    else:
+        _write_failure(session, job, snapshot, lease_lost(job.kind), at)
+    return job
+
+
+def requeue_orphans(session: Session) -> int:
+    """Frees every job that a worker holds; call it only while no worker can be alive. Returns how many there were."""
+    found = session.execute(
+        locked().where(Job.state.in_(sorted(HELD))).order_by(Job.id).execution_options(populate_existing=True)
+    ).all()
+    for job, _ in found:
+        snapshot = transitions.give_back(read_snapshot(job))
+        assert snapshot is not None
+        _write_return(session, job, snapshot, "The worker is gone; queued again.", level="warning")
+    return len(found)
+
+
+def _write_failure(session: Session, job: Job, snapshot: JobSnapshot, failure: Failure, at: datetime) -> None:
+    write_snapshot(session, job, snapshot)
+    count(session, Counted.ATTEMPTS, failure.code)
+    error = failure.model_dump(mode="json")
+    if snapshot.state is State.QUEUED:
+        seconds = (snapshot.next_attempt_at - at).total_seconds()
+        message = f"{failure.message} Tried again in {seconds:.0f} s ({snapshot.failures} of {MAX_FAILURES} failures)."
+        append_state(session, job, message, level="warning", data=error)
+        return
+    if snapshot.state is State.FAILED:
+        job.error = error
+        session.flush()
+    append_state(session, job, failure.message, level="error", data=error)
+
+
+def _write_return(session: Session, job: Job, snapshot: JobSnapshot, message: str, *, level: Level) -> None:
+    write_snapshot(session, job, snapshot)
+    if snapshot.state is State.CANCELLED:
+        append_state(session, job, "Cancelled.")
+    else:
+        append_state(session, job, message, level=level)
