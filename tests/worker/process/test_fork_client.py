@@ -294,7 +294,7 @@ def test_a_broken_installation_is_told_by_a_spawned_child(
     ("importing", "why"),
     [
         ("import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()", "has left 1 threads"),
-        ("from worker import fork_server; fork_server.has_touched_a_gpu = lambda: True", "has touched the GPU"),
+        ("from worker.child import fork_server; fork_server.has_touched_a_gpu = lambda: True", "has touched the GPU"),
         ("import os; os._exit(1)", "it has ended"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", "has not started in time"),
     ],

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -59,11 +60,12 @@ def result_of(sessions: sessionmaker[Session], dataset: Dataset) -> dict[str, ob
 
 
 def children() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "worker.child.count_near_duplicates" in " ".join(process.cmdline())
-    ]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # ended meanwhile, or a zombie
+            if "worker.child.count_near_duplicates" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def test_the_count_is_published(
