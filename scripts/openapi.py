@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.http.problem_codes import PROBLEM_CODES
+from service.http.problems.codes import PROBLEM_CODES
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]

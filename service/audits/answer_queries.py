@@ -12,9 +12,9 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from service.audits.answer_schemas import AuditGroup, MetricPoint
 from service.contract.results import GroupCurve, GroupSummary, ProbeSummary, Summary
 from service.contract.spec import train_step_key
+from service.http.auth.scoping import not_found
 from service.http.pagination import invalid_cursor
-from service.http.problems import Problem
-from service.http.scoping import not_found
+from service.http.problems.handlers import Problem
 from service.store.tables import Audit, AuditEvent, AuditStep
 
 FACTS = (

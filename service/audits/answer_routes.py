@@ -28,9 +28,9 @@ from service.audits.queries import find_succeeded
 from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import MAX_PROBES
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.conditional.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
-from service.http.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag
 from service.http.fields import NO_NUL, PathId, Storable
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router

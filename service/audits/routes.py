@@ -20,19 +20,19 @@ from service.audits.queries import (
 from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.versions import Version, find_tag, tag_of
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.auth.scoping import not_found
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
-from service.http.etags import NOT_MODIFIED, ConditionsDep
-from service.http.event_stream import MEDIA_TYPE as EVENT_STREAM
-from service.http.event_stream import LastEventId, event_number, wants_events
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
+from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.prefer import PreferredWaitDep, unless_disconnected
-from service.http.problems import Problem
-from service.http.request_ids import request_id
+from service.http.problems.handlers import Problem
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import not_found
+from service.http.streaming.prefer import PreferredWaitDep, unless_disconnected
+from service.http.streaming.sse import MEDIA_TYPE as EVENT_STREAM
+from service.http.streaming.sse import LastEventId, event_number, wants_events
 from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.jobs import NotEndedError

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.audits.queries import find_succeeded
 from service.comparisons.comparing import Match, Matches, Side, compare, list_changed, load_side, match_sides
 from service.comparisons.schemas import Change, ChangedSample, Comparison
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
 from service.http.dependencies import ObjectsDep, TransactionsDep
 from service.http.fields import NO_NUL, Storable
 from service.http.pagination import Page, PageDep

@@ -4,10 +4,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from service.datasets.intake import Parsed
-from service.http.auth import Principal
+from service.http.auth.authentication import Principal
+from service.http.auth.scoping import get_scoped, scoped
 from service.http.in_use import delete_unused
-from service.http.request_ids import request_id
-from service.http.scoping import get_scoped, scoped
+from service.http.middleware.request_ids import request_id
 from service.lifecycle.datasets import queue_duplicate_count
 from service.lifecycle.purging import purge_objects
 from service.store.objects import dataset_key

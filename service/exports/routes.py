@@ -8,17 +8,17 @@ from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from service.audits.queries import find_published
 from service.exports.queries import find_export, find_finished, list_exports, render_export
 from service.exports.schemas import Export, ExportCreate
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.auth.scoping import not_found
+from service.http.conditional.downloads import download
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, weak_tag
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
-from service.http.downloads import download
-from service.http.etags import NOT_MODIFIED, ConditionsDep, weak_tag
 from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
+from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.problems import Problem
-from service.http.request_ids import request_id
+from service.http.problems.handlers import Problem
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import not_found
 from service.lifecycle.exports import create_export, delete_export, request_cancel_export
 from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import TERMINAL

@@ -21,10 +21,10 @@ from service.findings.queries import (
 )
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.findings.verdicts import find_verdicts, finding_not_found
-from service.http.answers import answer_json
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
 from service.http.dependencies import RowsDep, TransactionsDep
 from service.http.fields import PathId, Row
+from service.http.json_response import answer_json
 from service.http.pagination import Page, PageDep, PageRequest
 from service.http.routing import declared_problems, resource_router
 from service.store.score_lists import HEADLINE

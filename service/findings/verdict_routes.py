@@ -23,11 +23,11 @@ from service.findings.verdicts import (
     verdict_tag,
     withdraw_verdict,
 )
-from service.http.answers import answer_json
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import SessionDep, TransactionsDep
-from service.http.etags import NOT_MODIFIED, ConditionsDep
 from service.http.fields import PathId, Row
+from service.http.json_response import answer_json
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 

@@ -1,6 +1,6 @@
 """The OpenAPI document: what FastAPI knows of the routes, and what follows from them.
 
-From each route follow the problems that it can answer with (service.http.problem_codes), the scope that it needs, and
+From each route follow the problems that it can answer with (service.http.problems.codes), the scope that it needs, and
 links from what makes a resource to what takes its id. Examples of bodies stand in examples.json by the schema's name.
 """
 
@@ -15,12 +15,12 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from pydantic.json_schema import models_json_schema
 
-from service.http.auth import SAFE_METHODS, require
+from service.http.auth.authentication import SAFE_METHODS, require
 from service.http.dependencies import _objects, _rows
-from service.http.edge import HEALTH_PATHS
 from service.http.idempotency import Idempotent, streamed_key
-from service.http.problem_codes import PROBLEM_CODES, title_of
-from service.http.problems import MEDIA_TYPE, ProblemDocument
+from service.http.middleware.edge import HEALTH_PATHS
+from service.http.problems.codes import PROBLEM_CODES, title_of
+from service.http.problems.handlers import MEDIA_TYPE, ProblemDocument
 
 Json = dict[str, Any]
 

@@ -7,10 +7,10 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
-from service.http.auth import authenticate
+from service.http.auth.authentication import authenticate
 from service.http.idempotency import Idempotent, answer_once
-from service.http.problem_codes import PROBLEM_CODES, title_of
-from service.http.problems import MEDIA_TYPE
+from service.http.problems.codes import PROBLEM_CODES, title_of
+from service.http.problems.handlers import MEDIA_TYPE
 
 JSON_BODY_BYTES = 10 * 2**20
 """The largest JSON body that is read."""
@@ -63,7 +63,7 @@ def declared_problems(*answers: int | str) -> dict[int | str, dict[str, Any]]:
 
     Codes that follow from what the route is (service.http.openapi) need no declaration; the rest is named. Of a code
     with several statuses the last one is meant: that of an id in a body. Raises KeyError for a code that is not in
-    service.http.problem_codes.
+    service.http.problems.codes.
     """
     named = [(PROBLEM_CODES[code].statuses[-1], code) for code in answers if isinstance(code, str)]
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from service.contract.spec import ModelSource
-from service.http.problems import Problem
+from service.http.problems.handlers import Problem
 from service.store.bootstrap import REGISTERED_MODELS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")

@@ -3,8 +3,8 @@
 from sqlalchemy import or_
 from sqlalchemy.orm import Session
 
-from service.http.auth import Principal
-from service.http.scoping import not_found, scoped
+from service.http.auth.authentication import Principal
+from service.http.auth.scoping import not_found, scoped
 from service.store.tables import Model
 
 

@@ -6,16 +6,16 @@ from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
 
 from service.contract.spec import ModelSource
-from service.http.auth import Principal, not_installation_admin, require
+from service.http.auth.authentication import Principal, not_installation_admin, require
+from service.http.auth.scoping import scoped
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
-from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
-from service.http.problems import Problem
+from service.http.problems.handlers import Problem
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import scoped
 from service.models.admission import check_model
 from service.models.queries import find_model
 from service.models.schemas import Model, ModelCreate, render_model

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.auth.scoping import not_found
 from service.http.fields import PathId
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import not_found
 from service.probes.packs import ProbePack, ProbePackSummary, load_packs
 
 router = resource_router("probe-packs")

@@ -6,16 +6,16 @@ from fastapi import Depends, Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.auth.scoping import get_scoped, not_found, owned
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
-from service.http.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
-from service.http.problems import Problem, json_pointer
+from service.http.problems.handlers import Problem, json_pointer
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import get_scoped, not_found, owned
 from service.probes.packs import ProbePack, fill, load_packs, parameter_error
 from service.probes.schemas import PackOrigin, Probe, ProbeCreate, ProbeFromPack, ProbeSummary, render_probe
 from service.store.ids import new_id

@@ -8,8 +8,8 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
-from service.http.auth import authenticate
-from service.http.problems import Problem
+from service.http.auth.authentication import authenticate
+from service.http.problems.handlers import Problem
 from service.web.templating import render
 
 TITLES = {

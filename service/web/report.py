@@ -24,9 +24,9 @@ from service.findings.precision import audit_precision
 from service.findings.queries import flagged_scores, page_texts, render_finding
 from service.findings.schemas import AuditPrecision, Finding
 from service.findings.verdicts import find_verdicts
-from service.http.auth import Principal
-from service.http.etags import weak_tag
-from service.http.scoping import get_scoped, scoped
+from service.http.auth.authentication import Principal
+from service.http.auth.scoping import get_scoped, scoped
+from service.http.conditional.etags import weak_tag
 from service.store.tables import Audit, Dataset, Model, Probe
 from service.web import charts, evidence_charts, wording
 from service.web.charts import LossPoint

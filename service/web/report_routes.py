@@ -6,10 +6,10 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, Response
 
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.conditional.downloads import content_disposition
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import TransactionsDep
-from service.http.downloads import content_disposition
-from service.http.etags import NOT_MODIFIED, ConditionsDep
 from service.http.fields import PathId
 from service.http.routing import declared_problems, resource_router
 from service.web.report import content_security_policy, read_report, render_report

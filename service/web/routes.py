@@ -21,11 +21,11 @@ from service.findings.filters import Filter
 from service.findings.queries import page_texts, render_finding, top_scores
 from service.findings.routes import read_finding, read_page
 from service.findings.schemas import Finding, FindingDetail, Observation
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
 from service.http.dependencies import RowsDep, SessionDep, SettingsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
-from service.http.problems import Problem
+from service.http.problems.handlers import Problem
 from service.lifecycle.transitions import TERMINAL, State
 from service.probes.routes import list_all as list_probes
 from service.store.tables import Audit

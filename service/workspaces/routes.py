@@ -6,14 +6,14 @@ from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
+from service.http.auth.scoping import not_found, visible_workspaces
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.idempotency import FORGETFUL, IDEMPOTENT
 from service.http.pagination import Page, PageDep
-from service.http.problems import Problem
+from service.http.problems.handlers import Problem
 from service.http.routing import declared_problems, resource_router
-from service.http.scoping import not_found, visible_workspaces
 from service.keys.schemas import KeyCreate, KeyWithSecret, render_key_with_secret
 from service.keys.secrets import create_key
 from service.store.bootstrap import add_registered_models

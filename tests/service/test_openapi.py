@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.http.openapi import examples
-from service.http.problem_codes import PROBLEM_CODES
+from service.http.problems.codes import PROBLEM_CODES
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth import Scope, require
+from service.http.auth.authentication import Scope, require
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key
 from service.lifecycle.audits import publish

@@ -23,7 +23,7 @@ from service.audits import event_stream as stream_module
 from service.audits.changes import AuditChanges
 from service.audits.versions import read_versions
 from service.contract.protocol import ProgressEvent, Stage
-from service.http import event_stream as sse_module
+from service.http.streaming import sse as sse_module
 from service.keys.secrets import create_key
 from service.lifecycle.audits import publish, record_event, record_progress, request_cancel
 from service.lifecycle.jobs import Claim, claim, renew

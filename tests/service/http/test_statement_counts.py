@@ -24,7 +24,7 @@ def audit_id(sessions: sessionmaker[Session], workspace_id: str) -> str:
 @pytest.fixture
 def count(client: TestClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     """Asks for a path and says how many statements that took; the key stays known for as long as the test runs."""
-    monkeypatch.setattr("service.http.principals.KEPT_SECONDS", 600.0)
+    monkeypatch.setattr("service.http.auth.principal_cache.KEPT_SECONDS", 600.0)
     counted = itertools.count()
 
     def listen(*_: Any) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.auth import Principal, require
+from service.http.auth.authentication import Principal, require
 from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.transactions import share_pool
 from service.keys.secrets import create_key

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 from fastapi.testclient import TestClient
 
-from service.http.downloads import BLOCK_BYTES, THREADS, content_disposition
+from service.http.conditional.downloads import BLOCK_BYTES, THREADS, content_disposition
 from service.settings import Settings
 from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
 from tests.support.s3_server import S3Server

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.auth import COOKIE, Principal
-from service.http.principals import KEPT_SECONDS, Principals
-from service.http.tokens import SHOWN_PREFIX, digest, new_key
+from service.http.auth.authentication import COOKIE, Principal
+from service.http.auth.key_format import SHOWN_PREFIX, digest, new_key
+from service.http.auth.principal_cache import KEPT_SECONDS, Principals
 from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings
 from service.store.ids import new_id
@@ -188,7 +188,7 @@ def test_nothing_is_known_beyond_its_end(ends_in: float) -> None:
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.http.principals.MOST_KEPT", 3)
+    monkeypatch.setattr("service.http.auth.principal_cache.MOST_KEPT", 3)
     principals = Principals()
     for number in range(10):
         principals.keep(b"%d" % number, PRINCIPAL, principals.ask(), None)

@@ -24,4 +24,4 @@ def test_nothing_else_compares_workspaces() -> None:
             sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             if any(isinstance(side, ast.Attribute) and side.attr == "workspace_id" for side in sides):
                 found.add(str(path.relative_to(SERVICE)))
-    assert found == set(MAY_COMPARE), "use scoped(), owned() or get_scoped() of service.http.scoping"
+    assert found == set(MAY_COMPARE), "use scoped(), owned() or get_scoped() of service.http.auth.scoping"

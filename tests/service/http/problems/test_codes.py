@@ -1,11 +1,11 @@
-"""service.http.problem_codes and docs/api.md have every code that the service can answer with, and no other."""
+"""service.http.problems.codes and docs/api.md have every code that the service can answer with, and no other."""
 
 import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.http.problem_codes import PROBLEM_CODES
+from service.http.problems.codes import PROBLEM_CODES
 
 ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"[a-z]+(_[a-z0-9]+)*")

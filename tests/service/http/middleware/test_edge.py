@@ -5,7 +5,7 @@ import logging
 import pytest
 from starlette.testclient import TestClient
 
-from service.http.edge import host_name
+from service.http.middleware.edge import host_name
 
 
 @pytest.mark.parametrize(

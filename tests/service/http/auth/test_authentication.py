@@ -9,8 +9,8 @@ from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth import COOKIE
-from service.http.tokens import digest, new_key
+from service.http.auth.authentication import COOKIE
+from service.http.auth.key_format import digest, new_key
 from service.keys.secrets import create_key, create_sign_in_link
 from service.store.tables import ApiKey, BrowserSession, SignInLink
 

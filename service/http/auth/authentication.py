@@ -25,9 +25,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service.http.principals import Principals
-from service.http.problems import Problem
-from service.http.tokens import digest, is_well_formed
+from service.http.auth.key_format import digest, is_well_formed
+from service.http.auth.principal_cache import Principals
+from service.http.problems.handlers import Problem
 from service.http.transactions import Transactions
 from service.store.bootstrap import DEFAULT_WORKSPACE
 from service.store.tables import ApiKey, BrowserSession, Workspace

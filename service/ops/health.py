@@ -17,13 +17,13 @@ from service.contract.spec import (
     WARN_DATASET_ROWS,
     TrainingConfig,
 )
-from service.http.auth import Principal, require
-from service.http.broker import BrokerCheck
+from service.http.auth.authentication import Principal, require
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
-from service.http.metrics import exposition, queue_ages
 from service.http.pagination import MAX_LIMIT
-from service.http.problems import Problem
+from service.http.problems.handlers import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
+from service.ops.broker_check import BrokerCheck
+from service.ops.metrics import exposition, queue_ages
 from service.store.bootstrap import database_revision
 
 MAX_PROBE_ITEMS = 1000

@@ -8,8 +8,8 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.etags import ConditionsDep, install_conditional_requests, strong_tag, weak_tag
-from service.http.problems import install_problem_handlers
+from service.http.conditional.etags import ConditionsDep, install_conditional_requests, strong_tag, weak_tag
+from service.http.problems.handlers import install_problem_handlers
 from service.keys.secrets import create_key
 from tests.support.builders import add_dataset, add_model, add_probe
 

@@ -6,7 +6,7 @@ import string
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.http.tokens import digest, is_well_formed, new_key, new_token
+from service.http.auth.key_format import digest, is_well_formed, new_key, new_token
 
 
 def test_keys_are_well_formed_and_differ() -> None:

@@ -112,7 +112,7 @@ def test_nothing_of_a_workspace_is_in_it(
 
 SHARING = """
     import multiprocessing
-    from service.http.metrics import RequestMetrics
+    from service.ops.metrics import RequestMetrics
 
     def serve(number, metrics):
         for _ in range(number):

@@ -12,9 +12,9 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.http.auth.key_format import new_key
 from service.http.dependencies import SessionDep
-from service.http.problems import Problem
-from service.http.tokens import new_key
+from service.http.problems.handlers import Problem
 from service.settings import Settings
 from service.store.tables import Workspace
 

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.ranges import not_modified, requested_range
+from service.http.conditional.ranges import not_modified, requested_range
 from service.store.objects import ObjectStore
 
 BLOCK_BYTES = 1 << 18

@@ -15,7 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
 if TYPE_CHECKING:
-    from service.http.auth import Principal
+    from service.http.auth.authentication import Principal
 
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10_000
