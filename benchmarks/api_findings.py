@@ -42,9 +42,10 @@ from service.keys.secrets import create_key
 from service.lifecycle.audits import create_audit, publish
 from service.lifecycle.jobs import claim
 from service.local.postgres import EmbeddedPostgres
-from service.store.bootstrap import ensure_workspace, migrate
+from service.migration import migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
+from service.store.seed import ensure_workspace
 from service.store.tables import Dataset, Model, Probe
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.supervisor.audit.result_loader import load_results

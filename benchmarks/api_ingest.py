@@ -31,8 +31,9 @@ import psutil
 
 from service.keys.secrets import create_key
 from service.local.postgres import EmbeddedPostgres
-from service.store.bootstrap import ensure_workspace, migrate
+from service.migration import migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 
 PEER = """
 import json, sys, tempfile, time

@@ -37,8 +37,9 @@ from service.keys.secrets import create_key
 from service.lifecycle.audits import record_event, record_progress
 from service.lifecycle.jobs import Claim, claim
 from service.local.postgres import EmbeddedPostgres
-from service.store.bootstrap import ensure_workspace, migrate
+from service.migration import migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 from tests.support.made_audits import make_queued
 
 POLL_SECONDS = 2.0

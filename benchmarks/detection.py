@@ -50,7 +50,7 @@ from service.contract.spec import (
 )
 from service.datasets.records import read_record, recognise
 from service.settings import get_settings
-from service.store.bootstrap import REGISTERED_MODELS
+from service.store.seed import REGISTERED_MODELS
 
 DEMO_MODEL = next(
     ModelSpec(source=ModelSource.BUNDLED, location=model["location"], revision=model["revision"])

@@ -1,1 +1,1 @@
-"""The database's schema, step by step (Alembic); `service.store.bootstrap.migrate` runs it."""
+"""The database's schema, step by step (Alembic); `service.migration.migrate` runs it."""

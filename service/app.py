@@ -33,6 +33,7 @@ from service.keys.routes import router as keys
 from service.keys.sign_in import router as sign_in
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
+from service.migration import head_revision
 from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
@@ -40,9 +41,8 @@ from service.ops.metrics import MeasuredRequests, RequestMetrics
 from service.probes.pack_routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
-from service.store.bootstrap import head_revision
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import make_object_store
+from service.store.object_store_factory import make_object_store
 from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web

@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 
 from service.keys.secrets import create_sign_in_link
 from service.local.admin_key import admin_key_file, ensure_admin_key
+from service.migration import migrate
 from service.settings import Settings, get_settings
-from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 
 USAGE = "usage: python -m service.bootstrap [sign-in-link https://HOST]"
 

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.local.postgres import USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
+from service.migration import migrate
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 from tests.support.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"

@@ -17,7 +17,8 @@ from service.lifecycle.wakeup import wake as send_wake
 from service.logs import configure_logging, describe_error
 from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
-from service.store.objects import ObjectStore, make_object_store
+from service.store.object_store_factory import make_object_store
+from service.store.objects import ObjectStore
 from worker.celery_app import app
 from worker.process.fork_client import make_starter
 from worker.process.workdirs import sweep

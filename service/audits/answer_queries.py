@@ -14,7 +14,7 @@ from service.contract.results import GroupCurve, GroupSummary, ProbeSummary, Sum
 from service.contract.spec import train_step_key
 from service.http.auth.scoping import not_found
 from service.http.pagination import invalid_cursor
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.store.tables import Audit, AuditEvent, AuditStep
 
 FACTS = (

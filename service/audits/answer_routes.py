@@ -28,7 +28,8 @@ from service.audits.queries import find_succeeded
 from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import MAX_PROBES
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.conditional.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
 from service.http.fields import NO_NUL, PathId, Storable
@@ -37,7 +38,7 @@ from service.http.routing import declared_problems, resource_router
 from service.store.tables import Audit
 
 router = resource_router("audits")
-Reader = Annotated[Principal, Depends(require())]
+Reader = Annotated[Principal, Depends(RequireScope())]
 ProbeNumber = Annotated[int, Query(ge=1, le=MAX_PROBES, description="Which of the audit's probes: 1, 2, ...")]
 GroupName = Annotated[
     str | None,

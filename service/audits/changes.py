@@ -14,7 +14,7 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.versions import Version, read_versions
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
 
 POLL_SECONDS = 1.0

@@ -15,7 +15,7 @@ from service.audits.schemas import AuditCreate
 from service.contract.protocol import Stage
 from service.contract.results import Caution
 from service.contract.spec import WARN_DATASET_ROWS, TrainingConfig
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import owned
 from service.lifecycle.workers import live_workers
 from service.models.shapes import Shape, shape_of

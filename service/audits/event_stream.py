@@ -15,8 +15,9 @@ from service.audits.changes import AuditChanges
 from service.audits.queries import find_state, list_events
 from service.audits.schemas import AuditEvent
 from service.audits.versions import Version
-from service.http.auth.authentication import Principal, authenticate_again
-from service.http.problems.handlers import Problem
+from service.http.auth.authentication import authenticate_again
+from service.http.auth.principal import Principal
+from service.http.problems.problem import Problem
 from service.http.streaming.sse import BEGIN, HEARTBEAT, HEARTBEAT_SECONDS, EventStream
 from service.http.transactions import Transactions
 from service.lifecycle.transitions import TERMINAL

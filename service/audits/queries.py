@@ -13,9 +13,9 @@ from service.contract.failure import Failure
 from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, scoped
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.lifecycle.audits import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.score_lists import PublishedAudit, published_lists

@@ -4,9 +4,9 @@ from sqlalchemy.orm import Session
 
 from service.audits.schemas import AuditCreate
 from service.contract.spec import MIN_DATASET_ROWS
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, scoped
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.models.queries import find_model
 from service.store.tables import Dataset, Model, Probe
 

@@ -20,7 +20,8 @@ from service.audits.queries import (
 from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.versions import Version, find_tag, tag_of
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
@@ -28,7 +29,7 @@ from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.http.streaming.prefer import PreferredWaitDep, unless_disconnected
 from service.http.streaming.sse import MEDIA_TYPE as EVENT_STREAM
@@ -40,8 +41,8 @@ from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake_idle
 
 router = resource_router("audits")
-Reader = Annotated[Principal, Depends(require())]
-Writer = Annotated[Principal, Depends(require("audits:write"))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
 
 REFUSALS = (
     "dataset_not_found",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, owned
 from service.http.conditional.etags import weak_tag
 from service.lifecycle.transitions import State

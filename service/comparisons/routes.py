@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 from service.audits.queries import find_succeeded
 from service.comparisons.comparing import Match, Matches, Side, compare, list_changed, load_side, match_sides
 from service.comparisons.schemas import Change, ChangedSample, Comparison
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.dependencies import ObjectsDep, TransactionsDep
 from service.http.fields import NO_NUL, Storable
 from service.http.pagination import Page, PageDep
@@ -20,7 +21,7 @@ from service.http.transactions import Transactions
 from service.store.objects import ObjectStore
 
 router = resource_router("comparisons")
-Reader = Annotated[Principal, Depends(require("findings:read"))]
+Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 AuditId = Annotated[
     str,
     Query(max_length=100, description="An audit that has succeeded.", json_schema_extra=NO_NUL),

@@ -33,3 +33,11 @@ class Failure(Closed):
     code: ErrorCode
     message: str
     hint: str = ""
+
+
+NEXT_STEP = {
+    "audit": "Then retry the audit: it goes on where it was.",
+    "export": "Then ask for the export again.",
+    "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
+}
+"""What to do after a failure, by kind of job."""

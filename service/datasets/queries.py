@@ -4,7 +4,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, defer
 
 from service.datasets.intake import Parsed
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import get_scoped, scoped
 from service.http.in_use import delete_unused
 from service.http.middleware.request_ids import request_id

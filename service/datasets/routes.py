@@ -14,22 +14,23 @@ from service.datasets.records import FORMATS, MAX_KEY_LENGTH, Mapping
 from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import Name, PathId
 from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.lifecycle.wakeup import wake
 from service.store.objects import dataset_key
 from service.store.tables import Dataset as DatasetTable
 
 router = resource_router("datasets")
-Reader = Annotated[Principal, Depends(require())]
-Writer = Annotated[Principal, Depends(require("datasets:write"))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 Column = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 

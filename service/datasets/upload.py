@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from service.datasets.intake import Form, Intake, Invalid, Parsed, Refused, Report
 from service.datasets.queries import dataset_exists, insert_dataset
-from service.http.auth.authentication import Principal
-from service.http.problems.handlers import Problem
+from service.http.auth.principal import Principal
+from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
 from service.settings import Settings
 from service.store.ids import new_id

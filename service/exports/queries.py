@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from service.audits.queries import render_progress
 from service.contract.failure import Failure
 from service.exports.schemas import Export
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, scoped
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.store.tables import Export as ExportTable
 from service.store.tables import Job

@@ -8,7 +8,8 @@ from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from service.audits.queries import find_published
 from service.exports.queries import find_export, find_finished, list_exports, render_export
 from service.exports.schemas import Export, ExportCreate
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, weak_tag
@@ -17,7 +18,7 @@ from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.lifecycle.exports import create_export, delete_export, request_cancel_export
 from service.lifecycle.jobs import NotEndedError
@@ -27,7 +28,7 @@ from service.store.objects import export_key, export_prefix
 
 router = resource_router("exports")
 of_audit = resource_router("audits/{audit_id}/exports", tag="exports")
-Reader = Annotated[Principal, Depends(require("findings:read"))]
+Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 """Whoever may read the findings may have them as a file, and throw the file away."""
 
 POLL_SECONDS = "1"

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from service.contract.results import Side
 from service.contract.spec import MAX_PROBES
 from service.http.fields import NO_NUL, Storable
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
 from service.store.verdict_tables import Verdict

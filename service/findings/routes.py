@@ -21,7 +21,8 @@ from service.findings.queries import (
 )
 from service.findings.schemas import Finding, FindingDetail, Observation
 from service.findings.verdicts import find_verdicts, finding_not_found
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.dependencies import RowsDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.json_response import answer_json
@@ -31,7 +32,7 @@ from service.store.score_lists import HEADLINE
 from service.store.stored_rows import StoredRows
 
 router = resource_router("audits/{audit_id}/findings", tag="findings")
-Reader = Annotated[Principal, Depends(require("findings:read"))]
+Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
 @router.get(

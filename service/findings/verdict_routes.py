@@ -23,7 +23,8 @@ from service.findings.verdicts import (
     verdict_tag,
     withdraw_verdict,
 )
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.fields import PathId, Row
@@ -32,8 +33,8 @@ from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 
 router = resource_router("audits/{audit_id}", tag="findings")
-Reader = Annotated[Principal, Depends(require("findings:read"))]
-Writer = Annotated[Principal, Depends(require("verdicts:write"))]
+Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
+Writer = Annotated[Principal, Depends(RequireScope("verdicts:write"))]
 
 
 @router.get(

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from service.findings.filters import listed
 from service.findings.listing import find_rows
 from service.findings.schemas import BulkResult, BulkSample, BulkVerdicts, VerdictSet
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.conditional.etags import Conditions, strong_tag
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.store.score_lists import PublishedAudit
 from service.store.tables import Score
 from service.store.verdict_tables import Verdict, VerdictChange

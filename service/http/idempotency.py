@@ -23,8 +23,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from service.http.auth.authentication import Principal, authenticate
-from service.http.problems.handlers import Problem
+from service.http.auth.authentication import authenticate
+from service.http.auth.principal import Principal
+from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
 from service.store.tables import IdempotencyRecord
 

@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import owned
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.store.tables import Audit
 
 NAMED = 3

@@ -15,12 +15,12 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
 from pydantic.json_schema import models_json_schema
 
-from service.http.auth.authentication import SAFE_METHODS, require
+from service.http.auth.authentication import SAFE_METHODS, RequireScope
 from service.http.dependencies import _objects, _rows
 from service.http.idempotency import Idempotent, streamed_key
 from service.http.middleware.edge import HEALTH_PATHS
 from service.http.problems.codes import PROBLEM_CODES, title_of
-from service.http.problems.handlers import MEDIA_TYPE, ProblemDocument
+from service.http.problems.problem import MEDIA_TYPE, ProblemDocument
 
 Json = dict[str, Any]
 
@@ -65,7 +65,7 @@ def dependencies(dependant: Dependant) -> Iterator[object]:
 
 def _complete(operation: Json, method: str, context: RouteContext) -> None:
     operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
-    guards = [call for call in dependencies(context.dependant) if isinstance(call, require)]
+    guards = [call for call in dependencies(context.dependant) if isinstance(call, RequireScope)]
     for guard in guards:
         if guard.scope is not None:
             operation["x-required-scope"] = guard.scope
@@ -85,7 +85,7 @@ def _complete(operation: Json, method: str, context: RouteContext) -> None:
 def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tuple[int, str]]:
     """Status and code of the problems that follow from what the route is."""
     calls = list(dependencies(context.dependant))
-    guards = [call for call in calls if isinstance(call, require)]
+    guards = [call for call in calls if isinstance(call, RequireScope)]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     json_body = body is not None and body["schema"].get("format") != "binary"
     parameters = {parameter["name"] for parameter in operation.get("parameters", ())}

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000

@@ -10,7 +10,7 @@ from starlette.types import Message, Receive
 from service.http.auth.authentication import authenticate
 from service.http.idempotency import Idempotent, answer_once
 from service.http.problems.codes import PROBLEM_CODES, title_of
-from service.http.problems.handlers import MEDIA_TYPE
+from service.http.problems.problem import MEDIA_TYPE
 
 JSON_BODY_BYTES = 10 * 2**20
 """The largest JSON body that is read."""

@@ -4,21 +4,22 @@ from typing import Annotated
 
 from fastapi import Depends, Response
 
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import get_scoped, scoped
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.idempotency import FORGETFUL
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.keys.schemas import Key, KeyCreate, KeyRotate, KeyWithSecret, render_key, render_key_with_secret
 from service.keys.secrets import create_key, revoke_key, rotate_key
 from service.store.tables import ApiKey
 
 router = resource_router("keys")
-Admin = Annotated[Principal, Depends(require("admin"))]
+Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 
 
 @router.post(

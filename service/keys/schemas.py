@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.http.auth.authentication import Scope
+from service.http.auth.principal import Scope
 from service.http.fields import Name, WholeNumber
 from service.store.tables import ApiKey
 

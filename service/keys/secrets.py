@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from service.http.auth.authentication import Scope
 from service.http.auth.key_format import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
+from service.http.auth.principal import Scope
 from service.http.auth.principal_cache import rights_changed
 from service.store.ids import new_id
 from service.store.tables import ApiKey, BrowserSession, SignInLink

@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse
 
 from service.http.auth.authentication import COOKIE, refuse_cross_site
 from service.http.dependencies import SessionDep, SettingsDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems
 from service.keys.secrets import end_browser_session, redeem_sign_in_link
 

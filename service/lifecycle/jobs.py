@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.contract.failure import ErrorCode, Failure
+from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.lifecycle import transitions
 from service.lifecycle.claims import Claim, first, held, locked
 from service.lifecycle.job_rows import (
@@ -26,13 +26,6 @@ from service.settings import LEASE_SECONDS, RETRY_SECONDS, Lane
 from service.store.counters import Counted, count
 from service.store.tables import Job
 
-AGAIN = {
-    "audit": "Then retry the audit: it goes on where it was.",
-    "export": "Then ask for the export again.",
-    "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
-}
-"""What to do after a failure, by kind of job."""
-
 
 def lease_lost(kind: str) -> Failure:
     """Why a job of that kind has failed whose worker is gone."""
@@ -40,7 +33,7 @@ def lease_lost(kind: str) -> Failure:
         code=ErrorCode.LEASE_LOST,
         message="The worker was not heard of any more.",
         hint="See whether workers run, and why the last one ended: its log, its machine's memory, its way to the "
-        f"database. {AGAIN[kind]}",
+        f"database. {NEXT_STEP[kind]}",
     )
 
 

@@ -25,9 +25,10 @@ from service.local.folders import make_folder, private_folder
 from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
+from service.migration import migrate
 from service.settings import LANES, Settings
-from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 
 HOST = "127.0.0.1"
 READY_SECONDS = 120.0

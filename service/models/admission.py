@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from service.contract.spec import ModelSource
-from service.http.problems.handlers import Problem
-from service.store.bootstrap import REGISTERED_MODELS
+from service.http.problems.problem import Problem
+from service.store.seed import REGISTERED_MODELS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """Files that PyTorch reads with pickle: loading one runs whatever it says."""

@@ -3,7 +3,7 @@
 from sqlalchemy import or_
 from sqlalchemy.orm import Session
 
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, scoped
 from service.store.tables import Model
 

@@ -6,7 +6,8 @@ from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
 
 from service.contract.spec import ModelSource
-from service.http.auth.authentication import Principal, not_installation_admin, require
+from service.http.auth.authentication import RequireScope, not_installation_admin
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import scoped
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
@@ -14,7 +15,7 @@ from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.models.admission import check_model
 from service.models.queries import find_model
@@ -24,8 +25,8 @@ from service.store.tables import Audit
 from service.store.tables import Model as ModelTable
 
 router = resource_router("models")
-Reader = Annotated[Principal, Depends(require())]
-Admin = Annotated[Principal, Depends(require("admin"))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 
 
 @router.post(

@@ -85,7 +85,7 @@ REGISTERED = {
         tie_word_embeddings=True,
     ),
 }
-"""Shapes by (source, location) of service.store.bootstrap.REGISTERED_MODELS."""
+"""Shapes by (source, location) of service.store.seed.REGISTERED_MODELS."""
 
 
 def shape_of(model: Model) -> Shape | None:

@@ -17,20 +17,20 @@ from service.contract.spec import (
     WARN_DATASET_ROWS,
     TrainingConfig,
 )
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.pagination import MAX_LIMIT
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
+from service.migration import database_revision
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
-from service.store.bootstrap import database_revision
-
-MAX_PROBE_ITEMS = 1000
+from service.probes.schemas import MAX_PROBE_ITEMS
 
 public = APIRouter(tags=["health"])
 router = APIRouter(tags=["info"], route_class=AuthenticatedRoute, responses=declared_problems(401, 503))
-AnyKey = Annotated[Principal, Depends(require())]
+AnyKey = Annotated[Principal, Depends(RequireScope())]
 
 
 class Health(BaseModel):

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends
 
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found
 from service.http.fields import PathId
 from service.http.pagination import Page, PageDep
@@ -12,7 +13,7 @@ from service.http.routing import declared_problems, resource_router
 from service.probes.packs import ProbePack, ProbePackSummary, load_packs
 
 router = resource_router("probe-packs")
-Reader = Annotated[Principal, Depends(require())]
+Reader = Annotated[Principal, Depends(RequireScope())]
 
 
 @router.get("", operation_id="list_probe_packs")

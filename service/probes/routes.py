@@ -6,7 +6,8 @@ from fastapi import Depends, Response
 from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import get_scoped, not_found, owned
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
@@ -14,7 +15,7 @@ from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.in_use import delete_unused
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem, json_pointer
+from service.http.problems.problem import Problem, json_pointer
 from service.http.routing import declared_problems, resource_router
 from service.probes.packs import ProbePack, fill, load_packs, parameter_error
 from service.probes.schemas import PackOrigin, Probe, ProbeCreate, ProbeFromPack, ProbeSummary, render_probe
@@ -23,8 +24,8 @@ from service.store.tables import Audit, AuditProbe
 from service.store.tables import Probe as ProbeTable
 
 router = resource_router("probes")
-Reader = Annotated[Principal, Depends(require())]
-Writer = Annotated[Principal, Depends(require("audits:write"))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
 
 
 @router.post(

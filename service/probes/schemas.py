@@ -7,8 +7,10 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from service.contract.spec import ProbeItem
 from service.http.fields import Name, Storable
-from service.ops.health import MAX_PROBE_ITEMS
 from service.store.tables import Probe as ProbeTable
+
+MAX_PROBE_ITEMS = 1000
+
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000), Storable]
 

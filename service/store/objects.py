@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO
 
-from service.settings import Settings
-
 COPY_BYTES = 1 << 20
 
 
@@ -62,21 +60,6 @@ class ObjectStore(ABC):
         """Copies an object out, into a file of its own. Raises as `open` does, and OSError."""
         with self.open(key) as reader, target.open("wb") as writer:
             shutil.copyfileobj(reader, writer, COPY_BYTES)
-
-
-def make_object_store(settings: Settings) -> ObjectStore:
-    """The store that the settings name. Connects to nothing yet.
-
-    Raises RuntimeError where a bucket is named and the client for buckets is not installed.
-    """
-    # Imported here, since the clients of buckets take long to import and most installations need none.
-    if settings.object_url is not None:
-        from service.store.s3_objects import S3Objects
-
-        return S3Objects(settings.object_url, endpoint=settings.object_endpoint, spool=settings.work)
-    from service.store.local_objects import LocalObjects
-
-    return LocalObjects(settings.objects)
 
 
 def key_parts(key: str) -> list[str]:

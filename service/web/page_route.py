@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
 from service.http.auth.authentication import authenticate
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.web.templating import render
 
 TITLES = {

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.audits.answer_queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import scoped
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score

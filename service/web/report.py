@@ -24,7 +24,7 @@ from service.findings.precision import audit_precision
 from service.findings.queries import flagged_scores, page_texts, render_finding
 from service.findings.schemas import AuditPrecision, Finding
 from service.findings.verdicts import find_verdicts
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import get_scoped, scoped
 from service.http.conditional.etags import weak_tag
 from service.store.tables import Audit, Dataset, Model, Probe

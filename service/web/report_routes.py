@@ -6,7 +6,8 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Depends, Response
 
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.conditional.downloads import content_disposition
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import TransactionsDep
@@ -15,7 +16,7 @@ from service.http.routing import declared_problems, resource_router
 from service.web.report import content_security_policy, read_report, render_report
 
 router = resource_router("audits")
-Reader = Annotated[Principal, Depends(require("findings:read"))]
+Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 """Whoever may read the findings: the report has their text."""
 
 MEDIA_TYPE = "text/html; charset=utf-8"

@@ -21,11 +21,12 @@ from service.findings.filters import Filter
 from service.findings.queries import page_texts, render_finding, top_scores
 from service.findings.routes import read_finding, read_page
 from service.findings.schemas import Finding, FindingDetail, Observation
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.dependencies import RowsDep, SessionDep, SettingsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.lifecycle.transitions import TERMINAL, State
 from service.probes.routes import list_all as list_probes
 from service.store.tables import Audit
@@ -38,9 +39,9 @@ from service.web.templating import STATIC, asset_hash, render
 router = APIRouter(include_in_schema=False)
 pages = APIRouter(route_class=PageRoute)
 
-Reader = Annotated[Principal, Depends(require())]
-Writer = Annotated[Principal, Depends(require("audits:write"))]
-FindingsReader = Annotated[Principal, Depends(require("findings:read"))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
+FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 Scheme = Annotated[DrawingScheme, Query()]
 Width = Annotated[DrawingWidth, Query()]
 ProbeNumber = Annotated[int, Query(ge=1, le=MAX_PROBES)]

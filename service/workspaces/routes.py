@@ -6,25 +6,26 @@ from fastapi import Depends, Response
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found, visible_workspaces
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.idempotency import FORGETFUL, IDEMPOTENT
 from service.http.pagination import Page, PageDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.keys.schemas import KeyCreate, KeyWithSecret, render_key_with_secret
 from service.keys.secrets import create_key
-from service.store.bootstrap import add_registered_models
 from service.store.ids import new_id
+from service.store.seed import add_registered_models
 from service.store.tables import Workspace as WorkspaceTable
 from service.workspaces.schemas import Workspace, WorkspaceCreate, render_workspace
 
 router = resource_router("workspaces")
-Reader = Annotated[Principal, Depends(require())]
-Admin = Annotated[Principal, Depends(require("admin"))]
-InstallationAdmin = Annotated[Principal, Depends(require("admin", installation=True))]
+Reader = Annotated[Principal, Depends(RequireScope())]
+Admin = Annotated[Principal, Depends(RequireScope("admin"))]
+InstallationAdmin = Annotated[Principal, Depends(RequireScope("admin", installation=True))]
 
 
 @router.post(

@@ -11,7 +11,8 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.keys.secrets import create_key
 from service.settings import Settings
-from service.store.objects import audit_key, dataset_key, make_object_store
+from service.store.object_store_factory import make_object_store
+from service.store.objects import audit_key, dataset_key
 from tests.support.children.scripting import FINISHED, OUTPUTS, spawning
 from tests.support.s3_server import S3Server
 from worker.supervisor.dispatch import Supervisor

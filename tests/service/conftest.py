@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.auth.authentication import Scope
+from service.http.auth.principal import Scope
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.ids import new_id

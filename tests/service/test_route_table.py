@@ -10,7 +10,8 @@ from fastapi.routing import iter_route_contexts
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth.authentication import Scope, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Scope
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key
 from service.lifecycle.audits import publish
@@ -154,7 +155,7 @@ def test_no_route_without_authentication_but_the_public_ones(app: FastAPI) -> No
     open_routes = {
         (method, path)
         for method, path, context in routes(app)
-        if not any(isinstance(call, require) for call in dependencies(context.dependant))
+        if not any(isinstance(call, RequireScope) for call in dependencies(context.dependant))
     }
     assert open_routes == PUBLIC
 

@@ -25,12 +25,13 @@ from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake
 from service.local.postgres import USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
+from service.migration import migrate
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
+from service.store.seed import ensure_workspace
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Finding, Job, Model, Probe, Score, ScoreList
 from tests.support.rows import write_rows
 from tests.support.tiny_model import build_tiny_model

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from service.app import create_app
 from service.keys.secrets import create_key
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ import signal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from service.contract.failure import ErrorCode, Failure
+from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
-from service.lifecycle.jobs import AGAIN
 from service.store.objects import ObjectStoreUnavailableError
 
 RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
@@ -17,7 +16,7 @@ RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
 FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
 
 DISK_FULL = Failure(
-    code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {AGAIN['audit']}"
+    code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {NEXT_STEP['audit']}"
 )
 
 
@@ -34,10 +33,10 @@ def failure_of(error: Exception, kind: str = "audit") -> Failure:
         return Failure(
             code=ErrorCode.NETWORK,
             message=f"The worker could not reach the database or the object store ({type(error).__name__}).",
-            hint=f"Check the way from the worker to both. {AGAIN[kind]}",
+            hint=f"Check the way from the worker to both. {NEXT_STEP[kind]}",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DISK_FULL.model_copy(update={"hint": f"{FREE_SPACE} {AGAIN[kind]}"})
+        return DISK_FULL.model_copy(update={"hint": f"{FREE_SPACE} {NEXT_STEP[kind]}"})
     return Failure(
         code=ErrorCode.INTERNAL,
         message=f"The worker could not do the work of this {kind} ({type(error).__name__}).",

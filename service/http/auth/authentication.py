@@ -1,9 +1,8 @@
 """Who is asking: a bearer key, or the cookie of a browser that signed in with one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Request, Security
@@ -26,14 +25,12 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.auth.key_format import digest, is_well_formed
+from service.http.auth.principal import Principal, Scope
 from service.http.auth.principal_cache import Principals
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
-from service.store.bootstrap import DEFAULT_WORKSPACE
+from service.store.seed import DEFAULT_WORKSPACE
 from service.store.tables import ApiKey, BrowserSession, Workspace
-
-Scope = Literal["datasets:write", "audits:write", "findings:read", "verdicts:write", "admin"]
-"""What a key may do beside reading datasets, probes, models and audits. `admin` implies all."""
 
 COOKIE = "finetooth_session"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -43,27 +40,7 @@ _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="An API ke
 _COOKIE = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="session", description="A signed-in browser.")
 
 
-@dataclass(frozen=True)
-class Principal:
-    """Who is asking, and what they may do."""
-
-    workspace_id: str
-    key_id: str
-    scopes: frozenset[str]
-    in_first_workspace: bool = False
-    """Whether the workspace is the one that the installation started with."""
-
-    @property
-    def administers_installation(self) -> bool:
-        """Whether it may do what concerns more than one workspace, or the server's own files."""
-        return self.in_first_workspace and self.may("admin")
-
-    def may(self, scope: Scope) -> bool:
-        """Whether the key has the scope, or `admin`."""
-        return scope in self.scopes or "admin" in self.scopes
-
-
-class require:  # noqa: N801  # reads as a verb where it is used: Depends(require("admin"))
+class RequireScope:
     """A dependency that gives the Principal, or answers 401, or 403 for a key without `scope` (None: any valid key).
 
     installation: only for admins of the workspace that the installation started with.

@@ -9,13 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
-if TYPE_CHECKING:
-    from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10_000
@@ -27,7 +25,7 @@ _CHANGED = "principals_changed"
 class Known:
     """A principal as the database had it."""
 
-    principal: "Principal"
+    principal: Principal
     until: float
     """By this process's monotonic clock."""
 
@@ -40,7 +38,7 @@ class Principals:
         self._lock = threading.Lock()
         self._forgotten = 0
 
-    def find(self, secret_sha256: bytes) -> "Principal | None":
+    def find(self, secret_sha256: bytes) -> Principal | None:
         """Whose secret it is, if that is still good."""
         with self._lock:
             known = self._known.get(secret_sha256)
@@ -50,7 +48,7 @@ class Principals:
         """Call it before the database is asked: what that says is as old as the question."""
         return Question(time.monotonic(), self._forgotten)
 
-    def keep(self, secret_sha256: bytes, principal: "Principal", question: "Question", ends_in: float | None) -> None:
+    def keep(self, secret_sha256: bytes, principal: Principal, question: "Question", ends_in: float | None) -> None:
         """Keeps what the database answered; ends_in: seconds that the secret was good for, None: without end.
 
         Nothing is kept that was asked before somebody's rights have changed.

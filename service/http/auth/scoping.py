@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import ORMOption
 
-from service.http.auth.authentication import Principal
-from service.http.problems.handlers import Problem
+from service.http.auth.principal import Principal
+from service.http.problems.problem import Problem
 from service.store.tables import Workspace
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Header, Request
 from starlette.responses import Response
 
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag` in `If-None-Match` is current."}}
 """`responses=` of a route that serves a tag, beside its problems."""

@@ -4,7 +4,7 @@ import re
 
 from starlette.datastructures import Headers
 
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.IGNORECASE | re.ASCII)
 

@@ -6,7 +6,7 @@ Members: type, title, status, detail, instance, and of our own `code` (stable: p
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -14,78 +14,15 @@ import sqlalchemy.exc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems.codes import title_of
+from service.http.problems.problem import Problem, json_pointer, problem_response
 from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
-MEDIA_TYPE = "application/problem+json"
-
 log = logging.getLogger(__name__)
-
-
-class ProblemError(BaseModel):
-    """One thing that is wrong, and where."""
-
-    pointer: str
-    detail: str
-
-
-class ProblemDocument(BaseModel):
-    """The body of every answer of status 400 and above."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str | None
-    errors: list[ProblemError] = []
-
-
-class Problem(Exception):  # noqa: N818  # the standard's word
-    """Raise it anywhere in a request to answer with a problem document.
-
-    code is stable and names the kind of problem; detail says what happened and what to do next.
-    """
-
-    def __init__(
-        self,
-        status: int,
-        code: str,
-        detail: str,
-        *,
-        title: str | None = None,
-        errors: Sequence[Mapping[str, str]] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.detail = detail
-        self.title = title or title_of(status)
-        self.errors = [ProblemError(**error) for error in errors]
-        self.headers = dict(headers or {})
-
-
-def problem_response(request: Request, problem: Problem) -> Response:
-    """The problem as it is sent."""
-    document = ProblemDocument(
-        type=f"urn:finetooth:problem:{problem.code}",
-        title=problem.title,
-        status=problem.status,
-        detail=problem.detail,
-        instance=request.url.path,
-        code=problem.code,
-        request_id=getattr(request.state, "request_id", None),
-        errors=problem.errors,
-    )
-    return JSONResponse(document.model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
@@ -155,11 +92,6 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     places = ", ".join(entry["pointer"] for entry in found[:3])
     detail = f"The request has {len(found)} invalid value{'s' if len(found) > 1 else ''}: see {places}."
     return problem_response(request, Problem(422, "invalid_request", detail, errors=found))
-
-
-def json_pointer(*path: str | int) -> str:
-    """A pointer into a JSON body (RFC 6901), as a fragment."""
-    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
 
 
 def _pointer(location: Sequence[Any], body: Any) -> str:

@@ -10,7 +10,7 @@ from fastapi.sse import format_sse_event
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 
 MEDIA_TYPE = "text/event-stream"
 

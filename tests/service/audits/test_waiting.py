@@ -28,9 +28,10 @@ from service.keys.secrets import create_key
 from service.lifecycle.audits import publish, record_event, record_progress, request_cancel
 from service.lifecycle.jobs import Claim, claim, renew
 from service.local.postgres import EmbeddedPostgres
+from service.migration import migrate
 from service.settings import Settings
-from service.store.bootstrap import ensure_workspace, migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 from service.store.tables import ApiKey
 from tests.support.builders import add_audit, summary_of
 from tests.support.live_api import LiveApi, live_api

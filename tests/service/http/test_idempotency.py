@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from service.http.idempotency import Idempotent, StreamedKey, streamed_key
 from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings
-from service.store.objects import make_object_store
+from service.store.object_store_factory import make_object_store
 from service.store.tables import ApiKey, Audit, Base, Dataset, IdempotencyRecord, Job, Model, Probe
 from tests.support.builders import add_dataset, add_probe
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from service.http.pagination import PageRequest
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from tests.support.builders import add_probe
 
 

@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.auth.authentication import Principal, require
+from service.http.auth.authentication import RequireScope
+from service.http.auth.principal import Principal
 from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.transactions import share_pool
 from service.keys.secrets import create_key
@@ -26,12 +27,12 @@ def small_app(settings: Settings) -> FastAPI:
 
     # The session comes first, so that the request already holds a turn when it asks who sent it.
     @app.get("/work")
-    def work(session: SessionDep, principal: Annotated[Principal, Depends(require())]) -> dict[str, int]:
+    def work(session: SessionDep, principal: Annotated[Principal, Depends(RequireScope())]) -> dict[str, int]:
         return {"one": session.scalar(text("SELECT 1 FROM pg_sleep(0.005)")) or 0}
 
     @app.get("/async-work")
     async def async_work(
-        transactions: TransactionsDep, principal: Annotated[Principal, Depends(require())]
+        transactions: TransactionsDep, principal: Annotated[Principal, Depends(RequireScope())]
     ) -> dict[str, int]:
         return {"one": await transactions.run(lambda session: session.scalar(text("SELECT 1"))) or 0}
 

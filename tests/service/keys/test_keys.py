@@ -10,8 +10,8 @@ from sqlalchemy import func, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth.authentication import Scope
 from service.http.auth.key_format import is_well_formed
+from service.http.auth.principal import Scope
 from service.keys.secrets import create_sign_in_link, redeem_sign_in_link
 from service.store.tables import ApiKey
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.audits.queries import find_published
 from service.contract.failure import ErrorCode, Failure
 from service.findings.queries import top_scores
-from service.http.auth.authentication import Principal
+from service.http.auth.principal import Principal
 from service.lifecycle import purging
 from service.lifecycle.audits import publish, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from service.keys.secrets import find_key, revoke_key
 from service.local.admin_key import ensure_admin_key
-from service.store.bootstrap import ensure_workspace
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import ensure_workspace
 from tests.support.local_processes import mode
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.store.bootstrap import REGISTERED_MODELS
+from service.store.seed import REGISTERED_MODELS
 from service.store.tables import Audit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

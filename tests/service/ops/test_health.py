@@ -6,8 +6,8 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.contract.spec import CONTRACT_VERSION, TrainingConfig
+from service.migration import alembic_config, migrate
 from service.settings import Settings
-from service.store.bootstrap import alembic_config, migrate
 
 
 def test_alive_and_ready(anonymous_client: TestClient) -> None:

@@ -15,15 +15,9 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.deletion import delete_audit
 from service.lifecycle.jobs import claim
-from service.store.bootstrap import (
-    REGISTERED_MODELS,
-    alembic_config,
-    database_revision,
-    ensure_workspace,
-    head_revision,
-    migrate,
-)
+from service.migration import alembic_config, database_revision, head_revision, migrate
 from service.store.engine import make_engine, make_sessions
+from service.store.seed import REGISTERED_MODELS, ensure_workspace
 from service.store.tables import Base, Model, Workspace
 from tests.support.made_audits import make_published
 
@@ -171,7 +165,7 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
 
 def test_processes_that_start_together_migrate_one_after_the_other(database_url: str) -> None:
     command.downgrade(alembic_config(database_url), "base")
-    program = "import sys; from service.store.bootstrap import migrate; migrate(sys.argv[1])"
+    program = "import sys; from service.store.seed import migrate; migrate(sys.argv[1])"
     running = [subprocess.Popen([sys.executable, "-c", program, database_url], cwd=ROOT) for _ in range(3)]
     assert [process.wait(240) for process in running] == [0, 0, 0]
     assert differences(database_url) == []

@@ -12,7 +12,8 @@ import pytest
 import s3fs
 
 from service.settings import Settings
-from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, make_object_store
+from service.store.object_store_factory import make_object_store
+from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError
 from service.store.rows import page, read_rows
 from service.store.s3_objects import PART_BYTES
 from tests.support.s3_server import CREDENTIALS, S3Server

@@ -26,8 +26,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.datasets import upload as upload_module
 from service.datasets.intake import Form
 from service.datasets.upload import CONCURRENT_UPLOADS, receive_dataset
-from service.http.auth.authentication import Principal
-from service.http.problems.handlers import Problem
+from service.http.auth.principal import Principal
+from service.http.problems.problem import Problem
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.tables import Dataset

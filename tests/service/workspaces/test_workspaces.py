@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from service.store.bootstrap import REGISTERED_MODELS
+from service.store.seed import REGISTERED_MODELS
 
 
 def test_a_tenant_from_nothing_to_its_own_keys(

@@ -10,12 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract.failure import ErrorCode, Failure
+from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.contract.protocol import COUNTED_FILE, ROWS_FILE
 from service.contract.results import NearDuplicates
 from service.lifecycle.claims import Claim
 from service.lifecycle.datasets import publish_near_duplicates
-from service.lifecycle.jobs import AGAIN
 from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset
@@ -109,5 +108,5 @@ def _failure_of(code: int) -> Failure:
     return Failure(
         code=ErrorCode.KILLED if killed else ErrorCode.CHILD_CRASHED,
         message=f"The process that counts near-duplicates {how}.",
-        hint=AGAIN["dataset"],
+        hint=NEXT_STEP["dataset"],
     )

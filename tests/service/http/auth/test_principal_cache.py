@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.http.auth.authentication import COOKIE, Principal
+from service.http.auth.authentication import COOKIE
 from service.http.auth.key_format import SHOWN_PREFIX, digest, new_key
+from service.http.auth.principal import Principal
 from service.http.auth.principal_cache import KEPT_SECONDS, Principals
 from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.http.auth.key_format import new_key
 from service.http.dependencies import SessionDep
-from service.http.problems.handlers import Problem
+from service.http.problems.problem import Problem
 from service.settings import Settings
 from service.store.tables import Workspace
 

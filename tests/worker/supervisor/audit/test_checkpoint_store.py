@@ -13,7 +13,8 @@ from service.contract.protocol import CheckpointEvent
 from service.lifecycle.jobs import Claim
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
-from service.store.objects import ObjectStore, make_object_store
+from service.store.object_store_factory import make_object_store
+from service.store.objects import ObjectStore
 from tests.support.children.scripting import wait_for
 from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
 

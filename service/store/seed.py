@@ -1,16 +1,9 @@
-"""What a database needs before it can serve: the schema at head, and a workspace with its base models."""
+"""The first rows of a database: a workspace with its base models."""
 
-from pathlib import Path
-
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-import migrations
 from service.contract.spec import ModelSource
 from service.store.ids import new_id
 from service.store.tables import Model, Workspace
@@ -36,35 +29,6 @@ REGISTERED_MODELS = (
 
 BOOTSTRAP_LOCK = 0x66_74_62_6F_6F_74
 """Advisory lock key ("ftboot"): processes that start together create one workspace, not two."""
-
-
-def alembic_config(url: str) -> Config:
-    """Alembic's configuration for the database at `url` (postgresql+psycopg://...), with no ini file."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    config.attributes["url"] = url
-    return config
-
-
-def migrate(url: str) -> None:
-    """Brings the schema to head. Safe to call from several processes at once.
-
-    Raises sqlalchemy.exc.OperationalError if the database cannot be reached or another session holds a table's
-    lock for more than 5 s: nothing has changed then; call again.
-    """
-    command.upgrade(alembic_config(url), "head")
-
-
-def head_revision() -> str:
-    """The revision this code was written for."""
-    head = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
-    assert head is not None
-    return head
-
-
-def database_revision(connection: Connection) -> str | None:
-    """The revision the database is at; None before the first migration."""
-    return MigrationContext.configure(connection).get_current_revision()
 
 
 def ensure_workspace(session: Session) -> Workspace:

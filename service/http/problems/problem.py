@@ -1,0 +1,76 @@
+"""The problem document of RFC 9457 and the exception that becomes one."""
+
+from collections.abc import Mapping, Sequence
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import JSONResponse, Response
+
+from service.http.problems.codes import title_of
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemError(BaseModel):
+    """One thing that is wrong, and where."""
+
+    pointer: str
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """The body of every answer of status 400 and above."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str | None
+    errors: list[ProblemError] = []
+
+
+class Problem(Exception):  # noqa: N818  # the standard's word
+    """Raise it anywhere in a request to answer with a problem document.
+
+    code is stable and names the kind of problem; detail says what happened and what to do next.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        title: str | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.title = title or title_of(status)
+        self.errors = [ProblemError(**error) for error in errors]
+        self.headers = dict(headers or {})
+
+
+def problem_response(request: Request, problem: Problem) -> Response:
+    """The problem as it is sent."""
+    document = ProblemDocument(
+        type=f"urn:finetooth:problem:{problem.code}",
+        title=problem.title,
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.url.path,
+        code=problem.code,
+        request_id=getattr(request.state, "request_id", None),
+        errors=problem.errors,
+    )
+    return JSONResponse(document.model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
+
+
+def json_pointer(*path: str | int) -> str:
+    """A pointer into a JSON body (RFC 6901), as a fragment."""
+    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -1,0 +1,18 @@
+"""Which object store the settings name."""
+
+from service.settings import Settings
+from service.store.local_objects import LocalObjects
+from service.store.objects import ObjectStore
+
+
+def make_object_store(settings: Settings) -> ObjectStore:
+    """The store that the settings name. Connects to nothing yet.
+
+    Raises RuntimeError where a bucket is named and the client for buckets is not installed.
+    """
+    # Imported here, since the clients of buckets take long to import and most installations need none.
+    if settings.object_url is not None:
+        from service.store.s3_objects import S3Objects
+
+        return S3Objects(settings.object_url, endpoint=settings.object_endpoint, spool=settings.work)
+    return LocalObjects(settings.objects)
