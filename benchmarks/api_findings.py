@@ -36,7 +36,7 @@ from sqlalchemy import text
 
 from service.contract.results import BASELINE_COLUMNS, Summary
 from service.contract.spec import TrainingConfig
-from service.datasets.rows_writer import SCHEMA
+from service.datasets.parsing.rows_writer import SCHEMA
 from service.findings.orders import Order
 from service.keys.secrets import create_key
 from service.lifecycle.audits import create_audit, publish

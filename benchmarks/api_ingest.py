@@ -83,7 +83,7 @@ class Memory:
                 if child is None or not child.is_running():
                     child = next(iter(self._process.children()), None)
                 # Until it has become the parser it shares the parent's pages.
-                parsing = child is not None and "service.datasets.parser" in child.cmdline()
+                parsing = child is not None and "service.datasets.parsing.parser" in child.cmdline()
                 theirs = child.memory_info().rss if child is not None and parsing else 0
             except psutil.NoSuchProcess:
                 continue

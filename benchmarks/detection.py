@@ -48,7 +48,7 @@ from service.contract.spec import (
     TrainingConfig,
     train_step_key,
 )
-from service.datasets.records import read_record, recognise
+from service.datasets.parsing.records import read_record, recognise
 from service.settings import get_settings
 from service.store.seed import REGISTERED_MODELS
 

@@ -17,7 +17,7 @@ from typing import IO, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from service.datasets.records import Mapping
+from service.datasets.parsing.records import Mapping
 from service.settings import Settings
 from service.store.objects import ObjectStore, dataset_key
 
@@ -158,7 +158,7 @@ class Intake:
         }
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "service.datasets.parser", json.dumps(options)],
+            [sys.executable, "-P", "-m", "service.datasets.parsing.parser", json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # A traceback may quote a sample.

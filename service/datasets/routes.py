@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from service.datasets import queries
 from service.datasets.file_names import MEDIA_TYPES, file_name, media_type
 from service.datasets.intake import Form
-from service.datasets.records import FORMATS, MAX_KEY_LENGTH, Mapping
+from service.datasets.parsing.records import FORMATS, MAX_KEY_LENGTH, Mapping
 from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large

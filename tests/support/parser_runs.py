@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from service.datasets.parser import Options, parse
+from service.datasets.parsing.parser import Options, parse
 from service.store.rows import page
 
 MIB = 2**20

@@ -14,5 +14,5 @@ def assert_nothing_left(settings: Settings, sessions: sessionmaker[Session]) -> 
         assert session.scalar(select(func.count()).select_from(Dataset)) == 0
     assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
     assert list(settings.objects.glob("*/datasets/*")) == []
-    parsers = [child for child in psutil.Process().children() if "service.datasets.parser" in child.cmdline()]
+    parsers = [child for child in psutil.Process().children() if "service.datasets.parsing.parser" in child.cmdline()]
     assert parsers == []

@@ -165,7 +165,7 @@ def test_migrating_twice_changes_nothing(database_url: str) -> None:
 
 def test_processes_that_start_together_migrate_one_after_the_other(database_url: str) -> None:
     command.downgrade(alembic_config(database_url), "base")
-    program = "import sys; from service.store.seed import migrate; migrate(sys.argv[1])"
+    program = "import sys; from service.migration import migrate; migrate(sys.argv[1])"
     running = [subprocess.Popen([sys.executable, "-c", program, database_url], cwd=ROOT) for _ in range(3)]
     assert [process.wait(240) for process in running] == [0, 0, 0]
     assert differences(database_url) == []

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from service.datasets.rows_writer import SCHEMA
+from service.datasets.parsing.rows_writer import SCHEMA
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.rows import RowNotFoundError, page, read_row, read_rows

@@ -5,9 +5,9 @@ from itertools import chain
 
 import orjson
 
-from service.datasets.decompression import GZIP_MAGIC, ZSTD_MAGIC
-from service.datasets.parquet_rows import MAGIC as PARQUET_MAGIC
-from service.datasets.refusal import Refusal
+from service.datasets.parsing.decompression import GZIP_MAGIC, ZSTD_MAGIC
+from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
+from service.datasets.parsing.refusal import Refusal
 
 CONTAINERS = ("jsonl", "json", "csv", "parquet")
 

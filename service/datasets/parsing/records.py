@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from service.datasets.strict_json import RecordError, shown_key
+from service.datasets.parsing.strict_json import RecordError, shown_key
 
 FORMATS = {
     "messages": '{"messages": [{"role", "content"}, ...]}',

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.datasets.columns import Columns, strings_of
-from service.datasets.records import ROLES
+from service.datasets.parsing.columns import Columns, strings_of
+from service.datasets.parsing.records import ROLES
 
 GROUP_ROWS = 4096
 GROUP_BYTES = 2 * 2**20

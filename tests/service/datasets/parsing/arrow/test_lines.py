@@ -12,16 +12,16 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.datasets import lines
-from service.datasets.arrow_lines import HALVINGS, LONGEST_PAUSE, ArrowLines
-from service.datasets.batch import batch_of_samples
-from service.datasets.columns import Columns, columns_of
-from service.datasets.lines import Lines
-from service.datasets.notices import Notices
-from service.datasets.records import Mapping, read_record
-from service.datasets.rows_writer import RowsWriter
-from service.datasets.statistics import Statistics
-from service.datasets.strict_json import RecordError, parse_record
+from service.datasets.parsing.arrow.lines import HALVINGS, LONGEST_PAUSE, ArrowLines
+from service.datasets.parsing.batch import batch_of_samples
+from service.datasets.parsing.columns import Columns, columns_of
+from service.datasets.parsing.notices import Notices
+from service.datasets.parsing.readers import jsonl as jsonl_reader
+from service.datasets.parsing.readers.jsonl import Lines
+from service.datasets.parsing.records import Mapping, read_record
+from service.datasets.parsing.rows_writer import RowsWriter
+from service.datasets.parsing.statistics import Statistics
+from service.datasets.parsing.strict_json import RecordError, parse_record
 from tests.support.dataset_records import jsonl, turn
 from tests.support.parser_runs import run
 
@@ -321,7 +321,7 @@ def test_an_upload_is_the_same_in_pieces_of_any_size(data: st.DataObject, tmp_pa
         except RecordError as error:
             errors.append({"pointer": f"line:{number}", "reason": str(error)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "LINES_BYTES", data.draw(st.sampled_from([1, 100, 300, 1000, 1 << 20])))
+        patch.setattr(jsonl_reader, "LINES_BYTES", data.draw(st.sampled_from([1, 100, 300, 1000, 1 << 20])))
         report = run(upload, path, chunk=data.draw(st.sampled_from([1, 7, 400, 1 << 16])), format="messages")
     if errors:
         assert report == {"outcome": "invalid", "bad": len(errors), "errors": errors}

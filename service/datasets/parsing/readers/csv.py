@@ -4,9 +4,9 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from service.datasets.decompression import Limits
-from service.datasets.refusal import Refusal
-from service.datasets.strict_json import NUL_REASON, RecordError, parse_record, shown_key
+from service.datasets.parsing.decompression import Limits
+from service.datasets.parsing.refusal import Refusal
+from service.datasets.parsing.strict_json import NUL_REASON, RecordError, parse_record, shown_key
 
 BATCH_ROWS = 128
 

@@ -1,7 +1,7 @@
 """The child that parses one upload: bytes on stdin, rows.parquet to a file descriptor, one JSON report on stdout.
 
-`python -m service.datasets.parser OPTIONS` with OPTIONS a JSON object of the fields of `Options`. It limits its own
-memory and CPU time before it reads a byte, opens no connection, and is given no secret. The report is one of
+`python -m service.datasets.parsing.parser OPTIONS` with OPTIONS a JSON object of the fields of `Options`. It limits
+its own memory and CPU time before it reads a byte, opens no connection, and is given no secret. The report is one of
 {outcome: "parsed", container, encoding, format, rows, columns, statistics, notices}, {outcome: "invalid", bad, unit,
 errors: [{pointer, reason}]}, {outcome: "refused", code, detail, status, pointer}. It never holds a sample's text, but
 for short values of extra columns in the statistics.
@@ -19,19 +19,19 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
-from service.datasets.containers import BOM, begin, recognise_container
-from service.datasets.csv_rows import JSON_CELLS, CsvRows
-from service.datasets.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
-from service.datasets.ingest import Ingest, unknown_format
-from service.datasets.json_array import split_array
-from service.datasets.lines import split_lines
-from service.datasets.notices import SKIPPED_MARK
-from service.datasets.parquet_rows import MAGIC as PARQUET_MAGIC
-from service.datasets.parquet_rows import ParquetRows
-from service.datasets.records import Mapping, describe, recognise, required_columns
-from service.datasets.refusal import Refusal
-from service.datasets.rows_writer import RowsWriter
-from service.datasets.strict_json import shown_key
+from service.datasets.parsing.containers import BOM, begin, recognise_container
+from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
+from service.datasets.parsing.ingest import Ingest, unknown_format
+from service.datasets.parsing.notices import SKIPPED_MARK
+from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
+from service.datasets.parsing.readers.json_array import split_array
+from service.datasets.parsing.readers.jsonl import split_lines
+from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
+from service.datasets.parsing.readers.parquet import ParquetRows
+from service.datasets.parsing.records import Mapping, describe, recognise, required_columns
+from service.datasets.parsing.refusal import Refusal
+from service.datasets.parsing.rows_writer import RowsWriter
+from service.datasets.parsing.strict_json import shown_key
 
 READ_BYTES = 1 << 18
 

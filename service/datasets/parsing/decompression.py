@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from service.datasets.refusal import Refusal
+from service.datasets.parsing.refusal import Refusal
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -18,10 +18,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from service.contract.spec import ROWS_COLUMNS
-from service.datasets import statistics
-from service.datasets.batch import batch_of_samples, batch_of_texts
-from service.datasets.records import read_record
-from service.datasets.strict_json import RecordError, parse_record
+from service.datasets.parsing import statistics
+from service.datasets.parsing.batch import batch_of_samples, batch_of_texts
+from service.datasets.parsing.records import read_record
+from service.datasets.parsing.strict_json import RecordError, parse_record
 from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
 from tests.support.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 

@@ -122,7 +122,7 @@ class ParserMemory:
             for child in psutil.Process().children():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     # Before it has become the parser it is a copy of this process.
-                    if "service.datasets.parser" in child.cmdline():
+                    if "service.datasets.parsing.parser" in child.cmdline():
                         self.peak = max(self.peak, child.memory_info().rss)
 
     def __enter__(self) -> "ParserMemory":

@@ -4,10 +4,10 @@ import re
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from service.datasets.strict_json import shown_key
+from service.datasets.parsing.strict_json import shown_key
 
 if TYPE_CHECKING:  # the API reads this module for its meanings alone
-    from service.datasets.columns import Columns
+    from service.datasets.parsing.columns import Columns
 
 LISTED_ROWS = 20
 LISTED_CHARACTERS = 20
@@ -107,7 +107,7 @@ class Notices:
 
 def _blank_answers(columns: "Columns") -> list[int]:
     """Rows whose last turn is empty, or blank."""
-    from service.datasets.columns import bytes_of
+    from service.datasets.parsing.columns import bytes_of
 
     bounds, text = bytes_of(columns.contents)
     last = columns.bounds[1:] - 1
@@ -123,7 +123,7 @@ def _suspicious(columns: "Columns") -> list[int]:
     # Imported here, since the API reads this module for its meanings alone.
     import pyarrow.compute as pc
 
-    from service.datasets.columns import bytes_of
+    from service.datasets.parsing.columns import bytes_of
 
     text = bytes_of(columns.contents)[1]
     control = (text < ord(" ")) & (text != ord("\t")) & (text != ord("\n")) & (text != ord("\r"))

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from service.datasets.columns import Columns, bounds_of, bytes_of
-from service.datasets.records import ROLES
-from service.datasets.strict_json import shown_key
+from service.datasets.parsing.columns import Columns, bounds_of, bytes_of
+from service.datasets.parsing.records import ROLES
+from service.datasets.parsing.strict_json import shown_key
 
 COUNTED_COLUMNS = 100
 """Extra columns whose values are counted: the first ones seen."""

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
-from service.datasets.decompression import PIECE_BYTES, Limits
-from service.datasets.lines import Block
-from service.datasets.refusal import Refusal
+from service.datasets.parsing.decompression import PIECE_BYTES, Limits
+from service.datasets.parsing.readers.jsonl import Block
+from service.datasets.parsing.refusal import Refusal
 
 BLOCK_TEXTS = 256
 

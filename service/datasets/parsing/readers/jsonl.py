@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.datasets.decompression import Limits
-from service.datasets.refusal import Refusal
+from service.datasets.parsing.decompression import Limits
+from service.datasets.parsing.refusal import Refusal
 
 LINES_BYTES = 1 << 20
 """Lines are handed on once there are so many bytes: enough that what is done once for all of them costs little, and

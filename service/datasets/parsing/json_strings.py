@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from service.datasets.columns import bytes_of, strings_of
+from service.datasets.parsing.columns import bytes_of, strings_of
 
 _ESCAPES = {byte: orjson.dumps(chr(byte))[1:-1] for byte in (*range(32), *b'"\\')}
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from service.datasets.csv_rows import Table
-from service.datasets.decompression import Limits, check_size
-from service.datasets.refusal import Refusal
-from service.datasets.strict_json import MAX_DEPTH, NUL_REASON, RecordError, holds_nul, parse_record, shown_key
+from service.datasets.parsing.decompression import Limits, check_size
+from service.datasets.parsing.readers.csv import Table
+from service.datasets.parsing.refusal import Refusal
+from service.datasets.parsing.strict_json import MAX_DEPTH, NUL_REASON, RecordError, holds_nul, parse_record, shown_key
 
 MAGIC = b"PAR1"
 BATCH_ROWS = 64

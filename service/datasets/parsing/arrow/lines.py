@@ -18,12 +18,12 @@ import pyarrow.compute as pc
 import pyarrow.json
 from numpy.typing import NDArray
 
-from service.datasets.columns import Columns, bounds_of, bytes_of, strings_of
-from service.datasets.json_strings import escaped, json_of, unescaped_quotes
-from service.datasets.key_order import Field, Found, walk
-from service.datasets.line_shape import Shape, learn
-from service.datasets.lines import Lines
-from service.datasets.records import ROLES, TURN_COLUMNS, Mapping
+from service.datasets.parsing.arrow.key_order import Field, Found, walk
+from service.datasets.parsing.arrow.line_shape import Shape, learn
+from service.datasets.parsing.columns import Columns, bounds_of, bytes_of, strings_of
+from service.datasets.parsing.json_strings import escaped, json_of, unescaped_quotes
+from service.datasets.parsing.readers.jsonl import Lines
+from service.datasets.parsing.records import ROLES, TURN_COLUMNS, Mapping
 
 LEARNT_LINES = 32
 """Spread over a text, so many of its lines say which shape the others have."""

@@ -51,7 +51,11 @@ class Server:
     connections: list[http.client.HTTPConnection] = field(default_factory=list)
 
     def parsers(self) -> list[psutil.Process]:
-        return [child for child in self.process.children(recursive=True) if "service.datasets.parser" in command(child)]
+        return [
+            child
+            for child in self.process.children(recursive=True)
+            if "service.datasets.parsing.parser" in command(child)
+        ]
 
     def files(self) -> list[Path]:
         return [path for path in self.data_dir.rglob("*") if path.is_file()]
@@ -82,7 +86,7 @@ def command(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
     except psutil.NoSuchProcess:  # a zombie too
-        return ["service.datasets.parser"] if process.is_running() else []
+        return ["service.datasets.parsing.parser"] if process.is_running() else []
 
 
 def chunk(data: bytes) -> bytes:
@@ -331,4 +335,4 @@ def test_a_cancelled_upload_leaves_nothing(
 
 
 def parsers_of(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children() if "service.datasets.parser" in command(child)]
+    return [child for child in process.children() if "service.datasets.parsing.parser" in command(child)]

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from service.datasets.batch import Batch
-from service.datasets.records import ROLES
+from service.datasets.parsing.batch import Batch
+from service.datasets.parsing.records import ROLES
 
 _ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from service.datasets.records import TURN_COLUMNS, Mapping
+from service.datasets.parsing.records import TURN_COLUMNS, Mapping
 
 MOST_KEYS = 64
 """More are not worth a column each."""

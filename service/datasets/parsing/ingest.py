@@ -3,17 +3,26 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
-from service.datasets.arrow_lines import ArrowLines
-from service.datasets.batch import Batch, batch_of_samples, batch_of_texts
-from service.datasets.columns import Columns, columns_of
-from service.datasets.csv_rows import Table
-from service.datasets.lines import Block, Lines
-from service.datasets.notices import Notices
-from service.datasets.records import FORMATS, MAPPED, MAX_KEY_LENGTH, Mapping, Sample, describe, read_record, recognise
-from service.datasets.refusal import Refusal
-from service.datasets.rows_writer import RowsWriter
-from service.datasets.statistics import Statistics
-from service.datasets.strict_json import RecordError, parse_record, shown_key
+from service.datasets.parsing.arrow.lines import ArrowLines
+from service.datasets.parsing.batch import Batch, batch_of_samples, batch_of_texts
+from service.datasets.parsing.columns import Columns, columns_of
+from service.datasets.parsing.notices import Notices
+from service.datasets.parsing.readers.csv import Table
+from service.datasets.parsing.readers.jsonl import Block, Lines
+from service.datasets.parsing.records import (
+    FORMATS,
+    MAPPED,
+    MAX_KEY_LENGTH,
+    Mapping,
+    Sample,
+    describe,
+    read_record,
+    recognise,
+)
+from service.datasets.parsing.refusal import Refusal
+from service.datasets.parsing.rows_writer import RowsWriter
+from service.datasets.parsing.statistics import Statistics
+from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
 
 LISTED_ERRORS = 100
 MAX_COLUMNS = 1000

@@ -13,8 +13,8 @@ from typing import Any
 
 import orjson
 
-from service.datasets.records import TURN_COLUMNS, Mapping, Sample
-from service.datasets.strict_json import MAX_DEPTH
+from service.datasets.parsing.records import TURN_COLUMNS, Mapping, Sample
+from service.datasets.parsing.strict_json import MAX_DEPTH
 
 _DIGITS_AS_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
 _LONG_INTEGER = b"0" * 20
