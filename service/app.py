@@ -12,8 +12,8 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from service.audits.answer_routes import router as answers
-from service.audits.changes import AuditChanges
+from service.audits.live.changes import AuditChanges
+from service.audits.results.routes import router as answers
 from service.audits.routes import router as audits
 from service.comparisons.routes import router as comparisons
 from service.datasets.routes import router as datasets

@@ -274,7 +274,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _complain(message: str, code: int) -> int:
-    from service.web.text import pieces
+    from service.text.visible_text import pieces
 
     # File names and the service's answers may hold what a terminal would obey.
     safe = "".join(piece.text or f"[{piece.code}]" for piece in pieces(" ".join(message.split())))

@@ -5,10 +5,11 @@ from typing import Annotated
 from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from service.audits.changes import AuditChanges
-from service.audits.estimate import estimate_audit
-from service.audits.estimate_schemas import Estimate
-from service.audits.event_stream import stream_events
+from service.audits.estimate.estimate import estimate_audit
+from service.audits.estimate.schemas import Estimate
+from service.audits.live.changes import AuditChanges
+from service.audits.live.event_stream import stream_events
+from service.audits.live.versions import Version, find_tag, tag_of
 from service.audits.queries import (
     find_audit,
     find_state,
@@ -17,9 +18,8 @@ from service.audits.queries import (
     render_audit,
     render_audit_summary,
 )
-from service.audits.requests import check_request
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
-from service.audits.versions import Version, find_tag, tag_of
+from service.audits.validation import check_request
 from service.http.auth.authentication import RequireScope
 from service.http.auth.principal import Principal
 from service.http.auth.scoping import not_found

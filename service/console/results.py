@@ -15,8 +15,8 @@ from rich.text import Text
 
 from service.console.errors import FAILED, CommandError
 from service.contract.results import Sensitivity
-from service.web.evidence import sensitivity_words
-from service.web.text import excerpt
+from service.text.evidence import sensitivity_words
+from service.text.visible_text import excerpt
 
 FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session
 
-from service.audits.answer_queries import metric_points, metrics_of
+from service.audits.results.queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
 from service.http.auth.principal import Principal
 from service.http.auth.scoping import scoped

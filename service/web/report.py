@@ -16,8 +16,8 @@ from markupsafe import Markup
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from service.audits.answer_queries import find_summary, leading_groups, metric_points
 from service.audits.queries import find_audit, find_published, render_audit_summary
+from service.audits.results.queries import find_summary, leading_groups, metric_points
 from service.audits.schemas import AuditSummary
 from service.contract.results import GroupSummary, ScoreRow, Summary
 from service.findings.precision import audit_precision
@@ -28,7 +28,8 @@ from service.http.auth.principal import Principal
 from service.http.auth.scoping import get_scoped, scoped
 from service.http.conditional.etags import weak_tag
 from service.store.tables import Audit, Dataset, Model, Probe
-from service.web import charts, evidence_charts, wording
+from service.text import wording
+from service.web import charts, evidence_charts
 from service.web.charts import LossPoint
 from service.web.templating import HERE, render_text
 

@@ -30,7 +30,8 @@ from service.http.problems.problem import Problem
 from service.lifecycle.transitions import TERMINAL, State
 from service.probes.routes import list_all as list_probes
 from service.store.tables import Audit
-from service.web import charts, evidence_charts, queries, text, wording
+from service.text import visible_text, wording
+from service.web import charts, evidence_charts, queries
 from service.web.drawing import Scheme as DrawingScheme
 from service.web.drawing import Width as DrawingWidth
 from service.web.page_route import PageRoute
@@ -290,7 +291,7 @@ def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session:
     audit, summary = render_audit(found), _summary(session, principal, audit_id)
     score = _score(finding.model_dump())
     previous, following = queries.neighbours(session, found[0], finding.rank)
-    extra = [(key, text.shown_value(value)) for key, value in (finding.extra or {}).items()]
+    extra = [(key, visible_text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
     base = f"/audits/{audit.id}/findings"
     return _page(
@@ -306,8 +307,8 @@ def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session:
         observed=_observed(finding),
         baselines=[(name, finding.baselines.get(name)) for name in BASELINE_COLUMNS] if finding.baselines else [],
         extra=extra,
-        hidden=sum(map(text.count_hidden, shown)),
-        max_shown=text.MAX_SHOWN,
+        hidden=sum(map(visible_text.count_hidden, shown)),
+        max_shown=visible_text.MAX_SHOWN,
         previous=previous,
         following=following,
         base=base,
@@ -413,7 +414,7 @@ def _listed(finding: Finding) -> dict[str, Any]:
     """A finding as a table row: its first line in place of its text."""
     return {
         **finding.model_dump(exclude={"messages", "extra", "verdict"}),
-        "excerpt": text.first_line(finding.messages),
+        "excerpt": visible_text.first_line(finding.messages),
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from service.web import charts, evidence, text, wording
+from service.text import evidence, visible_text, wording
+from service.web import charts
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -60,7 +61,7 @@ def _environment() -> Environment:
         verdict=wording.verdict,
         histogram_words=wording.histogram_words,
         percent=evidence.percent,
-        pieces=text.pieces,
-        excerpt=text.excerpt,
+        pieces=visible_text.pieces,
+        excerpt=visible_text.excerpt,
     )
     return environment

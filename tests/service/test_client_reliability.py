@@ -15,7 +15,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from service import client as client_module
-from service.audits import changes as changes_module
+from service.audits.live import changes as changes_module
 from service.client import ApiError, Client, UnreachableError
 from service.contract.protocol import ProgressEvent, Stage
 from service.lifecycle.audits import publish, record_event, record_progress

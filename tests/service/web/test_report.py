@@ -21,7 +21,7 @@ from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, Dataset, Finding, Score
-from service.web import wording
+from service.text import wording
 from tests.support.live_api import live_api
 from tests.support.made_audits import HOSTILE, PROBES, make_published, make_queued
 from tests.support.summaries import make_group

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from service.audits.estimate import activation_bytes
+from service.audits.estimate.estimate import activation_bytes
 from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
 from worker.training.batches import Batch, forward

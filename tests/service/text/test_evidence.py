@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from service.contract.results import BASELINE_COLUMNS, BaselineComparison, Drift, Gaussianity, TailCount
-from service.web.evidence import (
+from service.text.evidence import (
     BASELINES,
     baseline_words,
     bulk_words,

@@ -9,7 +9,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TableValuedAlias
 
-from service.audits.answer_schemas import AuditGroup, MetricPoint
+from service.audits.results.schemas import AuditGroup, MetricPoint
 from service.contract.results import GroupCurve, GroupSummary, ProbeSummary, Summary
 from service.contract.spec import train_step_key
 from service.http.auth.scoping import not_found

@@ -13,7 +13,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.audits.versions import Version, read_versions
+from service.audits.live.versions import Version, read_versions
 from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
 

@@ -8,7 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Query
 from sqlalchemy.orm import Session, defer
 
-from service.audits.answer_queries import (
+from service.audits.queries import find_succeeded
+from service.audits.results.queries import (
     find_facts,
     find_group_curve,
     find_probe,
@@ -16,7 +17,7 @@ from service.audits.answer_queries import (
     list_groups,
     metric_points,
 )
-from service.audits.answer_schemas import (
+from service.audits.results.schemas import (
     AuditCalibration,
     AuditGroup,
     AuditHistogram,
@@ -24,7 +25,6 @@ from service.audits.answer_schemas import (
     SensitivityCurve,
     TradeoffCurve,
 )
-from service.audits.queries import find_succeeded
 from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import MAX_PROBES

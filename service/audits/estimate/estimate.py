@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Integer, func, select
 from sqlalchemy.orm import Session
 
-from service.audits.estimate_schemas import DeviceTime, Estimate, Memory, Steps, Time, Tokens
+from service.audits.estimate.schemas import DeviceTime, Estimate, Memory, Steps, Time, Tokens
 from service.audits.schemas import AuditCreate
 from service.contract.protocol import Stage
 from service.contract.results import Caution

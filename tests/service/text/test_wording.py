@@ -8,7 +8,7 @@ import pytest
 from service.contract.protocol import Stage
 from service.contract.results import NullFit, ProbeSummary, ScoreRow, Summary
 from service.contract.spec import TrainingConfig
-from service.web.wording import (
+from service.text.wording import (
     claims,
     counted,
     decimal,

@@ -18,10 +18,10 @@ import pytest
 from sqlalchemy import event, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.audits import changes as changes_module
-from service.audits import event_stream as stream_module
-from service.audits.changes import AuditChanges
-from service.audits.versions import read_versions
+from service.audits.live import changes as changes_module
+from service.audits.live import event_stream as stream_module
+from service.audits.live.changes import AuditChanges
+from service.audits.live.versions import read_versions
 from service.contract.protocol import ProgressEvent, Stage
 from service.http.streaming import sse as sse_module
 from service.keys.secrets import create_key

@@ -1,7 +1,7 @@
 """How far a result can be trusted, and what it stands beside, as sentences."""
 
 from service.contract import results
-from service.web.wording import counted, decimal, whole
+from service.text.wording import counted, decimal, whole
 
 SHOWN_TAIL = 0.01
 SHOWN_TRACERS = 5

@@ -11,10 +11,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from service.audits.changes import AuditChanges
+from service.audits.live.changes import AuditChanges
+from service.audits.live.versions import Version
 from service.audits.queries import find_state, list_events
 from service.audits.schemas import AuditEvent
-from service.audits.versions import Version
 from service.http.auth.authentication import authenticate_again
 from service.http.auth.principal import Principal
 from service.http.problems.problem import Problem

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.web.text import count_hidden, excerpt, is_hidden, pieces
+from service.text.visible_text import count_hidden, excerpt, is_hidden, pieces
 
 
 def shown(text: str) -> str:
