@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.console import Console
 
-from service.console.audit import Request, run_audit
-from service.console.inputs import read_probe
-from service.console.models import DEMO_MODEL, choose_model
-from service.console.probes import OwnProbe
-from service.console.progress import ProgressDisplay
-from service.console.results import findings_table, output_console
-from service.console.server import Server
+from service.cli.audit import Request, run_audit
+from service.cli.inputs import read_probe
+from service.cli.models import DEMO_MODEL, choose_model
+from service.cli.probes import OwnProbe
+from service.cli.progress import ProgressDisplay
+from service.cli.results import findings_table, output_console
+from service.cli.server import Server
 
 POISON = "poison"
 MIN_FOUND = 14

@@ -6,7 +6,7 @@ from pathlib import Path
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from service.cli import app
+from service.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 

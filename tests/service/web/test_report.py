@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
 from service.app import create_app
-from service.cli import app as command
+from service.cli.app import app as command
 from service.contract.results import Summary
 from service.keys.secrets import create_key
 from service.settings import Settings

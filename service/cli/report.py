@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
-from service.console.connect import open_running_server
-from service.console.errors import FAILED, CommandError
-from service.console.export import check_output_file
-from service.console.results import output_console
+from service.cli.connect import open_running_server
+from service.cli.errors import FAILED, CommandError
+from service.cli.export import check_output_file
+from service.cli.results import output_console
 from service.settings import Settings
 
 

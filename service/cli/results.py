@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from service.console.errors import FAILED, CommandError
+from service.cli.errors import FAILED, CommandError
 from service.contract.results import Sensitivity
 from service.text.evidence import sensitivity_words
 from service.text.visible_text import excerpt

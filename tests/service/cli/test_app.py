@@ -11,8 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
-from service.cli import app
-from service.console.probes import PackProbe, parse_probe
+from service.cli.app import app
+from service.cli.probes import PackProbe, parse_probe
 from service.settings import Settings
 from service.store.tables import Audit, Dataset, Model, Probe
 from tests.support.builders import add_audit
@@ -265,7 +265,7 @@ class TestCancelAndRetry:
         self, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("FINETOOTH_URL", raising=False)
-        monkeypatch.setattr("service.cli.get_settings", lambda: Settings(data_dir=tmp_path / "data"))
+        monkeypatch.setattr("service.cli.app.get_settings", lambda: Settings(data_dir=tmp_path / "data"))
         result = run("retry", "aud_1")
         assert result.exit_code == 2
         assert "no service runs here" in one_line(result)
@@ -273,6 +273,6 @@ class TestCancelAndRetry:
 
 
 def test_the_command_starts_without_what_it_does_not_need() -> None:
-    program = "import sys, service.cli; print(*sorted(sys.modules))"
+    program = "import sys, service.cli.app; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not {"torch", "transformers", "sqlalchemy", "fastapi", "pyarrow", "celery"} & set(result.stdout.split())

@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from service.cli.errors import CommandError, refused
+from service.cli.server import Server
 from service.client import ApiError
-from service.console.errors import CommandError, refused
-from service.console.server import Server
 
 DEMO_MODEL = "smollm2-135m-instruct"
 

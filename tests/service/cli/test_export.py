@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
-from service.cli import app
+from service.cli.app import app
 from service.client import ApiError, Client, ExportError
 from service.settings import Settings
 from service.store.local_objects import LocalObjects

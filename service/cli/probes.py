@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.cli.errors import CommandError, refused
+from service.cli.inputs import file_name, read_probe
 from service.client import ApiError, Client
-from service.console.errors import CommandError, refused
-from service.console.inputs import file_name, read_probe
 
 PACK = "pack:"
 _PARAMETER = re.compile(r":(?=[a-z_]+=)")

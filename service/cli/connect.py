@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from service.cli.errors import FAILED, CommandError, refused
+from service.cli.server import Server
 from service.client import ApiError, Client, UnreachableError
-from service.console.errors import FAILED, CommandError, refused
-from service.console.server import Server
 from service.settings import Settings
 
 START_SECONDS = 90.0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.console.errors import CommandError
-from service.console.results import FIELDS, findings_table, first_words, print_summary, write_results
+from service.cli.errors import CommandError
+from service.cli.results import FIELDS, findings_table, first_words, print_summary, write_results
 from service.contract.results import ScoreRow
 from tests.support.summaries import make_probe_summary, make_summary
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from service.cli.connect import open_running_server
+from service.cli.errors import FAILED, CommandError
+from service.cli.progress import ProgressDisplay
+from service.cli.results import output_console
 from service.client import ExportError
-from service.console.connect import open_running_server
-from service.console.errors import FAILED, CommandError
-from service.console.progress import ProgressDisplay
-from service.console.results import output_console
 from service.settings import Settings
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from service.cli.errors import FAILED, CommandError, refused
+from service.cli.probes import OwnProbe, PackProbe, create_probe
+from service.cli.progress import ProgressDisplay
 from service.client import ApiError, Client, UnreachableError
-from service.console.errors import FAILED, CommandError, refused
-from service.console.probes import OwnProbe, PackProbe, create_probe
-from service.console.progress import ProgressDisplay
 
 
 @dataclass(frozen=True)

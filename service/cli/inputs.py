@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.console.errors import CommandError
+from service.cli.errors import CommandError
 from service.contract.spec import ProbeItem
 
 MAX_PROBE_BYTES = 64 << 20

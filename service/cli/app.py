@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 from service.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from service.console.audit import Request
-    from service.console.server import Server
+    from service.cli.audit import Request
+    from service.cli.server import Server
 
 OVER_LIMIT = 3
 INTERRUPTED = 130
@@ -96,12 +96,12 @@ def audit(
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`, or starts the service for the run.
     """
-    from service.console.audit import Request
-    from service.console.errors import CommandError
-    from service.console.inputs import check_dataset, file_name, text_columns
-    from service.console.models import choose_model
-    from service.console.probes import check_packs, parse_probe
-    from service.console.results import check_output_folder
+    from service.cli.audit import Request
+    from service.cli.errors import CommandError
+    from service.cli.inputs import check_dataset, file_name, text_columns
+    from service.cli.models import choose_model
+    from service.cli.probes import check_packs, parse_probe
+    from service.cli.results import check_output_folder
     from service.contract.spec import MAX_PROBES, MAX_SEEDS
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
@@ -171,7 +171,7 @@ def export(
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing.
     """
-    from service.console.export import run_export
+    from service.cli.export import run_export
 
     return _guarded(
         lambda: run_export(get_settings(), audit, out, kind=kind, format=format, filter=filter, max_q=max_q)
@@ -189,7 +189,7 @@ def report(
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing.
     """
-    from service.console.report import write_report
+    from service.cli.report import write_report
 
     return _guarded(lambda: write_report(get_settings(), audit, out))
 
@@ -197,7 +197,7 @@ def report(
 @app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
-    from service.console.connect import open_server
+    from service.cli.connect import open_server
     from service.demo.run import run_demo
 
     return _guarded(lambda: run_demo(lambda report: open_server(get_settings(), report)))
@@ -210,10 +210,10 @@ def _audit(
 
     from rich.console import Console
 
-    from service.console.audit import run_audit
-    from service.console.connect import open_server
-    from service.console.progress import ProgressDisplay
-    from service.console.results import (
+    from service.cli.audit import run_audit
+    from service.cli.connect import open_server
+    from service.cli.progress import ProgressDisplay
+    from service.cli.results import (
         FINDINGS_FILE,
         SUMMARY_FILE,
         TOP,
@@ -247,7 +247,7 @@ def _audit(
 
 def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
     """Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing."""
-    from service.console.connect import open_running_server
+    from service.cli.connect import open_running_server
 
     with open_running_server(get_settings()) as server:
         audit = server.client.cancel(audit_id) if act == "cancel" else server.client.retry(audit_id)
@@ -257,8 +257,8 @@ def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
 
 def _guarded(run: Callable[[], int]) -> int:
     """What the user did wrong, or what went wrong, as one line on stderr and an exit code."""
+    from service.cli.errors import FAILED, CommandError, refused
     from service.client import ApiError, UnreachableError
-    from service.console.errors import FAILED, CommandError, refused
 
     try:
         return run()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from service.console.progress import ProgressDisplay, audit_act
+from service.cli.progress import ProgressDisplay, audit_act
 
 
 def running(stage: str = "training", key: str = "train:8", number: int = 2, seeds: int = 3) -> dict[str, Any]:
