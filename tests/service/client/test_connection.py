@@ -14,9 +14,8 @@ import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from service import client as client_module
 from service.audits.live import changes as changes_module
-from service.client import ApiError, Client, UnreachableError
+from service.client import ApiError, Client, UnreachableError, connection
 from service.contract.protocol import ProgressEvent, Stage
 from service.lifecycle.audits import publish, record_event, record_progress
 from service.lifecycle.jobs import Claim, claim
@@ -140,11 +139,11 @@ def test_a_lost_answer_creates_nothing_twice(client: Client, lossy: Lossy, sessi
 
 
 def test_it_gives_up_in_the_end(client: Client, lossy: Lossy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: None)
-    lossy.lose(client_module.ATTEMPTS)
+    monkeypatch.setattr(connection.time, "sleep", lambda _: None)
+    lossy.lose(connection.ATTEMPTS)
     with pytest.raises(UnreachableError):
         client.create_probe("p", ITEMS)
-    assert lossy.lost == client_module.ATTEMPTS
+    assert lossy.lost == connection.ATTEMPTS
 
 
 def test_a_busy_service_is_asked_again_when_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +151,7 @@ def test_a_busy_service_is_asked_again_when_it_says(monkeypatch: pytest.MonkeyPa
     import httpx
 
     pauses: list[float] = []
-    monkeypatch.setattr(client_module.time, "sleep", pauses.append)
+    monkeypatch.setattr(connection.time, "sleep", pauses.append)
     answers = [
         httpx.Response(503, headers={"Retry-After": "3"}, json={"code": "database_busy", "detail": "d"}),
         httpx.Response(409, headers={"Retry-After": "1"}, json={"code": "idempotency_key_in_use", "detail": "d"}),
@@ -174,7 +173,7 @@ def test_a_busy_service_is_asked_again_when_it_says(monkeypatch: pytest.MonkeyPa
 def test_wait_asks_seldom_and_hears_soon(
     api: LiveApi, client: Client, lossy: Lossy, held: Claim, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "HOLD_SECONDS", 1)
+    monkeypatch.setattr(connection, "HOLD_SECONDS", 1)
     seen: list[tuple[float, Any]] = []
     ended: list[dict[str, Any]] = []
 
@@ -195,7 +194,7 @@ def test_wait_asks_seldom_and_hears_soon(
         assert time.monotonic() - changed < 10
         time.sleep(0.02)
     lossy.lose(1)  # the next answer is lost, and asked for again after poll_seconds
-    monkeypatch.setattr(client_module.time, "sleep", lambda _: threading.Event().wait(0.05))
+    monkeypatch.setattr(connection.time, "sleep", lambda _: threading.Event().wait(0.05))
     with sessions.begin() as session:
         assert publish(session, held, summary_of())
     thread.join(20)
