@@ -1,0 +1,89 @@
+"""Workspaces, keys, sessions of browsers, and requests that must not be repeated."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    SmallInteger,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.base import Base, created_at
+
+
+class Workspace(Base):
+    """A tenant. Nobody sees another workspace's rows."""
+
+    __tablename__ = "workspaces"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = created_at()
+
+
+class ApiKey(Base):
+    """A bearer key. Only the SHA-256 of the whole key is stored (its 128 random bits need no slow hash)."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), index=True)
+    name: Mapped[str]
+    prefix: Mapped[str]
+    """First characters of the key, to recognise it by."""
+    secret_sha256: Mapped[bytes] = mapped_column(unique=True)
+    previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
+    """Of the text before the last rotation, where that was to go on working until `previous_expires_at`."""
+    previous_expires_at: Mapped[datetime | None]
+    previous_last_used_at: Mapped[datetime | None]
+    scopes: Mapped[list[str]]
+    created_at: Mapped[datetime] = created_at()
+    expires_at: Mapped[datetime | None]
+    last_used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    __table_args__ = (CheckConstraint("(previous_sha256 IS NULL) = (previous_expires_at IS NULL)", name="previous"),)
+
+
+class SignInLink(Base):
+    """A one-time link that opens a browser session with the rights of a key."""
+
+    __tablename__ = "sign_in_links"
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = created_at()
+    expires_at: Mapped[datetime]
+    used_at: Mapped[datetime | None]
+
+
+class BrowserSession(Base):
+    """A signed-in browser: the cookie's SHA-256."""
+
+    __tablename__ = "browser_sessions"
+    token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = created_at()
+    expires_at: Mapped[datetime]
+
+
+class IdempotencyRecord(Base):
+    """What a creating request with an Idempotency-Key was answered; see service.http.idempotency."""
+
+    __tablename__ = "idempotency_records"
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True)
+    """The API key that sent it."""
+    key: Mapped[str] = mapped_column(primary_key=True)
+    """The header's value."""
+    target_sha256: Mapped[bytes]
+    """Of method, path and query."""
+    body_sha256: Mapped[bytes]
+    """Of the request's body."""
+    status: Mapped[int] = mapped_column(SmallInteger)
+    headers: Mapped[list[Any]]
+    """[[name, value]] of the answer."""
+    body: Mapped[bytes]
+    """Of the answer, without secrets."""
+    created_at: Mapped[datetime] = created_at()
+    expires_at: Mapped[datetime] = mapped_column(index=True)

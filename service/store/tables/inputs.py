@@ -1,0 +1,85 @@
+"""What an audit stands on: datasets, probes and models."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    ForeignKey,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.base import Base, created_at
+
+
+class Dataset(Base):
+    """An uploaded dataset whose objects are complete in the object store. Immutable."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    format: Mapped[str]
+    """Record format: messages, alpaca, sharegpt, prompt_completion or mapped."""
+    container: Mapped[str] = mapped_column(server_default="jsonl")
+    """jsonl, json, csv or parquet."""
+    encoding: Mapped[str]
+    """identity, gzip or zstd."""
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    """Of the upload as it came."""
+    sha256: Mapped[str]
+    """Of the upload as it came."""
+    rows: Mapped[int] = mapped_column(BigInteger)
+    columns: Mapped[list[str]]
+    """Extra columns, in order of first appearance; any of them can serve as the group."""
+    statistics: Mapped[dict[str, Any]]
+    near_duplicates: Mapped[dict[str, Any] | None]
+    """A contract.results.NearDuplicates, once a worker has counted them."""
+    notices: Mapped[list[Any] | None]
+    """[{kind, rows, first_rows, found}]; null for an upload of a version that looked for none."""
+    created_at: Mapped[datetime] = created_at()
+    __table_args__ = (
+        CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion','mapped')", name="format"),
+        CheckConstraint("container IN ('jsonl','json','csv','parquet')", name="container"),
+        CheckConstraint("encoding IN ('identity','gzip','zstd')", name="encoding"),
+        UniqueConstraint("workspace_id", "id"),
+    )
+
+
+class Probe(Base):
+    """A behaviour that a model must not learn: prompts with unwanted answers. Immutable."""
+
+    __tablename__ = "probes"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    items: Mapped[list[Any]]
+    """[{prompt, unwanted, reference?}]"""
+    has_reference: Mapped[bool] = mapped_column(Boolean)
+    """Whether every item has a reference answer."""
+    pack: Mapped[dict[str, Any] | None]
+    """{name, version, parameters} of the built-in pack that it was made from."""
+    created_at: Mapped[datetime] = created_at()
+    __table_args__ = (UniqueConstraint("workspace_id", "id"),)
+
+
+class Model(Base):
+    """A base model that audits of the workspace may train."""
+
+    __tablename__ = "models"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str]
+    """Unique in the workspace; audits may name a model by it."""
+    source: Mapped[str]
+    location: Mapped[str]
+    revision: Mapped[str | None]
+    created_at: Mapped[datetime] = created_at()
+    __table_args__ = (
+        CheckConstraint("source IN ('hub','local','bundled')", name="source"),
+        UniqueConstraint("workspace_id", "name"),
+        UniqueConstraint("workspace_id", "id"),
+    )

@@ -1,0 +1,102 @@
+"""Jobs, the workers that run them, and what is counted and cleared away beside them."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    SmallInteger,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.store.base import Base, created_at
+
+
+class Job(Base):
+    """A background act. The row is the job; Celery only wakes a worker. Only service.lifecycle writes it."""
+
+    __tablename__ = "jobs"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    kind: Mapped[str]
+    """What the subject is: an audit to run, an export to write, a dataset whose near-duplicates are counted."""
+    subject_id: Mapped[str]
+    lane: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="queued")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    """The fence: raised by every claim; every write of a worker names it."""
+    owner: Mapped[str | None]
+    lease_expires_at: Mapped[datetime | None]
+    """While a worker holds the job: from then on it does not, and the reconciler takes the job back."""
+    failures: Mapped[int] = mapped_column(server_default="0")
+    """Attempts that ended badly; the last one allowed ends the job."""
+    created_at: Mapped[datetime] = created_at()
+    next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    """Of the running or last attempt."""
+    cancel_requested_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    """A contract.Failure where state is failed."""
+    request_id: Mapped[str | None]
+    """Of the request that asked for it, for the logs."""
+    __table_args__ = (
+        CheckConstraint("kind IN ('audit','export','dataset')", name="kind"),
+        CheckConstraint("lane IN ('gpu','io')", name="lane"),
+        CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
+        CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("(state IN ('running','cancelling')) = (lease_expires_at IS NOT NULL)", name="lease"),
+        UniqueConstraint("workspace_id", "id"),
+        Index("ix_jobs_due", "lane", "next_attempt_at", "id", postgresql_where=text("state = 'queued'")),
+        Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
+        Index("ix_jobs_subject", "subject_id"),
+    )
+
+
+class Worker(Base):
+    """A worker process that says from time to time that it is alive. What it holds is in `jobs`."""
+
+    __tablename__ = "workers"
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    """As in `jobs.owner`; a restarted worker is another."""
+    lane: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = created_at()
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
+
+
+class Counter(Base):
+    """What workers have counted for /metrics; see service.store.counters."""
+
+    __tablename__ = "counters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[float]
+
+
+class Scheduler(Base):
+    """Which process reconciles: one row, a lease that passes to another process once its holder is gone."""
+
+    __tablename__ = "scheduler"
+    id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
+    owner: Mapped[str]
+    lease_expires_at: Mapped[datetime]
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+
+
+class ObjectPurge(Base):
+    """Objects that no row names any more, to be deleted. See service.lifecycle.purging."""
+
+    __tablename__ = "object_purges"
+    prefix: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    created_at: Mapped[datetime] = created_at()
+    due_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    """When it is tried, or tried again."""
