@@ -198,7 +198,7 @@ def report(
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
     from service.cli.connect import open_server
-    from service.demo.run import run_demo
+    from service.cli.demo import run_demo
 
     return _guarded(lambda: run_demo(lambda report: open_server(get_settings(), report)))
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from service.demo.run import _print, compare, read_truth
+from service.cli.demo import _print, compare, read_truth
 
 
 def test_the_truth_covers_every_row_of_the_bundled_dataset() -> None:

@@ -1,1 +1,0 @@
-"""What the `finetooth` command does between its options and its exit code."""
