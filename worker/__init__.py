@@ -1,0 +1,1 @@
+"""The worker: a Celery process and the child processes that train."""

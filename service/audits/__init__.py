@@ -1,0 +1,1 @@
+"""Audits: creating, listing, cancelling, retrying and deleting them."""

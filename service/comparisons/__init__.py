@@ -1,0 +1,1 @@
+"""Two finished audits beside each other."""

@@ -1,0 +1,1 @@
+"""Datasets: upload, listing and content."""

@@ -1,0 +1,1 @@
+"""Exports of cleaned data, flagged samples or scores."""

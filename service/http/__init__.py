@@ -1,0 +1,1 @@
+"""What routes share and no resource owns."""

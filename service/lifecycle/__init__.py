@@ -1,0 +1,1 @@
+"""The states of a job and the commands that change them. Nothing else writes them."""

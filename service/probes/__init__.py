@@ -1,0 +1,1 @@
+"""Probes, the behaviours that a model must not learn, and packs of them."""

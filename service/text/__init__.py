@@ -1,0 +1,1 @@
+"""Words that pages, reports and the console share. Knows the contract only."""

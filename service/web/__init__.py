@@ -1,0 +1,1 @@
+"""The dashboard: pages, charts, and the report of an audit as one file."""

@@ -1,0 +1,1 @@
+"""Workspaces, and keys made for them."""

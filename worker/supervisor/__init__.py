@@ -1,0 +1,1 @@
+"""Celery's process: claims jobs, holds their leases and runs them in child processes. No torch."""

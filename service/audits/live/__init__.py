@@ -1,0 +1,1 @@
+"""How an audit changes while somebody watches: event streams and long-polls."""

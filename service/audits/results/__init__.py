@@ -1,0 +1,1 @@
+"""What a finished audit says: summary, histogram, curves, groups, metrics."""

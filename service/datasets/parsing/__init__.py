@@ -1,0 +1,1 @@
+"""The child process that reads an upload, and all it needs."""

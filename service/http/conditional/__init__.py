@@ -1,0 +1,1 @@
+"""Entity tags, byte ranges and downloads (RFC 9110)."""

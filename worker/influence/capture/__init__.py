@@ -1,0 +1,1 @@
+"""What a training run records of each sample, in PyTorch."""

@@ -1,0 +1,1 @@
+"""From observations to mu, z, p and q. NumPy and SciPy only."""

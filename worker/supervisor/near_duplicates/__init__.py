@@ -1,0 +1,1 @@
+"""One attempt at counting the near-duplicates of a dataset."""

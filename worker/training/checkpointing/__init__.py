@@ -1,0 +1,1 @@
+"""Checkpoints of a training run, which resume it bit for bit."""

@@ -1,0 +1,1 @@
+"""JSONL read as Arrow columns, many records at once."""
