@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from service.contract.results import NearDuplicates
 from service.contract.spec import Message
-from service.datasets.parsing.notices import MEANINGS
+from service.datasets.notice_kinds import MEANINGS
 from service.store.tables import Dataset as DatasetTable
 
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
+from service.datasets.notice_kinds import SKIPPED_MARK
 from service.datasets.parsing.containers import BOM, begin, recognise_container
 from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
 from service.datasets.parsing.ingest import Ingest, unknown_format
-from service.datasets.parsing.notices import SKIPPED_MARK
 from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
 from service.datasets.parsing.readers.json_array import split_array
 from service.datasets.parsing.readers.jsonl import split_lines
