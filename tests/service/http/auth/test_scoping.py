@@ -3,13 +3,13 @@
 import ast
 from pathlib import Path
 
-SERVICE = Path(__file__).parents[3] / "service"
+SERVICE = Path(__file__).parents[4] / "service"
 MAY_COMPARE = {
-    "http/scoping.py": "the one place for requests",
-    "http/auth.py": "joins a key with its workspace",
+    "http/auth/scoping.py": "the one place for requests",
+    "http/auth/authentication.py": "joins a key with its workspace",
     "http/idempotency.py": "finds a record by everything that was asked, the workspace among it",
     "audits/queries.py": "joins an audit with its job",
-    "audits/versions.py": "joins an audit with its job",
+    "audits/live/versions.py": "joins an audit with its job",
     "exports/queries.py": "joins an export with its job",
 }
 """service.lifecycle takes the workspace as an argument, together with the id."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.http.problems.codes import PROBLEM_CODES
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 CODE = re.compile(r"[a-z]+(_[a-z0-9]+)*")
 RAISED_BY = {"Problem": 1, "Refusal": 0}
 """Class to the position of its argument `code`."""
