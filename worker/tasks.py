@@ -19,7 +19,7 @@ from service.settings import LANES, Lane, get_settings
 from service.store.engine import make_engine, make_sessions
 from service.store.objects import ObjectStore, make_object_store
 from worker.celery_app import app
-from worker.process.fork_client import make_starter
+from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
@@ -77,7 +77,7 @@ def objects() -> ObjectStore:
 def supervisor() -> Supervisor:
     """This process's supervisor."""
     settings = get_settings()
-    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping, starter=make_starter())
+    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping, launcher=make_launcher())
 
 
 @setup_logging.connect

@@ -16,7 +16,7 @@ from typing import IO
 from pydantic import BaseModel, ValidationError
 
 from service.contract.protocol import EVENT, Cancel, Event, Lease, SaveAndStop
-from worker.process.launcher import Starter, pipes
+from worker.process.launcher import Launcher, pipes
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _PASSED_PREFIXES = (
 )  # fmt: skip
 
 
-def child_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
+def restricted_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
     """What a child needs of our environment: no database, broker or key of the service is among it."""
     passed = {
         name: value for name, value in environment.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)
@@ -52,10 +52,10 @@ class Exited:
     code: int
 
 
-class Child:
+class ChildProcess:
     """A running child. Call `next` until it returns Exited; `kill` at any time."""
 
-    def __init__(self, starter: Starter, folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
+    def __init__(self, launcher: Launcher, folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
         """Starts it in and on the folder, to end by itself after `ttl_s` seconds unless `lease` says otherwise.
 
         Raises OSError if it cannot be started.
@@ -68,7 +68,7 @@ class Child:
             os.set_blocking(ours.stdin, False)
             # Before it starts: were we frozen in between, it would never hear of its deadline.
             self.lease(ttl_s)
-            self._process = starter.start(folder, environment, theirs)
+            self._process = launcher.start(folder, environment, theirs)
         except BaseException:
             ours.close()
             raise

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from worker.process.launcher import STEP_COMMAND, Process, Spawner, Starter, Stdio
+from worker.process.launcher import STEP_COMMAND, Launcher, Process, Spawner, Stdio
 from worker.process.prctl import adopting_orphans
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,13 @@ RETRY_SECONDS = 600.0
 """Where one was given up, children are spawned for so long before the next is tried."""
 
 
-def make_starter() -> Starter:
+def make_launcher() -> Launcher:
     """Forks where that is safe, which is on Linux; else spawns."""
     spawner = Spawner(STEP_COMMAND)
-    return Forker(spawner) if sys.platform == "linux" else spawner
+    return ForkClient(spawner) if sys.platform == "linux" else spawner
 
 
-class Forker:
+class ForkClient:
     """Starts children through a fork server, of which it keeps one; without one it spawns them."""
 
     def __init__(self, spawner: Spawner, server_command: Sequence[str] = SERVER_COMMAND) -> None:

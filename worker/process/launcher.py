@@ -50,7 +50,7 @@ class Process(Protocol):
         """Its exit code, negative for a signal, once it is gone."""
 
 
-class Starter(Protocol):
+class Launcher(Protocol):
     """Starts the processes of children."""
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:

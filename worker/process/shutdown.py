@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.process.child_process import Child
+from worker.process.child_process import ChildProcess
 
 
 class Reason(Enum):
@@ -18,35 +18,35 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Graces:
+class GracePeriods:
     """Seconds that a child is given to end."""
 
     saving: float = 30.0
     """From being told to save and stop to being told to stop; and for storing what it has saved."""
-    told: float = 5.0
+    cancelled: float = 5.0
     """From being told on stdin to SIGTERM."""
     terminated: float = 5.0
     """From SIGTERM to SIGKILL."""
-    last_word: float = 10.0
+    final_event: float = 10.0
     """From its `finished` or `failed` to being told."""
 
 
 class Stop:
     """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL. Where this worker ends, it may save first."""
 
-    def __init__(self, child: Child, reason: Reason, graces: Graces) -> None:
+    def __init__(self, child: ChildProcess, reason: Reason, grace_periods: GracePeriods) -> None:
         self.reason = reason
         self._child = child
         saves = reason is Reason.SHUTDOWN
-        self._tell_at = time.monotonic() + (graces.saving if saves else 0.0)
-        self._terminate_at = self._tell_at + graces.told
-        self._kill_at = self._terminate_at + graces.terminated
-        self._told = self._terminated = False
+        self._cancel_at = time.monotonic() + (grace_periods.saving if saves else 0.0)
+        self._terminate_at = self._cancel_at + grace_periods.cancelled
+        self._kill_at = self._terminate_at + grace_periods.terminated
+        self._cancelled = self._terminated = False
         if saves:
             child.save_and_stop()
-        self.insist()
+        self.escalate()
 
-    def insist(self) -> None:
+    def escalate(self) -> None:
         """Does what is due."""
         now = time.monotonic()
         if now >= self._kill_at:
@@ -54,6 +54,6 @@ class Stop:
         elif now >= self._terminate_at and not self._terminated:
             self._terminated = True
             self._child.signal(signal.SIGTERM)
-        elif now >= self._tell_at and not self._told:
-            self._told = True
+        elif now >= self._cancel_at and not self._cancelled:
+            self._cancelled = True
             self._child.cancel()

@@ -16,7 +16,7 @@ COUNT_SECONDS = 10.0
 """A stage of hours is counted while it lasts, at most this often: else its samples would all come at its end."""
 
 
-class Tally:
+class StageCounters:
     """Time and samples of one attempt. What the database could not be told is told the next time."""
 
     def __init__(self, write: Callable[[Callable[[Session], bool]], bool | None]) -> None:

@@ -22,13 +22,13 @@ class LeaseLostError(Exception):
     """The job is no longer this worker's, or may not be: nothing more is written."""
 
 
-class Transactions:
+class JobDatabase:
     """Sessions that outlive a database that is away."""
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
 
-    def once(self, act: Callable[[Session], T]) -> T | None:
+    def try_once(self, act: Callable[[Session], T]) -> T | None:
         """One transaction; None while the database is away, which a child at work need not notice."""
         try:
             with self._sessions.begin() as session:
@@ -37,7 +37,7 @@ class Transactions:
             log.warning("the database is away: %s", type(error.orig).__name__)
             return None
 
-    def surely(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
+    def run_with_retry(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
         """One transaction that an absence of the database of AWAY_SECONDS does not undo.
 
         Raises LeaseLostError once `while_true` no longer holds, and OperationalError in the end: then it may or may

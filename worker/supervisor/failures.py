@@ -45,10 +45,10 @@ def failure_of(error: Exception, kind: str = "audit") -> Failure:
     )
 
 
-def failure_of_child(code: int, last_word: FinishedEvent | FailedEvent | None, stderr: str) -> Failure:
+def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None, stderr: str) -> Failure:
     """Of a child that ended without a result: by what it said, else by its exit code (negative: a signal)."""
-    if isinstance(last_word, FailedEvent):
-        return last_word.failure
+    if isinstance(final_event, FailedEvent):
+        return final_event.failure
     if os.strerror(errno.ENOSPC) in stderr:
         return DISK_FULL
     if code == EXIT_STOPPED:

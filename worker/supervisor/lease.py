@@ -15,12 +15,12 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle import jobs
 from service.lifecycle.jobs import Claim
-from worker.process.child_process import Child
+from worker.process.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
 
 
-class Lease:
+class LeaseKeeper:
     """The lease on a claimed job, for the time of the block."""
 
     def __init__(self, sessions: sessionmaker[Session], claim: Claim, *, seconds: float, since: float) -> None:
@@ -31,7 +31,7 @@ class Lease:
         self._expires_at = since + seconds
         self._fenced = False
         self._over = threading.Event()
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._changing = threading.Lock()
         self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
 
@@ -50,14 +50,14 @@ class Lease:
         """Seconds until it is lost unless it is renewed."""
         return max(0.0, self._expires_at - time.monotonic())
 
-    def pass_on_to(self, child: Child | None) -> None:
+    def pass_on_to(self, child: ChildProcess | None) -> None:
         """Every renewal is passed on to the child from now on; None: to nobody."""
         with self._changing:
             self._child = child
             if child is not None:
                 self._tell(child)
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "LeaseKeeper":
         self._thread.start()
         return self
 
@@ -88,6 +88,6 @@ class Lease:
                 if self._child is not None:
                     self._tell(self._child)
 
-    def _tell(self, child: Child) -> None:
+    def _tell(self, child: ChildProcess) -> None:
         if self.good:
             child.lease(self.left)

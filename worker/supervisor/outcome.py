@@ -16,25 +16,25 @@ from service.settings import Settings
 from service.store.objects import ObjectStore
 from worker.process.shutdown import Reason
 from worker.supervisor.audit.step_folder import InputMissingError, OutputError
-from worker.supervisor.database import LeaseLostError, T, Transactions
+from worker.supervisor.database import JobDatabase, LeaseLostError, T
 from worker.supervisor.failures import failure_of, is_retried
-from worker.supervisor.lease import Lease
+from worker.supervisor.lease import LeaseKeeper
 
 log = logging.getLogger(__name__)
 
 FENCED = "no longer ours"
 
 
-class Conclusion:
+class AttemptOutcome:
     """Ends one claim; every method says how in words for the log."""
 
     def __init__(
         self,
         settings: Settings,
-        database: Transactions,
+        database: JobDatabase,
         objects: ObjectStore,
         claim: Claim,
-        lease: Lease,
+        lease: LeaseKeeper,
         *,
         stopping: threading.Event,
     ) -> None:
@@ -46,10 +46,10 @@ class Conclusion:
         self._lease = lease
         self._stopping = stopping
 
-    def of(self, run: Callable[[], str]) -> str:
+    def run(self, attempt: Callable[[], str]) -> str:
         """Runs the attempt; what it raises becomes a failure of the job. Raises only what ends a process."""
         try:
-            return run()
+            return attempt()
         except LeaseLostError:
             return FENCED
         except (InputMissingError, OutputError) as error:
@@ -67,7 +67,7 @@ class Conclusion:
             return Reason.LEASE_LOST
         if self._stopping.is_set():
             return Reason.SHUTDOWN
-        cancel = self._database.once(lambda session: jobs.cancel_requested(session, self._claim))
+        cancel = self._database.try_once(lambda session: jobs.cancel_requested(session, self._claim))
         return Reason.CANCEL if cancel else None
 
     def stopped(self, reason: Reason) -> str:
@@ -75,7 +75,7 @@ class Conclusion:
         if reason is Reason.LEASE_LOST:
             return FENCED
         if reason is Reason.SHUTDOWN:
-            ours = self.surely(lambda session: jobs.release(session, self._claim))
+            ours = self.run_with_retry(lambda session: jobs.release(session, self._claim))
             return "released" if ours else FENCED
         return self.cancelled()
 
@@ -102,13 +102,13 @@ class Conclusion:
         except OperationalError:
             return f"failed ({failure.code}), which the database could not be told"
 
-    def surely(self, act: Callable[[Session], T]) -> T:
-        """One transaction, for as long as the job is ours. Raises as Transactions.surely."""
-        return self._database.surely(act, while_true=lambda: self._lease.good)
+    def run_with_retry(self, act: Callable[[Session], T]) -> T:
+        """One transaction, for as long as the job is ours. Raises as JobDatabase.run_with_retry."""
+        return self._database.run_with_retry(act, while_true=lambda: self._lease.good)
 
     def purge_earlier(self) -> None:
         """Deletes what earlier attempts have left and nobody needs: nothing names what a killed worker has left."""
-        purge(self._objects, self.surely(lambda session: self._leftovers(session, self._claim.attempt - 1)))
+        purge(self._objects, self.run_with_retry(lambda session: self._leftovers(session, self._claim.attempt - 1)))
 
     def _end(self, command: Callable[[Session], bool], outcome: str) -> str:
         """What finished steps of an audit have left stays, for an attempt to come."""
@@ -116,7 +116,7 @@ class Conclusion:
         def end(session: Session) -> list[str] | None:
             return self._leftovers(session, self._claim.attempt) if command(session) else None
 
-        leftovers = self.surely(end)
+        leftovers = self.run_with_retry(end)
         if leftovers is None:
             return FENCED
         purge(self._objects, leftovers)

@@ -18,15 +18,15 @@ from service.lifecycle.jobs import Claim
 from service.settings import Settings
 from service.store.objects import ObjectStore, step_prefix
 from service.store.tables import Audit
-from worker.process.child_process import Child, Exited, child_environment
-from worker.process.launcher import Starter
-from worker.process.shutdown import Graces, Reason, Stop
+from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.launcher import Launcher
+from worker.process.shutdown import GracePeriods, Reason, Stop
 from worker.process.stderr_filter import loggable
 from worker.process.workdirs import sweep, work_folder
 from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
-from worker.supervisor.audit.eta import Pace
-from worker.supervisor.audit.event_recorder import Relay
-from worker.supervisor.audit.plan import Work, plan_steps
+from worker.supervisor.audit.eta import EtaEstimator
+from worker.supervisor.audit.event_recorder import EventRecorder
+from worker.supervisor.audit.plan import PlannedStep, plan_steps
 from worker.supervisor.audit.result_loader import load_results, score_count
 from worker.supervisor.audit.step_folder import (
     check_recording,
@@ -35,11 +35,11 @@ from worker.supervisor.audit.step_folder import (
     stage_inputs,
     store_outputs,
 )
-from worker.supervisor.counters import Tally
-from worker.supervisor.database import LeaseLostError, T, Transactions
+from worker.supervisor.counters import StageCounters
+from worker.supervisor.database import JobDatabase, LeaseLostError, T
 from worker.supervisor.failures import failure_of_child
-from worker.supervisor.lease import Lease
-from worker.supervisor.outcome import FENCED, Conclusion
+from worker.supervisor.lease import LeaseKeeper
+from worker.supervisor.outcome import FENCED, AttemptOutcome
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,12 @@ class _Ending:
     """How a child came to its end."""
 
     code: int
-    last_word: FinishedEvent | FailedEvent | None
+    final_event: FinishedEvent | FailedEvent | None
     stopped: Reason | None
     stderr: str
 
 
-class Attempt:
+class AuditAttempt:
     """What becomes of one claim. Every write is fenced by (job, attempt, owner) and by the lease."""
 
     def __init__(
@@ -63,53 +63,53 @@ class Attempt:
         sessions: sessionmaker[Session],
         objects: ObjectStore,
         claim: Claim,
-        lease: Lease,
+        lease: LeaseKeeper,
         *,
         stopping: threading.Event,
-        starter: Starter,
-        graces: Graces,
+        launcher: Launcher,
+        grace_periods: GracePeriods,
     ) -> None:
         """Once `stopping` is set, the child is ended and the job goes back to the queue."""
         self._settings = settings
-        self._database = Transactions(sessions)
+        self._database = JobDatabase(sessions)
         self._objects = objects
         self._claim = claim
         self._lease = lease
-        self._starter = starter
-        self._graces = graces
-        self._conclusion = Conclusion(settings, self._database, objects, claim, lease, stopping=stopping)
-        self._tally = Tally(self._database.once)
+        self._launcher = launcher
+        self._grace_periods = grace_periods
+        self._outcome = AttemptOutcome(settings, self._database, objects, claim, lease, stopping=stopping)
+        self._counters = StageCounters(self._database.try_once)
 
     def run(self) -> str:
         """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
-        self._tally.enter(Stage.PREPARING)
+        self._counters.enter(Stage.PREPARING)
         try:
-            return self._conclusion.of(self._run_steps)
+            return self._outcome.run(self._run_steps)
         finally:
-            self._tally.enter(None)
+            self._counters.enter(None)
 
     # ------------------------------------------------------------ the steps
 
     def _run_steps(self) -> str:
         """Runs what is left of the audit's steps, in their order. Returns how the attempt ended."""
-        self._conclusion.purge_earlier()
-        plan = self._surely(lambda session: plan_steps(session, self._objects, self._claim))
+        self._outcome.purge_earlier()
+        plan = self._run_with_retry(lambda session: plan_steps(session, self._objects, self._claim))
         sweep(self._settings.work)
-        pace = Pace(sum(work.spec.step_key != COMBINE for work in plan))
+        eta = EtaEstimator(sum(work.spec.step_key != COMBINE for work in plan))
         for number, work in enumerate(plan):
             if number:
-                reason = self._conclusion.reason_to_stop()
+                reason = self._outcome.reason_to_stop()
                 if reason is not None:
-                    return self._conclusion.stopped(reason)
+                    return self._outcome.stopped(reason)
                 self._show(ProgressEvent(stage=Stage.PREPARING, done=0))
             prefix = f"{self._claim.subject_id}.{self._claim.attempt}."
             with work_folder(self._settings.work, prefix) as folder:
-                outcome = self._run_step(work, folder, pace)
+                outcome = self._run_step(work, folder, eta)
             if outcome is not None:
                 return outcome
         raise LookupError("the audit has no step left")
 
-    def _run_step(self, work: Work, folder: Path, pace: Pace) -> str | None:
+    def _run_step(self, work: PlannedStep, folder: Path, eta: EtaEstimator) -> str | None:
         """How the attempt ended with this step; None where the next one is to be run."""
         step_key = work.spec.step_key
         spec = work.spec.model_copy(update={"checkpoint_seconds": self._settings.checkpoint_seconds})
@@ -117,59 +117,61 @@ class Attempt:
         if step_key != COMBINE:
             stage_checkpoints(self._objects, self._claim, step_key, folder)
         sha256 = spec_sha256(work.spec)
-        if not self._surely(lambda session: audits.start_step(session, self._claim, step_key, sha256)):
+        if not self._run_with_retry(lambda session: audits.start_step(session, self._claim, step_key, sha256)):
             return FENCED
         if step_key != COMBINE:
-            pace.start()
-        ending = self._run_child(work, folder, pace)
+            eta.start()
+        ending = self._run_child(work, folder, eta)
         if ending.stopped in (Reason.CANCEL, Reason.LEASE_LOST):
-            return self._conclusion.stopped(ending.stopped)
-        if isinstance(ending.last_word, FinishedEvent):
+            return self._outcome.stopped(ending.stopped)
+        if isinstance(ending.final_event, FinishedEvent):
             if step_key == COMBINE:
                 return self._publish(work, folder)
-            pace.finish()
-            return self._keep(work, folder)
+            eta.finish()
+            return self._store_recording(work, folder)
         if ending.stopped is Reason.SHUTDOWN:
-            return self._conclusion.stopped(ending.stopped)
-        told = loggable(ending.stderr)
-        if told:
-            log.error("the child failed; places and errors of its stderr:\n%s", "\n".join(told))
-        return self._conclusion.failed(failure_of_child(ending.code, ending.last_word, ending.stderr))
+            return self._outcome.stopped(ending.stopped)
+        stderr_lines = loggable(ending.stderr)
+        if stderr_lines:
+            log.error("the child failed; places and errors of its stderr:\n%s", "\n".join(stderr_lines))
+        return self._outcome.failed(failure_of_child(ending.code, ending.final_event, ending.stderr))
 
-    def _run_child(self, work: Work, folder: Path, pace: Pace) -> _Ending:
+    def _run_child(self, work: PlannedStep, folder: Path, eta: EtaEstimator) -> _Ending:
         if self._lease.lost:
             raise LeaseLostError
-        environment = child_environment(os.environ, self._settings.cache_dir)
+        environment = restricted_environment(os.environ, self._settings.cache_dir)
         reason = self._prepare(environment)
         if reason is not None:
             return _Ending(EXIT_STOPPED, None, reason, "")
-        child = Child(self._starter, folder, environment, ttl_s=self._lease.left)
+        child = ChildProcess(self._launcher, folder, environment, ttl_s=self._lease.left)
         uploads = CheckpointUploads(
             self._objects, self._claim, work.spec.step_key, folder, ours=lambda: self._lease.good
         )
         wanted = False
         try:
             self._lease.pass_on_to(child)
-            ending = self._attend(Relay(self._database.once, self._claim, work, pace, self._tally), child, uploads)
-            wanted = ending.stopped in (None, Reason.SHUTDOWN) and not isinstance(ending.last_word, FinishedEvent)
+            ending = self._attend(
+                EventRecorder(self._database.try_once, self._claim, work, eta, self._counters), child, uploads
+            )
+            wanted = ending.stopped in (None, Reason.SHUTDOWN) and not isinstance(ending.final_event, FinishedEvent)
             return ending
         finally:
             self._lease.pass_on_to(None)
             child.kill()
-            uploads.close(self._graces.saving if wanted else self._graces.told, wanted=wanted)
+            uploads.close(self._grace_periods.saving if wanted else self._grace_periods.cancelled, wanted=wanted)
 
     def _prepare(self, environment: Mapping[str, str]) -> Reason | None:
         """Waits until a child can be started; why it must not be any more, if so."""
-        while not self._starter.prepared(environment, seconds=self._settings.poll_seconds):
+        while not self._launcher.prepared(environment, seconds=self._settings.poll_seconds):
             self._show(ProgressEvent(stage=Stage.LOADING, done=0))
-            reason = self._conclusion.reason_to_stop()
+            reason = self._outcome.reason_to_stop()
             if reason is not None:
                 return reason
         return None
 
-    def _attend(self, relay: Relay, child: Child, uploads: CheckpointUploads) -> _Ending:
+    def _attend(self, recorder: EventRecorder, child: ChildProcess, uploads: CheckpointUploads) -> _Ending:
         """Relays the child's events and tells it to stop where it has to, until it is gone."""
-        last_word: FinishedEvent | FailedEvent | None = None
+        final_event: FinishedEvent | FailedEvent | None = None
         overdue_at: float | None = None
         stop: Stop | None = None
         next_poll = 0.0
@@ -180,31 +182,31 @@ class Attempt:
                 reason = Reason.LEASE_LOST
             elif stop is None and now >= next_poll:
                 next_poll = now + self._settings.poll_seconds
-                reason = self._conclusion.reason_to_stop()
+                reason = self._outcome.reason_to_stop()
                 if reason is None and overdue_at is not None and now >= overdue_at:
                     reason = Reason.OVERDUE
             if reason is not None:
                 log.info("stopping the child: %s", reason.value)
-                stop = Stop(child, reason, self._graces)
+                stop = Stop(child, reason, self._grace_periods)
             if stop is not None:
-                stop.insist()
-            relay.flush()
+                stop.escalate()
+            recorder.flush()
             item = child.next(min(self._settings.poll_seconds, 0.25))
             if isinstance(item, Exited):
-                relay.flush(now=True)
+                recorder.flush(now=True)
                 stopped = stop.reason if stop else Reason.LEASE_LOST if self._lease.lost else None
-                return _Ending(item.code, last_word, stopped, child.stderr_tail())
+                return _Ending(item.code, final_event, stopped, child.stderr_tail())
             if isinstance(item, FinishedEvent | FailedEvent):
-                last_word = item
-                overdue_at = time.monotonic() + self._graces.last_word
+                final_event = item
+                overdue_at = time.monotonic() + self._grace_periods.final_event
             elif isinstance(item, CheckpointEvent):
                 uploads.take(item)
             elif item is not None and (stop is None or stop.reason is Reason.SHUTDOWN):
-                relay.take(item)
+                recorder.take(item)
 
     # ------------------------------------------------------------ what a step has left
 
-    def _keep(self, work: Work, folder: Path) -> str | None:
+    def _store_recording(self, work: PlannedStep, folder: Path) -> str | None:
         """Stores what a training step recorded, so that no later attempt has to run it again."""
         step_key = work.spec.step_key
         check_recording(folder)
@@ -213,11 +215,11 @@ class Attempt:
             return audits.finish_step(session, self._claim, step_key, True)
 
         if not self._store(step_key, folder, finish):
-            return self._conclusion.cancelled()
+            return self._outcome.cancelled()
         delete_checkpoints(self._objects, self._claim, step_key)
         return None
 
-    def _publish(self, work: Work, folder: Path) -> str:
+    def _publish(self, work: PlannedStep, folder: Path) -> str:
         claim, step_key, probes = self._claim, work.spec.step_key, len(work.spec.probes)
         summary = read_summary(folder, work.spec, work.rows)
         scores = score_count(work.rows, probes)
@@ -242,7 +244,7 @@ class Attempt:
             session.rollback()  # of the scores too
             return False
 
-        return "published" if self._store(step_key, folder, publish) else self._conclusion.cancelled()
+        return "published" if self._store(step_key, folder, publish) else self._outcome.cancelled()
 
     def _store(self, step_key: str, folder: Path, commit: Callable[[Session], bool]) -> bool:
         """Puts the step's files into the object store, and then does what names them; without that they go again."""
@@ -250,7 +252,7 @@ class Attempt:
         committed = False
         try:
             store_outputs(self._objects, claim, step_key, folder)
-            committed = self._surely(commit)
+            committed = self._run_with_retry(commit)
         except (OperationalError, LeaseLostError):
             committed = True  # Perhaps: the files stay, since a row may name them. The next attempt sees to them.
             raise
@@ -261,12 +263,12 @@ class Attempt:
 
     # ------------------------------------------------------------ the database
 
-    def _surely(self, act: Callable[[Session], T]) -> T:
-        return self._conclusion.surely(act)
+    def _run_with_retry(self, act: Callable[[Session], T]) -> T:
+        return self._outcome.run_with_retry(act)
 
     def _show_publishing(self, done: int, total: int) -> None:
         self._show(ProgressEvent(stage=Stage.PUBLISHING, done=done, total=total, unit="scores"))
 
     def _show(self, event: ProgressEvent) -> None:
-        self._tally.enter(event.stage)
-        self._database.once(lambda session: audits.record_progress(session, self._claim, event))
+        self._counters.enter(event.stage)
+        self._database.try_once(lambda session: audits.record_progress(session, self._claim, event))

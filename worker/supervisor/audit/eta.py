@@ -4,7 +4,7 @@ from collections.abc import Callable
 from time import monotonic
 
 
-class Pace:
+class EtaEstimator:
     """Times training steps of one attempt. Steps of one audit differ in their seed alone, so each tells of the others.
 
     What follows training, and is short beside it, is left out: nothing measured it.

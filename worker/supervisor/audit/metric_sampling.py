@@ -6,7 +6,7 @@ POINTS = 100
 """Losses kept, and as many measurements of the probe."""
 
 
-class MetricThinning:
+class MetricSampler:
     """Keeps the first metric of each of POINTS equal stretches of the run, and likewise the first with a probe loss."""
 
     def __init__(self, steps: int) -> None:

@@ -16,7 +16,7 @@ from worker.supervisor.audit.step_folder import spec_sha256
 
 
 @dataclass(frozen=True)
-class Work:
+class PlannedStep:
     """One step to run."""
 
     spec: StepSpec
@@ -27,7 +27,7 @@ class Work:
     """What the step needs of other steps: the key of each seed's stored recording."""
 
 
-def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Work]:
+def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[PlannedStep]:
     """The steps that this attempt has to run.
 
     A training step is left out where it has succeeded with the same specification, in whatever attempt, and its
@@ -46,7 +46,7 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
         training = first.training.model_copy(update={"seed": seed})
         spec = first.model_copy(update={"step_key": step.step_key, "training": training})
         if combines:
-            plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings=recordings))
+            plan.append(PlannedStep(spec=spec, dataset=rows, rows=dataset.rows, recordings=recordings))
             continue
 
         def recording(attempt: int, step_key: str = step.step_key) -> str:
@@ -57,7 +57,7 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
             if objects.exists(recordings[seed]):
                 continue
         recordings[seed] = recording(claim.attempt)
-        plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings={}))
+        plan.append(PlannedStep(spec=spec, dataset=rows, rows=dataset.rows, recordings={}))
     return plan
 
 

@@ -14,13 +14,13 @@ from service.lifecycle.exports import publish_export, record_export_progress
 from service.settings import Settings
 from service.store.objects import ObjectStore, export_key, export_prefix
 from service.store.tables import Export
-from worker.process.shutdown import Graces, Reason
+from worker.process.shutdown import GracePeriods, Reason
 from worker.supervisor.audit.event_recorder import PROGRESS_SECONDS
-from worker.supervisor.database import LeaseLostError, Transactions
-from worker.supervisor.export.content import Content, Work, plan_export
+from worker.supervisor.database import JobDatabase, LeaseLostError
+from worker.supervisor.export.content import Content, ExportWork, plan_export
 from worker.supervisor.export.writers import MeasuredFile
-from worker.supervisor.lease import Lease
-from worker.supervisor.outcome import Conclusion
+from worker.supervisor.lease import LeaseKeeper
+from worker.supervisor.outcome import AttemptOutcome
 
 log = logging.getLogger(__name__)
 
@@ -34,45 +34,45 @@ class ExportAttempt:
         sessions: sessionmaker[Session],
         objects: ObjectStore,
         claim: Claim,
-        lease: Lease,
+        lease: LeaseKeeper,
         *,
         stopping: threading.Event,
-        graces: Graces,
+        grace_periods: GracePeriods,
     ) -> None:
         """Once `stopping` is set, the writing ends and the job goes back to the queue."""
         self._settings = settings
-        self._database = Transactions(sessions)
+        self._database = JobDatabase(sessions)
         self._objects = objects
         self._claim = claim
-        self._graces = graces
-        self._conclusion = Conclusion(settings, self._database, objects, claim, lease, stopping=stopping)
+        self._grace_periods = grace_periods
+        self._outcome = AttemptOutcome(settings, self._database, objects, claim, lease, stopping=stopping)
         self._prefix = export_prefix(claim.workspace_id, claim.subject_id, claim.attempt)
 
     def run(self) -> str:
         """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
-        return self._conclusion.of(self._run)
+        return self._outcome.run(self._run)
 
     def _run(self) -> str:
-        self._conclusion.purge_earlier()
-        work = self._conclusion.surely(lambda session: plan_export(session, self._claim))
-        writing = _Writing(work, self._objects, self._claim, self._conclusion)
+        self._outcome.purge_earlier()
+        work = self._outcome.run_with_retry(lambda session: plan_export(session, self._claim))
+        writing = _Writing(work, self._objects, self._claim, self._outcome)
         writing.start()
         reason = self._attend(writing, work)
         if reason is not None:
             # One that is just sending a large object to a bucket cannot be told; it deletes the object itself.
-            if not writing.stop(self._graces.told):
+            if not writing.stop(self._grace_periods.cancelled):
                 log.warning("the export is still being stored; what comes of it is deleted")
             else:
                 self._objects.delete_tree(self._prefix)
-            return self._conclusion.stopped(reason)
+            return self._outcome.stopped(reason)
         return self._publish(writing.result())
 
-    def _attend(self, writing: "_Writing", work: Work) -> Reason | None:
+    def _attend(self, writing: "_Writing", work: ExportWork) -> Reason | None:
         """Shows the progress until the content is stored; why it has to end before that."""
         started = time.monotonic()
         shown_at = 0.0
         while not writing.ended.wait(self._settings.poll_seconds):
-            reason = self._conclusion.reason_to_stop()
+            reason = self._outcome.reason_to_stop()
             if reason is not None:
                 log.info("stopping the export: %s", reason.value)
                 return reason
@@ -81,9 +81,9 @@ class ExportAttempt:
                 self._show(work, writing.done, shown_at - started)
         return None
 
-    def _show(self, work: Work, done: int, seconds: float) -> None:
+    def _show(self, work: ExportWork, done: int, seconds: float) -> None:
         eta = seconds * (work.records - done) / done if done else None
-        self._database.once(
+        self._database.try_once(
             lambda session: record_export_progress(
                 session, self._claim, done=done, total=work.records, unit=work.unit, eta_seconds=eta
             )
@@ -99,14 +99,14 @@ class ExportAttempt:
 
         committed = False
         try:
-            committed = self._conclusion.surely(publish)
+            committed = self._outcome.run_with_retry(publish)
         except (OperationalError, LeaseLostError):
             committed = True  # Perhaps: the object stays, since the row may name it. The next attempt sees to it.
             raise
         finally:
             if not committed:
                 self._objects.delete_tree(self._prefix)
-        return "published" if committed else self._conclusion.cancelled()
+        return "published" if committed else self._outcome.cancelled()
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,13 @@ class _StoppedError(Exception):
 class _Writing:
     """The thread that writes. It looks for the wish to end between any two pieces of the content."""
 
-    def __init__(self, work: Work, objects: ObjectStore, claim: Claim, conclusion: Conclusion) -> None:
+    def __init__(self, work: ExportWork, objects: ObjectStore, claim: Claim, outcome: AttemptOutcome) -> None:
         self.done = 0
         self.ended = threading.Event()
         self._work = work
         self._objects = objects
         self._claim = claim
-        self._conclusion = conclusion
+        self._outcome = outcome
         self._stopped = threading.Event()
         self._stored: _Stored | None = None
         self._error: Exception | None = None
@@ -156,7 +156,7 @@ class _Writing:
         try:
             with self._objects.create(export_key(claim.workspace_id, claim.subject_id, claim.attempt)) as file:
                 measured = MeasuredFile(file)
-                content = Content(self._work, self._objects, self._conclusion.surely, self._tick)
+                content = Content(self._work, self._objects, self._outcome.run_with_retry, self._tick)
                 rows = content.write(measured)
             self._stored = _Stored(rows, measured.bytes, measured.sha256)
         except Exception as error:

@@ -30,7 +30,7 @@ SCORES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class Work:
+class ExportWork:
     """An export and what it is made of, as the database has it."""
 
     kind: Kind
@@ -58,14 +58,14 @@ class Work:
         return "scores" if self.kind == "scores" else "samples"
 
 
-def plan_export(session: Session, claim: Claim) -> Work:
+def plan_export(session: Session, claim: Claim) -> ExportWork:
     """The claim's export. Raises sqlalchemy.exc.NoResultFound where it is gone."""
     export = session.get_one(Export, claim.subject_id)
     audit = session.get_one(Audit, export.audit_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
     lists = session.execute(select(published_lists()).where(Audit.id == audit.id)).scalar_one()
     asked: Any = export  # CHECKs hold the values
-    return Work(
+    return ExportWork(
         kind=asked.kind,
         format=asked.format,
         filter=asked.filter,
@@ -90,7 +90,7 @@ class Read(Protocol):
 class Content:
     """Writes the content of one export."""
 
-    def __init__(self, work: Work, objects: ObjectStore, read: Read, tick: Callable[[int], None]) -> None:
+    def __init__(self, work: ExportWork, objects: ObjectStore, read: Read, tick: Callable[[int], None]) -> None:
         """`tick` is told, often, how many of `work.records` are done; what it raises ends the writing."""
         self._work = work
         self._objects = objects

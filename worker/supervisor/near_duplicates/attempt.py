@@ -19,14 +19,14 @@ from service.lifecycle.jobs import AGAIN
 from service.settings import Settings
 from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.tables import Dataset
-from worker.process.child_process import Child, Exited, child_environment
+from worker.process.child_process import ChildProcess, Exited, restricted_environment
 from worker.process.launcher import Spawner
 from worker.process.shutdown import Reason
 from worker.process.workdirs import sweep, work_folder
 from worker.supervisor.audit.step_folder import InputMissingError
-from worker.supervisor.database import LeaseLostError, Transactions
-from worker.supervisor.lease import Lease
-from worker.supervisor.outcome import FENCED, Conclusion
+from worker.supervisor.database import JobDatabase, LeaseLostError
+from worker.supervisor.lease import LeaseKeeper
+from worker.supervisor.outcome import FENCED, AttemptOutcome
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_TH
 """Nobody waits for it: other work on the machine goes first."""
 
 
-class CountAttempt:
+class NearDuplicatesAttempt:
     """What becomes of one claim. Whatever happens, the dataset stays as it is."""
 
     def __init__(
@@ -45,7 +45,7 @@ class CountAttempt:
         sessions: sessionmaker[Session],
         objects: ObjectStore,
         claim: Claim,
-        lease: Lease,
+        lease: LeaseKeeper,
         *,
         stopping: threading.Event,
     ) -> None:
@@ -54,15 +54,15 @@ class CountAttempt:
         self._objects = objects
         self._claim = claim
         self._lease = lease
-        self._conclusion = Conclusion(settings, Transactions(sessions), objects, claim, lease, stopping=stopping)
+        self._outcome = AttemptOutcome(settings, JobDatabase(sessions), objects, claim, lease, stopping=stopping)
 
     def run(self) -> str:
         """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
-        return self._conclusion.of(self._run)
+        return self._outcome.run(self._run)
 
     def _run(self) -> str:
         claim = self._claim
-        if self._conclusion.surely(lambda session: session.get(Dataset, claim.subject_id)) is None:
+        if self._outcome.run_with_retry(lambda session: session.get(Dataset, claim.subject_id)) is None:
             return self._publish(None)
         sweep(self._settings.work)
         with work_folder(self._settings.work, f"{claim.subject_id}.{claim.attempt}.") as folder:
@@ -72,24 +72,24 @@ class CountAttempt:
                 raise InputMissingError("The dataset's rows are") from None
             outcome = self._count(folder)
             if isinstance(outcome, Reason):
-                return self._conclusion.stopped(outcome)
+                return self._outcome.stopped(outcome)
             if outcome != 0:
-                return self._conclusion.failed(_failure_of(outcome))
+                return self._outcome.failed(_failure_of(outcome))
             try:
                 counted = NearDuplicates.model_validate_json((folder / COUNTED_FILE).read_bytes())
             except (FileNotFoundError, ValidationError):
-                return self._conclusion.failed(_failure_of(outcome))
+                return self._outcome.failed(_failure_of(outcome))
         return self._publish(counted)
 
     def _count(self, folder: Path) -> int | Reason:
         """Runs the child to its end: its exit code, or why it was ended."""
         if self._lease.lost:
             raise LeaseLostError
-        environment = child_environment(os.environ, self._settings.cache_dir) | ONE_THREAD
-        child = Child(Spawner(COMMAND), folder, environment, ttl_s=self._lease.left)
+        environment = restricted_environment(os.environ, self._settings.cache_dir) | ONE_THREAD
+        child = ChildProcess(Spawner(COMMAND), folder, environment, ttl_s=self._lease.left)
         try:
             while not isinstance(item := child.next(self._settings.poll_seconds), Exited):
-                reason = self._conclusion.reason_to_stop()
+                reason = self._outcome.reason_to_stop()
                 if reason is not None:
                     log.info("stopping the child: %s", reason.value)
                     return reason
@@ -99,7 +99,7 @@ class CountAttempt:
             child.kill()
 
     def _publish(self, counted: NearDuplicates | None) -> str:
-        ours = self._conclusion.surely(lambda session: publish_near_duplicates(session, self._claim, counted))
+        ours = self._outcome.run_with_retry(lambda session: publish_near_duplicates(session, self._claim, counted))
         return "published" if ours else FENCED
 
 

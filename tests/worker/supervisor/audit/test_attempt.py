@@ -41,7 +41,7 @@ from tests.support.ended import pid_has_ended
 from tests.support.summaries import make_probe_summary
 from tests.support.supervisor_bench import Bench
 from worker.process.launcher import Spawner
-from worker.supervisor.audit.attempt import Attempt
+from worker.supervisor.audit.attempt import AuditAttempt
 from worker.supervisor.audit.step_folder import spec_sha256
 
 SECRET = "text-of-a-sample"
@@ -58,8 +58,8 @@ def bench(
     spawns = getattr(request, "param", "forked") == "spawned"
     bench = Bench(settings, sessions, objects, threading.Event(), spawns)
     yield bench
-    for forker in bench.forkers:
-        forker.close()
+    for fork_client in bench.fork_clients:
+        fork_client.close()
 
 
 either_way = pytest.mark.parametrize("bench", ["forked", "spawned"], indirect=True)
@@ -357,7 +357,7 @@ class TestFailed:
     ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor()
-        supervisor._starter = Spawner((str(tmp_path / "nowhere"),))
+        supervisor._launcher = Spawner((str(tmp_path / "nowhere"),))
         assert supervisor.run_due("gpu") == 1
         error = bench.job(audit).error
         assert error is not None
@@ -484,17 +484,17 @@ class TestSteps:
     ) -> None:
         audit = make_audit(seeds=2)
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        keep = Attempt._keep
+        store = AuditAttempt._store_recording
 
-        def ask_then_keep(*arguments: Any) -> Any:
+        def ask_then_store(*arguments: Any) -> Any:
             if ending == "shutdown":
                 bench.stopping.set()
             else:
                 with bench.sessions.begin() as session:
                     request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
-            return keep(*arguments)
+            return store(*arguments)
 
-        monkeypatch.setattr(Attempt, "_keep", ask_then_keep)
+        monkeypatch.setattr(AuditAttempt, "_store_recording", ask_then_store)
         assert supervisor.run_due("gpu") == 1
         assert [event.data["key"] for event in bench.events(audit, "step") if event.data] == ["train:7"]
         if ending == "cancel":
@@ -511,14 +511,14 @@ class TestSteps:
     ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        keep = Attempt._keep
+        store = AuditAttempt._store_recording
 
-        def fenced_then_keep(*arguments: Any) -> Any:
+        def fenced_then_store(*arguments: Any) -> Any:
             with bench.sessions.begin() as session:
                 session.execute(update(Job).values(attempt=2, owner="another"))
-            return keep(*arguments)
+            return store(*arguments)
 
-        monkeypatch.setattr(Attempt, "_keep", fenced_then_keep)
+        monkeypatch.setattr(AuditAttempt, "_store_recording", fenced_then_store)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "running"
         assert bench.steps(audit)[0].state == "running"
@@ -593,14 +593,14 @@ class TestCancel:
         """The child has finished; the cancel comes before the flip."""
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        show = Attempt._show_publishing
+        show = AuditAttempt._show_publishing
 
         def cancel_first(*arguments: Any) -> None:
             with bench.sessions.begin() as session:
                 request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
             show(*arguments)
 
-        monkeypatch.setattr(Attempt, "_show_publishing", cancel_first)
+        monkeypatch.setattr(AuditAttempt, "_show_publishing", cancel_first)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "cancelled"
         assert bench.audit(audit).published_attempt is None
@@ -713,13 +713,13 @@ class TestLease:
         self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         audit = make_audit()
-        keep = Attempt._keep
+        store = AuditAttempt._store_recording
 
-        def slowly_keep(*arguments: Any) -> Any:
+        def slowly_store(*arguments: Any) -> Any:
             time.sleep(2.5)
-            return keep(*arguments)
+            return store(*arguments)
 
-        monkeypatch.setattr(Attempt, "_keep", slowly_keep)
+        monkeypatch.setattr(AuditAttempt, "_store_recording", slowly_store)
         assert bench.supervisor(OUTPUTS, FINISHED, lease_seconds=1).run_due("gpu") == 1
         assert bench.job(audit).state == "succeeded"
 
