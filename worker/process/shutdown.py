@@ -1,4 +1,4 @@
-"""Why and how a child is made to end."""
+"""Stops a child, by steps: a command on its stdin, then SIGTERM, then SIGKILL."""
 
 import signal
 import time
@@ -9,7 +9,7 @@ from worker.process.child_process import ChildProcess
 
 
 class Reason(Enum):
-    """Why a child was told to stop."""
+    """Why a child is stopped."""
 
     CANCEL = "a user cancelled it"
     LEASE_LOST = "the job is no longer ours"
@@ -19,22 +19,23 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class GracePeriods:
-    """Seconds that a child is given to end."""
+    """How many seconds a child is given to end."""
 
     saving: float = 30.0
-    """From being told to save and stop to being told to stop; and for storing what it has saved."""
+    """From the command to save and stop to the command to stop; and for storing what it has saved."""
     cancelled: float = 5.0
-    """From being told on stdin to SIGTERM."""
+    """From the command to stop to SIGTERM."""
     terminated: float = 5.0
     """From SIGTERM to SIGKILL."""
     final_event: float = 10.0
-    """From its `finished` or `failed` to being told."""
+    """From its event `finished` or `failed` to the command to stop."""
 
 
 class Stop:
-    """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL. Where this worker ends, it may save first."""
+    """Stops one child: by a command on stdin, then by SIGTERM, then by SIGKILL."""
 
     def __init__(self, child: ChildProcess, reason: Reason, grace_periods: GracePeriods) -> None:
+        """Tell the child to stop, or to save first if this worker ends."""
         self.reason = reason
         self._child = child
         saves = reason is Reason.SHUTDOWN
@@ -47,7 +48,7 @@ class Stop:
         self.escalate()
 
     def escalate(self) -> None:
-        """Does what is due."""
+        """Take the next step if it is due. Has to be called again and again until the child is gone."""
         now = time.monotonic()
         if now >= self._kill_at:
             self._child.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Takes due jobs and runs them, one at a time, each under a lease. No torch here."""
+"""Claims due jobs and runs them, one at a time, each under a lease. Nothing here imports torch."""
 
 import logging
 import os
@@ -17,6 +17,7 @@ from worker.process.child_process import restricted_environment
 from worker.process.launcher import STEP_COMMAND, Launcher, Spawner
 from worker.process.shutdown import GracePeriods
 from worker.supervisor.audit.attempt import AuditAttempt
+from worker.supervisor.context import AttemptContext
 from worker.supervisor.database import JobDatabase
 from worker.supervisor.export.attempt import ExportAttempt
 from worker.supervisor.lease import LeaseKeeper
@@ -40,9 +41,10 @@ class Supervisor:
         launcher: Launcher = Spawner(STEP_COMMAND),  # noqa: B008  # has no state
         grace_periods: GracePeriods = GracePeriods(),  # noqa: B008  # frozen
     ) -> None:
-        """Once `stopping` is set, the running child is ended, its job goes back to the queue and no other is taken."""
+        """Use `launcher` for the children of audits. Once `stopping` is set, the running job goes back to the queue."""
         self._settings = settings
         self._sessions = sessions
+        self._database = JobDatabase(sessions)
         self._objects = objects
         self._owner = owner
         self._stopping = stopping
@@ -50,11 +52,11 @@ class Supervisor:
         self._grace_periods = grace_periods
 
     def prepare(self) -> None:
-        """Begins to make ready for the children of audits; does not wait."""
+        """Begin to get ready for the children of audits. Returns at once."""
         self._launcher.prepared(restricted_environment(os.environ, self._settings.cache_dir), seconds=0)
 
     def run_due(self, lane: Lane) -> int:
-        """Claims and runs the lane's due jobs until none is due. Returns how many it ran."""
+        """Claim and run the lane's due jobs until none is due. Returns how many were run."""
         ran = 0
         while not self._stopping.is_set() and self._run_next(lane):
             ran += 1
@@ -68,7 +70,7 @@ class Supervisor:
             since = time.monotonic()
             return jobs.claim(session, lane=lane, owner=self._owner, lease_seconds=self._settings.lease_seconds)
 
-        claim = JobDatabase(self._sessions).run_with_retry(take)
+        claim = self._database.run_with_retry(take)
         if claim is None:
             return False
         with (
@@ -84,17 +86,15 @@ class Supervisor:
         return True
 
     def _attempt(self, claim: Claim, lease: LeaseKeeper) -> AuditAttempt | ExportAttempt | NearDuplicatesAttempt:
-        common = (self._settings, self._sessions, self._objects, claim, lease)
+        context = AttemptContext(self._settings, self._database, self._objects, claim, lease, self._stopping)
         match claim.kind:
             case "audit":
-                return AuditAttempt(
-                    *common, stopping=self._stopping, launcher=self._launcher, grace_periods=self._grace_periods
-                )
+                return AuditAttempt(context, launcher=self._launcher, grace_periods=self._grace_periods)
             case "export":
-                return ExportAttempt(*common, stopping=self._stopping, grace_periods=self._grace_periods)
+                return ExportAttempt(context, grace_periods=self._grace_periods)
             case "dataset":
-                return NearDuplicatesAttempt(*common, stopping=self._stopping)
+                return NearDuplicatesAttempt(context)
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:
-        JobDatabase(self._sessions).try_once(lambda session: count_aside(session, {(name, label): 1.0}))
+        self._database.try_once(lambda session: count_aside(session, {(name, label): 1.0}))

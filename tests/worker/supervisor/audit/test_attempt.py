@@ -41,8 +41,8 @@ from tests.support.ended import pid_has_ended
 from tests.support.summaries import make_probe_summary
 from tests.support.supervisor_bench import Bench
 from worker.process.launcher import Spawner
-from worker.supervisor.audit.attempt import AuditAttempt
 from worker.supervisor.audit.step_folder import spec_sha256
+from worker.supervisor.audit.step_kinds import Combine, TrainSeed
 
 SECRET = "text-of-a-sample"
 
@@ -154,15 +154,6 @@ class TestFinished:
         identity = json.loads((kept / "identity.json").read_text())
         assert identity["sid"] == identity["pid"] != os.getsid(0)
         assert stat.S_IMODE(identity["mode"]) == 0o700
-
-    def test_a_step_is_known_by_its_spec_whatever_the_attempt(self) -> None:
-        spec = StepSpec(
-            audit_id="aud_1", attempt=1, step_key="train:0", model=ModelSpec(source="hub", location="o/m"),
-            training=TrainingConfig(), seeds=(0,), q=0.05,
-            probes=(Probe(name="p", items=(ProbeItem(prompt="p", unwanted="u"),)),),
-        )  # fmt: skip
-        assert spec_sha256(spec) == spec_sha256(spec.model_copy(update={"attempt": 2}))
-        assert spec_sha256(spec) != spec_sha256(spec.model_copy(update={"q": 0.1}))
 
     @either_way
     def test_what_it_says_is_relayed_and_what_is_no_event_is_not(
@@ -484,17 +475,17 @@ class TestSteps:
     ) -> None:
         audit = make_audit(seeds=2)
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        store = AuditAttempt._store_recording
+        accept = TrainSeed.accept
 
-        def ask_then_store(*arguments: Any) -> Any:
+        def ask_then_accept(*arguments: Any) -> Any:
             if ending == "shutdown":
                 bench.stopping.set()
             else:
                 with bench.sessions.begin() as session:
                     request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
-            return store(*arguments)
+            return accept(*arguments)
 
-        monkeypatch.setattr(AuditAttempt, "_store_recording", ask_then_store)
+        monkeypatch.setattr(TrainSeed, "accept", ask_then_accept)
         assert supervisor.run_due("gpu") == 1
         assert [event.data["key"] for event in bench.events(audit, "step") if event.data] == ["train:7"]
         if ending == "cancel":
@@ -511,14 +502,14 @@ class TestSteps:
     ) -> None:
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        store = AuditAttempt._store_recording
+        accept = TrainSeed.accept
 
-        def fenced_then_store(*arguments: Any) -> Any:
+        def fenced_then_accept(*arguments: Any) -> Any:
             with bench.sessions.begin() as session:
                 session.execute(update(Job).values(attempt=2, owner="another"))
-            return store(*arguments)
+            return accept(*arguments)
 
-        monkeypatch.setattr(AuditAttempt, "_store_recording", fenced_then_store)
+        monkeypatch.setattr(TrainSeed, "accept", fenced_then_accept)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "running"
         assert bench.steps(audit)[0].state == "running"
@@ -593,14 +584,14 @@ class TestCancel:
         """The child has finished; the cancel comes before the flip."""
         audit = make_audit()
         supervisor = bench.supervisor(OUTPUTS, FINISHED)
-        show = AuditAttempt._show_publishing
+        accept = Combine.accept
 
-        def cancel_first(*arguments: Any) -> None:
+        def cancel_first(*arguments: Any) -> bool:
             with bench.sessions.begin() as session:
                 request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
-            show(*arguments)
+            return accept(*arguments)
 
-        monkeypatch.setattr(AuditAttempt, "_show_publishing", cancel_first)
+        monkeypatch.setattr(Combine, "accept", cancel_first)
         assert supervisor.run_due("gpu") == 1
         assert bench.job(audit).state == "cancelled"
         assert bench.audit(audit).published_attempt is None
@@ -713,13 +704,13 @@ class TestLease:
         self, bench: Bench, make_audit: Callable[..., Audit], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         audit = make_audit()
-        store = AuditAttempt._store_recording
+        accept = TrainSeed.accept
 
-        def slowly_store(*arguments: Any) -> Any:
+        def slowly_accept(*arguments: Any) -> Any:
             time.sleep(2.5)
-            return store(*arguments)
+            return accept(*arguments)
 
-        monkeypatch.setattr(AuditAttempt, "_store_recording", slowly_store)
+        monkeypatch.setattr(TrainSeed, "accept", slowly_accept)
         assert bench.supervisor(OUTPUTS, FINISHED, lease_seconds=1).run_due("gpu") == 1
         assert bench.job(audit).state == "succeeded"
 
