@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -26,6 +27,9 @@ from worker.process.fork_client import ForkClient
 from worker.process.launcher import Launcher
 from worker.process.shutdown import GracePeriods
 from worker.supervisor.dispatch import Supervisor
+
+either_way = pytest.mark.parametrize("bench", ["forked", "spawned"], indirect=True)
+"""Runs a test with forked children and with spawned ones."""
 
 SUPERVISOR = """
 import json, os, threading
