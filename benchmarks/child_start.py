@@ -35,9 +35,9 @@ from service.contract.protocol import (
 from service.contract.spec import COMBINE
 from tests.support.chaos import SHORT, Chaos, Servers
 from tests.support.steps import respecify, stage
-from worker.process.child_process import Child, Exited, child_environment
-from worker.process.fork_client import Forker, make_starter
-from worker.process.launcher import STEP_COMMAND, Spawner, Starter
+from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.fork_client import ForkClient, make_launcher
+from worker.process.launcher import STEP_COMMAND, Launcher, Spawner
 from worker.supervisor.dispatch import Supervisor
 
 IMPORTS = {
@@ -59,10 +59,10 @@ def started(code: str) -> dict[str, float]:
     return cost
 
 
-def step(starter: Starter, folder: Path, until: Stage) -> dict[str, float]:
+def step(launcher: Launcher, folder: Path, until: Stage) -> dict[str, float]:
     """What one child costs: until its first word, until it begins its work, and in all."""
-    environment = child_environment(os.environ, folder / "cache")
-    while not starter.prepared(environment, seconds=1):
+    environment = restricted_environment(os.environ, folder / "cache")
+    while not launcher.prepared(environment, seconds=1):
         pass
     shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)
     told: dict[str, float] = {}
@@ -70,7 +70,7 @@ def step(starter: Starter, folder: Path, until: Stage) -> dict[str, float]:
     last: Any = None
     with used() as cost:
         began = time.perf_counter()
-        child = Child(starter, folder, environment, ttl_s=300)
+        child = ChildProcess(launcher, folder, environment, ttl_s=300)
         while not isinstance(item := child.next(1), Exited):
             last = item or last
             if isinstance(item, ProgressEvent):
@@ -93,10 +93,10 @@ def used() -> Iterator[dict[str, float]]:
     cost["CPU"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def audit(chaos: Chaos, starter: Starter) -> dict[str, float]:
+def audit(chaos: Chaos, launcher: Launcher) -> dict[str, float]:
     """What a whole short audit costs its worker's children, and how long it takes from its claim to its result."""
     supervisor = Supervisor(
-        chaos.settings, chaos.sessions, chaos.objects, owner="bench", stopping=threading.Event(), starter=starter
+        chaos.settings, chaos.sessions, chaos.objects, owner="bench", stopping=threading.Event(), launcher=launcher
     )
     queued = chaos.create(SHORT)
     with used() as cost:
@@ -106,10 +106,10 @@ def audit(chaos: Chaos, starter: Starter) -> dict[str, float]:
     return cost
 
 
-def memory(forker: Forker) -> dict[str, float]:
+def memory(fork_client: ForkClient) -> dict[str, float]:
     """MB of the fork server while it waits. PSS: shared pages count by share."""
-    assert forker._server is not None
-    found = psutil.Process(forker._server.pid).memory_full_info()
+    assert fork_client._server is not None
+    found = psutil.Process(fork_client._server.pid).memory_full_info()
     return {"RSS": found.rss / 1e6, "PSS": found.pss / 1e6, "its own": found.uss / 1e6}
 
 
@@ -144,8 +144,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="ft-s-"))
-    servers, spawner, forker = Servers(root), Spawner(STEP_COMMAND), make_starter()
-    assert isinstance(forker, Forker)
+    servers, spawner, fork_client = Servers(root), Spawner(STEP_COMMAND), make_launcher()
+    assert isinstance(fork_client, ForkClient)
     try:
         servers.start()
         chaos = Chaos(servers)
@@ -159,16 +159,16 @@ def main() -> None:
                 arguments.runs,
                 {
                     "step train, spawned": lambda: step(spawner, train, Stage.TRAINING),
-                    "step train, forked": lambda: step(forker, train, Stage.TRAINING),
+                    "step train, forked": lambda: step(fork_client, train, Stage.TRAINING),
                     "step combine, spawned": lambda: step(spawner, combine, Stage.SCORING),
-                    "step combine, forked": lambda: step(forker, combine, Stage.SCORING),
+                    "step combine, forked": lambda: step(fork_client, combine, Stage.SCORING),
                 },
             ),
             "audits": in_turns(
                 arguments.runs,
                 {
                     "a short audit, spawned": lambda: audit(chaos, spawner),
-                    "a short audit, forked": lambda: audit(chaos, forker),
+                    "a short audit, forked": lambda: audit(chaos, fork_client),
                 },
             ),
             "imports": in_turns(
@@ -177,12 +177,12 @@ def main() -> None:
         }
         for name in ("imports", "steps", "audits"):
             print(table(found[name]) + "\n")
-        idle = memory(forker)
+        idle = memory(fork_client)
         print("The fork server while it waits, MB: " + ", ".join(f"{name} {size:.0f}" for name, size in idle.items()))
-        forker.close()
+        fork_client.close()
         chaos.close()
     finally:
-        forker.close()
+        fork_client.close()
         servers.stop()
         shutil.rmtree(root, ignore_errors=True)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
 from service.store.objects import ObjectStore
 from worker.celery_app import app
-from worker.process.fork_client import make_starter
+from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
@@ -78,7 +78,7 @@ def objects() -> ObjectStore:
 def supervisor() -> Supervisor:
     """This process's supervisor."""
     settings = get_settings()
-    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping, starter=make_starter())
+    return Supervisor(settings, sessions(), objects(), owner=OWNER, stopping=stopping, launcher=make_launcher())
 
 
 @setup_logging.connect

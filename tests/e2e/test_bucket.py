@@ -60,7 +60,7 @@ def test_upload_audit_findings_and_deletion(
             objects,
             owner="test",
             stopping=threading.Event(),
-            starter=spawning([OUTPUTS, FINISHED]),
+            launcher=spawning([OUTPUTS, FINISHED]),
         )
         assert supervisor.run_due("gpu") == 1
         assert client.get(f"/v1/audits/{audit}").json()["status"] == "succeeded"

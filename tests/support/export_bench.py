@@ -14,7 +14,7 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, export_key
 from service.store.tables import Audit, Export, Job
 from tests.support.exportable import publish_audit, store_dataset
-from worker.process.shutdown import Graces
+from worker.process.shutdown import GracePeriods
 from worker.supervisor.dispatch import Supervisor
 
 
@@ -53,7 +53,7 @@ class Bench:
             objects or self.objects,
             owner=owner,
             stopping=self.stopping,
-            graces=Graces(saving=0.6, told=0.6, terminated=0.6, last_word=0.6),
+            grace_periods=GracePeriods(saving=0.6, cancelled=0.6, terminated=0.6, final_event=0.6),
         )
 
     def run(self, export_id: str) -> bytes:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -22,23 +23,26 @@ from tests.support.children.scripting import (
     scripted_children,
     spawning,
 )
-from worker.process.fork_client import Forker
-from worker.process.launcher import Starter
-from worker.process.shutdown import Graces
+from worker.process.fork_client import ForkClient
+from worker.process.launcher import Launcher
+from worker.process.shutdown import GracePeriods
 from worker.supervisor.dispatch import Supervisor
+
+either_way = pytest.mark.parametrize("bench", ["forked", "spawned"], indirect=True)
+"""Runs a test with forked children and with spawned ones."""
 
 SUPERVISOR = """
 import json, os, threading
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.local_objects import LocalObjects
-from worker.process.fork_client import Forker
+from worker.process.fork_client import ForkClient
 from worker.process.launcher import Spawner
 from worker.supervisor.dispatch import Supervisor
 settings = Settings()
 sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), application_name="t"))
 Supervisor(settings, sessions, LocalObjects(settings.objects), owner="x", stopping=threading.Event(),
-           starter=Forker(Spawner(["/nowhere"]), json.loads(os.environ["SERVER"]))).run_due("gpu")
+           launcher=ForkClient(Spawner(["/nowhere"]), json.loads(os.environ["SERVER"]))).run_due("gpu")
 """
 
 
@@ -53,14 +57,14 @@ class Bench:
     spawns: bool = False
     importing: str = ""
     """What fork servers do before they are ready, in Python."""
-    forkers: list[Forker] = field(default_factory=list)
+    fork_clients: list[ForkClient] = field(default_factory=list)
 
-    def starter(self, script: Sequence[list[Any]]) -> Starter:
+    def launcher(self, script: Sequence[list[Any]]) -> Launcher:
         """Of children that follow the script: forked, as on Linux, or spawned, as where a fork is not to be had."""
         if self.spawns:
             return spawning(script)
-        self.forkers.append(Forker(NOWHERE, fork_server(script, importing=self.importing)))
-        return self.forkers[-1]
+        self.fork_clients.append(ForkClient(NOWHERE, fork_server(script, importing=self.importing)))
+        return self.fork_clients[-1]
 
     def supervisor(self, *script: list[Any], **settings: Any) -> Supervisor:
         return Supervisor(
@@ -69,8 +73,8 @@ class Bench:
             self.objects,
             owner="test",
             stopping=self.stopping,
-            starter=self.starter(script),
-            graces=Graces(saving=0.6, told=0.6, terminated=0.6, last_word=0.6),
+            launcher=self.launcher(script),
+            grace_periods=GracePeriods(saving=0.6, cancelled=0.6, terminated=0.6, final_event=0.6),
         )
 
     def run(self, *script: list[Any]) -> None:

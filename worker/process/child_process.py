@@ -1,4 +1,4 @@
-"""One child process: started in its own session, read as contract events, told to stop, and never left behind."""
+"""Runs one child process in a session of its own: reads its events, stops it, and never leaves it behind."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from typing import IO
 from pydantic import BaseModel, ValidationError
 
 from service.contract.protocol import EVENT, Cancel, Event, Lease, SaveAndStop
-from worker.process.launcher import Starter, pipes
+from worker.process.launcher import Launcher, pipes
 
 log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line of stdout is no event."""
+"""A line of stdout that is longer is not read as an event."""
 STDERR_TAIL_BYTES = 16 << 10
 QUEUED_EVENTS = 1000
-"""More than these wait in the pipe: a child that floods is slowed, and memory is not."""
+"""Further events wait in the pipe, so that a child that floods it is slowed and our memory does not grow."""
 
 _PASSED = {
     "HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
@@ -37,8 +37,16 @@ _PASSED_PREFIXES = (
 )  # fmt: skip
 
 
-def child_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
-    """What a child needs of our environment: no database, broker or key of the service is among it."""
+def restricted_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
+    """Return what a child needs of our environment: no address of a database or broker, and no key of the service.
+
+    Args:
+        environment: The environment of this process.
+        cache_dir: Where the child keeps downloaded models.
+
+    Returns:
+        The environment of the child.
+    """
     passed = {
         name: value for name, value in environment.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)
     }
@@ -47,18 +55,25 @@ def child_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[s
 
 @dataclass(frozen=True)
 class Exited:
-    """The child and all of its process group are gone. `code` is negative for a signal."""
+    """Says that the child and all of its process group are gone. `code` is negative for a signal."""
 
     code: int
 
 
-class Child:
+class ChildProcess:
     """A running child. Call `next` until it returns Exited; `kill` at any time."""
 
-    def __init__(self, starter: Starter, folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
-        """Starts it in and on the folder, to end by itself after `ttl_s` seconds unless `lease` says otherwise.
+    def __init__(self, launcher: Launcher, folder: Path, environment: Mapping[str, str], *, ttl_s: float) -> None:
+        """Start the child.
 
-        Raises OSError if it cannot be started.
+        Args:
+            launcher: Starts the process.
+            folder: The folder that the child works on, which is also its working directory.
+            environment: The environment of the child.
+            ttl_s: After so many seconds the child ends by itself, unless `lease` is called meanwhile.
+
+        Raises:
+            OSError: The child cannot be started.
         """
         self._telling = threading.Lock()
         ours, theirs = pipes()
@@ -66,9 +81,9 @@ class Child:
         try:
             # A child that is slow to read must not make its supervisor slow.
             os.set_blocking(ours.stdin, False)
-            # Before it starts: were we frozen in between, it would never hear of its deadline.
+            # Written before the child starts: were we frozen in between, it would never hear of its deadline.
             self.lease(ttl_s)
-            self._process = starter.start(folder, environment, theirs)
+            self._process = launcher.start(folder, environment, theirs)
         except BaseException:
             ours.close()
             raise
@@ -89,11 +104,11 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the child, its session and its process group."""
+        """The id of the child, which is also that of its session and of its process group."""
         return self._process.pid
 
     def next(self, timeout: float) -> Event | Exited | None:
-        """The next event; Exited after the last; None where nothing came in time."""
+        """Return the next event, Exited after the last one, or None if nothing comes within `timeout` seconds."""
         if self._exited is not None:
             return self._exited
         try:
@@ -105,20 +120,20 @@ class Child:
         return item
 
     def lease(self, ttl_s: float) -> None:
-        """Lets it run for `ttl_s` seconds from now; it then ends by itself."""
+        """Let the child run for `ttl_s` seconds from now; it then ends by itself."""
         self._tell(Lease(ttl_s=ttl_s))
 
     def save_and_stop(self) -> None:
-        """Tells it to leave a checkpoint and stop."""
+        """Tell the child to leave a checkpoint and stop."""
         self._tell(SaveAndStop())
 
     def cancel(self) -> None:
-        """Tells it to stop, then closes its stdin, which means the same."""
+        """Tell the child to stop, then close its stdin, which means the same."""
         self._tell(Cancel())
         self._close_stdin()
 
     def _tell(self, command: BaseModel) -> None:
-        # A full pipe or a child that is gone: its deadline and our signals do the rest.
+        # If the pipe is full or the child is gone, its deadline and our signals do the rest.
         with self._telling, suppress(OSError):
             if self._stdin is not None:
                 os.write(self._stdin, command.model_dump_json().encode() + b"\n")
@@ -130,7 +145,7 @@ class Child:
                 self._stdin = None
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to its whole process group."""
+        """Send a signal to the child's whole process group."""
         # Once it is reaped, its number may name somebody else.
         with self._signalling:
             if not self._gone:
@@ -138,17 +153,17 @@ class Child:
                     os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """Ends it and its process group, and returns when they are gone."""
+        """End the child and its process group, and return when they are gone."""
         self.signal(signal.SIGKILL)
         while not isinstance(self.next(1.0), Exited):
             self.signal(signal.SIGKILL)
 
     def stderr_tail(self) -> str:
-        """The end of what it wrote to stderr. May hold sample text."""
+        """Return the end of what the child wrote to stderr. It may hold sample text."""
         return b"".join(self._stderr)[-STDERR_TAIL_BYTES:].decode(errors="replace")
 
     def _wait(self, readers: Sequence[threading.Thread]) -> None:
-        # The exit status stays with the system until the group is killed: its number cannot be another's by then.
+        # The exit status is left unread until the group is killed: so long its number cannot become another's.
         if hasattr(os, "waitid"):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         else:  # macOS before Python 3.13
@@ -184,7 +199,7 @@ class Child:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines of at most MAX_LINE_BYTES; longer ones are left out."""
+    """Yield lines of at most MAX_LINE_BYTES, without those that are longer."""
     too_long = False
     while line := stream.readline(MAX_LINE_BYTES):
         ended = line.endswith(b"\n")

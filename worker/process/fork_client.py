@@ -1,8 +1,8 @@
-"""Starts children by a fork of a process that has imported what they need: the supervisor's side of the fork server.
+"""The client of the fork server: starts children by a fork of a process that has imported what they need.
 
-A forked child is the supervisor's own, as a spawned one is: the fork server forks twice and the one between ends, so
-that the child is an orphan, which the kernel gives to the supervisor. Its exit status, its process group and its end
-are then between it and the supervisor; the fork server may die without anybody noticing.
+A forked child is a child of the supervisor, as a spawned one is. The fork server forks twice and the process in between
+ends, so that the child is an orphan, which the kernel gives to the supervisor. The supervisor then reads its exit
+status and signals its process group, and the fork server may die without any consequence for the child.
 """
 
 import json
@@ -19,29 +19,29 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from worker.process.launcher import STEP_COMMAND, Process, Spawner, Starter, Stdio
+from worker.process.launcher import STEP_COMMAND, Launcher, Process, Spawner, Stdio
 from worker.process.prctl import adopting_orphans
 
 log = logging.getLogger(__name__)
 
 SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.child.fork_server")
 TITLE_ROOM = 512
-"""Bytes of its command line in which its children say what they are."""
+"""Bytes of the server's command line, which its children overwrite with what they are."""
 IMPORT_SECONDS = 120.0
-"""A fork server that has not imported everything after so long is given up."""
+"""After so long a fork server that has not imported everything is given up."""
 REPLY_SECONDS = 10.0
 RETRY_SECONDS = 600.0
-"""Where one was given up, children are spawned for so long before the next is tried."""
+"""For how long children are spawned after a fork server was given up, before the next one is tried."""
 
 
-def make_starter() -> Starter:
-    """Forks where that is safe, which is on Linux; else spawns."""
+def make_launcher() -> Launcher:
+    """Return a launcher that forks where that is safe, which is on Linux, and spawns elsewhere."""
     spawner = Spawner(STEP_COMMAND)
-    return Forker(spawner) if sys.platform == "linux" else spawner
+    return ForkClient(spawner) if sys.platform == "linux" else spawner
 
 
-class Forker:
-    """Starts children through a fork server, of which it keeps one; without one it spawns them."""
+class ForkClient:
+    """Starts children through a fork server, which it keeps running. Without one it spawns them."""
 
     def __init__(self, spawner: Spawner, server_command: Sequence[str] = SERVER_COMMAND) -> None:
         self._spawner = spawner
@@ -51,7 +51,7 @@ class Forker:
         self._changing = threading.Lock()
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """Starts a fork server where there is none with this environment, and waits for it."""
+        """Start a fork server unless there is one with this environment, and wait for it. See Launcher.prepared."""
         with self._changing:
             server = self._ensure(environment)
             if server is None or server.wait_until_ready(seconds):
@@ -64,7 +64,7 @@ class Forker:
             return True
 
     def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
-        """A fork where one is to be had at once, else a new process. Raises OSError."""
+        """Fork the child if the fork server is ready, else spawn it. See Launcher.start."""
         with self._changing:
             server = self._ensure(environment)
             if server is not None and server.wait_until_ready(0):
@@ -76,7 +76,7 @@ class Forker:
         return self._spawner.start(folder, environment, stdio)
 
     def close(self) -> None:
-        """Ends the fork server; its children go on."""
+        """End the fork server. Its children go on."""
         with self._changing:
             self._drop()
 
@@ -98,14 +98,14 @@ class Forker:
 
 
 class _Server:
-    """One fork server: starts with its environment, is ready or given up, and forks until it is closed."""
+    """One fork server, which is started with an environment and forks until it is closed."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts `command DESCRIPTOR ROOM`. Raises OSError."""
+        """Start `command DESCRIPTOR ROOM`. Raises OSError if that fails."""
         self._command = command
         self.environment = dict(environment)
         self.refusal = ""
-        """Why it is of no use; empty where it is, or may be yet."""
+        """Why it cannot be used; empty if it can be, or may be yet."""
         self._ready = False
         self._give_up_at = time.monotonic() + IMPORT_SECONDS
         self.pid = 0
@@ -113,7 +113,7 @@ class _Server:
         self._error: OSError | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         started = threading.Event()
-        # A thread for as long as it lives, since it ends with the thread that has started it.
+        # The server ends with the thread that has started it, so this thread lives as long as the server.
         threading.Thread(target=self._keep, args=(theirs, started), name="fork-server", daemon=True).start()
         started.wait()
         theirs.close()
@@ -150,11 +150,11 @@ class _Server:
 
     @property
     def lost(self) -> bool:
-        """Whether it was ready once and is gone."""
+        """Whether the server was ready once and has ended."""
         return self._ready and bool(select.select([self._control], [], [], 0)[0])
 
     def wait_until_ready(self, seconds: float) -> bool:
-        """Whether it has imported everything, after so many seconds at most; where it never will, `refusal` is set."""
+        """Wait at most so long until everything is imported; return whether it is. Set `refusal` if it cannot be."""
         if not self._ready and not self.refusal:
             try:
                 said = self._receive(seconds)
@@ -166,7 +166,7 @@ class _Server:
         return self._ready
 
     def fork(self, folder: Path, stdio: Stdio) -> "_Forked":
-        """A child of this process. Raises OSError or ValueError where there is none; then none has done anything."""
+        """Fork a child of this process. If OSError or ValueError is raised, no child has done anything."""
         go, release = os.pipe()
         try:
             with adopting_orphans():
@@ -176,8 +176,8 @@ class _Server:
                 raise OSError(said.get("errno", 0), "the fork server has not forked")
             forked = _Forked(int(said["pid"]))
             os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # ours, or ChildProcessError
-            # Only now does it begin: one that nobody knows of ends when this pipe is closed.
-            with suppress(BrokenPipeError):  # It was killed already: its status will say so.
+            # The child begins only now. One that we do not know of ends when this pipe is closed.
+            with suppress(BrokenPipeError):  # It was killed already, as its status will say.
                 os.write(release, b"\n")
             return forked
         finally:
@@ -185,7 +185,7 @@ class _Server:
             os.close(release)
 
     def _receive(self, seconds: float) -> dict[str, str]:
-        """Its next message; empty where it has ended. Raises TimeoutError, ValueError."""
+        """Return the server's next message, empty if it has ended. Raises TimeoutError, or ValueError for no JSON."""
         if not select.select([self._control], [], [], seconds)[0]:
             raise TimeoutError
         try:
@@ -195,7 +195,7 @@ class _Server:
         return dict(json.loads(said or "{}"))
 
     def close(self) -> None:
-        """Ends it at once. What it has forked is not its any more."""
+        """End the server at once. The children that it has forked go on."""
         self._control.close()
         if self._pidfd is not None:
             with suppress(ProcessLookupError):
@@ -211,5 +211,5 @@ class _Forked:
         self.pid = pid
 
     def wait(self) -> int:
-        """Its exit code, negative for a signal, once it is gone."""
+        """Wait for its end; return its exit code, negative for a signal."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])

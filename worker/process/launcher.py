@@ -1,5 +1,4 @@
-"""How the process of a child comes to be. Here: as a fresh interpreter; worker/process/fork_client.py forks one that
-is warm."""
+"""Starts the processes of children. Spawner starts a fresh interpreter; see worker/process/fork_client.py for forks."""
 
 import os
 import subprocess
@@ -10,24 +9,24 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 STEP_COMMAND = (sys.executable, "-P", "-m", "worker.child.run")
-"""Runs the step of a folder. -P: nothing is imported from that folder."""
+"""Runs the step of a folder. With -P nothing is imported from that folder."""
 
 
 class Stdio(NamedTuple):
-    """Three descriptors: what one side reads or writes as the child's stdin, stdout and stderr."""
+    """Three descriptors of one side, for the child's stdin, stdout and stderr."""
 
     stdin: int
     stdout: int
     stderr: int
 
     def close(self) -> None:
-        """Closes all three."""
+        """Close all three."""
         for descriptor in self:
             os.close(descriptor)
 
 
 def pipes() -> tuple[Stdio, Stdio]:
-    """The supervisor's ends of three pipes, and the child's. Raises OSError, and then has left none open."""
+    """Return the supervisor's ends of three pipes, and the child's. If it raises OSError, none is left open."""
     with ExitStack() as undo:
         made = []
         for _ in Stdio._fields:
@@ -44,34 +43,54 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Also of its session and process group. Nobody else's before `wait` has returned."""
+        """Its id, also of its session and process group. No other process gets it before `wait` has returned."""
 
     def wait(self) -> int:
-        """Its exit code, negative for a signal, once it is gone."""
+        """Wait for its end; return its exit code, negative for a signal."""
 
 
-class Starter(Protocol):
+class Launcher(Protocol):
     """Starts the processes of children."""
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """Makes ready for children with this environment; False: not ready after so many seconds, ask again."""
+        """Get ready to start children with this environment.
+
+        Args:
+            environment: The environment of the children.
+            seconds: How long to wait at most.
+
+        Returns:
+            False if it is not ready yet, and has to be called again.
+        """
 
     def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
-        """Starts a child in and on `folder`, with these descriptors and no other. Raises OSError."""
+        """Start a child.
+
+        Args:
+            folder: The folder that the child works on, which is also its working directory.
+            environment: Its environment.
+            stdio: Its descriptors; it gets no others.
+
+        Returns:
+            The running process.
+
+        Raises:
+            OSError: The child cannot be started.
+        """
 
 
 class Spawner:
-    """Starts `command FOLDER`."""
+    """Starts children as new processes that run `command FOLDER`."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._command = command
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """There is nothing to prepare."""
+        """Return True, as there is nothing to prepare."""
         return True
 
     def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
-        """A new process with a new program. Raises OSError."""
+        """Start a new process. See Launcher.start."""
         return subprocess.Popen(
             [*self._command, str(folder)],
             stdin=stdio.stdin,

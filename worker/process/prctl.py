@@ -1,4 +1,4 @@
-"""What Linux offers a process and Python has no name for."""
+"""Calls of Linux for which Python has no function."""
 
 import ctypes
 import os
@@ -16,13 +16,13 @@ _adopting = threading.Lock()
 
 
 def end_with_parent() -> None:
-    """From now on SIGKILL ends this process with the thread that has started it. Raises OSError."""
+    """Let SIGKILL end this process when the thread that has started it ends. Raises OSError if that is refused."""
     _prctl(_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Descendants whose parent ends meanwhile become children of this process, not of init. Raises OSError."""
+    """Make descendants whose parent ends during the block children of this process, not of init. Raises OSError."""
     with _adopting:
         before = ctypes.c_int()
         _prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before))
@@ -34,7 +34,7 @@ def adopting_orphans() -> Iterator[None]:
 
 
 def set_title(title: str) -> None:
-    """What `ps` shows as this process's command line, as far as the one that it was started with is as long."""
+    """Set what `ps` shows as this process's command line, cut to the length of the original one."""
     # The environment behind it stays as it is (setproctitle would move it away, and tools could not read it).
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])

@@ -1,15 +1,15 @@
-"""Why and how a child is made to end."""
+"""Stops a child, by steps: a command on its stdin, then SIGTERM, then SIGKILL."""
 
 import signal
 import time
 from dataclasses import dataclass
 from enum import Enum
 
-from worker.process.child_process import Child
+from worker.process.child_process import ChildProcess
 
 
 class Reason(Enum):
-    """Why a child was told to stop."""
+    """Why a child is stopped."""
 
     CANCEL = "a user cancelled it"
     LEASE_LOST = "the job is no longer ours"
@@ -18,42 +18,43 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True)
-class Graces:
-    """Seconds that a child is given to end."""
+class GracePeriods:
+    """How many seconds a child is given to end."""
 
     saving: float = 30.0
-    """From being told to save and stop to being told to stop; and for storing what it has saved."""
-    told: float = 5.0
-    """From being told on stdin to SIGTERM."""
+    """From the command to save and stop to the command to stop; and for storing what it has saved."""
+    cancelled: float = 5.0
+    """From the command to stop to SIGTERM."""
     terminated: float = 5.0
     """From SIGTERM to SIGKILL."""
-    last_word: float = 10.0
-    """From its `finished` or `failed` to being told."""
+    final_event: float = 10.0
+    """From its event `finished` or `failed` to the command to stop."""
 
 
 class Stop:
-    """Tells a child to stop: on stdin, then by SIGTERM, then by SIGKILL. Where this worker ends, it may save first."""
+    """Stops one child: by a command on stdin, then by SIGTERM, then by SIGKILL."""
 
-    def __init__(self, child: Child, reason: Reason, graces: Graces) -> None:
+    def __init__(self, child: ChildProcess, reason: Reason, grace_periods: GracePeriods) -> None:
+        """Tell the child to stop, or to save first if this worker ends."""
         self.reason = reason
         self._child = child
         saves = reason is Reason.SHUTDOWN
-        self._tell_at = time.monotonic() + (graces.saving if saves else 0.0)
-        self._terminate_at = self._tell_at + graces.told
-        self._kill_at = self._terminate_at + graces.terminated
-        self._told = self._terminated = False
+        self._cancel_at = time.monotonic() + (grace_periods.saving if saves else 0.0)
+        self._terminate_at = self._cancel_at + grace_periods.cancelled
+        self._kill_at = self._terminate_at + grace_periods.terminated
+        self._cancelled = self._terminated = False
         if saves:
             child.save_and_stop()
-        self.insist()
+        self.escalate()
 
-    def insist(self) -> None:
-        """Does what is due."""
+    def escalate(self) -> None:
+        """Take the next step if it is due. Has to be called again and again until the child is gone."""
         now = time.monotonic()
         if now >= self._kill_at:
             self._child.signal(signal.SIGKILL)
         elif now >= self._terminate_at and not self._terminated:
             self._terminated = True
             self._child.signal(signal.SIGTERM)
-        elif now >= self._tell_at and not self._told:
-            self._told = True
+        elif now >= self._cancel_at and not self._cancelled:
+            self._cancelled = True
             self._child.cancel()

@@ -1,7 +1,7 @@
-"""What of a child's stderr may be logged. Libraries print what they like there, samples included.
+"""Chooses what of a child's stderr may be logged. Libraries print what they like there, samples included.
 
-Only what cannot be a sample's text is let through: places in files that exist here, types of exceptions, and phrases
-of this list. Never a message.
+Only what cannot be a sample's text passes: places in files that exist here, types of exceptions, and phrases of a
+fixed list, but no message.
 """
 
 import builtins
@@ -31,7 +31,7 @@ _BUILTIN = frozenset(
 
 
 def loggable(stderr: str) -> list[str]:
-    """Its last MAX_LINES recognised lines, each once in a row, in a form of ours."""
+    """Return the last MAX_LINES recognised lines, each once in a row, rewritten in a form of ours."""
     lines: list[str] = []
     for line in stderr.splitlines():
         for found in _recognised(line):
@@ -43,7 +43,7 @@ def loggable(stderr: str) -> list[str]:
 def _recognised(line: str) -> Iterator[str]:
     frame = _FRAME.match(line)
     if frame is not None:
-        # A sample may be a traceback: then its file is none of this machine's.
+        # A sample may be a traceback, but its files are not on this machine.
         if Path(frame["file"]).is_absolute() and Path(frame["file"]).is_file():
             yield f'File "{frame["file"]}", line {frame["line"]}, in {frame["name"]}'
         return

@@ -1,4 +1,4 @@
-"""Folders of running children. Each is locked while its supervisor lives, so that those of killed ones can be swept."""
+"""Makes the folders of running children. Each is locked while its supervisor lives, so that others can be swept."""
 
 import fcntl
 import logging
@@ -14,7 +14,18 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def work_folder(root: Path, prefix: str) -> Iterator[Path]:
-    """A fresh, private folder under `root`, for the time of the block. Raises OSError."""
+    """Make a new private folder for the time of the block.
+
+    Args:
+        root: The folder in which it is made.
+        prefix: How its name begins.
+
+    Yields:
+        The absolute path of the folder.
+
+    Raises:
+        OSError: The folder cannot be made.
+    """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _guarded(root):
         folder = Path(tempfile.mkdtemp(dir=root, prefix=prefix)).absolute()
@@ -28,7 +39,7 @@ def work_folder(root: Path, prefix: str) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> int:
-    """Deletes the folders under `root` whose supervisor is gone; how many there were. Raises OSError."""
+    """Delete the folders under `root` whose supervisor is gone, and return how many there were. Raises OSError."""
     if not root.is_dir():
         return 0
     swept = 0
@@ -44,7 +55,7 @@ def sweep(root: Path) -> int:
 
 @contextmanager
 def _guarded(root: Path) -> Iterator[None]:
-    """Nobody else makes or sweeps folders meanwhile: one that is made is locked before it can be seen unlocked."""
+    """Keep others from making or sweeping folders, so that a new folder is locked before anybody else sees it."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

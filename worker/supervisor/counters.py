@@ -1,4 +1,4 @@
-"""What an attempt adds to the counters of /metrics: time by stage, and samples trained on."""
+"""Adds what an attempt does to the counters of /metrics: time by stage, and samples trained on."""
 
 import logging
 import time
@@ -13,21 +13,21 @@ from service.store.counters import Counted, count_aside
 log = logging.getLogger(__name__)
 
 COUNT_SECONDS = 10.0
-"""A stage of hours is counted while it lasts, at most this often: else its samples would all come at its end."""
+"""How often a stage is counted while it lasts. Otherwise the samples of hours would all be counted at its end."""
 
 
-class Tally:
-    """Time and samples of one attempt. What the database could not be told is told the next time."""
+class StageCounters:
+    """Counts the time and the samples of one attempt. What cannot be written is written the next time."""
 
     def __init__(self, write: Callable[[Callable[[Session], bool]], bool | None]) -> None:
-        """`write` does one transaction, or returns None while the database is away."""
+        """Use `write`, which runs one transaction, or returns None while the database is unreachable."""
         self._write = write
         self._stage: Stage | None = None
         self._since = self._counted_at = time.monotonic()
         self._uncounted: dict[tuple[Counted, str], float] = {}
 
     def enter(self, stage: Stage | None) -> None:
-        """From now on time is spent in this stage; None: in none. Again the same: nothing changes."""
+        """Count the time from now on for this stage; None counts it for no stage. Entering it again changes nothing."""
         if stage is self._stage:
             return
         self._take_time()
@@ -35,11 +35,11 @@ class Tally:
         self.count(now=stage is None)
 
     def add_samples(self, number: int) -> None:
-        """So many were trained on."""
+        """Count so many samples as trained on."""
         self._add(Counted.SAMPLES, "", number)
 
     def count(self, *, now: bool = False) -> None:
-        """Writes to the database, if it is time or `now`."""
+        """Write to the database if it is due, or `now`."""
         if not now and time.monotonic() - self._counted_at < COUNT_SECONDS:
             return
         self._counted_at = time.monotonic()
@@ -49,7 +49,7 @@ class Tally:
             if amounts and self._write(lambda session: count_aside(session, amounts)):
                 self._uncounted.clear()
         except SQLAlchemyError as error:
-            # Figures are not worth an audit.
+            # The figures are not worth an audit that fails.
             log.warning("not counted: %s", type(error).__name__)
 
     def _take_time(self) -> None:

@@ -1,4 +1,4 @@
-"""Transactions of a worker, whose database may be away for a while."""
+"""Transactions of a worker, which must survive a database that is unreachable for a while."""
 
 import logging
 import time
@@ -8,28 +8,33 @@ from typing import TypeVar
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.store.objects import ObjectStore
+from worker.supervisor.errors import LeaseLostError
+
 log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 120.0
-"""So long a write that matters is tried again: a database that restarts is back in a minute."""
+"""For how long an important write is retried. A database that restarts is back within a minute."""
 
 LONGEST_PAUSE_SECONDS = 5.0
+
+PROGRESS_SECONDS = 1.0
+"""Progress within a stage is written at most this often."""
 
 T = TypeVar("T")
 
 
-class LeaseLostError(Exception):
-    """The job is no longer this worker's, or may not be: nothing more is written."""
-
-
-class Transactions:
-    """Sessions that outlive a database that is away."""
+class JobDatabase:
+    """Runs the transactions of jobs, of which some may be left out while the database is unreachable."""
 
     def __init__(self, sessions: sessionmaker[Session]) -> None:
         self._sessions = sessions
 
-    def once(self, act: Callable[[Session], T]) -> T | None:
-        """One transaction; None while the database is away, which a child at work need not notice."""
+    def try_once(self, act: Callable[[Session], T]) -> T | None:
+        """Run `act` in one transaction; return None if the database is unreachable.
+
+        For writes that do not matter, such as progress: a child at work must not be held up by them.
+        """
         try:
             with self._sessions.begin() as session:
                 return act(session)
@@ -37,11 +42,19 @@ class Transactions:
             log.warning("the database is away: %s", type(error.orig).__name__)
             return None
 
-    def surely(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
-        """One transaction that an absence of the database of AWAY_SECONDS does not undo.
+    def run_with_retry(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
+        """Run `act` in one transaction, retrying while the database is unreachable.
 
-        Raises LeaseLostError once `while_true` no longer holds, and OperationalError in the end: then it may or may
-        not have been committed.
+        Args:
+            act: Called again on each try. It must be safe to repeat, since a commit may succeed without an answer.
+            while_true: Checked before each try.
+
+        Returns:
+            What `act` returned.
+
+        Raises:
+            LeaseLostError: `while_true` returned False.
+            OperationalError: The database was unreachable for AWAY_SECONDS. The commit may or may not have happened.
         """
         started = time.monotonic()
         pause = 0.25
@@ -59,3 +72,27 @@ class Transactions:
                 log.warning("the database is away: %s", type(error.orig).__name__)
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def delete_unless_committed(objects: ObjectStore, prefix: str, commit: Callable[[], bool]) -> bool:
+    """Run `commit`, which names the objects under `prefix` in the database, and delete them if it did not.
+
+    Args:
+        objects: The store that holds the objects.
+        prefix: The prefix of their keys.
+        commit: Returns whether the database names the objects now. It may raise as `run_with_retry` does.
+
+    Returns:
+        What `commit` returned.
+    """
+    committed = False
+    try:
+        committed = commit()
+    except (OperationalError, LeaseLostError):
+        # A row may name the objects by now, so they stay. The next attempt deletes what no row names.
+        committed = True
+        raise
+    finally:
+        if not committed:
+            objects.delete_tree(prefix)
+    return committed

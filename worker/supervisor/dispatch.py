@@ -1,4 +1,4 @@
-"""Takes due jobs and runs them, one at a time, each under a lease. No torch here."""
+"""Claims due jobs and runs them, one at a time, each under a lease. Nothing here imports torch."""
 
 import logging
 import os
@@ -13,14 +13,15 @@ from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
-from worker.process.child_process import child_environment
-from worker.process.launcher import STEP_COMMAND, Spawner, Starter
-from worker.process.shutdown import Graces
-from worker.supervisor.audit.attempt import Attempt
-from worker.supervisor.database import Transactions
+from worker.process.child_process import restricted_environment
+from worker.process.launcher import STEP_COMMAND, Launcher, Spawner
+from worker.process.shutdown import GracePeriods
+from worker.supervisor.audit.attempt import AuditAttempt
+from worker.supervisor.context import AttemptContext
+from worker.supervisor.database import JobDatabase
 from worker.supervisor.export.attempt import ExportAttempt
-from worker.supervisor.lease import Lease
-from worker.supervisor.near_duplicates.attempt import CountAttempt
+from worker.supervisor.lease import LeaseKeeper
+from worker.supervisor.near_duplicates.attempt import NearDuplicatesAttempt
 from worker.supervisor.outcome import FENCED
 
 log = logging.getLogger(__name__)
@@ -37,24 +38,25 @@ class Supervisor:
         *,
         owner: str,
         stopping: threading.Event,
-        starter: Starter = Spawner(STEP_COMMAND),  # noqa: B008  # has no state
-        graces: Graces = Graces(),  # noqa: B008  # frozen
+        launcher: Launcher = Spawner(STEP_COMMAND),  # noqa: B008  # has no state
+        grace_periods: GracePeriods = GracePeriods(),  # noqa: B008  # frozen
     ) -> None:
-        """Once `stopping` is set, the running child is ended, its job goes back to the queue and no other is taken."""
+        """Use `launcher` for the children of audits. Once `stopping` is set, the running job goes back to the queue."""
         self._settings = settings
         self._sessions = sessions
+        self._database = JobDatabase(sessions)
         self._objects = objects
         self._owner = owner
         self._stopping = stopping
-        self._starter = starter
-        self._graces = graces
+        self._launcher = launcher
+        self._grace_periods = grace_periods
 
     def prepare(self) -> None:
-        """Begins to make ready for the children of audits; does not wait."""
-        self._starter.prepared(child_environment(os.environ, self._settings.cache_dir), seconds=0)
+        """Begin to get ready for the children of audits. Returns at once."""
+        self._launcher.prepared(restricted_environment(os.environ, self._settings.cache_dir), seconds=0)
 
     def run_due(self, lane: Lane) -> int:
-        """Claims and runs the lane's due jobs until none is due. Returns how many it ran."""
+        """Claim and run the lane's due jobs until none is due. Returns how many were run."""
         ran = 0
         while not self._stopping.is_set() and self._run_next(lane):
             ran += 1
@@ -68,12 +70,12 @@ class Supervisor:
             since = time.monotonic()
             return jobs.claim(session, lane=lane, owner=self._owner, lease_seconds=self._settings.lease_seconds)
 
-        claim = Transactions(self._sessions).surely(take)
+        claim = self._database.run_with_retry(take)
         if claim is None:
             return False
         with (
             log_context(**{claim.kind: claim.subject_id}, attempt=claim.attempt, request_id=claim.request_id),
-            Lease(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease,
+            LeaseKeeper(self._sessions, claim, seconds=self._settings.lease_seconds, since=since) as lease,
         ):
             log.info("attempt started")
             self._count(Counted.STARTED, lane)
@@ -83,16 +85,16 @@ class Supervisor:
             log.info("attempt ended: %s", outcome)
         return True
 
-    def _attempt(self, claim: Claim, lease: Lease) -> Attempt | ExportAttempt | CountAttempt:
-        common = (self._settings, self._sessions, self._objects, claim, lease)
+    def _attempt(self, claim: Claim, lease: LeaseKeeper) -> AuditAttempt | ExportAttempt | NearDuplicatesAttempt:
+        context = AttemptContext(self._settings, self._database, self._objects, claim, lease, self._stopping)
         match claim.kind:
             case "audit":
-                return Attempt(*common, stopping=self._stopping, starter=self._starter, graces=self._graces)
+                return AuditAttempt(context, launcher=self._launcher, grace_periods=self._grace_periods)
             case "export":
-                return ExportAttempt(*common, stopping=self._stopping, graces=self._graces)
+                return ExportAttempt(context, grace_periods=self._grace_periods)
             case "dataset":
-                return CountAttempt(*common, stopping=self._stopping)
+                return NearDuplicatesAttempt(context)
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:
-        Transactions(self._sessions).once(lambda session: count_aside(session, {(name, label): 1.0}))
+        self._database.try_once(lambda session: count_aside(session, {(name, label): 1.0}))

@@ -1,4 +1,4 @@
-"""What went wrong in or around a child, as a contract.Failure."""
+"""Describes what went wrong in or around a child as a Failure of the contract."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
 from service.store.objects import ObjectStoreUnavailableError
 
 RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
-"""What another attempt may well get past, as it comes from the surroundings; everything else would only come again."""
+"""Failures from outside, which another attempt may get past. All others would only come again."""
 
 FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
 
@@ -21,12 +21,12 @@ DISK_FULL = Failure(
 
 
 def is_retried(failure: Failure) -> bool:
-    """Whether the audit is tried again by itself, while it has failures left."""
+    """Return whether the job is retried by itself, while it has failures left."""
     return failure.code in RETRIED
 
 
 def failure_of(error: Exception, kind: str = "audit") -> Failure:
-    """Of what went wrong in the worker itself, at a job of that kind."""
+    """Return the failure for an error in the worker itself, which was at work on a job of that `kind`."""
     if isinstance(
         error, OperationalError | InterfaceError | ObjectStoreUnavailableError | ConnectionError | TimeoutError
     ):
@@ -44,10 +44,19 @@ def failure_of(error: Exception, kind: str = "audit") -> Failure:
     )
 
 
-def failure_of_child(code: int, last_word: FinishedEvent | FailedEvent | None, stderr: str) -> Failure:
-    """Of a child that ended without a result: by what it said, else by its exit code (negative: a signal)."""
-    if isinstance(last_word, FailedEvent):
-        return last_word.failure
+def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None, stderr: str) -> Failure:
+    """Return the failure of a child that ended without a result.
+
+    Args:
+        code: Its exit code, negative for a signal.
+        final_event: What it reported last; this is believed first.
+        stderr: The end of what it wrote to stderr.
+
+    Returns:
+        The failure, with a hint for the user.
+    """
+    if isinstance(final_event, FailedEvent):
+        return final_event.failure
     if os.strerror(errno.ENOSPC) in stderr:
         return DISK_FULL
     if code == EXIT_STOPPED:

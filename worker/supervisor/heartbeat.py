@@ -1,4 +1,4 @@
-"""Says from time to time that this worker is alive, in a thread of its own."""
+"""Records from time to time that this worker is alive, in a thread of its own."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """The row of one worker process in `workers`."""
+    """Keeps the row of one worker process in `workers` up to date."""
 
     def __init__(self, sessions: sessionmaker[Session], *, owner: str, lane: Lane, seconds: float) -> None:
         self._sessions = sessions
@@ -26,12 +26,12 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """The first beat comes at once."""
+        """Record the worker at once, and then from time to time."""
         self._beat()
         self._thread.start()
 
     def stop(self) -> None:
-        """The last word: this worker takes no more jobs."""
+        """Record that this worker takes no more jobs."""
         self._over.set()
         try:
             with self._sessions.begin() as session:

@@ -1,7 +1,6 @@
-"""How an attempt comes to its end without a result, whatever the job is: failed, cancelled, given back, or fenced."""
+"""How an attempt ends without a result, whatever the kind of its job: failed, cancelled, given back, or fenced."""
 
 import logging
-import threading
 import traceback
 from collections.abc import Callable
 
@@ -10,46 +9,27 @@ from sqlalchemy.orm import Session
 
 from service.contract.failure import Failure
 from service.lifecycle import jobs
-from service.lifecycle.claims import Claim
 from service.lifecycle.leftovers import leftover_prefixes, purge
-from service.settings import Settings
-from service.store.objects import ObjectStore
 from worker.process.shutdown import Reason
-from worker.supervisor.audit.step_folder import InputMissingError, OutputError
-from worker.supervisor.database import LeaseLostError, T, Transactions
+from worker.supervisor.context import AttemptContext
+from worker.supervisor.errors import InputMissingError, LeaseLostError, OutputError
 from worker.supervisor.failures import failure_of, is_retried
-from worker.supervisor.lease import Lease
 
 log = logging.getLogger(__name__)
 
 FENCED = "no longer ours"
 
 
-class Conclusion:
-    """Ends one claim; every method says how in words for the log."""
+class AttemptOutcome:
+    """Ends the claimed job. Every method returns how the attempt ended, in words for the log."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Transactions,
-        objects: ObjectStore,
-        claim: Claim,
-        lease: Lease,
-        *,
-        stopping: threading.Event,
-    ) -> None:
-        """`stopping` is set once this worker has to end."""
-        self._settings = settings
-        self._database = database
-        self._objects = objects
-        self._claim = claim
-        self._lease = lease
-        self._stopping = stopping
+    def __init__(self, context: AttemptContext) -> None:
+        self._context = context
 
-    def of(self, run: Callable[[], str]) -> str:
-        """Runs the attempt; what it raises becomes a failure of the job. Raises only what ends a process."""
+    def run(self, attempt: Callable[[], str]) -> str:
+        """Run `attempt`, and end the job as failed if it raises. Only what ends a process is raised on."""
         try:
-            return run()
+            return attempt()
         except LeaseLostError:
             return FENCED
         except (InputMissingError, OutputError) as error:
@@ -59,41 +39,28 @@ class Conclusion:
             # Neither message nor arguments: a driver's error quotes the data.
             frames = "".join(traceback.format_tb(error.__traceback__))
             log.error("%s\n%s", type(error).__name__, frames)
-            return self.failed(failure_of(error, self._claim.kind))
-
-    def reason_to_stop(self) -> Reason | None:
-        """Why the attempt has to end now, if it has to."""
-        if self._lease.lost:
-            return Reason.LEASE_LOST
-        if self._stopping.is_set():
-            return Reason.SHUTDOWN
-        cancel = self._database.once(lambda session: jobs.cancel_requested(session, self._claim))
-        return Reason.CANCEL if cancel else None
+            return self.failed(failure_of(error, self._context.claim.kind))
 
     def stopped(self, reason: Reason) -> str:
-        """After work that was told to stop, or was not begun."""
+        """End an attempt that was stopped before it had a result."""
         if reason is Reason.LEASE_LOST:
             return FENCED
         if reason is Reason.SHUTDOWN:
-            ours = self.surely(lambda session: jobs.release(session, self._claim))
+            ours = self._context.run_with_retry(lambda session: jobs.release(session, self._context.claim))
             return "released" if ours else FENCED
         return self.cancelled()
 
     def cancelled(self) -> str:
-        """A user asked for it."""
-        return self._end(lambda session: jobs.mark_cancelled(session, self._claim), "cancelled")
+        """End the job as cancelled, as a user has asked."""
+        return self._end(lambda session: jobs.mark_cancelled(session, self._context.claim), "cancelled")
 
     def failed(self, failure: Failure) -> str:
-        """For good, or until the next attempt."""
+        """End the attempt as failed: for good, or until the next attempt."""
+        context = self._context
 
         def fail(session: Session) -> bool:
-            return jobs.fail(
-                session,
-                self._claim,
-                failure,
-                retry=is_retried(failure),
-                retry_seconds=self._settings.retry_seconds,
-            )
+            retry_seconds = context.settings.retry_seconds
+            return jobs.fail(session, context.claim, failure, retry=is_retried(failure), retry_seconds=retry_seconds)
 
         try:
             return self._end(fail, f"failed ({failure.code})")
@@ -102,32 +69,32 @@ class Conclusion:
         except OperationalError:
             return f"failed ({failure.code}), which the database could not be told"
 
-    def surely(self, act: Callable[[Session], T]) -> T:
-        """One transaction, for as long as the job is ours. Raises as Transactions.surely."""
-        return self._database.surely(act, while_true=lambda: self._lease.good)
-
-    def purge_earlier(self) -> None:
-        """Deletes what earlier attempts have left and nobody needs: nothing names what a killed worker has left."""
-        purge(self._objects, self.surely(lambda session: self._leftovers(session, self._claim.attempt - 1)))
-
     def _end(self, command: Callable[[Session], bool], outcome: str) -> str:
-        """What finished steps of an audit have left stays, for an attempt to come."""
+        """Run the command, and delete what the attempts have left. Files of finished steps stay for a later attempt."""
+        context = self._context
 
         def end(session: Session) -> list[str] | None:
-            return self._leftovers(session, self._claim.attempt) if command(session) else None
+            return _leftovers(session, context, context.claim.attempt) if command(session) else None
 
-        leftovers = self.surely(end)
+        leftovers = context.run_with_retry(end)
         if leftovers is None:
             return FENCED
-        purge(self._objects, leftovers)
+        purge(context.objects, leftovers)
         return outcome
 
-    def _leftovers(self, session: Session, up_to_attempt: int) -> list[str]:
-        claim = self._claim
-        return leftover_prefixes(
-            session,
-            kind=claim.kind,
-            workspace_id=claim.workspace_id,
-            subject_id=claim.subject_id,
-            up_to_attempt=up_to_attempt,
-        )
+
+def purge_earlier_attempts(context: AttemptContext) -> None:
+    """Delete what earlier attempts have left and no row names, as a killed worker could not do it."""
+    last = context.claim.attempt - 1
+    purge(context.objects, context.run_with_retry(lambda session: _leftovers(session, context, last)))
+
+
+def _leftovers(session: Session, context: AttemptContext, up_to_attempt: int) -> list[str]:
+    claim = context.claim
+    return leftover_prefixes(
+        session,
+        kind=claim.kind,
+        workspace_id=claim.workspace_id,
+        subject_id=claim.subject_id,
+        up_to_attempt=up_to_attempt,
+    )

@@ -8,7 +8,7 @@ from worker import tasks
 from worker.celery_app import app
 from worker.process.launcher import Spawner
 
-tasks.supervisor()._starter = Spawner(
+tasks.supervisor()._launcher = Spawner(
     (sys.executable, str(Path(__file__).with_name("scripted_child.py")), os.environ["SCRIPT"])
 )
 

@@ -20,6 +20,8 @@ LOOKING_FORK_SERVER = Path(__file__).with_name("looking_fork_server.py")
 NOWHERE = Spawner(("/nowhere/program",))
 """Starts nothing, so that a fork that fails is not made good by a spawned child."""
 
+SECRET = "text-of-a-sample"
+
 SUMMARY: dict[str, Any] = make_summary(
     rows=40, rows_scored=40, flagged=3, q=0.1, probes=(make_probe_summary(flagged=3, threshold_z=37.0),)
 ).model_dump(mode="json")
@@ -42,6 +44,11 @@ def outputs(**options: Any) -> list[Any]:
 
 OUTPUTS = outputs()
 FINISHED = ["say", {"type": "finished"}]
+
+
+def training_progress(done: int) -> list[Any]:
+    """Reports so many of ten steps."""
+    return ["say", {"type": "progress", "stage": "training", "done": done, "total": 10, "unit": "steps"}]
 
 
 def training(*actions: list[Any]) -> list[Any]:

@@ -41,9 +41,9 @@ from service.contract.results import ScoreRow, Summary
 from service.contract.spec import COMBINE, StepSpec, train_step_key
 from tests.support.children.scripting import wait_for
 from tests.support.steps import SECRET, respecify
-from worker.process.child_process import child_environment
-from worker.process.fork_client import make_starter
-from worker.process.launcher import Spawner, Starter, pipes
+from worker.process.child_process import restricted_environment
+from worker.process.fork_client import make_launcher
+from worker.process.launcher import Launcher, Spawner, pipes
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.results.recording import Recording
 
@@ -65,24 +65,24 @@ def run_all(folder: Path, **changes: Any) -> list[Any]:
     return events
 
 
-ENVIRONMENT = child_environment(os.environ, Path("/nowhere"))
+ENVIRONMENT = restricted_environment(os.environ, Path("/nowhere"))
 
 
 @cache
-def warm() -> Starter:
-    """Starts children as a worker does, without seconds of imports for each (test_forker.py compares them)."""
-    starter = make_starter()
-    while not starter.prepared(ENVIRONMENT, seconds=1):
+def warm() -> Launcher:
+    """Starts children as a worker does, without seconds of imports for each (test_fork_client.py compares them)."""
+    launcher = make_launcher()
+    while not launcher.prepared(ENVIRONMENT, seconds=1):
         pass
-    return starter
+    return launcher
 
 
 class Running:
     """A child, and our ends of its pipes."""
 
-    def __init__(self, folder: Path, starter: Starter) -> None:
+    def __init__(self, folder: Path, launcher: Launcher) -> None:
         ours, theirs = pipes()
-        self._process = starter.start(folder, ENVIRONMENT, theirs)
+        self._process = launcher.start(folder, ENVIRONMENT, theirs)
         theirs.close()
         self.stdin = os.fdopen(ours.stdin, "wb", buffering=0)
         self.stdout = os.fdopen(ours.stdout, "rb")
@@ -97,9 +97,9 @@ class Running:
         return self._process.wait()
 
 
-def run(folder: Path, starter: Starter | None = None) -> tuple[int, list[Any], str]:
+def run(folder: Path, launcher: Launcher | None = None) -> tuple[int, list[Any], str]:
     """Exit code, events and stderr of a child that is left alone."""
-    child = Running(folder, starter or warm())
+    child = Running(folder, launcher or warm())
     events = [EVENT.validate_json(line) for line in child.stdout]
     errors = child.stderr.read().decode()
     return child.wait(30), events, errors

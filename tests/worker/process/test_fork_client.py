@@ -38,10 +38,10 @@ from tests.support.children.scripting import (
 )
 from tests.support.ended import has_ended, pid_has_ended
 from tests.support.steps import respecify
-from worker.process import fork_client as forker_module
-from worker.process.child_process import Child, Exited, child_environment
-from worker.process.fork_client import Forker, make_starter
-from worker.process.launcher import STEP_COMMAND, Spawner, Starter, pipes
+from worker.process import fork_client as fork_client_module
+from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.fork_client import ForkClient, make_launcher
+from worker.process.launcher import STEP_COMMAND, Launcher, Spawner, pipes
 from worker.results.recording import Recording
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux's alone")
@@ -49,39 +49,39 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return child_environment(os.environ, tmp_path / "cache")
+    return restricted_environment(os.environ, tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")
-def looking() -> Iterator[Forker]:
+def looking() -> Iterator[ForkClient]:
     """With the real imports; started once, as it takes seconds."""
-    forker = Forker(NOWHERE, (sys.executable, "-P", str(LOOKING_FORK_SERVER)))
-    yield forker
-    forker.close()
+    fork_client = ForkClient(NOWHERE, (sys.executable, "-P", str(LOOKING_FORK_SERVER)))
+    yield fork_client
+    fork_client.close()
 
 
 @pytest.fixture
-def forkers() -> Iterator[Callable[..., Forker]]:
-    """Makes forkers whose children follow a script; closed in the end."""
-    made: list[Forker] = []
+def fork_clients() -> Iterator[Callable[..., ForkClient]]:
+    """Makes fork clients whose children follow a script; closed in the end."""
+    made: list[ForkClient] = []
 
-    def make(*script: list[Any], spawner: Spawner = NOWHERE, **how: Any) -> Forker:
-        made.append(Forker(spawner, fork_server(script, **how)))
+    def make(*script: list[Any], spawner: Spawner = NOWHERE, **how: Any) -> ForkClient:
+        made.append(ForkClient(spawner, fork_server(script, **how)))
         return made[-1]
 
     yield make
-    for forker in made:
-        forker.close()
+    for fork_client in made:
+        fork_client.close()
 
 
-def ready(starter: Starter, environment: dict[str, str]) -> Starter:
-    wait_for(lambda: starter.prepared(environment, seconds=0.5), 100)
-    return starter
+def ready(launcher: Launcher, environment: dict[str, str]) -> Launcher:
+    wait_for(lambda: launcher.prepared(environment, seconds=0.5), 100)
+    return launcher
 
 
-def server_of(forker: Forker) -> psutil.Process:
-    assert forker._server is not None
-    return psutil.Process(forker._server.pid)
+def server_of(fork_client: ForkClient) -> psutil.Process:
+    assert fork_client._server is not None
+    return psutil.Process(fork_client._server.pid)
 
 
 def living_children() -> list[psutil.Process]:
@@ -95,7 +95,7 @@ def living_commands() -> Iterator[str]:
             yield " ".join(process.cmdline())
 
 
-def outcome(child: Child, seconds: float = 60) -> tuple[int, list[Any], str]:
+def outcome(child: ChildProcess, seconds: float = 60) -> tuple[int, list[Any], str]:
     """Exit code, events and stderr of a child that is left alone."""
     events: list[Any] = []
     end = time.monotonic() + seconds
@@ -106,10 +106,10 @@ def outcome(child: Child, seconds: float = 60) -> tuple[int, list[Any], str]:
 
 
 @contextmanager
-def running(starter: Starter, folder: Path, environment: dict[str, str]) -> Iterator[Child]:
+def running(launcher: Launcher, folder: Path, environment: dict[str, str]) -> Iterator[ChildProcess]:
     folder.mkdir(exist_ok=True)
     (folder / "spec.json").write_text(json.dumps({"step_key": "train:7"}))
-    child = Child(starter, folder, environment, ttl_s=60)
+    child = ChildProcess(launcher, folder, environment, ttl_s=60)
     try:
         yield child
     finally:
@@ -119,11 +119,11 @@ def running(starter: Starter, folder: Path, environment: dict[str, str]) -> Iter
 # ---------------------------------------------------------------- with the real imports
 
 
-def seen_by_itself(starter: Starter, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
+def seen_by_itself(launcher: Launcher, folder: Path, environment: dict[str, str]) -> dict[str, Any]:
     """What a looking child says, and whether its environment and parent look the same from without."""
     folder.mkdir(exist_ok=True)
     ours, theirs = pipes()
-    process = starter.start(folder, environment, theirs)
+    process = launcher.start(folder, environment, theirs)
     theirs.close()
     with os.fdopen(ours.stdout, "rb") as stdout, os.fdopen(ours.stderr) as stderr:
         said = stdout.read()
@@ -138,12 +138,12 @@ def seen_by_itself(starter: Starter, folder: Path, environment: dict[str, str]) 
 
 
 def test_a_forked_child_finds_itself_as_a_spawned_one_does(
-    looking: Forker, tmp_path: Path, environment: dict[str, str]
+    looking: ForkClient, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     spawner = Spawner((sys.executable, "-P", str(LOOKING_CHILD)))
     first, second, spawned = (
-        seen_by_itself(starter, tmp_path / "folder", environment)
-        for starter in (ready(looking, environment), looking, spawner)
+        seen_by_itself(launcher, tmp_path / "folder", environment)
+        for launcher in (ready(looking, environment), looking, spawner)
     )
     own = [found.pop("own") for found in (first, second, spawned)]
     assert first == second
@@ -160,18 +160,18 @@ def test_a_forked_child_finds_itself_as_a_spawned_one_does(
 
 
 def test_an_audit_by_forked_children_is_the_same_to_the_bit(
-    looking: Forker, staged: Callable[..., Path], environment: dict[str, str], tmp_path: Path
+    looking: ForkClient, staged: Callable[..., Path], environment: dict[str, str], tmp_path: Path
 ) -> None:
     results = []
-    for starter in (ready(looking, environment), Spawner(STEP_COMMAND)):
+    for launcher in (ready(looking, environment), Spawner(STEP_COMMAND)):
         folder = staged(rows=40)
-        code, events, errors = outcome(Child(starter, folder, environment, ttl_s=100), 100)
+        code, events, errors = outcome(ChildProcess(launcher, folder, environment, ttl_s=100), 100)
         assert (code, type(events[-1])) == (0, FinishedEvent), errors
         recording = Recording.load(folder / RECORDING_FILE)
         (folder / RECORDINGS_FOLDER).mkdir(exist_ok=True)
         (folder / RECORDING_FILE).rename(folder / RECORDINGS_FOLDER / "0.npz")
         respecify(folder, step_key=COMBINE)
-        code, events, errors = outcome(Child(starter, folder, environment, ttl_s=100), 100)
+        code, events, errors = outcome(ChildProcess(launcher, folder, environment, ttl_s=100), 100)
         assert (code, type(events[-1])) == (0, FinishedEvent), errors
         results.append(
             (recording, [pq.read_table(folder / name) for name in (SCORES_FILE, TRACES_FILE, BASELINES_FILE)])
@@ -185,7 +185,7 @@ def test_an_audit_by_forked_children_is_the_same_to_the_bit(
 
 
 def test_the_fork_server_is_one_thread_and_holds_no_descriptor_but_its_socket(
-    looking: Forker, environment: dict[str, str]
+    looking: ForkClient, environment: dict[str, str]
 ) -> None:
     ready(looking, environment)
     server = server_of(looking)
@@ -204,38 +204,38 @@ def test_the_fork_server_is_one_thread_and_holds_no_descriptor_but_its_socket(
     ("script", "code"), [([["exit", 7]], 7), ([["signal", signal.SIGSEGV]], -signal.SIGSEGV), ([["exit", 0]], 0)]
 )
 def test_its_exit_code_or_signal_reaches_the_supervisor(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], script: list[Any], code: int
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str], script: list[Any], code: int
 ) -> None:
-    forker = ready(forkers(*script), environment)
-    with running(forker, tmp_path / "f", environment) as child:
+    fork_client = ready(fork_clients(*script), environment)
+    with running(fork_client, tmp_path / "f", environment) as child:
         assert outcome(child)[0] == code
 
 
 def test_a_child_goes_on_when_the_fork_server_is_killed_and_the_next_start_makes_a_new_one(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     go = tmp_path / "go"
-    forker = forkers(["until", str(go)], ["exit", 5])
-    with running(ready(forker, environment), tmp_path / "first", environment) as child:
-        server = server_of(forker)
+    fork_client = fork_clients(["until", str(go)], ["exit", 5])
+    with running(ready(fork_client, environment), tmp_path / "first", environment) as child:
+        server = server_of(fork_client)
         server.kill()
         wait_for(lambda: has_ended(server))
         assert child.next(0.3) is None, "it still runs"
         assert psutil.Process(child.pid).ppid() == os.getpid()
         go.touch()
         assert outcome(child)[0] == 5
-        with running(ready(forker, environment), tmp_path / "second", environment) as another:
-            assert server_of(forker).pid != server.pid
+        with running(ready(fork_client, environment), tmp_path / "second", environment) as another:
+            assert server_of(fork_client).pid != server.pid
             assert outcome(another)[0] == 5
 
 
 def test_it_is_killed_with_all_of_its_group_though_the_fork_server_is_gone(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    forker = forkers(["grandchild", str(tmp_path / "pid")], ["deaf"])
-    with running(ready(forker, environment), tmp_path / "f", environment) as child:
+    fork_client = fork_clients(["grandchild", str(tmp_path / "pid")], ["deaf"])
+    with running(ready(fork_client, environment), tmp_path / "f", environment) as child:
         wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
-        forker.close()
+        fork_client.close()
         child.kill()
         assert outcome(child)[0] == -signal.SIGKILL
     grandchild = int((tmp_path / "pid").read_text())
@@ -243,28 +243,28 @@ def test_it_is_killed_with_all_of_its_group_though_the_fork_server_is_gone(
 
 
 def test_other_orphans_are_not_the_supervisor_s(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """It adopts while a child is born and no longer: nobody would wait for what a child leaves behind."""
-    forker = forkers(["grandchild", str(tmp_path / "pid")], ["exit", 0])
-    with running(ready(forker, environment), tmp_path / "f", environment) as child:
+    fork_client = fork_clients(["grandchild", str(tmp_path / "pid")], ["exit", 0])
+    with running(ready(fork_client, environment), tmp_path / "f", environment) as child:
         assert outcome(child)[0] == 0
     grandchild = int((tmp_path / "pid").read_text())
     assert grandchild not in [process.pid for process in psutil.Process().children()]
 
 
 def test_a_child_that_its_supervisor_does_not_release_does_nothing(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """The supervisor dies or gives up between asking and hearing of it."""
     touched = tmp_path / "touched"
-    forker = forkers(["touch", str(touched)])
-    ready(forker, environment)
+    fork_client = fork_clients(["touch", str(touched)])
+    ready(fork_client, environment)
     (tmp_path / "spec.json").write_text(json.dumps({"step_key": "train:7"}))
-    assert forker._server is not None
-    control, (go, release) = forker._server._control, os.pipe()
+    assert fork_client._server is not None
+    control, (go, release) = fork_client._server._control, os.pipe()
     with open(os.devnull, "r+b") as null:
-        forker_module.socket.send_fds(control, [os.fsencode(tmp_path)], [null.fileno()] * 3 + [go])
+        fork_client_module.socket.send_fds(control, [os.fsencode(tmp_path)], [null.fileno()] * 3 + [go])
         child = psutil.Process(json.loads(control.recv(4096))["pid"])
     os.close(go)
     time.sleep(0.3)
@@ -279,15 +279,18 @@ def test_a_child_that_its_supervisor_does_not_release_does_nothing(
 
 
 def test_a_broken_installation_is_told_by_a_spawned_child(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], caplog: pytest.LogCaptureFixture
+    fork_clients: Callable[..., ForkClient],
+    tmp_path: Path,
+    environment: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    forker = forkers(spawner=Spawner(STEP_COMMAND), importing="import no_such_library")
-    ready(forker, environment)
-    code, events, _ = outcome(Child(forker, tmp_path, environment, ttl_s=60))
+    fork_client = fork_clients(spawner=Spawner(STEP_COMMAND), importing="import no_such_library")
+    ready(fork_client, environment)
+    code, events, _ = outcome(ChildProcess(fork_client, tmp_path, environment, ttl_s=60))
     assert code == 1
     assert isinstance(events[-1], FailedEvent)
     assert "importing failed with ModuleNotFoundError" in caplog.text
-    assert forker._server is None, "it is not tried again for every child"
+    assert fork_client._server is None, "it is not tried again for every child"
 
 
 @pytest.mark.parametrize(
@@ -300,67 +303,70 @@ def test_a_broken_installation_is_told_by_a_spawned_child(
     ],
 )
 def test_what_cannot_be_forked_is_not_forked(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture, importing: str, why: str,
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, importing: str, why: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(forker_module, "IMPORT_SECONDS", 3.0)
-    forker = ready(forkers(importing=importing, spawner=spawning([["exit", 9]])), environment)
+    monkeypatch.setattr(fork_client_module, "IMPORT_SECONDS", 3.0)
+    fork_client = ready(fork_clients(importing=importing, spawner=spawning([["exit", 9]])), environment)
     assert why in caplog.text
-    assert forker._server is None
+    assert fork_client._server is None
     wait_for(lambda: not any("importing" in command for command in living_commands()))
-    with running(forker, tmp_path / "f", environment) as child:
+    with running(fork_client, tmp_path / "f", environment) as child:
         assert outcome(child)[0] == 9
 
 
 def test_one_that_does_not_answer_is_given_up_and_the_child_spawned(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    fork_clients: Callable[..., ForkClient],
+    tmp_path: Path,
+    environment: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(forker_module, "REPLY_SECONDS", 0.5)
-    forker = ready(forkers(["exit", 1], spawner=spawning([["exit", 9]])), environment)
-    server = server_of(forker)
+    monkeypatch.setattr(fork_client_module, "REPLY_SECONDS", 0.5)
+    fork_client = ready(fork_clients(["exit", 1], spawner=spawning([["exit", 9]])), environment)
+    server = server_of(fork_client)
     server.suspend()
-    with running(forker, tmp_path / "f", environment) as child:
+    with running(fork_client, tmp_path / "f", environment) as child:
         assert outcome(child)[0] == 9
     wait_for(lambda: has_ended(server))
 
 
 def test_a_folder_that_is_not_there_is_an_error_as_with_a_spawned_child(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    forker = ready(forkers(["exit", 0], spawner=spawning([])), environment)
+    fork_client = ready(fork_clients(["exit", 0], spawner=spawning([])), environment)
     with pytest.raises(FileNotFoundError):
-        Child(forker, tmp_path / "nowhere", environment, ttl_s=60)
+        ChildProcess(fork_client, tmp_path / "nowhere", environment, ttl_s=60)
 
 
 def test_another_environment_is_another_fork_server(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
     """What libraries read of it while they are imported would be another's."""
-    forker = forkers(["keep", str(tmp_path)], ["exit", 0])
-    before = server_of(ready(forker, environment))
+    fork_client = fork_clients(["keep", str(tmp_path)], ["exit", 0])
+    before = server_of(ready(fork_client, environment))
     changed = {**environment, "OMP_NUM_THREADS": "17"}
-    with running(ready(forker, changed), tmp_path / "f", changed) as child:
+    with running(ready(fork_client, changed), tmp_path / "f", changed) as child:
         assert outcome(child)[0] == 0
     assert json.loads((tmp_path / "train:7" / "environment.json").read_text()) == changed
-    assert server_of(forker).pid != before.pid
+    assert server_of(fork_client).pid != before.pid
 
 
-def test_nobody_waits_for_the_imports(forkers: Callable[..., Forker], environment: dict[str, str]) -> None:
-    forker = forkers(importing="import time; time.sleep(1)")
+def test_nobody_waits_for_the_imports(fork_clients: Callable[..., ForkClient], environment: dict[str, str]) -> None:
+    fork_client = fork_clients(importing="import time; time.sleep(1)")
     asked = time.monotonic()
-    assert not forker.prepared(environment, seconds=0)
+    assert not fork_client.prepared(environment, seconds=0)
     assert time.monotonic() - asked < 0.9
-    ready(forker, environment)
+    ready(fork_client, environment)
 
 
 SUPERVISOR = """
 import json, os, sys, time
-from worker.process.fork_client import Forker
+from worker.process.fork_client import ForkClient
 from worker.process.launcher import Spawner
-forker = Forker(Spawner(["/nowhere"]), json.loads(sys.argv[1]))
-while not forker.prepared(dict(os.environ), seconds=float(sys.argv[2])) and float(sys.argv[2]):
+fork_client = ForkClient(Spawner(["/nowhere"]), json.loads(sys.argv[1]))
+while not fork_client.prepared(dict(os.environ), seconds=float(sys.argv[2])) and float(sys.argv[2]):
     pass
-print(forker._server is not None, flush=True)
+print(fork_client._server is not None, flush=True)
 time.sleep(600)
 """
 
@@ -385,13 +391,13 @@ def test_it_ends_with_its_supervisor(seconds: int, later: float) -> None:
 
 
 def test_children_may_be_started_by_several_threads(
-    forkers: Callable[..., Forker], tmp_path: Path, environment: dict[str, str]
+    fork_clients: Callable[..., ForkClient], tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    forker = ready(forkers(["exit", 6]), environment)
+    fork_client = ready(fork_clients(["exit", 6]), environment)
     codes = []
 
     def run(number: int) -> None:
-        with running(forker, tmp_path / str(number), environment) as child:
+        with running(fork_client, tmp_path / str(number), environment) as child:
             codes.append(outcome(child)[0])
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
@@ -403,4 +409,4 @@ def test_children_may_be_started_by_several_threads(
 
 
 def test_linux_forks() -> None:
-    assert isinstance(make_starter(), Forker)
+    assert isinstance(make_launcher(), ForkClient)

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.contract.protocol import Stage
 from service.store.counters import Counted, count, read_counters
 from worker.supervisor import counters
-from worker.supervisor.counters import Tally
-from worker.supervisor.database import Transactions
+from worker.supervisor.counters import StageCounters
+from worker.supervisor.database import JobDatabase
 
 Read = Callable[[str, str], float]
 
@@ -28,7 +28,7 @@ def read(sessions: sessionmaker[Session]) -> Read:
 def test_time_and_samples_are_counted_while_a_stage_lasts(
     sessions: sessionmaker[Session], read: Read, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counting = Tally(Transactions(sessions).once)
+    counting = StageCounters(JobDatabase(sessions).try_once)
     started = time.monotonic()
     counting.enter(Stage.TRAINING)
     counting.add_samples(32)
@@ -51,9 +51,9 @@ def test_what_the_database_was_not_told_is_told_later_and_once(sessions: session
     def write(act: Callable[[Session], bool]) -> bool | None:
         if away:
             raise OperationalError("", {}, Exception())
-        return Transactions(sessions).once(act)
+        return JobDatabase(sessions).try_once(act)
 
-    counting = Tally(write)
+    counting = StageCounters(write)
     counting.add_samples(8)
     counting.count(now=True)
     away = False
@@ -63,7 +63,7 @@ def test_what_the_database_was_not_told_is_told_later_and_once(sessions: session
 
 
 def test_a_process_frozen_while_it_counted_holds_up_no_other(sessions: sessionmaker[Session], read: Read) -> None:
-    counting = Tally(Transactions(sessions).once)
+    counting = StageCounters(JobDatabase(sessions).try_once)
     counting.add_samples(8)
     with sessions() as frozen:
         count(frozen, Counted.SAMPLES, by=1)

@@ -1,6 +1,6 @@
-"""A training step's checkpoints on their way to the object store and back; the child makes and reads them.
+"""Copies a training step's checkpoints to the object store and back. The child writes and reads them.
 
-    {workspace}/audits/{id}/checkpoints/{step}/{attempt}/index.json       the whole ones, oldest first
+    {workspace}/audits/{id}/checkpoints/{step}/{attempt}/index.json       those that are complete, oldest first
     {workspace}/audits/{id}/checkpoints/{step}/{attempt}/{position}/...
 
 An attempt writes under its own number alone, so a worker that lost its job overwrites nothing of the one that has it.
@@ -21,13 +21,13 @@ from service.store.objects import ObjectMissingError, ObjectStore, checkpoints_p
 log = logging.getLogger(__name__)
 
 UPLOADS_FOLDER = "uploads"
-"""In the child's folder: what was taken from it and is not in the object store yet."""
+"""A folder beside the child's own ones, with checkpoints that are not in the object store yet."""
 
 INDEX_FILE = "index.json"
 
 
 class _Stored(BaseModel):
-    """A checkpoint that is whole in the object store."""
+    """A checkpoint that is complete in the object store."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -35,17 +35,26 @@ class _Stored(BaseModel):
 
 
 class _Index(BaseModel):
-    """Those of one attempt, oldest first; written after their files."""
+    """The checkpoints of one attempt, oldest first. It is written after their files."""
 
     model_config = ConfigDict(frozen=True)
     checkpoints: tuple[_Stored, ...] = ()
 
 
 def stage_checkpoints(objects: ObjectStore, claim: Claim, step_key: str, folder: Path) -> None:
-    """Copies the last checkpoints of the step, of this attempt or those before, into the child's folder.
+    """Copy the last checkpoints of a step, of this attempt or those before, into the child's folder.
 
-    What a later attempt has left comes first: it may have begun anew because the others were of no use. Raises
-    ObjectStoreUnavailableError, OSError.
+    What a later attempt has left comes first: it may have begun anew because the others were of no use.
+
+    Args:
+        objects: The store to copy from.
+        claim: The audit, and the attempt up to which checkpoints are looked for.
+        step_key: The key of the step.
+        folder: The child's folder.
+
+    Raises:
+        ObjectStoreUnavailableError: The object store cannot be reached.
+        OSError: The folder cannot be written.
     """
     staged = 0
     for attempt in range(claim.attempt, 0, -1):
@@ -61,21 +70,21 @@ def stage_checkpoints(objects: ObjectStore, claim: Claim, step_key: str, folder:
 
 
 def delete_checkpoints(objects: ObjectStore, claim: Claim, step_key: str) -> None:
-    """Of the step, of all attempts: it has finished, or will never be gone on with."""
+    """Delete the checkpoints of a step, whatever attempt has written them."""
     objects.delete_tree(checkpoints_prefix(claim.workspace_id, claim.subject_id, step_key))
 
 
 class CheckpointUploads:
     """Copies a running child's newest checkpoint into the object store, in a thread of its own.
 
-    Where they come faster than they can be copied, those in between are left out. A failure is logged, and the next
-    checkpoint is tried again: the run does not depend on it.
+    If checkpoints come faster than they can be copied, those in between are left out. A failure is logged, and the
+    next checkpoint is tried again, since the run does not depend on it.
     """
 
     def __init__(
         self, objects: ObjectStore, claim: Claim, step_key: str, folder: Path, *, ours: Callable[[], bool]
     ) -> None:
-        """ours: whether the job is still this worker's; nothing is written once it is not."""
+        """Start the thread. Nothing is written once `ours` returns False: the job is then another worker's."""
         self._objects, self._claim, self._step_key, self._ours = objects, claim, step_key, ours
         self._source, self._taken = folder / CHECKPOINTS_FOLDER, folder / UPLOADS_FOLDER
         self._prefix = _prefix(claim, step_key, claim.attempt)
@@ -88,7 +97,7 @@ class CheckpointUploads:
         self._thread.start()
 
     def take(self, event: CheckpointEvent) -> None:
-        """The child has left a checkpoint. Returns at once."""
+        """Take over a checkpoint that the child has left. Returns at once."""
         taken = self._taken / event.name
         try:
             self._taken.mkdir(exist_ok=True)
@@ -104,7 +113,7 @@ class CheckpointUploads:
             shutil.rmtree(older, ignore_errors=True)
 
     def close(self, seconds: float, *, wanted: bool) -> None:
-        """Waits so long at most until the newest is stored, or, where none is wanted, until no more is written."""
+        """Wait at most so long until the newest is stored or, if none is `wanted`, until nothing more is written."""
         self._given_up = not wanted
         with self._changed:
             self._closing = True
@@ -138,7 +147,7 @@ class CheckpointUploads:
         with self._objects.create(f"{self._prefix}/{INDEX_FILE}") as file:
             file.write(kept.model_dump_json().encode())
         self._index = kept
-        # Only once nothing names them.
+        # Their files go last: the index must never name what is not there.
         for stored in found[:-CHECKPOINTS_KEPT]:
             self._objects.delete_tree(f"{self._prefix}/{stored.name}")
         if len(kept.checkpoints) == CHECKPOINTS_KEPT == len(found):

@@ -1,35 +1,35 @@
-"""When an audit's training may end: what the running step says of itself, and how long its other seeds will take."""
+"""Estimates when an audit's training ends, from what the running step reports and how long earlier seeds took."""
 
 from collections.abc import Callable
 from time import monotonic
 
 
-class Pace:
-    """Times training steps of one attempt. Steps of one audit differ in their seed alone, so each tells of the others.
+class EtaEstimator:
+    """Times the training steps of one attempt. They differ in their seed alone, so one is a measure of the others.
 
-    What follows training, and is short beside it, is left out: nothing measured it.
+    What follows training is left out: it is short beside it, and nothing has measured it.
     """
 
     def __init__(self, training_steps: int, clock: Callable[[], float] = monotonic) -> None:
-        """`training_steps` are still to be run in this attempt; clock gives seconds."""
+        """Expect so many training steps in this attempt. `clock` returns seconds."""
         self._left = training_steps
         self._clock = clock
         self._took: list[float] = []
         self._started: float | None = None
 
     def start(self) -> None:
-        """The next training step starts."""
+        """Note that the next training step starts."""
         self._left -= 1
         self._started = self._clock()
 
     def finish(self) -> None:
-        """It has finished."""
+        """Note that the training step has finished."""
         assert self._started is not None
         self._took.append(self._clock() - self._started)
         self._started = None
 
     def eta_seconds(self, step_eta_seconds: float | None) -> float | None:
-        """Seconds until the last training step ends, by what the running step says of its own; None where unknown."""
+        """Return the seconds until the last training step ends, given those of the running one; None if unknown."""
         if self._started is None:
             return step_eta_seconds
         elapsed = self._clock() - self._started

@@ -1,6 +1,5 @@
-"""Which child runs an attempt has to make: the audit's steps in their order, without those whose output is there."""
+"""Plans which steps an attempt has to run: the audit's steps in their order, without those whose output is stored."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
@@ -9,34 +8,32 @@ from sqlalchemy.orm import Session
 from service.contract.protocol import RECORDING_FILE, ROWS_FILE
 from service.contract.spec import COMBINE, ModelSpec, StepSpec, TrainingConfig
 from service.contract.spec import Probe as ContractProbe
-from service.lifecycle.jobs import Claim
-from service.store.objects import ObjectStore, audit_key, dataset_key
+from service.store.objects import audit_key, dataset_key
 from service.store.tables import Audit, AuditProbe, AuditStep, Dataset, Model, Probe
-from worker.supervisor.audit.step_folder import spec_sha256
+from worker.supervisor.audit.step_folder import StepInputs, spec_sha256
+from worker.supervisor.audit.step_kinds import Combine, StepKind, TrainSeed
+from worker.supervisor.context import AttemptContext
 
 
 @dataclass(frozen=True)
-class Work:
-    """One step to run."""
+class PlannedStep:
+    """One step that an attempt has to run."""
 
-    spec: StepSpec
-    dataset: str
-    """Key of the stored rows.parquet."""
-    rows: int
-    recordings: Mapping[int, str]
-    """What the step needs of other steps: the key of each seed's stored recording."""
+    kind: StepKind
+    inputs: StepInputs
 
 
-def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Work]:
-    """The steps that this attempt has to run.
+def plan_steps(session: Session, context: AttemptContext) -> list[PlannedStep]:
+    """Return the steps that this attempt has to run, in their order.
 
-    A training step is left out where it has succeeded with the same specification, in whatever attempt, and its
+    A training step is left out if it has succeeded with the same specification, in whatever attempt, and its
     recording is still stored.
     """
+    claim = context.claim
     audit = session.get_one(Audit, claim.subject_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
     rows = dataset_key(claim.workspace_id, dataset.id, ROWS_FILE)
-    first = _spec(session, claim, audit)
+    first = _common_spec(session, context, audit)
     steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id).order_by(AuditStep.step_no)).all()
     recordings: dict[int, str] = {}
     plan = []
@@ -46,7 +43,7 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
         training = first.training.model_copy(update={"seed": seed})
         spec = first.model_copy(update={"step_key": step.step_key, "training": training})
         if combines:
-            plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings=recordings))
+            plan.append(PlannedStep(Combine(), StepInputs(spec, rows, dataset.rows, recordings)))
             continue
 
         def recording(attempt: int, step_key: str = step.step_key) -> str:
@@ -54,15 +51,15 @@ def plan_steps(session: Session, objects: ObjectStore, claim: Claim) -> list[Wor
 
         if step.state == "succeeded" and step.attempt is not None and step.spec_sha256 == spec_sha256(spec):
             recordings[seed] = recording(step.attempt)
-            if objects.exists(recordings[seed]):
+            if context.objects.exists(recordings[seed]):
                 continue
         recordings[seed] = recording(claim.attempt)
-        plan.append(Work(spec=spec, dataset=rows, rows=dataset.rows, recordings={}))
+        plan.append(PlannedStep(TrainSeed(), StepInputs(spec, rows, dataset.rows, recordings={})))
     return plan
 
 
-def _spec(session: Session, claim: Claim, audit: Audit) -> StepSpec:
-    """What all steps of the audit have in common; the step is the last one, the seed the first."""
+def _common_spec(session: Session, context: AttemptContext, audit: Audit) -> StepSpec:
+    """Return what all steps of the audit have in common, as the combining step with the first seed."""
     model = session.get_one(Model, audit.model_id)
     probes = session.scalars(
         select(Probe)
@@ -73,7 +70,7 @@ def _spec(session: Session, claim: Claim, audit: Audit) -> StepSpec:
     training = TrainingConfig.model_validate(audit.training)
     return StepSpec(
         audit_id=audit.id,
-        attempt=claim.attempt,
+        attempt=context.claim.attempt,
         step_key=COMBINE,
         model=ModelSpec(source=model.source, location=model.location, revision=model.revision),
         training=training,
@@ -82,4 +79,5 @@ def _spec(session: Session, claim: Claim, audit: Audit) -> StepSpec:
         q=audit.q,
         group_column=audit.group_column,
         trusted_column=audit.trusted_column,
+        checkpoint_seconds=context.settings.checkpoint_seconds,
     )

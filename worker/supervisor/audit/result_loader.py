@@ -1,4 +1,4 @@
-"""From the files of a combining child into the database: scores of every sample, and the findings that are shown."""
+"""Loads the files of a combining child into the database: scores of every sample, and the findings that are shown."""
 
 import math
 import re
@@ -24,7 +24,7 @@ from service.store.rows import read_rows
 from service.store.score_lists import add_lists
 from service.store.tables import Finding
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
-from worker.supervisor.audit.step_folder import OutputError
+from worker.supervisor.errors import OutputError
 
 CHUNK_ROWS = 50_000
 TEXTS_AT_ONCE = 500
@@ -43,11 +43,22 @@ def load_results(
     findings_top: int,
     on_progress: Callable[[int], None],
 ) -> None:
-    """Copies scores, and text, trace and baselines of flagged and of top-ranked samples, under (audit, attempt).
+    """Load the scores, and text, trace and baselines of flagged and of top-ranked samples.
 
-    `dataset` is the stored rows.parquet, open, of `rows` samples. on_progress is told the scores done. Readers see
-    nothing before `publish`, and nothing stays if the session is rolled back.
-    Raises OutputError where the files are not what the contract promises.
+    Readers see nothing before `publish`, and nothing stays if the session is rolled back.
+
+    Args:
+        session: The session to write with.
+        claim: The audit and the attempt to which the results belong.
+        folder: The folder with the child's files.
+        dataset: The stored rows.parquet, open.
+        rows: How many samples it has.
+        probes: How many probes the audit has.
+        findings_top: Up to which rank the text of a sample is kept.
+        on_progress: Called with the number of scores that are done.
+
+    Raises:
+        OutputError: The files are not what the contract promises.
     """
     shown = _load_scores(
         session, claim, folder, rows=rows, probes=probes, findings_top=findings_top, on_progress=on_progress
@@ -76,7 +87,7 @@ def load_results(
 
 
 def score_count(rows: int, probes: int) -> int:
-    """Scores of an audit: one a sample, and with several probes one more for each of them."""
+    """Return how many scores an audit has: one per sample, and with several probes one more for each of them."""
     return rows * (probes + 1 if probes > 1 else 1)
 
 
@@ -90,7 +101,7 @@ def _load_scores(
     findings_top: int,
     on_progress: Callable[[int], None],
 ) -> list[int]:
-    """Copies the scores; the rows whose text is to be kept, in order."""
+    """Copy the scores. Returns the rows whose text is to be kept, in order."""
     done: Counter[int] = Counter()
     shown: set[int] = set()
     lists = pa.array(add_lists(session, audit_id=claim.subject_id, attempt=claim.attempt, probes=probes), pa.int32())
@@ -115,7 +126,7 @@ def _load_scores(
 
 
 def _copy_text(table: pa.Table) -> memoryview:
-    """The scores in COPY's text format, column by column: row by row in Python it takes most of the loading."""
+    """Return the scores in COPY's text format. Made by column: by row in Python it takes most of the loading."""
     columns: list[Any] = []
     for column in table.columns:
         value = column.combine_chunks().cast(pa.large_string())
@@ -132,12 +143,12 @@ def _copy_text(table: pa.Table) -> memoryview:
 
 
 def _large(text: str) -> pa.Scalar:
-    """Of the type whose columns may hold more than 2 GiB."""
+    """Return a scalar of the type whose columns may hold more than 2 GiB."""
     return pa.scalar(text, pa.large_string())
 
 
 def _read_traces(folder: Path, shown: Sequence[int], probes: int) -> dict[int, list[dict[str, Any]]]:
-    """The observations of those rows, by probe, seed and step."""
+    """Return the observations of those rows, ordered by probe, seed and step."""
     found: dict[int, list[dict[str, Any]]] = defaultdict(list)
     wanted = pa.array(shown, pa.int64())
     for table in _read(folder, TRACES_FILE, traces_schema()):
@@ -150,7 +161,7 @@ def _read_traces(folder: Path, shown: Sequence[int], probes: int) -> dict[int, l
 
 
 def _read_baselines(folder: Path, shown: Sequence[int], rows: int) -> dict[int, dict[str, Any]]:
-    """What simpler methods say of those rows."""
+    """Return the results of simpler methods for those rows."""
     found: dict[int, dict[str, Any]] = {}
     wanted = pa.array(shown, pa.int64())
     done = 0
@@ -166,7 +177,7 @@ def _read_baselines(folder: Path, shown: Sequence[int], rows: int) -> dict[int, 
 
 
 def _read(folder: Path, name: str, schema: pa.Schema) -> Iterator[pa.Table]:
-    """The file's records, CHUNK_ROWS at a time. Raises OutputError where they are not of the schema."""
+    """Yield the file's records, CHUNK_ROWS at a time. Raises OutputError if they are not of the schema."""
     try:
         with pq.ParquetFile(folder / name) as file:
             missing = set(schema.names) - set(file.schema_arrow.names)
@@ -194,7 +205,7 @@ def _check_range(table: pa.Table, name: str, **ranges: tuple[int, int]) -> None:
 
 @contextmanager
 def _as_sqlalchemy() -> Iterator[None]:
-    """The driver's word that the database is away, as everything else raises it."""
+    """Raise the driver's error about an unreachable database as the one that SQLAlchemy raises."""
     try:
         yield
     except psycopg.OperationalError as error:
@@ -208,7 +219,7 @@ def _cursor(session: Session) -> Cursor[Any]:
 
 
 def _storable(value: Any) -> Any:
-    """What Postgres cannot hold (NUL, lone surrogates, NaN), replaced. rows.parquet keeps the original."""
+    """Replace what Postgres cannot hold: NUL, lone surrogates, NaN. rows.parquet keeps the original."""
     if isinstance(value, str):
         return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, list):

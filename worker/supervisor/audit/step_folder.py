@@ -1,14 +1,14 @@
-"""What goes into a child's folder and what comes out of it: spec, rows and recordings in, recordings or results out."""
+"""The folder that a step's child works in: what the supervisor puts into it, and what it takes out of it."""
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 from pydantic import ValidationError
 
-from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import (
     RECORDING_FILE,
     RECORDINGS_FOLDER,
@@ -20,96 +20,133 @@ from service.contract.protocol import (
 from service.contract.results import Summary
 from service.contract.spec import StepSpec
 from service.lifecycle.jobs import Claim
-from service.store.objects import ObjectMissingError, ObjectStore, audit_key
+from service.store.objects import ObjectMissingError, ObjectStore, audit_key, step_prefix
+from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
+from worker.supervisor.database import delete_unless_committed
+from worker.supervisor.errors import InputMissingError, OutputError
 
 
-class InputMissingError(Exception):
-    """What the step needs is not in the object store."""
+@dataclass(frozen=True)
+class StepInputs:
+    """What a step is made of."""
 
-    def __init__(self, what: str) -> None:
-        """`what` ends the sentence "... in the object store"."""
-        super().__init__(what)
-        self.failure = Failure(
-            code=ErrorCode.INPUT_MISSING,
-            message=f"{what} not in the object store.",
-            hint="Check that API and worker share one object store (FINETOOTH_OBJECT_DIR or FINETOOTH_OBJECT_URL); "
-            "or upload the dataset again and start the audit again.",
-        )
-
-
-class OutputError(Exception):
-    """The child said that it had finished, but its files are not what the contract promises."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.failure = Failure(
-            code=ErrorCode.INTERNAL,
-            message=f"The training run ended with unusable results: {what}.",
-            hint="This is a defect in Finetooth; the worker's log has more.",
-        )
+    spec: StepSpec
+    dataset: str
+    """Key of the stored rows.parquet."""
+    rows: int
+    recordings: Mapping[int, str]
+    """The recordings of other steps that this one needs: a stored object's key by seed."""
 
 
 def spec_sha256(spec: StepSpec) -> str:
-    """Identifies a step: of its canonical JSON without what changes no result, so that a retry is the same step."""
+    """Return the hash that identifies a step.
+
+    It covers the canonical JSON without what changes no result, so that a retry is the same step.
+    """
     content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds"})
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def stage_inputs(folder: Path, spec: StepSpec, objects: ObjectStore, rows: str, recordings: Mapping[int, str]) -> None:
-    """Writes spec.json and copies the dataset's rows and each seed's recording, given by their keys.
+class StepFolder:
+    """Fills the folder of one step, then checks and stores what the child has left in it."""
 
-    Raises InputMissingError, ObjectStoreUnavailableError, OSError.
-    """
-    (folder / SPEC_FILE).write_text(spec.model_dump_json())
-    # Copies, not links: the child must not be able to change what is stored.
-    _fetch(objects, rows, folder / ROWS_FILE, "The dataset's rows are")
-    if recordings:
-        (folder / RECORDINGS_FOLDER).mkdir()
-    for seed, recording in recordings.items():
-        _fetch(objects, recording, folder / RECORDINGS_FOLDER / f"{seed}.npz", f"The recording of seed {seed} is")
+    def __init__(self, path: Path, inputs: StepInputs, objects: ObjectStore, claim: Claim) -> None:
+        """Use the empty folder at `path`; nothing is written yet."""
+        self.path = path
+        self.inputs = inputs
+        self._objects = objects
+        self._claim = claim
 
+    @property
+    def step_key(self) -> str:
+        """The key of the step within its audit."""
+        return self.inputs.spec.step_key
 
-def _fetch(objects: ObjectStore, key: str, target: Path, what: str) -> None:
-    try:
-        objects.fetch(key, target)
-    except ObjectMissingError:
-        raise InputMissingError(what) from None
+    def stage_inputs(self) -> None:
+        """Write spec.json, and copy the dataset's rows and the recordings of other steps.
 
+        Raises:
+            InputMissingError: One of them is not in the object store.
+            ObjectStoreUnavailableError: The object store cannot be reached.
+            OSError: The folder cannot be written.
+        """
+        (self.path / SPEC_FILE).write_text(self.inputs.spec.model_dump_json())
+        # Copies, not links: the child must not be able to change what is stored.
+        self._fetch(self.inputs.dataset, self.path / ROWS_FILE, "The dataset's rows are")
+        folder = self.path / RECORDINGS_FOLDER
+        if self.inputs.recordings:
+            folder.mkdir()
+        for seed, recording in self.inputs.recordings.items():
+            self._fetch(recording, folder / f"{seed}.npz", f"The recording of seed {seed} is")
 
-def check_recording(folder: Path) -> None:
-    """Raises OutputError where the child left no readable recording.npz."""
-    path = folder / RECORDING_FILE
-    if not path.is_file():
-        raise OutputError(f"there is no {RECORDING_FILE}")
-    if not zipfile.is_zipfile(path):
-        raise OutputError(f"{RECORDING_FILE} is not an npz file")
+    def _fetch(self, key: str, target: Path, what: str) -> None:
+        try:
+            self._objects.fetch(key, target)
+        except ObjectMissingError:
+            raise InputMissingError(what) from None
 
+    def stage_checkpoints(self) -> None:
+        """Copy the last checkpoints of the step, for the child to go on from. Raises as `stage_inputs` does."""
+        stage_checkpoints(self._objects, self._claim, self.step_key, self.path)
 
-def read_summary(folder: Path, spec: StepSpec, rows: int) -> Summary:
-    """The child's summary of a dataset of `rows` samples. Raises OutputError."""
-    try:
-        summary = Summary.model_validate_json((folder / SUMMARY_FILE).read_bytes())
-    except FileNotFoundError:
-        raise OutputError(f"there is no {SUMMARY_FILE}") from None
-    except ValidationError as error:
-        fields = ", ".join(sorted({".".join(map(str, part["loc"])) for part in error.errors()}))
-        raise OutputError(f"{SUMMARY_FILE} does not fit the contract ({fields})") from None
-    for what, found, expected in (
-        ("rows", summary.rows, rows),
-        ("probes", len(summary.probes), len(spec.probes)),
-        ("seeds", summary.seeds, spec.seeds),
-    ):
-        if found != expected:
-            raise OutputError(f"{SUMMARY_FILE} is of {found} {what}, not {expected}")
-    return summary
+    def upload_checkpoints(self, ours: Callable[[], bool]) -> CheckpointUploads:
+        """Begin to copy the child's checkpoints into the object store, for as long as `ours` returns True."""
+        return CheckpointUploads(self._objects, self._claim, self.step_key, self.path, ours=ours)
 
+    def delete_checkpoints(self) -> None:
+        """Delete the step's stored checkpoints, which nobody needs once it has finished."""
+        delete_checkpoints(self._objects, self._claim, self.step_key)
 
-def store_outputs(objects: ObjectStore, claim: Claim, step_key: str, folder: Path) -> None:
-    """Puts the child's files into the object store, where they stay.
+    def check_recording(self) -> None:
+        """Raise OutputError unless the child has left a readable recording.npz."""
+        path = self.path / RECORDING_FILE
+        if not path.is_file():
+            raise OutputError(f"there is no {RECORDING_FILE}")
+        if not zipfile.is_zipfile(path):
+            raise OutputError(f"{RECORDING_FILE} is not an npz file")
 
-    Raises OutputError, ObjectStoreUnavailableError, OSError.
-    """
-    for name in output_files(step_key):
-        if not (folder / name).is_file():
-            raise OutputError(f"there is no {name}")
-        objects.put_file(audit_key(claim.workspace_id, claim.subject_id, claim.attempt, step_key, name), folder / name)
+    def read_summary(self) -> Summary:
+        """Return the summary that the child has left; raise OutputError unless it is one of this audit."""
+        try:
+            summary = Summary.model_validate_json((self.path / SUMMARY_FILE).read_bytes())
+        except FileNotFoundError:
+            raise OutputError(f"there is no {SUMMARY_FILE}") from None
+        except ValidationError as error:
+            fields = ", ".join(sorted({".".join(map(str, part["loc"])) for part in error.errors()}))
+            raise OutputError(f"{SUMMARY_FILE} does not fit the contract ({fields})") from None
+        spec = self.inputs.spec
+        for what, found, expected in (
+            ("rows", summary.rows, self.inputs.rows),
+            ("probes", len(summary.probes), len(spec.probes)),
+            ("seeds", summary.seeds, spec.seeds),
+        ):
+            if found != expected:
+                raise OutputError(f"{SUMMARY_FILE} is of {found} {what}, not {expected}")
+        return summary
+
+    def store_outputs(self, commit: Callable[[], bool]) -> bool:
+        """Store the child's files, and delete them again if `commit` does not name them in the database.
+
+        Args:
+            commit: Called once the files are stored; see `delete_unless_committed`.
+
+        Returns:
+            What `commit` returned.
+
+        Raises:
+            OutputError: One of the files is missing.
+            ObjectStoreUnavailableError: The object store cannot be reached.
+            OSError: A file cannot be read or stored.
+        """
+        claim, step_key = self._claim, self.step_key
+
+        def store_and_commit() -> bool:
+            for name in output_files(step_key):
+                if not (self.path / name).is_file():
+                    raise OutputError(f"there is no {name}")
+                key = audit_key(claim.workspace_id, claim.subject_id, claim.attempt, step_key, name)
+                self._objects.put_file(key, self.path / name)
+            return commit()
+
+        prefix = step_prefix(claim.workspace_id, claim.subject_id, claim.attempt, step_key)
+        return delete_unless_committed(self._objects, prefix, store_and_commit)

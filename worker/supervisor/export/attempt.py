@@ -6,73 +6,56 @@ import time
 from contextvars import copy_context
 from dataclasses import dataclass
 
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import Session
 
-from service.lifecycle.claims import Claim
 from service.lifecycle.exports import publish_export, record_export_progress
-from service.settings import Settings
-from service.store.objects import ObjectStore, export_key, export_prefix
+from service.store.objects import export_key, export_prefix
 from service.store.tables import Export
-from worker.process.shutdown import Graces, Reason
-from worker.supervisor.audit.event_recorder import PROGRESS_SECONDS
-from worker.supervisor.database import LeaseLostError, Transactions
-from worker.supervisor.export.content import Content, Work, plan_export
+from worker.process.shutdown import GracePeriods, Reason
+from worker.supervisor.context import AttemptContext
+from worker.supervisor.database import PROGRESS_SECONDS, delete_unless_committed
+from worker.supervisor.export.content import Content, ExportWork, plan_export
 from worker.supervisor.export.writers import MeasuredFile
-from worker.supervisor.lease import Lease
-from worker.supervisor.outcome import Conclusion
+from worker.supervisor.outcome import AttemptOutcome, purge_earlier_attempts
 
 log = logging.getLogger(__name__)
 
 
 class ExportAttempt:
-    """What becomes of one claim. Every write is fenced by (job, attempt, owner) and by the lease."""
+    """An attempt at a claimed export. Every write is fenced by (job, attempt, owner) and by the lease."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        sessions: sessionmaker[Session],
-        objects: ObjectStore,
-        claim: Claim,
-        lease: Lease,
-        *,
-        stopping: threading.Event,
-        graces: Graces,
-    ) -> None:
-        """Once `stopping` is set, the writing ends and the job goes back to the queue."""
-        self._settings = settings
-        self._database = Transactions(sessions)
-        self._objects = objects
-        self._claim = claim
-        self._graces = graces
-        self._conclusion = Conclusion(settings, self._database, objects, claim, lease, stopping=stopping)
-        self._prefix = export_prefix(claim.workspace_id, claim.subject_id, claim.attempt)
+    def __init__(self, context: AttemptContext, *, grace_periods: GracePeriods) -> None:
+        """Give the writing the same grace periods to end that a child has."""
+        self._context = context
+        self._grace_periods = grace_periods
+        self._outcome = AttemptOutcome(context)
 
     def run(self) -> str:
-        """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
-        return self._conclusion.of(self._run)
+        """Take the job to a terminal state or back to the queue, and return which. Raises only what ends a process."""
+        return self._outcome.run(self._run)
 
     def _run(self) -> str:
-        self._conclusion.purge_earlier()
-        work = self._conclusion.surely(lambda session: plan_export(session, self._claim))
-        writing = _Writing(work, self._objects, self._claim, self._conclusion)
+        context = self._context
+        purge_earlier_attempts(context)
+        work = context.run_with_retry(lambda session: plan_export(session, context.claim))
+        writing = _Writing(work, context)
         writing.start()
         reason = self._attend(writing, work)
         if reason is not None:
-            # One that is just sending a large object to a bucket cannot be told; it deletes the object itself.
-            if not writing.stop(self._graces.told):
+            # A thread that is sending a large object to a bucket does not hear of it; it deletes the object itself.
+            if not writing.stop(self._grace_periods.cancelled):
                 log.warning("the export is still being stored; what comes of it is deleted")
             else:
-                self._objects.delete_tree(self._prefix)
-            return self._conclusion.stopped(reason)
+                context.objects.delete_tree(_prefix(context))
+            return self._outcome.stopped(reason)
         return self._publish(writing.result())
 
-    def _attend(self, writing: "_Writing", work: Work) -> Reason | None:
-        """Shows the progress until the content is stored; why it has to end before that."""
+    def _attend(self, writing: "_Writing", work: ExportWork) -> Reason | None:
+        """Show the progress until the content is stored. Returns why the writing has to end before that, if so."""
         started = time.monotonic()
         shown_at = 0.0
-        while not writing.ended.wait(self._settings.poll_seconds):
-            reason = self._conclusion.reason_to_stop()
+        while not writing.ended.wait(self._context.settings.poll_seconds):
+            reason = self._context.reason_to_stop()
             if reason is not None:
                 log.info("stopping the export: %s", reason.value)
                 return reason
@@ -81,32 +64,30 @@ class ExportAttempt:
                 self._show(work, writing.done, shown_at - started)
         return None
 
-    def _show(self, work: Work, done: int, seconds: float) -> None:
+    def _show(self, work: ExportWork, done: int, seconds: float) -> None:
         eta = seconds * (work.records - done) / done if done else None
-        self._database.once(
+        self._context.database.try_once(
             lambda session: record_export_progress(
-                session, self._claim, done=done, total=work.records, unit=work.unit, eta_seconds=eta
+                session, self._context.claim, done=done, total=work.records, unit=work.unit, eta_seconds=eta
             )
         )
 
     def _publish(self, stored: "_Stored") -> str:
-        """The object is there; now the row names it. Without that it goes again."""
+        """Name the stored object in the row of the export."""
+        context, claim = self._context, self._context.claim
 
         def publish(session: Session) -> bool:
-            if session.get_one(Export, self._claim.subject_id).published_attempt == self._claim.attempt:
+            if session.get_one(Export, claim.subject_id).published_attempt == claim.attempt:
                 return True  # An earlier try was committed, and the connection broke before we heard of it.
-            return publish_export(session, self._claim, rows=stored.rows, bytes=stored.bytes, sha256=stored.sha256)
+            return publish_export(session, claim, rows=stored.rows, bytes=stored.bytes, sha256=stored.sha256)
 
-        committed = False
-        try:
-            committed = self._conclusion.surely(publish)
-        except (OperationalError, LeaseLostError):
-            committed = True  # Perhaps: the object stays, since the row may name it. The next attempt sees to it.
-            raise
-        finally:
-            if not committed:
-                self._objects.delete_tree(self._prefix)
-        return "published" if committed else self._conclusion.cancelled()
+        published = delete_unless_committed(context.objects, _prefix(context), lambda: context.run_with_retry(publish))
+        return "published" if published else self._outcome.cancelled()
+
+
+def _prefix(context: AttemptContext) -> str:
+    claim = context.claim
+    return export_prefix(claim.workspace_id, claim.subject_id, claim.attempt)
 
 
 @dataclass(frozen=True)
@@ -121,15 +102,13 @@ class _StoppedError(Exception):
 
 
 class _Writing:
-    """The thread that writes. It looks for the wish to end between any two pieces of the content."""
+    """The thread that writes. Between any two pieces of the content it looks whether it has to end."""
 
-    def __init__(self, work: Work, objects: ObjectStore, claim: Claim, conclusion: Conclusion) -> None:
+    def __init__(self, work: ExportWork, context: AttemptContext) -> None:
         self.done = 0
         self.ended = threading.Event()
         self._work = work
-        self._objects = objects
-        self._claim = claim
-        self._conclusion = conclusion
+        self._context = context
         self._stopped = threading.Event()
         self._stored: _Stored | None = None
         self._error: Exception | None = None
@@ -140,30 +119,30 @@ class _Writing:
         self._thread.start()
 
     def stop(self, seconds: float) -> bool:
-        """Tells it to end; whether it has within those seconds."""
+        """Tell the thread to end. Returns whether it has ended within so many seconds."""
         self._stopped.set()
         return self.ended.wait(seconds)
 
     def result(self) -> _Stored:
-        """What it has stored, once it has ended. Raises what it ended with."""
+        """Return what the thread has stored, once it has ended. Raises what it ended with."""
         if self._stored is None:
             assert self._error is not None
             raise self._error
         return self._stored
 
     def _run(self) -> None:
-        claim = self._claim
+        context, claim = self._context, self._context.claim
         try:
-            with self._objects.create(export_key(claim.workspace_id, claim.subject_id, claim.attempt)) as file:
+            with context.objects.create(export_key(claim.workspace_id, claim.subject_id, claim.attempt)) as file:
                 measured = MeasuredFile(file)
-                content = Content(self._work, self._objects, self._conclusion.surely, self._tick)
+                content = Content(self._work, context.objects, context.run_with_retry, self._tick)
                 rows = content.write(measured)
             self._stored = _Stored(rows, measured.bytes, measured.sha256)
         except Exception as error:
             self._error = error
         finally:
             if self._stopped.is_set():
-                self._objects.delete_tree(export_prefix(claim.workspace_id, claim.subject_id, claim.attempt))
+                context.objects.delete_tree(_prefix(context))
             self.ended.set()
 
     def _tick(self, done: int) -> None:

@@ -1,4 +1,4 @@
-"""What an export holds: scores by rank, or samples in the order of the upload."""
+"""Writes what an export holds: scores by rank, or samples in the order of the upload."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
 from service.store.score_lists import HEADLINE, published_lists
 from service.store.tables import Audit, Dataset, Export, Score
 from worker.result_schemas import scores_schema
-from worker.supervisor.audit.step_folder import InputMissingError
 from worker.supervisor.database import T
+from worker.supervisor.errors import InputMissingError
 from worker.supervisor.export.original import LineCutter, open_original
 from worker.supervisor.export.row_groups import SAMPLES_SCHEMA, RowGroup, row_groups
 from worker.supervisor.export.selection import selected
@@ -30,8 +30,8 @@ SCORES_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class Work:
-    """An export and what it is made of, as the database has it."""
+class ExportWork:
+    """An export and what it is made of, as the database describes them."""
 
     kind: Kind
     format: Format
@@ -58,14 +58,14 @@ class Work:
         return "scores" if self.kind == "scores" else "samples"
 
 
-def plan_export(session: Session, claim: Claim) -> Work:
-    """The claim's export. Raises sqlalchemy.exc.NoResultFound where it is gone."""
+def plan_export(session: Session, claim: Claim) -> ExportWork:
+    """Return the claimed export. Raises sqlalchemy.exc.NoResultFound if it was deleted."""
     export = session.get_one(Export, claim.subject_id)
     audit = session.get_one(Audit, export.audit_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
     lists = session.execute(select(published_lists()).where(Audit.id == audit.id)).scalar_one()
     asked: Any = export  # CHECKs hold the values
-    return Work(
+    return ExportWork(
         kind=asked.kind,
         format=asked.format,
         filter=asked.filter,
@@ -82,7 +82,7 @@ def plan_export(session: Session, claim: Claim) -> Work:
 
 
 class Read(Protocol):
-    """Does one short transaction."""
+    """Runs one short transaction."""
 
     def __call__(self, act: Callable[[Session], T], /) -> T: ...
 
@@ -90,8 +90,8 @@ class Read(Protocol):
 class Content:
     """Writes the content of one export."""
 
-    def __init__(self, work: Work, objects: ObjectStore, read: Read, tick: Callable[[int], None]) -> None:
-        """`tick` is told, often, how many of `work.records` are done; what it raises ends the writing."""
+    def __init__(self, work: ExportWork, objects: ObjectStore, read: Read, tick: Callable[[int], None]) -> None:
+        """Call `tick` often with how many of `work.records` are done. What it raises ends the writing."""
         self._work = work
         self._objects = objects
         self._read = read
@@ -99,9 +99,12 @@ class Content:
         self._done = 0
 
     def write(self, file: MeasuredFile) -> int:
-        """Writes all of it. Returns how many records it holds.
+        """Write the whole content, and return how many records it holds.
 
-        Raises InputMissingError, ObjectStoreUnavailableError, OSError, and what `read` and `tick` raise.
+        Raises:
+            InputMissingError: The dataset is not in the object store.
+            ObjectStoreUnavailableError: The object store cannot be reached.
+            OSError: The file cannot be written.
         """
         format = self._work.format
         if self._work.kind == "scores":
@@ -142,7 +145,7 @@ class Content:
                 after = chunk[-1]["rank"]
 
     def _selected(self, group: RowGroup) -> dict[int, Record]:
-        """The headline scores of the group's samples that the export is about, by row."""
+        """Return the headline scores of the group's samples that the export is about, by row."""
         work = self._work
         assert work.filter is not None
         query = select(Score).where(
@@ -172,7 +175,7 @@ class Content:
             yield [sample for sample in group.samples() if sample["row"] not in left_out]
 
     def _cut(self, rows: IO[bytes], file: MeasuredFile) -> int:
-        """The lines of the upload itself."""
+        """Write the lines of the upload itself, without those that are left out."""
         kept = self._work.rows
         with (
             self._open("original", "The upload as it came is") as stored,

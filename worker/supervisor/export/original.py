@@ -1,4 +1,4 @@
-"""An upload without some of its lines: everything else stays byte for byte, line ends and byte order mark too."""
+"""Copies an upload without some of its lines. All else stays the same, line ends and byte order mark too."""
 
 import gzip
 import hashlib
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from service.contract.failure import ErrorCode, Failure
-from worker.supervisor.audit.step_folder import InputMissingError
+from worker.supervisor.errors import InputMissingError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -31,7 +31,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 class OriginalChangedError(InputMissingError):
-    """What is stored is not what was uploaded."""
+    """The stored original is not the file that was uploaded."""
 
     def __init__(self) -> None:
         super().__init__("The upload as it came is")
@@ -44,9 +44,18 @@ class OriginalChangedError(InputMissingError):
 
 @contextmanager
 def open_original(stored: IO[bytes], *, encoding: str, sha256: str) -> Iterator[IO[bytes]]:
-    """The decompressed upload, to be read once from its start to its end.
+    """Decompress the upload, to be read once from its start to its end.
 
-    Raises OriginalChangedError at the end of the block, and whatever reading a file in another encoding raises.
+    Args:
+        stored: The stored original.
+        encoding: How it is compressed; a key of DECODERS.
+        sha256: The SHA-256 of the file that was uploaded.
+
+    Yields:
+        A file that reads as bytes of the upload's text.
+
+    Raises:
+        OriginalChangedError: At the end of the block, if the file is not the one that was uploaded.
     """
     hashed = _Hashed(stored)
     with io.BufferedReader(hashed, BLOCK_BYTES) as raw:
@@ -64,16 +73,21 @@ class LineCutter:
     """Copies a file from its start to its end, leaving lines out."""
 
     def __init__(self, source: IO[bytes], write: Callable[[bytes], object], tick: Callable[[], None]) -> None:
-        """`tick` is called at least once a block; what it raises ends the copying."""
+        """Call `write` with every piece of the copy, and `tick` at least once per block; what they raise ends it."""
         self._source = source
         self._write = write
         self._tick = tick
         self._at = 0
 
     def leave_out(self, start: int, length: int) -> None:
-        """Leaves out the record at those bytes with the end of its line; records come in the order of the file.
+        """Leave out one record with the end of its line. Records have to come in the order of the file.
 
-        Raises OriginalChangedError where that is no whole line.
+        Args:
+            start: The offset of the record's first byte.
+            length: How many bytes it has, without the end of its line.
+
+        Raises:
+            OriginalChangedError: These bytes are not a whole line.
         """
         self._pass(start - self._at, self._write)
         self._pass(length, lambda _: None)
@@ -83,12 +97,12 @@ class LineCutter:
         self._at += len(end)
 
     def copy_to(self, offset: int) -> None:
-        """Copies what comes before that byte, if it has not been passed yet."""
+        """Copy what comes before that byte, if it has not been passed yet."""
         if offset > self._at:
             self._pass(offset - self._at, self._write)
 
     def finish(self) -> None:
-        """Copies the rest."""
+        """Copy the rest of the file."""
         while block := self._source.read(BLOCK_BYTES):
             self._tick()
             self._write(block)

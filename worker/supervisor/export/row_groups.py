@@ -1,4 +1,4 @@
-"""A dataset's rows.parquet, one row group after the other: no more than one is in memory."""
+"""Reads a dataset's rows.parquet by row groups, of which no more than one is in memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class RowGroup:
     end: int
 
     def samples(self) -> list[dict[str, Any]]:
-        """{row, messages, extra} of each; extra is the text of a JSON object."""
+        """Return row, messages and extra of each sample; extra is the text of a JSON object."""
         table = self.parquet.read_row_group(self.number, columns=SAMPLES_SCHEMA.names, use_threads=False)
         return list(table.select(SAMPLES_SCHEMA.names).to_pylist())
 
     def spans(self) -> list[tuple[int, int]] | None:
-        """(start, length) of each in the decompressed upload; None where the upload has no lines."""
+        """Return (start, length) of each row in the decompressed upload; None if the upload has no lines."""
         table = self.parquet.read_row_group(self.number, columns=["start", "length"], use_threads=False)
         if pc.any(pc.is_null(table["start"])).as_py():
             return None
@@ -40,7 +40,7 @@ class RowGroup:
 
 
 def row_groups(file: IO[bytes]) -> Iterator[RowGroup]:
-    """All of the open rows.parquet, in order."""
+    """Yield the row groups of an open rows.parquet, in order."""
     parquet = pq.ParquetFile(file)
     first = 0
     for number in range(parquet.metadata.num_row_groups):

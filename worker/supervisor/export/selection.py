@@ -1,4 +1,4 @@
-"""Which samples an export is about: those that `cleaned` leaves out and `flagged` holds."""
+"""Selects the samples that an export is about: those that `cleaned` leaves out and `flagged` holds."""
 
 from datetime import datetime
 
@@ -11,12 +11,18 @@ from service.store.verdict_tables import VerdictChange
 
 
 def selected(filter: Filter, max_q: float | None, audit_id: str, asked_at: datetime) -> ColumnExpressionArgument[bool]:
-    """A condition on the scores of the audit's headline. `max_q` takes the place of the audit's q.
+    """Return a condition on the headline scores of an audit.
 
-    Verdicts count as they were at `asked_at`, so that one that is changed while the file is written is in all of it or
-    in none of it.
+    Args:
+        filter: Which samples are meant.
+        max_q: Takes the place of the audit's q, if given.
+        audit_id: The audit.
+        asked_at: Verdicts count as they were then, so that one that changes meanwhile is in all of the file or none.
+
+    Returns:
+        The condition, for a query on Score.
     """
-    # As an audit flags, at another q.
+    # This is how an audit flags, at another q.
     flagged = Score.flagged if max_q is None else and_(Score.q <= max_q, Score.side.is_distinct_from(Side.AGAINST))
     said = (
         select(VerdictChange.verdict)

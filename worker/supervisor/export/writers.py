@@ -1,4 +1,4 @@
-"""Records into a file: JSON lines, CSV or Parquet. The same records give the same bytes."""
+"""Writes records as JSON lines, CSV or Parquet. The same records give the same bytes."""
 
 import csv
 import hashlib
@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 
 
 class MeasuredFile:
-    """A file to write into that knows how much has come and its SHA-256."""
+    """A file to write into, which counts and hashes what is written."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -42,7 +42,7 @@ class MeasuredFile:
         return self.bytes
 
     def flush(self) -> None:
-        """Whoever owns the file flushes it."""
+        """Do nothing: whoever owns the file flushes it."""
 
     def writable(self) -> bool:
         return True
@@ -53,14 +53,14 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, records: Sequence[Record]) -> None:
-        """Some more of them."""
+        """Write some more records."""
 
     def finish(self) -> None:  # noqa: B027  # two of three have no end
-        """After the last one."""
+        """Write what has to follow the last record."""
 
 
 def make_writer(format: Format, file: MeasuredFile, schema: pa.Schema) -> Writer:
-    """The writer of that format."""
+    """Return a writer of that format and of records with that schema."""
     match format:
         case "jsonl":
             return JsonLinesWriter(file)

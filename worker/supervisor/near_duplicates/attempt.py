@@ -4,101 +4,85 @@ import logging
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.contract.protocol import COUNTED_FILE, ROWS_FILE
 from service.contract.results import NearDuplicates
-from service.lifecycle.claims import Claim
 from service.lifecycle.datasets import publish_near_duplicates
-from service.settings import Settings
-from service.store.objects import ObjectMissingError, ObjectStore, dataset_key
+from service.store.objects import ObjectMissingError, dataset_key
 from service.store.tables import Dataset
-from worker.process.child_process import Child, Exited, child_environment
+from worker.process.child_process import ChildProcess, Exited, restricted_environment
 from worker.process.launcher import Spawner
 from worker.process.shutdown import Reason
 from worker.process.workdirs import sweep, work_folder
-from worker.supervisor.audit.step_folder import InputMissingError
-from worker.supervisor.database import LeaseLostError, Transactions
-from worker.supervisor.lease import Lease
-from worker.supervisor.outcome import FENCED, Conclusion
+from worker.supervisor.context import AttemptContext
+from worker.supervisor.errors import InputMissingError, LeaseLostError
+from worker.supervisor.outcome import FENCED, AttemptOutcome
 
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "worker.child.count_near_duplicates")
 
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Nobody waits for it: other work on the machine goes first."""
+"""Nobody waits for the count, so other work on the machine goes first."""
 
 
-class CountAttempt:
-    """What becomes of one claim. Whatever happens, the dataset stays as it is."""
+class NearDuplicatesAttempt:
+    """An attempt at a claimed count. If it fails, the dataset stays as it is."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        sessions: sessionmaker[Session],
-        objects: ObjectStore,
-        claim: Claim,
-        lease: Lease,
-        *,
-        stopping: threading.Event,
-    ) -> None:
-        """Once `stopping` is set, the child is ended and the job goes back to the queue."""
-        self._settings = settings
-        self._objects = objects
-        self._claim = claim
-        self._lease = lease
-        self._conclusion = Conclusion(settings, Transactions(sessions), objects, claim, lease, stopping=stopping)
+    def __init__(self, context: AttemptContext) -> None:
+        self._context = context
+        self._outcome = AttemptOutcome(context)
 
     def run(self) -> str:
-        """Takes the job to a terminal state, or back to the queue; says which. Raises only what ends a process."""
-        return self._conclusion.of(self._run)
+        """Take the job to a terminal state or back to the queue, and return which. Raises only what ends a process."""
+        return self._outcome.run(self._run)
 
     def _run(self) -> str:
-        claim = self._claim
-        if self._conclusion.surely(lambda session: session.get(Dataset, claim.subject_id)) is None:
+        context, claim = self._context, self._context.claim
+        if context.run_with_retry(lambda session: session.get(Dataset, claim.subject_id)) is None:
             return self._publish(None)
-        sweep(self._settings.work)
-        with work_folder(self._settings.work, f"{claim.subject_id}.{claim.attempt}.") as folder:
+        sweep(context.settings.work)
+        with work_folder(context.settings.work, f"{claim.subject_id}.{claim.attempt}.") as folder:
             try:
-                self._objects.fetch(dataset_key(claim.workspace_id, claim.subject_id, ROWS_FILE), folder / ROWS_FILE)
+                context.objects.fetch(dataset_key(claim.workspace_id, claim.subject_id, ROWS_FILE), folder / ROWS_FILE)
             except ObjectMissingError:
                 raise InputMissingError("The dataset's rows are") from None
-            outcome = self._count(folder)
-            if isinstance(outcome, Reason):
-                return self._conclusion.stopped(outcome)
-            if outcome != 0:
-                return self._conclusion.failed(_failure_of(outcome))
+            ending = self._count(folder)
+            if isinstance(ending, Reason):
+                return self._outcome.stopped(ending)
+            if ending != 0:
+                return self._outcome.failed(_failure_of(ending))
             try:
                 counted = NearDuplicates.model_validate_json((folder / COUNTED_FILE).read_bytes())
             except (FileNotFoundError, ValidationError):
-                return self._conclusion.failed(_failure_of(outcome))
+                return self._outcome.failed(_failure_of(ending))
         return self._publish(counted)
 
     def _count(self, folder: Path) -> int | Reason:
-        """Runs the child to its end: its exit code, or why it was ended."""
-        if self._lease.lost:
+        """Run the child to its end. Returns its exit code, or why it was stopped."""
+        context = self._context
+        if context.lease.lost:
             raise LeaseLostError
-        environment = child_environment(os.environ, self._settings.cache_dir) | ONE_THREAD
-        child = Child(Spawner(COMMAND), folder, environment, ttl_s=self._lease.left)
+        environment = restricted_environment(os.environ, context.settings.cache_dir) | ONE_THREAD
+        child = ChildProcess(Spawner(COMMAND), folder, environment, ttl_s=context.lease.left)
         try:
-            while not isinstance(item := child.next(self._settings.poll_seconds), Exited):
-                reason = self._conclusion.reason_to_stop()
+            while not isinstance(item := child.next(context.settings.poll_seconds), Exited):
+                reason = context.reason_to_stop()
                 if reason is not None:
                     log.info("stopping the child: %s", reason.value)
                     return reason
             return item.code
         finally:
-            # It has nothing to save.
+            # It is killed at once, as it has nothing to save.
             child.kill()
 
     def _publish(self, counted: NearDuplicates | None) -> str:
-        ours = self._conclusion.surely(lambda session: publish_near_duplicates(session, self._claim, counted))
+        context = self._context
+        ours = context.run_with_retry(lambda session: publish_near_duplicates(session, context.claim, counted))
         return "published" if ours else FENCED
 
 

@@ -4,22 +4,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from sqlalchemy import func, update
-from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.audits import request_cancel
-from service.settings import Settings
-from service.store.local_objects import LocalObjects
 from service.store.objects import checkpoints_prefix
 from service.store.tables import Audit, Job
 from tests.support.children.scripting import FINISHED, OUTPUTS, training, wait_for
 from tests.support.supervisor_bench import Bench
-
-
-@pytest.fixture
-def bench(settings: Settings, sessions: sessionmaker[Session], objects: LocalObjects) -> Bench:
-    return Bench(settings, sessions, objects, threading.Event())
 
 
 def stored(bench: Bench, audit: Audit) -> list[Path]:

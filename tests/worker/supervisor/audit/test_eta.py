@@ -2,7 +2,7 @@
 
 import pytest
 
-from worker.supervisor.audit.eta import Pace
+from worker.supervisor.audit.eta import EtaEstimator
 
 
 class Clock:
@@ -14,56 +14,56 @@ class Clock:
 
 
 def test_one_seed_has_the_eta_of_its_step() -> None:
-    pace = Pace(1, Clock())
-    pace.start()
-    assert pace.eta_seconds(None) is None
-    assert pace.eta_seconds(42) == 42
+    estimator = EtaEstimator(1, Clock())
+    estimator.start()
+    assert estimator.eta_seconds(None) is None
+    assert estimator.eta_seconds(42) == 42
 
 
 def test_the_first_seed_is_the_measure_of_the_others_before_it_has_ended() -> None:
     clock = Clock()
-    pace = Pace(3, clock)
-    pace.start()
+    estimator = EtaEstimator(3, clock)
+    estimator.start()
     clock.now += 30
-    assert pace.eta_seconds(None) is None, "nothing is known yet"
-    assert pace.eta_seconds(70) == pytest.approx(70 + 2 * 100)
+    assert estimator.eta_seconds(None) is None, "nothing is known yet"
+    assert estimator.eta_seconds(70) == pytest.approx(70 + 2 * 100)
 
 
 def test_what_earlier_seeds_took_is_the_measure_of_later_ones() -> None:
     clock = Clock()
-    pace = Pace(3, clock)
+    estimator = EtaEstimator(3, clock)
     for seconds in (90, 110):
-        pace.start()
+        estimator.start()
         clock.now += seconds
-        pace.finish()
-    pace.start()
-    assert pace.eta_seconds(None) == pytest.approx(100)
+        estimator.finish()
+    estimator.start()
+    assert estimator.eta_seconds(None) == pytest.approx(100)
     clock.now += 20
-    assert pace.eta_seconds(None) == pytest.approx(80)
-    assert pace.eta_seconds(75) == pytest.approx(75)
+    assert estimator.eta_seconds(None) == pytest.approx(80)
+    assert estimator.eta_seconds(75) == pytest.approx(75)
     clock.now += 500
-    assert pace.eta_seconds(None) == 0, "late, and never negative"
+    assert estimator.eta_seconds(None) == 0, "late, and never negative"
 
 
 def test_with_a_step_finished_the_rest_counts_whole_steps() -> None:
     clock = Clock()
-    pace = Pace(3, clock)
-    pace.start()
+    estimator = EtaEstimator(3, clock)
+    estimator.start()
     clock.now += 60
-    pace.finish()
-    pace.start()
+    estimator.finish()
+    estimator.start()
     clock.now += 10
-    assert pace.eta_seconds(None) == pytest.approx(50 + 60)
-    assert pace.eta_seconds(40) == pytest.approx(40 + 60)
+    assert estimator.eta_seconds(None) == pytest.approx(50 + 60)
+    assert estimator.eta_seconds(40) == pytest.approx(40 + 60)
 
 
 def test_beside_training_a_step_speaks_for_itself() -> None:
-    pace = Pace(1, Clock())
-    pace.start()
-    pace.finish()
-    assert pace.eta_seconds(5) == 5
-    assert pace.eta_seconds(None) is None
+    estimator = EtaEstimator(1, Clock())
+    estimator.start()
+    estimator.finish()
+    assert estimator.eta_seconds(5) == 5
+    assert estimator.eta_seconds(None) is None
 
 
 def test_an_attempt_with_nothing_to_train() -> None:
-    assert Pace(0, Clock()).eta_seconds(None) is None
+    assert EtaEstimator(0, Clock()).eta_seconds(None) is None

@@ -3,17 +3,17 @@
 import pytest
 
 from service.contract.protocol import MetricEvent
-from worker.supervisor.audit.metric_sampling import POINTS, MetricThinning
+from worker.supervisor.audit.metric_sampling import POINTS, MetricSampler
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100, 101, 999, 100_000])
 @pytest.mark.parametrize("probe_every", [1, 7, 1000])
 def test_the_run_is_covered_evenly_whatever_its_length(steps: int, probe_every: int) -> None:
-    thinning = MetricThinning(steps)
+    sampler = MetricSampler(steps)
     kept = [
         step
         for step in range(1, steps + 1)
-        if thinning.keep(
+        if sampler.keep(
             MetricEvent(
                 step=step, loss=1, learning_rate=1, grad_norm=1, probe_loss=1 if step % probe_every == 0 else None
             )

@@ -1,6 +1,5 @@
 """Only what the contract promises gets into the database: every other set of files is refused, and leaves nothing."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from psycopg.errors import UniqueViolation
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from service.lifecycle.jobs import claim
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
@@ -18,7 +16,7 @@ from service.store.tables import Audit, Finding, Score, ScoreList
 from tests.support.children.scripted_child import write_results
 from tests.support.children.scripting import SUMMARY
 from worker.supervisor.audit.result_loader import load_results, score_count
-from worker.supervisor.audit.step_folder import OutputError, read_summary
+from worker.supervisor.errors import OutputError
 
 ROWS = 40
 Load = Callable[..., list[int]]
@@ -28,13 +26,13 @@ Load = Callable[..., list[int]]
 def load(
     sessions: sessionmaker[Session], make_audit: Callable[..., Audit], objects: LocalObjects, tmp_path: Path
 ) -> Load:
-    """Writes files with the given faults, loads them, and returns the progress that was told."""
+    """Writes files with the given faults, loads them, and returns the progress that was reported."""
 
     def go(*, probes: int = 1, written_probes: int | None = None, top: int = 5, **faults: Any) -> list[int]:
         audit = make_audit(probes=probes)
         written = {"rows": ROWS, "flagged": 3, "summary": SUMMARY, "probes": written_probes or probes}
         write_results(tmp_path, **(written | faults))
-        told: list[int] = []
+        reported: list[int] = []
         with sessions.begin() as session:
             held = claim(session, lane="gpu", owner="w")
             assert held is not None
@@ -47,9 +45,9 @@ def load(
                     rows=ROWS,
                     probes=probes,
                     findings_top=top,
-                    on_progress=told.append,
+                    on_progress=reported.append,
                 )
-        return told
+        return reported
 
     return go
 
@@ -98,8 +96,8 @@ def test_no_row_and_no_rank_stands_twice(load: Load, fault: dict[str, int]) -> N
 
 
 def test_each_probe_has_a_list_of_its_own_beside_the_headline(load: Load, sessions: sessionmaker[Session]) -> None:
-    told = load(probes=2, top=0)
-    assert told[-1] == score_count(ROWS, 2) == 3 * ROWS
+    reported = load(probes=2, top=0)
+    assert reported[-1] == score_count(ROWS, 2) == 3 * ROWS
     with sessions() as session:
         query = select(ScoreList.probe_no, func.count()).join(Score, Score.list_id == ScoreList.id)
         counts = session.execute(query.group_by(ScoreList.probe_no)).all()
@@ -142,35 +140,3 @@ def test_numbers_are_kept_to_the_last_digit(load: Load, sessions: sessionmaker[S
 
 def test_one_probe_has_its_result_once() -> None:
     assert score_count(ROWS, 1) == ROWS
-
-
-class TestSummary:
-    def read(self, folder: Path, **changes: Any) -> Any:
-        (folder / "summary.json").write_text(json.dumps(SUMMARY | changes))
-        spec = StepSpec(
-            audit_id="aud_1", attempt=1, step_key="combine", model=ModelSpec(source="hub", location="o/m"),
-            training=TrainingConfig(seed=7), seeds=(7,), q=0.1,
-            probes=(Probe(name="p", items=(ProbeItem(prompt="p", unwanted="u"),)),),
-        )  # fmt: skip
-        return read_summary(folder, spec, ROWS)
-
-    def test_one_of_this_audit_is_read(self, tmp_path: Path) -> None:
-        assert self.read(tmp_path).flagged == SUMMARY["flagged"]
-
-    @pytest.mark.parametrize(
-        ("changes", "says"),
-        [
-            ({"q": None}, r"\(q\)"),
-            ({"colour": "red"}, "colour"),
-            ({"rows": 41}, "41 rows"),
-            ({"seeds": [7, 8]}, "seeds"),
-            ({"probes": SUMMARY["probes"] * 2}, "2 probes"),
-        ],
-    )
-    def test_another_one_is_refused(self, tmp_path: Path, changes: dict[str, Any], says: str) -> None:
-        with pytest.raises(OutputError, match=says):
-            self.read(tmp_path, **changes)
-
-    def test_none_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(OutputError, match="there is no summary"):
-            read_summary(tmp_path, None, ROWS)  # type: ignore[arg-type]
