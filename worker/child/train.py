@@ -36,7 +36,7 @@ from worker.training.tokenization import Sample, encode
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
 
-def run_train(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
+def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
     """Trains on the folder's rows and writes recording.npz. Raises TrainingError, StoppedError, OSError."""
     config = spec.training
     device = Accelerator().device
