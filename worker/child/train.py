@@ -31,7 +31,7 @@ from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, training_dtype, with_lora
 from worker.training.out_of_memory import out_of_memory_told, smaller_weights
-from worker.training.tokenization import Sample, encode
+from worker.training.tokenization import TokenizedSample, encode
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
@@ -104,7 +104,7 @@ def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
 def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> EncodedProbe:
     """The probe as tokens. Raises TrainingError where an answer lies beyond max_length."""
 
-    def side(answers: Sequence[str]) -> list[Sample]:
+    def side(answers: Sequence[str]) -> list[TokenizedSample]:
         turns = [
             [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": answer}]
             for item, answer in zip(probe.items, answers, strict=True)

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from worker.influence.directions import Kind
 from worker.influence.statistics.detection import Clusters, Detection, cluster_statistic, detect, statistic
-from worker.influence.statistics.mu import effect
-from worker.influence.statistics.mu_composed import composition
+from worker.influence.statistics.mu import estimate_mu
+from worker.influence.statistics.mu_composed import composed_mu
 from worker.influence.statistics.null_distribution import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
 from worker.influence.statistics.probes import Combination, combine_probes
 from worker.influence.statistics.seeds import pool_mu, pool_z
@@ -120,10 +120,10 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
 
     options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
     influence = pool_mu(
-        [effect(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
+        [estimate_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
     )
     composed = [
-        composition(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options
+        composed_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options
     ]
     return ProbeScores(
         column=column,

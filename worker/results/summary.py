@@ -28,7 +28,7 @@ from worker.influence.directions import Kind
 from worker.influence.statistics import calibration, groups, sensitivity
 from worker.influence.statistics.detection import detect
 from worker.influence.statistics.drift import predicted_drift
-from worker.influence.statistics.mu import group_effect_with_interval
+from worker.influence.statistics.mu import group_mu_with_interval
 from worker.influence.statistics.seeds import consistency
 from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
 from worker.results import baseline_comparison
@@ -245,7 +245,7 @@ def _groups(
     result = {}
     for name in sorted(described):
         members = declared & (labels == name)
-        total = group_effect_with_interval(
+        total = group_mu_with_interval(
             run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
         )
         result[name] = GroupSummary(

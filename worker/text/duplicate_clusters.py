@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from worker.text.baselines import identical
+from worker.text.text_scores import identical
 from worker.text.turns import answer, prompt
 from worker.text.words import SIMILAR, Shingles, number, shingles
 
