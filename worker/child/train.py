@@ -37,7 +37,19 @@ PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
 
 def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
-    """Trains on the folder's rows and writes recording.npz. Raises TrainingError, StoppedError, OSError."""
+    """Train on the folder's rows and write recording.npz.
+
+    Args:
+        folder: Holds the rows, and the checkpoints of an earlier attempt; the recording is left in it.
+        spec: What to train, and the probes to measure.
+        reporter: Is told how far the step is.
+        request: Is looked at between steps; when made, the run is saved and stopped.
+
+    Raises:
+        TrainingError: The spec cannot be trained on, or the training failed.
+        StoppedError: The run was asked to stop for later.
+        OSError: A file cannot be read or written.
+    """
     config = spec.training
     device = Accelerator().device
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"

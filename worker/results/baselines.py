@@ -1,4 +1,4 @@
-"""What simpler methods say of every sample: from the texts, and from what the runs measured beside the signals."""
+"""Scores of every sample by simpler methods: from the texts, and from what the runs measured beside the signals."""
 
 from collections.abc import Mapping, Sequence
 

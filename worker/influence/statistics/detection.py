@@ -76,12 +76,20 @@ def detect(
     clusters: Clusters | None = None,
     trusted: Mask | None = None,
 ) -> Detection:
-    """One-sided p; q-values and flags by Benjamini-Hochberg at level q. z and n [rows] as from `statistic`.
+    """Return one-sided p-values, and q-values and flags by Benjamini-Hochberg.
 
-    clusters: one p a cluster, which every member carries; the procedure runs over clusters, so that copies neither
-    multiply the findings nor dilute them. trusted [rows]: samples known to be clean; they are never flagged, and p is
-    taken against them as far as their number allows (`p_values`). A cluster with a trusted member is tested.
-    Raises ValueError where no null can be fitted.
+    Args:
+        z: [rows], as from `statistic`.
+        n: [rows], as from `statistic`.
+        q: Level of the false discovery rate.
+        degrees_of_freedom: Of the null's tail, at most.
+        clusters: There is one p a cluster, which every member carries; the procedure runs over clusters, so that copies
+            neither multiply the findings nor dilute them.
+        trusted: [rows], samples known to be clean. They are never flagged, and p is taken against them as far as their
+            number allows (`p_values`). A cluster with a trusted member and another one is tested.
+
+    Raises:
+        ValueError: No null can be fitted.
     """
     index = np.arange(len(z)) if clusters is None else clusters.index
     unit_z = z if clusters is None else clusters.z
