@@ -39,7 +39,7 @@ from worker.training.bundled import bundled_model
 from worker.training.loop import steps_of, train, warm_up_of
 from worker.training.models import load_model, with_lora
 from worker.training.refresh_schedule import RefreshSchedule
-from worker.training.tokenization import Sample, encode
+from worker.training.tokenization import TokenizedSample, encode
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 LLAMA_8B = {
@@ -135,7 +135,7 @@ class Setting:
             torch.set_default_dtype(before)
         return with_lora(base, self.config).to(self.device)
 
-    def samples(self, tokenizer: Any) -> list[Sample]:
+    def samples(self, tokenizer: Any) -> list[TokenizedSample]:
         """The set's rows, again from the first until there are enough."""
         rows = read_rows(self.options.set)
         encoded = [encode(row["messages"], tokenizer, max_length=self.config.max_length) for row in rows]
@@ -176,12 +176,12 @@ class Setting:
             )
 
 
-def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> Sample:
+def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> TokenizedSample:
     long: list[int] = []
     while len(long) < length:
         long += ids[start % len(ids)]
         start += 1
-    return Sample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
+    return TokenizedSample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
 
 
 def take_turns(setting: Setting, probes: int) -> Baton:

@@ -25,8 +25,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from worker.training.batches import Batch, collate, forward
-from worker.training.tokenization import Sample
+from worker.training.batches import TokenBatch, collate, forward
+from worker.training.tokenization import TokenizedSample
 
 Tokens = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """A batch as the package can join it with others."""
@@ -44,7 +44,7 @@ class Twin:
         self._optimizer = torch.optim.AdamW(self._weights, weight_decay=task["weight_decay"])
         self._max_grad_norm = task["max_grad_norm"]
 
-    def step(self, batch: Batch, rate: float) -> dict[str, float]:
+    def step(self, batch: TokenBatch, rate: float) -> dict[str, float]:
         """One optimiser step; its loss, wall and processor seconds."""
         wall, cpu = time.perf_counter(), time.process_time()
         for group in self._optimizer.param_groups:
@@ -61,7 +61,7 @@ def instrument(model: nn.Module, probe: list[Tokens], targets: int) -> tuple[Dat
     """dattri-llm's callback on all LoRA layers, dropping nothing."""
 
     def loss(model: nn.Module, tokens: Tokens) -> torch.Tensor:
-        return forward(model, Batch(*tokens)).losses.mean()
+        return forward(model, TokenBatch(*tokens)).losses.mean()
 
     callback = DataSelectionCallback(
         model,
@@ -79,8 +79,8 @@ def instrument(model: nn.Module, probe: list[Tokens], targets: int) -> tuple[Dat
 def run(task: dict[str, Any], folder: Path, kind: str) -> Iterator[dict[str, Any]]:
     """Trains; rows, scores and seconds of every step."""
 
-    def batch_of(samples: list[dict[str, list[int]]]) -> Batch:
-        encoded = [Sample(tuple(sample["input_ids"]), tuple(sample["labels"]), False) for sample in samples]
+    def batch_of(samples: list[dict[str, list[int]]]) -> TokenBatch:
+        encoded = [TokenizedSample(tuple(sample["input_ids"]), tuple(sample["labels"]), False) for sample in samples]
         return collate(encoded, pad=task["pad"], device=torch.device("cpu"))
 
     watched, plain = Twin(task, folder), Twin(task, folder)

@@ -23,7 +23,7 @@ from worker.training.batches import batches
 from worker.training.bundled import bundled_model
 from worker.training.loop import train
 from worker.training.models import load_model, with_lora
-from worker.training.tokenization import Sample, encode
+from worker.training.tokenization import TokenizedSample, encode
 
 TASK = "task.json"
 """Model, samples, probe and steps; written last."""
@@ -73,7 +73,7 @@ def prepare(source: Path, out: Path, *, seed: int) -> None:
     (out / TASK).write_text(json.dumps(task))
 
 
-def _plain(sample: Sample) -> dict[str, list[int]]:
+def _plain(sample: TokenizedSample) -> dict[str, list[int]]:
     return {"input_ids": list(sample.ids), "labels": list(sample.labels)}
 
 

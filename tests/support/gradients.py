@@ -12,7 +12,7 @@ from worker.influence.capture.per_sample_gradients import PerSampleGradients, lo
 from worker.influence.capture.probe_gradients import ProbeGradients, probe_gradients
 from worker.influence.capture.recorder import is_aligned
 from worker.training.batches import collate, forward
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Tokens:
         return Tokens(self.ids.to(device), self.labels.to(device), self.attention.to(device))
 
 
-def padded(samples: Sequence[Sample], *, length: int = 0, left: bool = False, pad: int = 0) -> Tokens:
+def padded(samples: Sequence[TokenizedSample], *, length: int = 0, left: bool = False, pad: int = 0) -> Tokens:
     longest = max(length, *(len(sample.ids) for sample in samples))
     tokens = Tokens(*(torch.full((len(samples), longest), fill) for fill in (pad, IGNORED, 0)))
     for number, sample in enumerate(samples):
@@ -50,7 +50,7 @@ def mean_token_losses(model: Any, tokens: Tokens) -> Tensor:
     return torch.where(labelled, nll, 0.0).sum(1) / labelled.sum(1).clamp_min(1)
 
 
-def by_autograd(model: Any, sample: Sample) -> dict[str, Tensor]:
+def by_autograd(model: Any, sample: TokenizedSample) -> dict[str, Tensor]:
     """The independent truth: the sample alone, ordinary autograd."""
     layers = lora_layers(model)
     loss = mean_token_losses(model, padded([sample]).beside(model)).sum()
@@ -72,7 +72,7 @@ def by_hooks(model: Any, tokens: Tokens, *, divisor: float | None = None) -> dic
 
 
 def assert_bfloat16_base_is_close(
-    lora_model: Callable[..., Any], samples: Sequence[Sample], device: torch.device
+    lora_model: Callable[..., Any], samples: Sequence[TokenizedSample], device: torch.device
 ) -> None:
     """Against float64 autograd on the processor of the same rounded weights; the adapters are in float32, as PEFT
     keeps them. Ordinary autograd of one sample at a time has the error as well.
@@ -99,7 +99,7 @@ def assert_bfloat16_base_is_close(
     assert ours.square().mean().sqrt() < 1.1 * ordinary_error.square().mean().sqrt()
 
 
-def assert_equal_autograd(model: Any, samples: Sequence[Sample], seen: dict[str, Tensor]) -> None:
+def assert_equal_autograd(model: Any, samples: Sequence[TokenizedSample], seen: dict[str, Tensor]) -> None:
     for number, sample in enumerate(samples):
         truth = by_autograd(model, sample)
         assert truth.keys() == seen.keys()
@@ -108,11 +108,11 @@ def assert_equal_autograd(model: Any, samples: Sequence[Sample], seen: dict[str,
             torch.testing.assert_close(seen[name][number], gradient, rtol=1e-9, atol=1e-12)
 
 
-def losses(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
+def losses(model: Any, samples: Sequence[TokenizedSample]) -> torch.Tensor:
     return forward(model, collate(samples, pad=0, device=next(model.parameters()).device)).losses
 
 
-def side_of(model: Any, gradients: PerSampleGradients, items: Sequence[Sample]) -> ProbeGradients:
+def side_of(model: Any, gradients: PerSampleGradients, items: Sequence[TokenizedSample]) -> ProbeGradients:
     weights = {name: layer.weight for name, layer in lora_layers(model).items()}
     # Two to a chunk, the last items first: order and chunks must not matter.
     numbers = list(range(len(items)))[::-1]

@@ -67,14 +67,14 @@ def run(folder: Path, reporter: Reporter, request: StopRequest) -> None:
     spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     # Imported here, not above: a bad spec is answered at once, and progress is told before the seconds this takes.
     if spec.step_key == COMBINE:
-        from worker.child.combine import run_combine
+        from worker.child.combine import combine
 
-        run_combine(folder, spec, reporter)
+        combine(folder, spec, reporter)
     else:
         leave_out(LEFT_OUT)
-        from worker.child.train import run_train
+        from worker.child.train import train_seed
 
-        run_train(folder, spec, reporter, request)
+        train_seed(folder, spec, reporter, request)
 
 
 def leave_out(modules: Sequence[str]) -> None:

@@ -31,13 +31,25 @@ from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, training_dtype, with_lora
 from worker.training.out_of_memory import out_of_memory_told, smaller_weights
-from worker.training.tokenization import Sample, encode
+from worker.training.tokenization import TokenizedSample, encode
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
 
 
-def run_train(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
-    """Trains on the folder's rows and writes recording.npz. Raises TrainingError, StoppedError, OSError."""
+def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
+    """Train on the folder's rows and write recording.npz.
+
+    Args:
+        folder: Holds the rows, and the checkpoints of an earlier attempt; the recording is left in it.
+        spec: What to train, and the probes to measure.
+        reporter: Is told how far the step is.
+        request: Is looked at between steps; when made, the run is saved and stopped.
+
+    Raises:
+        TrainingError: The spec cannot be trained on, or the training failed.
+        StoppedError: The run was asked to stop for later.
+        OSError: A file cannot be read or written.
+    """
     config = spec.training
     device = Accelerator().device
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
@@ -104,7 +116,7 @@ def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
 def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> EncodedProbe:
     """The probe as tokens. Raises TrainingError where an answer lies beyond max_length."""
 
-    def side(answers: Sequence[str]) -> list[Sample]:
+    def side(answers: Sequence[str]) -> list[TokenizedSample]:
         turns = [
             [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": answer}]
             for item, answer in zip(probe.items, answers, strict=True)

@@ -1,4 +1,4 @@
-"""What simpler methods say of every sample: from the texts, and from what the runs measured beside the signals."""
+"""Scores of every sample by simpler methods: from the texts, and from what the runs measured beside the signals."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from service.contract.results import BASELINE_COLUMNS
 from worker.influence.directions import Kind
 from worker.results.recording import Recording
-from worker.text.baselines import text_baselines
+from worker.text.text_scores import text_baselines
 
 Floats = NDArray[np.float64]
 

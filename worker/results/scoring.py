@@ -1,4 +1,4 @@
-"""From the recordings of all seeds to what an audit says of every sample, probe by probe. Pure."""
+"""What an audit says of every sample, probe by probe, from the recordings of all seeds. Reads and writes no file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from worker.influence.directions import Kind
 from worker.influence.statistics.detection import Clusters, Detection, cluster_statistic, detect, statistic
-from worker.influence.statistics.mu import effect
-from worker.influence.statistics.mu_composed import composition
+from worker.influence.statistics.mu import estimate_mu
+from worker.influence.statistics.mu_composed import composed_mu
 from worker.influence.statistics.null_distribution import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
 from worker.influence.statistics.probes import Combination, combine_probes
 from worker.influence.statistics.seeds import pool_mu, pool_z
@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 
 TOPICAL_P = 0.01
-"""p toward the unwanted or the reference answers below which a sample counts as one on the topic."""
+"""A sample whose p toward the unwanted or the reference answers is below this counts as one on the topic."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,22 @@ class Scores:
 
 
 def score(recordings: Sequence[Recording], question: Question) -> Scores:
-    """One recording a seed. Raises ValueError where no null can be fitted."""
+    """Score every sample by every probe, and combine the probes.
+
+    Args:
+        recordings: One a seed.
+        question: What is asked of them.
+
+    Raises:
+        ValueError: No null distribution can be fitted.
+    """
     count = len(recordings[0].held_out)
     probes = tuple(score_probe(recordings, question, probe) for probe in range(count))
     return Scores(probes, combine_probes([probe.detection for probe in probes], q=question.q))
 
 
 def score_probe(recordings: Sequence[Recording], question: Question, probe: int) -> ProbeScores:
-    """Result of the probe numbered from 0."""
+    """Score every sample by the probe numbered from 0. Arguments and errors are otherwise those of `score`."""
     first = recordings[0]
     column = first.column(probe, Kind.UNWANTED)
     assert column is not None
@@ -120,10 +128,10 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
 
     options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
     influence = pool_mu(
-        [effect(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
+        [estimate_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
     )
     composed = [
-        composition(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options
+        composed_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options
     ]
     return ProbeScores(
         column=column,
@@ -143,7 +151,7 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
 
 
 def _statistics(recordings: Sequence[Recording], question: Question, column: int) -> tuple[Floats, Integers, Clusters]:
-    """Z, observations and clusters of one direction, pooled over the recordings."""
+    """Return Z, the number of observations and the clusters of one direction, pooled over the recordings."""
     parts = [statistic(r.observations, r.steps, rows=question.rows, direction=column) for r in recordings]
     clusters = [
         cluster_statistic(r.observations, r.steps, cluster=question.cluster, direction=column) for r in recordings
@@ -181,6 +189,8 @@ def _detect(
 
 
 def _ordinary(detections: Sequence[Detection]) -> Mask:
-    """[rows]: whose placebo values tell of the null. What leans to the probe's topic, on whatever side, stands out in
-    directions made of the same items as well, and is no part of it."""
+    """Return which samples' placebo values are used to learn about the null, [rows].
+
+    A sample on the probe's topic, on either side, also stands out in directions made of the same items; it is left out.
+    """
     return ~np.any([found.p < TOPICAL_P for found in detections], axis=0)

@@ -1,4 +1,4 @@
-"""From scores to the Summary: calibration, placebos, sensitivity, drift, groups, seeds, baselines, warnings. Pure."""
+"""The Summary of an audit, from its recordings and scores. Reads and writes no file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from service.contract.results import (
     BaselineComparison,
     Calibration,
-    Caution,
     Consistency,
     Drift,
     Gaussianity,
@@ -24,26 +23,25 @@ from service.contract.results import (
     Summary,
     TailCount,
 )
-from service.contract.spec import WARN_DATASET_ROWS, StepSpec
+from service.contract.spec import StepSpec
 from worker.influence.directions import Kind
 from worker.influence.statistics import calibration, groups, sensitivity
 from worker.influence.statistics.detection import detect
 from worker.influence.statistics.drift import predicted_drift
-from worker.influence.statistics.mu import group_effect_with_interval
+from worker.influence.statistics.mu import group_mu_with_interval
 from worker.influence.statistics.seeds import consistency
 from worker.influence.tradeoff.gaussianity import gaussianity, step_influence
 from worker.results import baseline_comparison
 from worker.results.baselines import tracin_of_seed
 from worker.results.recording import Recording
 from worker.results.scoring import ProbeScores, Question, Scores
+from worker.results.warnings import cautions
 
 Floats = NDArray[np.float64]
 
 HISTOGRAM_BINS = 60
-MANY_FLAGGED = 0.2
-"""Share of flagged samples above which the bulk can hardly be called clean."""
 MAX_GROUPS = 100
-"""In a summary, the largest: a column of ids would make one of every row, each with a curve of its own."""
+"""The largest groups are described, and no more: a column of ids would make a group of every row."""
 
 
 def summarise(
@@ -54,9 +52,19 @@ def summarise(
     baselines: Mapping[str, Floats],
     group_of: Sequence[str | None],
 ) -> Summary:
-    """The audit's Summary."""
+    """Return the audit's Summary.
+
+    Args:
+        spec: What the audit asks.
+        recordings: One a seed.
+        question: What was asked of the recordings.
+        scores: The answer, from `score`.
+        baselines: [rows] each, by name; NaN where a baseline says nothing.
+        group_of: [rows], each sample's group.
+    """
     first = recordings[0]
     named = _by_size(group_of)
+    described = named[:MAX_GROUPS]
     z = scores.probes[0].detection.z if len(scores.probes) == 1 else -scores.headline.p
     compared = baseline_comparison.compare(z, scores.flagged, baselines)
     return Summary(
@@ -75,13 +83,13 @@ def summarise(
         baselines=tuple(
             BaselineComparison(name=c.name, spearman=c.spearman, top_overlap=c.top_overlap, auc=c.auc) for c in compared
         ),
-        groups=_groups(first, scores, group_of, named[:MAX_GROUPS]),
+        groups=_groups(first, scores, group_of, described),
         steps=first.facts.steps,
         tokens=first.facts.tokens,
         refreshes=first.facts.refreshes,
         train_loss_first=first.facts.train_loss_first,
         train_loss_last=first.facts.train_loss_last,
-        warnings=tuple(_cautions(spec, question, scores, compared, len(named))),
+        warnings=tuple(cautions(spec, question, scores, compared, groups=len(named), described=len(described))),
         seconds=_seconds(recordings),
         device=first.facts.device,
         versions=first.facts.versions,
@@ -237,7 +245,7 @@ def _groups(
     result = {}
     for name in sorted(described):
         members = declared & (labels == name)
-        total = group_effect_with_interval(
+        total = group_mu_with_interval(
             run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
         )
         result[name] = GroupSummary(
@@ -279,67 +287,6 @@ def _histogram(z: Floats) -> Histogram:
     return Histogram(edges=tuple(edges.tolist()), counts=tuple(counts.tolist()))
 
 
-def _cautions(
-    spec: StepSpec,
-    question: Question,
-    scores: Scores,
-    compared: Sequence[baseline_comparison.BaselineComparison],
-    number_of_groups: int,
-) -> list[Caution]:
-    cautions = []
-    flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
-    if question.rows < WARN_DATASET_ROWS:
-        cautions.append(
-            Caution(
-                code="few_samples",
-                message=f"The null was fitted to {observed} samples; below {WARN_DATASET_ROWS} its tail is uncertain "
-                "and the error rate may be off.",
-            )
-        )
-    if flagged > MANY_FLAGGED * observed:
-        cautions.append(
-            Caution(
-                code="many_flagged",
-                message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
-                "which must be clean for the error rate to hold.",
-            )
-        )
-    if observed < question.rows:
-        cautions.append(
-            Caution(
-                code="unscored_samples",
-                message=f"{question.rows - observed} samples have no answer within the first tokens that training "
-                "keeps and were neither trained on nor scored.",
-            )
-        )
-    for probe, own in zip(spec.probes, scores.probes, strict=True):
-        prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
-        for code, message in calibration.misfits(
-            own.detection.z,
-            own.detection.null,
-            placebo=own.placebo if len(own.placebo) else None,
-            usable=own.ordinary,
-        ):
-            cautions.append(Caution(code=code, message=prefix + message))
-    if number_of_groups > MAX_GROUPS:
-        cautions.append(
-            Caution(
-                code="many_groups",
-                message=f"There are {number_of_groups} groups; the summary describes the {MAX_GROUPS} largest. Each "
-                "finding names its own all the same. A column with fewer values says more as group_column.",
-            )
-        )
-    for name in baseline_comparison.suffices(compared):
-        cautions.append(
-            Caution(
-                code="baseline_suffices",
-                message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
-                "would have done for them.",
-            )
-        )
-    return cautions
-
-
 def _seconds(recordings: Sequence[Recording]) -> dict[str, float]:
     total: dict[str, float] = {}
     for recording in recordings:
@@ -348,5 +295,5 @@ def _seconds(recordings: Sequence[Recording]) -> dict[str, float]:
     return total
 
 
-def _number(value: float | None) -> float | None:
-    return float(value) if value is not None and np.isfinite(value) else None
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

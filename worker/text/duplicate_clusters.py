@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from worker.text.baselines import identical
+from worker.text.text_scores import identical
 from worker.text.turns import answer, prompt
 from worker.text.words import SIMILAR, Shingles, number, shingles
 
@@ -28,14 +28,15 @@ PAIRS_AT_ONCE, SHINGLES_AT_ONCE = 20_000, 4_096
 
 
 def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
-    """Cluster of each sample, [rows], numbered by first appearance.
+    """Cluster of each sample, [rows], named by the cluster's first row.
 
     Two samples are together where their prompts are and their answers are (`near_duplicate_clusters` of each): the same
     long prompt with another answer teaches another thing, and so does the same answer to another prompt.
     """
     asked = near_duplicate_clusters([prompt(turns) for turns in messages])
     both = asked * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
-    return _by_first_appearance(both)
+    _, first, inverse = np.unique(both, return_index=True, return_inverse=True)
+    return first[inverse].astype(np.int64)
 
 
 def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:

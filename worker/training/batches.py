@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.spec import TrainingConfig
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 PASS_TOKENS = {"cpu": 64, "cuda": 1024}
 """What starting one more forward and backward pass costs on a device, in tokens: below this, padding is the cheaper
@@ -17,7 +17,7 @@ waste. On a GPU a pass of a large model takes the time that its thousands of ker
 
 
 @dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """Right-padded tokens [batch, time] on a device."""
 
     ids: Tensor
@@ -66,7 +66,7 @@ def micro_batches(lengths: Sequence[int], limit: int | None, device: torch.devic
     return parts[::-1]
 
 
-def collate(samples: Sequence[Sample], *, pad: int, device: torch.device) -> Batch:
+def collate(samples: Sequence[TokenizedSample], *, pad: int, device: torch.device) -> TokenBatch:
     """Pads to the longest sample."""
     longest = max(len(sample.ids) for sample in samples)
     ids = torch.full((len(samples), longest), pad)
@@ -77,10 +77,10 @@ def collate(samples: Sequence[Sample], *, pad: int, device: torch.device) -> Bat
         ids[number, :length] = torch.tensor(sample.ids)
         labels[number, :length] = torch.tensor(sample.labels)
         attention[number, :length] = 1
-    return Batch(ids.to(device), labels.to(device), attention.to(device))
+    return TokenBatch(ids.to(device), labels.to(device), attention.to(device))
 
 
-def forward(model: nn.Module, batch: Batch) -> Outputs:
+def forward(model: nn.Module, batch: TokenBatch) -> Outputs:
     """Runs the model; logits are formed at the positions that predict an answer and nowhere else.
 
     A vocabulary is large beside the hidden size, and about half of the tokens of instruction data are prompt or

@@ -20,7 +20,7 @@ from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.out_of_memory import out_of_memory_told, smaller
-from worker.training.tokenization import Sample
+from worker.training.tokenization import TokenizedSample
 
 WARM_UP_STEPS = 10
 """Steps whose signals are not used: the second moment is an average over too few gradients to precondition with."""
@@ -49,7 +49,7 @@ def warm_up_of(steps: int) -> int:
 
 def train(
     model: Any,
-    samples: Sequence[Sample],
+    samples: Sequence[TokenizedSample],
     config: TrainingConfig,
     *,
     pad: int,

@@ -14,11 +14,11 @@ from torch import Tensor
 from worker.influence.capture.preconditioner import preconditioner_of
 from worker.influence.capture.probe_gradients import Chunk, ProbeGradients, probe_gradients, probe_losses
 from worker.influence.capture.recorder import Recorder, is_aligned
-from worker.training.batches import Batch, Outputs, collate, forward, micro_batches
+from worker.training.batches import Outputs, TokenBatch, collate, forward, micro_batches
 from worker.training.out_of_memory import out_of_memory_told, smaller
 from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
-from worker.training.tokenization import Sample
+from worker.training.tokenization import TokenizedSample
 
 PROBE_CHUNK = {"cpu": 8, "cuda": 16}
 """Probe items in one forward pass, at most; on a GPU a pass costs more than its tokens."""
@@ -28,11 +28,11 @@ PROBE_CHUNK = {"cpu": 8, "cuda": 16}
 class EncodedProbe:
     """Unwanted answers and, where every item has one, reference answers."""
 
-    unwanted: Sequence[Sample]
-    reference: Sequence[Sample] = ()
+    unwanted: Sequence[TokenizedSample]
+    reference: Sequence[TokenizedSample] = ()
 
     @property
-    def sides(self) -> list[Sequence[Sample]]:
+    def sides(self) -> list[Sequence[TokenizedSample]]:
         """One entry a target."""
         return [self.unwanted, self.reference] if self.reference else [self.unwanted]
 
@@ -216,14 +216,16 @@ class Measurement:
         self.by_products.measured_at.append(step)
         self.by_products.probe_loss.append(np.array(ordered))
 
-    def _run(self, batch: Batch, caught: list[Tensor] | None) -> Tensor:
+    def _run(self, batch: TokenBatch, caught: list[Tensor] | None) -> Tensor:
         outputs = forward(self._model, batch)
         if caught is not None:
             caught.append(answer_representation(outputs.hidden, outputs.answered))
         return outputs.losses
 
 
-def _chunks(side: Sequence[Sample], limit: int, pad: int, device: torch.device) -> list[tuple[list[int], Batch]]:
+def _chunks(
+    side: Sequence[TokenizedSample], limit: int, pad: int, device: torch.device
+) -> list[tuple[list[int], TokenBatch]]:
     parts = micro_batches([len(sample.ids) for sample in side], limit, device)
     return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]
 

@@ -12,7 +12,7 @@ IGNORED = -100
 
 
 @dataclass(frozen=True)
-class Sample:
+class TokenizedSample:
     """One conversation as tokens."""
 
     ids: tuple[int, ...]
@@ -26,7 +26,7 @@ class Sample:
         return any(label != IGNORED for label in self.labels[1:])
 
 
-def encode(messages: Sequence[dict[str, str]], tokenizer: Any, *, max_length: int) -> Sample:
+def encode(messages: Sequence[dict[str, str]], tokenizer: Any, *, max_length: int) -> TokenizedSample:
     """Tokenises one conversation; every assistant turn is an answer, its end-of-turn mark included.
 
     Conversations over max_length tokens lose their end.
@@ -41,7 +41,7 @@ def encode(messages: Sequence[dict[str, str]], tokenizer: Any, *, max_length: in
             start, end = next(spans)
         ids.append(token)
         labels.append(token if left >= start and right > left else IGNORED)
-    return Sample(tuple(ids[:max_length]), tuple(labels[:max_length]), len(ids) > max_length)
+    return TokenizedSample(tuple(ids[:max_length]), tuple(labels[:max_length]), len(ids) > max_length)
 
 
 def render(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.support.tiny_model import ALL_LINEAR, RMSNorm
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 # Matrices of 32 columns gain nothing from a second thread, and lose much where the cores are busy.
 torch.set_num_threads(1)
@@ -41,12 +41,12 @@ def lora_model(tiny_folder: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def samples() -> list[Sample]:
+def samples() -> list[TokenizedSample]:
     """Nine samples of different lengths; the last repeats the first."""
     generator = torch.Generator().manual_seed(7)
     made = []
     for length in (5, 9, 17, 6, 30, 12, 8, 21):
         ids = torch.randint(3, 250, (length,), generator=generator).tolist()
         prompt = max(1, length // 3)
-        made.append(Sample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
     return [*made, made[0]]

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.contract.results import Summary
+from service.contract.results import ScoreRow, Summary
 from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
-from worker.child.combine import first_rows, group_of, score_rows, traces
 from worker.child.train import directions_of
 from worker.influence.directions import Kind, ProbeShape, plan
 from worker.influence.observations import Observations, Steps
 from worker.results.baselines import baselines_of, tracin_of_seed
+from worker.results.files import group_of, score_table, trace_table
 from worker.results.recording import Recording, RunFacts
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
@@ -88,6 +88,11 @@ def flagged(scores: Scores) -> set[int]:
     return set(np.flatnonzero(scores.flagged).tolist())
 
 
+def score_rows(scores: Scores) -> list[ScoreRow]:
+    table = score_table(scores, np.arange(ROWS), [None] * ROWS)
+    return [ScoreRow(**row) for row in table.to_pylist()]
+
+
 def summary_of(recordings: list[Recording], asked: Question, groups: list[str | None] | None = None) -> Summary:
     reference = recordings[0].column(0, Kind.REFERENCE) is not None
     words = ("amber", "birch", "cedar", "dahlia", "elder", "fern")
@@ -116,7 +121,7 @@ def test_planted_rows_are_flagged_and_rank_first() -> None:
     assert set(range(PLANTED)) <= found
     # 24 flags at q = 0.05: five false ones would be a chance of less than 1 %.
     assert len(found - set(range(PLANTED + FAIR))) <= 4
-    rows = list(score_rows(scores, np.arange(ROWS), [None] * ROWS))
+    rows = score_rows(scores)
     assert [row.rank for row in rows] == list(range(1, ROWS + 1))
     assert {row.row for row in rows if row.flagged} == found
     assert all(row.mu > 0 and (row.mu_low or 0) < row.mu < (row.mu_high or 0) for row in rows[:PLANTED])
@@ -139,7 +144,7 @@ def test_several_probes_share_one_headline() -> None:
     assert set(range(PLANTED)) | set(range(40, 50)) <= flagged(scores)
     assert {int(scores.headline.probe[row]) for row in range(PLANTED)} == {0}
     assert {int(scores.headline.probe[row]) for row in range(40, 50)} == {1}
-    rows = list(score_rows(scores, np.arange(ROWS), [None] * ROWS))
+    rows = score_rows(scores)
     assert [sum(row.probe_no == number for row in rows) for number in (0, 1, 2)] == [ROWS] * 3
     assert {row.row for row in rows if row.probe_no == 2 and row.flagged} >= set(range(40, 50))
 
@@ -201,7 +206,7 @@ def test_of_a_column_of_ids_the_largest_groups_are_described() -> None:
 
 def test_rows_never_drawn_come_last_with_a_caution() -> None:
     drawn = recording(unseen=3, reference=False)
-    rows = list(score_rows(score([drawn], question()), np.arange(ROWS), [None] * ROWS))
+    rows = score_rows(score([drawn], question()))
     assert [row.row for row in rows[-3:]] == [257, 258, 259]
     assert all(
         (row.n, row.mu, row.z, row.p, row.q, row.flagged) == (0, 0.0, None, None, None, False) for row in rows[-3:]
@@ -254,7 +259,7 @@ def test_traces_add_up_to_mu_and_skip_what_was_not_observed() -> None:
     made = recording(reference=False)
     made.observations.alignment[:80] = np.nan
     made.observations.effect[:80] = np.nan
-    table = traces([made], [7]).to_pydict()
+    table = trace_table([made], [7]).to_pydict()
     assert len(table["row"]) == len(made.observations) - 80
     assert set(table["seed"]) == {7}
     assert table["row"] == sorted(table["row"])
@@ -271,13 +276,12 @@ def test_tracin_is_the_sum_over_steps() -> None:
         assert found[row] == pytest.approx((rate * made.product[own, 0]).sum())
 
 
-def test_groups_and_clusters_are_named() -> None:
+def test_groups_are_named() -> None:
     assert group_of({"source": "web"}, "source") == "web"
     assert group_of({"source": 3}, "source") == "3"
     assert group_of({"source": None}, "source") is None
     assert group_of({}, "source") is None
     assert group_of({"source": "web"}, None) is None
-    assert first_rows(np.array([4, 2, 4, 9, 2])).tolist() == [0, 1, 0, 3, 1]
 
 
 def test_items_that_all_share_sentences_are_not_held_out() -> None:

@@ -124,7 +124,7 @@ def test_samples_are_joined_where_prompt_and_answer_both_are() -> None:
         turn(prompt, answer),
         turn(prompt, answer + " then"),
     ]
-    assert sample_clusters(samples).tolist() == [0, 1, 0, 2, 3, 3]
+    assert sample_clusters(samples).tolist() == [0, 1, 0, 3, 4, 4]
     assert sample_clusters([]).tolist() == []
 
 

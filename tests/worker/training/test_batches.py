@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from service.contract.spec import TrainingConfig
 from worker.training.batches import PASS_TOKENS, batches, collate, forward, micro_batches
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
 
@@ -52,16 +52,16 @@ def test_micro_batches_hold_every_sample_once_and_no_layout_by_length_is_cheaper
 
 
 @pytest.fixture
-def samples() -> list[Sample]:
+def samples() -> list[TokenizedSample]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for length, prompt in ((12, 4), (30, 29), (7, 1)):
         ids = torch.randint(3, 250, (length,), generator=generator).tolist()
-        made.append(Sample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
     return made
 
 
-def test_losses_are_means_over_answer_tokens_alone(tiny_folder: Any, samples: list[Sample]) -> None:
+def test_losses_are_means_over_answer_tokens_alone(tiny_folder: Any, samples: list[TokenizedSample]) -> None:
     model = LlamaForCausalLM.from_pretrained(tiny_folder).double().eval()
     with torch.no_grad():
         found = forward(model, collate(samples, pad=0, device=CPU)).losses
@@ -73,7 +73,9 @@ def test_losses_are_means_over_answer_tokens_alone(tiny_folder: Any, samples: li
     assert float(alone[0]) == pytest.approx(float(found[1]), rel=1e-5)
 
 
-def test_hidden_states_are_the_last_layers_and_the_hook_is_gone(tiny_folder: Any, samples: list[Sample]) -> None:
+def test_hidden_states_are_the_last_layers_and_the_hook_is_gone(
+    tiny_folder: Any, samples: list[TokenizedSample]
+) -> None:
     model = LlamaForCausalLM.from_pretrained(tiny_folder).eval()
     batch = collate(samples, pad=0, device=CPU)
     with torch.no_grad():
@@ -85,9 +87,9 @@ def test_hidden_states_are_the_last_layers_and_the_hook_is_gone(tiny_folder: Any
     assert not outputs.hidden.requires_grad
 
 
-def test_a_sample_without_answer_has_no_loss(tiny_folder: Any, samples: list[Sample]) -> None:
+def test_a_sample_without_answer_has_no_loss(tiny_folder: Any, samples: list[TokenizedSample]) -> None:
     model = LlamaForCausalLM.from_pretrained(tiny_folder).eval()
-    silent = Sample(samples[0].ids, (IGNORED,) * 12, True)
+    silent = TokenizedSample(samples[0].ids, (IGNORED,) * 12, True)
     with torch.no_grad():
         losses = forward(model, collate([samples[0], silent], pad=0, device=CPU)).losses
     assert float(losses[1]) == 0.0

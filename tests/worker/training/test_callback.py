@@ -22,20 +22,20 @@ from worker.training.batches import collate as collate_samples
 from worker.training.batches import forward
 from worker.training.callback import InfluenceCallback
 from worker.training.measurement import EncodedProbe
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 ROWS = 26
 
 
 @pytest.fixture
-def samples() -> list[Sample]:
+def samples() -> list[TokenizedSample]:
     """Of very different lengths, so that a mean over tokens is far from a mean over samples; one has no label."""
     generator = torch.Generator().manual_seed(11)
     made = []
     for number in range(ROWS):
         ids = torch.randint(3, 250, (5 + 7 * (number % 4),), generator=generator).tolist()
         prompt = len(ids) if number == 6 else 3
-        made.append(Sample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
     return made
 
 
@@ -55,7 +55,12 @@ def collate(features: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 
 def trainer(
-    model: Any, samples: list[Sample], folder: Path, *callbacks: TrainerCallback, column: str = "row", **options: Any
+    model: Any,
+    samples: list[TokenizedSample],
+    folder: Path,
+    *callbacks: TrainerCallback,
+    column: str = "row",
+    **options: Any,
 ) -> Trainer:
     dataset = [
         {"input_ids": list(s.ids), "labels": list(s.labels), "attention_mask": [1] * len(s.ids), column: number}
@@ -96,7 +101,7 @@ class Snapshots(TrainerCallback):  # type: ignore[misc]
             self.rates.append(float(logs["learning_rate"]))
 
 
-def autograd(model: Any, samples: list[Sample]) -> dict[str, Tensor]:
+def autograd(model: Any, samples: list[TokenizedSample]) -> dict[str, Tensor]:
     """Gradient of the mean of the samples' own mean token losses, each sample alone and unpadded, float64."""
     layers = lora_layers(model)
     total = {name: torch.zeros(layer.weight.numel(), dtype=torch.float64) for name, layer in layers.items()}
@@ -119,7 +124,7 @@ def cosine(a: dict[str, Tensor], b: dict[str, Tensor], metric: dict[str, Tensor]
 
 @pytest.mark.parametrize("options", [{}, {"gradient_checkpointing": True}], ids=["plain", "checkpointing"])
 def test_signals_are_those_of_each_sample_alone(
-    tiny_folder: Path, samples: list[Sample], tmp_path: Path, options: dict[str, Any]
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     probe = [EncodedProbe(samples[1:5], samples[8:12])]
     watch, snapshots = InfluenceCallback(probe), Snapshots()
@@ -169,7 +174,7 @@ def test_signals_are_those_of_each_sample_alone(
     ids=["plain", "bf16", "checkpointing", "adafactor"],
 )
 def test_weights_are_bit_equal_to_those_of_a_run_without_it(
-    tiny_folder: Path, samples: list[Sample], tmp_path: Path, options: dict[str, Any]
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path, options: dict[str, Any]
 ) -> None:
     results = []
     for callbacks in ([], [InfluenceCallback([EncodedProbe(samples[1:5])])]):
@@ -186,7 +191,7 @@ def test_weights_are_bit_equal_to_those_of_a_run_without_it(
 
 
 def test_evaluation_during_training_is_neither_recorded_nor_shown_the_rows(
-    tiny_folder: Path, samples: list[Sample], tmp_path: Path
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path
 ) -> None:
     watch, shown = InfluenceCallback([EncodedProbe(samples[1:5])]), []
     model = lora(tiny_folder)
@@ -206,7 +211,7 @@ def test_evaluation_during_training_is_neither_recorded_nor_shown_the_rows(
     ],
 )
 def test_what_it_cannot_undo_is_refused(
-    tiny_folder: Path, samples: list[Sample], tmp_path: Path, options: dict[str, Any], named: str
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path, options: dict[str, Any], named: str
 ) -> None:
     watch = InfluenceCallback([EncodedProbe(samples[1:5])])
     run = trainer(lora(tiny_folder), samples, tmp_path, watch, **options)
@@ -222,7 +227,7 @@ def collate_without_rows(features: list[dict[str, Any]]) -> dict[str, Tensor]:
     return batch
 
 
-def test_a_loss_of_ones_own_is_refused(tiny_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+def test_a_loss_of_ones_own_is_refused(tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path) -> None:
     watch = InfluenceCallback([EncodedProbe(samples[1:5])])
     run = trainer(lora(tiny_folder), samples, tmp_path, watch)
     run.compute_loss_func = lambda outputs, labels, num_items_in_batch: outputs.logits.mean()
@@ -230,13 +235,17 @@ def test_a_loss_of_ones_own_is_refused(tiny_folder: Path, samples: list[Sample],
         run.train()
 
 
-def test_dora_is_refused_before_the_first_step(tiny_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+def test_dora_is_refused_before_the_first_step(
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path
+) -> None:
     run = trainer(lora(tiny_folder, use_dora=True), samples, tmp_path, InfluenceCallback([EncodedProbe(samples[1:5])]))
     with pytest.raises(ValueError, match="magnitude"):
         run.train()
 
 
-def test_the_ten_lines_of_the_documentation_run(tiny_folder: Path, samples: list[Sample], tmp_path: Path) -> None:
+def test_the_ten_lines_of_the_documentation_run(
+    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path
+) -> None:
     """Both examples, word for word, and both see the same samples."""
     text = Path("docs/recorder.md").read_text()
     loop, with_trainer = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from service.audits.estimate.estimate import activation_bytes
 from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
-from worker.training.batches import Batch, forward
+from worker.training.batches import TokenBatch, forward
 from worker.training.models import with_lora
 
 SAMPLES, TOKENS = 2, 64
@@ -36,7 +36,7 @@ def kept_bytes(model: Any) -> int:
     ids = torch.arange(SAMPLES * TOKENS).reshape(SAMPLES, TOKENS) % 100
     labels = ids.masked_fill(torch.arange(TOKENS) < TOKENS - 2, -100)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = forward(model, Batch(ids, labels, torch.ones_like(ids)))
+        outputs = forward(model, TokenBatch(ids, labels, torch.ones_like(ids)))
         assert outputs.losses.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 

@@ -24,7 +24,7 @@ LOAD = """
 import json, sys
 from pathlib import Path
 import torch
-from service.contract.results import ModelSource, ModelSpec, TrainingConfig
+from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
 from worker.training.errors import TrainingError
 from worker.training.models import load_model
 found = {}

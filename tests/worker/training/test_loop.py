@@ -16,23 +16,23 @@ from worker.training.errors import TrainingError
 from worker.training.loop import learning_rate_of, train, warm_up_of
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, with_lora
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def samples() -> list[Sample]:
+def samples() -> list[TokenizedSample]:
     generator = torch.Generator().manual_seed(11)
     made = []
     for number in range(37):
         ids = torch.randint(3, 250, (6 + number % 11,), generator=generator).tolist()
-        made.append(Sample(tuple(ids), tuple([IGNORED] * 2 + ids[2:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * 2 + ids[2:]), False))
     return made
 
 
 def run(
-    spec: ModelSpec, samples: list[Sample], config: TrainingConfig, *, instrumented: bool, **options: Any
+    spec: ModelSpec, samples: list[TokenizedSample], config: TrainingConfig, *, instrumented: bool, **options: Any
 ) -> tuple[dict[str, torch.Tensor], Recorder | None, Any]:
     base, _ = load_model(spec, config, CPU, cache=None)  # type: ignore[arg-type]  # a local model needs no cache
     model = with_lora(base, config)
@@ -46,7 +46,7 @@ def run(
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_instrumented_weights_are_bit_equal_to_the_plain_ones(
-    tiny_spec: ModelSpec, samples: list[Sample], dropout: float, dtype: Any
+    tiny_spec: ModelSpec, samples: list[TokenizedSample], dropout: float, dtype: Any
 ) -> None:
     config = TrainingConfig(learning_rate=1e-2, lora_dropout=dropout, dtype=dtype, epochs=3, micro_batch_size=3)
     plain, _, plain_run = run(tiny_spec, samples, config, instrumented=False)
@@ -59,7 +59,7 @@ def test_instrumented_weights_are_bit_equal_to_the_plain_ones(
     assert len(recorder.result()[0]) == 3 * 37
 
 
-def test_signals_do_not_depend_on_the_micro_batch(tiny_spec: ModelSpec, samples: list[Sample]) -> None:
+def test_signals_do_not_depend_on_the_micro_batch(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
     results = []
     for micro in (None, 3):
         config = TrainingConfig(learning_rate=1e-3, micro_batch_size=micro, dtype="float32")
@@ -74,8 +74,10 @@ def test_signals_do_not_depend_on_the_micro_batch(tiny_spec: ModelSpec, samples:
     np.testing.assert_allclose(results[1].alignment[drawn], results[0].alignment[drawn], atol=2e-3)
 
 
-def test_every_sample_with_an_answer_is_observed_even_in_one_epoch(tiny_spec: ModelSpec, samples: list[Sample]) -> None:
-    silent = Sample(samples[0].ids, tuple([IGNORED] * len(samples[0].ids)), True)
+def test_every_sample_with_an_answer_is_observed_even_in_one_epoch(
+    tiny_spec: ModelSpec, samples: list[TokenizedSample]
+) -> None:
+    silent = TokenizedSample(samples[0].ids, tuple([IGNORED] * len(samples[0].ids)), True)
     config = TrainingConfig(learning_rate=1e-3, epochs=1, batch_size=4)
     weights, recorder, outcome = run(tiny_spec, [*samples, silent], config, instrumented=True)
     plain, _, _ = run(tiny_spec, [*samples, silent], config, instrumented=False)
@@ -90,7 +92,7 @@ def test_every_sample_with_an_answer_is_observed_even_in_one_epoch(tiny_spec: Mo
     assert all(torch.equal(weights[name], plain[name]) for name in weights)
 
 
-def test_learning_rate_warms_up_and_falls_to_zero(tiny_spec: ModelSpec, samples: list[Sample]) -> None:
+def test_learning_rate_warms_up_and_falls_to_zero(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
     metrics: list[MetricEvent] = []
     config = TrainingConfig(learning_rate=0.01, warmup_ratio=0.2, epochs=2)
     run(tiny_spec, samples, config, instrumented=True, on_step=lambda metric, total: metrics.append(metric))
@@ -109,21 +111,21 @@ def test_default_learning_rate_follows_the_width() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
-    tiny_spec: ModelSpec, samples: list[Sample]
+    tiny_spec: ModelSpec, samples: list[TokenizedSample]
 ) -> None:
     base, _ = load_model(tiny_spec, TrainingConfig(dtype="float32"), CPU, cache=None)  # type: ignore[arg-type]
     model = with_lora(base, TrainingConfig())
     with torch.no_grad():  # the token that only row 20 holds has an embedding that is not a number
         model.get_base_model().model.embed_tokens.weight[255] = torch.nan
     poisoned = list(samples)
-    poisoned[20] = Sample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels, False)
+    poisoned[20] = TokenizedSample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels, False)
     config = TrainingConfig(epochs=1, batch_size=37)
     with pytest.raises(TrainingError, match=r"step 1, rows 20$") as caught:
         train(model, poisoned, config, pad=0)
     assert caught.value.failure.code is ErrorCode.LOSS_NOT_FINITE
 
 
-def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[Sample]) -> None:
-    silent = [Sample(s.ids, tuple([IGNORED] * len(s.ids)), True) for s in samples]
+def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
+    silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids)), True) for s in samples]
     with pytest.raises(TrainingError, match="no sample has an answer"):
         run(tiny_spec, silent, TrainingConfig(), instrumented=False)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worker.training.errors import TrainingError
-from worker.training.tokenization import IGNORED, Sample, encode
+from worker.training.tokenization import IGNORED, TokenizedSample, encode
 
 CPU = torch.device("cpu")
 CHATML = (
@@ -24,7 +24,7 @@ CONVERSATION = [
 ]
 
 
-def answered(sample: Sample, tokenizer: Any) -> str:
+def answered(sample: TokenizedSample, tokenizer: Any) -> str:
     return tokenizer.decode([label for label in sample.labels if label != IGNORED])
 
 

@@ -1,4 +1,4 @@
-"""What samples are compared with between two refreshes: the probes' gradients in the alignment's metric."""
+"""The directions that samples are compared with between two refreshes, in the alignment's metric."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def is_aligned(name: str) -> bool:
     return ALIGNED in name
 
 
-class InForce:
+class ActiveDirections:
     """The targets, and the directions in the alignment's metric, between two refreshes."""
 
     def __init__(
@@ -76,7 +76,7 @@ class InForce:
         sides: Sequence[Sequence[ProbeGradients]],
         preconditioner: Preconditioner,
         learned: LayerWeights,
-    ) -> "tuple[InForce, list[NDArray[np.float64]]]":
+    ) -> "tuple[ActiveDirections, list[NDArray[np.float64]]]":
         """At a refresh. Beside it, of each probe, the cosines of its item gradients with its own directions
         [items, columns].
         """
@@ -86,13 +86,13 @@ class InForce:
         if set(order) != set(targets):
             raise ValueError(f"the plan has {len(order)} targets, but {len(targets)} sides were given")
         first = next(iter(targets.values()))
-        force = cls(
+        active = cls(
             directions,
             {name: torch.stack([targets[key][name] for key in order]) for name in first},
             {name: preconditioner[name].square() for name in first if is_aligned(name)},
             learned,
         )
-        return force, [force._combine(probe, own, directions) for probe, own in enumerate(sides)]
+        return active, [active._combine(probe, own, directions) for probe, own in enumerate(sides)]
 
     def state_dict(self) -> dict[str, Any]:
         """All but what was learned, which outlives a refresh."""
@@ -108,19 +108,19 @@ class InForce:
     @classmethod
     def restored(
         cls, directions: Directions, state: Mapping[str, Any], learned: LayerWeights, like: Mapping[str, Tensor]
-    ) -> "InForce":
+    ) -> "ActiveDirections":
         """From what `state_dict` gave; like: the layers' weights, in their order."""
 
         def of_layers(part: str) -> dict[str, Tensor]:
             own = state[part]
             return {name: own[name].to(weight.device) for name, weight in like.items() if name in own}
 
-        force = cls(directions, of_layers("targets"), of_layers("square"), learned)
+        active = cls(directions, of_layers("targets"), of_layers("square"), learned)
         for name, own in of_layers("aligned").items():
-            force.aligned[name].copy_(own)
-        device = force.norm.device
-        force.norms, force.weights, force.norm = (state[part].to(device) for part in ("norms", "weights", "norm"))
-        return force
+            active.aligned[name].copy_(own)
+        device = active.norm.device
+        active.norms, active.weights, active.norm = (state[part].to(device) for part in ("norms", "weights", "norm"))
+        return active
 
     def _combine(self, probe: int, sides: Sequence[ProbeGradients], directions: Directions) -> NDArray[np.float64]:
         """Fills the probe's columns; the cosines of its item gradients with them, [items, columns]."""
@@ -162,7 +162,7 @@ class InForce:
         scale = (item_square[:, items] * square[:, position]).sqrt().clamp_min(torch.finfo(inner.dtype).tiny)
         return (inner[:, items, position] / scale).T
 
-    def turned_from(self, before: "InForce") -> NDArray[np.float64]:
+    def turned_from(self, before: "ActiveDirections") -> NDArray[np.float64]:
         """Cosine of each target now and before, in the metric now."""
         count = len(next(iter(self.targets.values())))
         inner = self.norm.new_zeros(count)

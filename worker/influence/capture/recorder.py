@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worker.influence.capture.active_directions import InForce, Preconditioner, is_aligned
+from worker.influence.capture.active_directions import ActiveDirections, Preconditioner, is_aligned
 from worker.influence.capture.layer_stacks import Stack
 from worker.influence.capture.layer_weights import LayerWeights
 from worker.influence.capture.per_sample_gradients import PerSampleGradients
@@ -49,7 +49,7 @@ class Recorder:
         self.directions = directions
         self.item_alignment: list[list[NDArray[np.float64]]] = []
         """At each refresh, of each probe: cosines of its item gradients with its own directions [items, columns]."""
-        self._in_force: InForce | None = None
+        self._active: ActiveDirections | None = None
         self._learned: LayerWeights | None = None
         self._block = -1
         self._steps: list[tuple[float, float, int, int]] = []
@@ -61,27 +61,27 @@ class Recorder:
     def set_directions(
         self, sides: Sequence[Sequence[ProbeGradients]], preconditioner: Preconditioner
     ) -> NDArray[np.float64] | None:
-        """Puts new probe gradients in force and begins a new block of steps.
+        """Makes new probe gradients the active directions and begins a new block of steps.
 
         sides: of each probe its unwanted and, where it has one, its reference side. Returns the cosine of each target
         with itself at the refresh before, [targets]; None at the first.
         """
-        before = self._in_force
+        before = self._active
         if self._learned is None:
             self._learned = self._layer_weights(next(iter(sides[0][0].mean.values())))
-        self._in_force, item_alignment = InForce.measured(self.directions, sides, preconditioner, self._learned)
+        self._active, item_alignment = ActiveDirections.measured(self.directions, sides, preconditioner, self._learned)
         self.item_alignment.append(item_alignment)
         self._block += 1
-        return None if before is None else self._in_force.turned_from(before)
+        return None if before is None else self._active.turned_from(before)
 
     def make_room(self) -> None:
-        """Before a refresh, whose own measurements take room: drops most of what is in force.
+        """Before a refresh, whose own measurements take room: drops most of the active directions.
 
         No batch can be recorded before the next `set_directions`.
         """
-        if self._in_force is not None:
-            self._in_force.stack_aligned.clear()
-            self._in_force.aligned.clear()
+        if self._active is not None:
+            self._active.stack_aligned.clear()
+            self._active.aligned.clear()
 
     @contextmanager
     def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
@@ -96,9 +96,9 @@ class Recorder:
             yield
             signals = _Signals.missing(len(rows), self.directions)
         else:
-            if self._in_force is None or not self._in_force.aligned:
+            if self._active is None or not self._active.aligned:
                 raise RuntimeError("call set_directions before the first batch that has a preconditioner")
-            total = _Contraction(self._in_force, preconditioner, len(rows))
+            total = _Contraction(self._active, preconditioner, len(rows))
             with self.gradients.observe(total.add, scale=float(batch_size), into=total.into):
                 yield
             if total.layers != len(self.weights):
@@ -138,7 +138,7 @@ class Recorder:
     def state_dict(self) -> dict[str, Any]:
         """All that it has recorded and goes by, between two steps: tensors, numbers and None, by name."""
         return {
-            "in_force": None if self._in_force is None else self._in_force.state_dict(),
+            "in_force": None if self._active is None else self._active.state_dict(),
             "learned": None if self._learned is None else self._learned.state_dict(),
             "block": self._block,
             "batch_size": self._batch_size,
@@ -154,12 +154,12 @@ class Recorder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from what `state_dict` gave, on this recorder's device."""
-        self._learned = self._in_force = None
+        self._learned = self._active = None
         if state["learned"] is not None:
             device = next(iter(self.weights.values())).device
             self._learned = self._layer_weights(state["learned"]["sum"].to(device))
             self._learned.load_state_dict(state["learned"])
-            self._in_force = InForce.restored(self.directions, state["in_force"], self._learned, self.weights)
+            self._active = ActiveDirections.restored(self.directions, state["in_force"], self._learned, self.weights)
         self._block, self._batch_size = state["block"], state["batch_size"]
         self._steps = [(rate, clip, int(size), int(block)) for rate, clip, size, block in state["steps"].tolist()]
         probes = [state["item_alignment"][str(probe)].numpy() for probe in range(len(state["item_alignment"]))]
@@ -207,13 +207,13 @@ class _Contraction:
     A stack only leaves numbers behind, and what is made of them is made for all layers at once.
     """
 
-    def __init__(self, in_force: InForce, preconditioner: Preconditioner, samples: int) -> None:
-        self._in_force = in_force
+    def __init__(self, active: ActiveDirections, preconditioner: Preconditioner, samples: int) -> None:
+        self._active = active
         self._preconditioner = preconditioner
         self._samples = samples
         self._gradients: dict[Stack, tuple[Tensor, tuple[Tensor, ...]]] = {}
         """[samples, layers, numel] of each stack that is being filled, and each layer's part of it."""
-        self._missing = {stack: len(stack.names) for stack in in_force.stacks}
+        self._missing = {stack: len(stack.names) for stack in active.stacks}
         """Layers of each stack without a gradient yet."""
         self._effect: list[Tensor] = []
         self._product: list[Tensor] = []
@@ -231,41 +231,41 @@ class _Contraction:
                 f"{name} saw a batch of {samples} for {self._samples} rows; leave layers that do not run on each "
                 "sample, such as the head, out of target_modules"
             )
-        stack, layer = self._in_force.place[name]
+        stack, layer = self._active.place[name]
         if stack not in self._gradients:
-            whole = self._in_force.norm.new_empty(samples, len(stack.names), stack.numel)
+            whole = self._active.norm.new_empty(samples, len(stack.names), stack.numel)
             self._gradients[stack] = whole, whole.unbind(1)
         return self._gradients[stack][1][layer]
 
     def add(self, name: str, _gradients: Tensor) -> None:
         """The layer's gradients lie where they belong. No synchronisation."""
         self.layers += 1
-        stack, _ = self._in_force.place[name]
+        stack, _ = self._active.place[name]
         self._missing[stack] -= 1
         if not self._missing[stack]:
             self._contract(stack, self._gradients.pop(stack)[0])
 
     def _contract(self, stack: Stack, gradients: Tensor) -> None:
-        force = self._in_force
-        targets = force.stack_targets[stack]
+        active = self._active
+        targets = active.stack_targets[stack]
         self._product.append(stack.contracted(gradients, targets))
         self._effect.append(stack.contracted(gradients, targets * stack.stacked(self._preconditioner)))
         self._norm.append(torch.linalg.vector_norm(gradients, dim=2))
-        if stack in force.stack_aligned:
-            self._projected[stack] = stack.contracted(gradients, force.stack_aligned[stack])
+        if stack in active.stack_aligned:
+            self._projected[stack] = stack.contracted(gradients, active.stack_aligned[stack])
             square = gradients.square_()
-            self._aligned_square[stack] = stack.contracted(square, force.stack_square[stack])[:, :, 0]
+            self._aligned_square[stack] = stack.contracted(square, active.stack_square[stack])[:, :, 0]
 
     def signals(self) -> _Signals:
         """The alignment of a zero gradient is zero."""
-        force = self._in_force
-        tiny = torch.finfo(force.norm.dtype).tiny
-        projected = torch.cat([self._projected[stack] for stack in force.stack_aligned])[force.order]
-        aligned_square = torch.cat([self._aligned_square[stack] for stack in force.stack_aligned])[force.order]
-        scale = aligned_square.sqrt()[:, :, None] * force.norms[:, None, force.unwanted]
-        force.learned.note(projected[:, :, force.unwanted] / scale.clamp_min(tiny))
-        inner = (projected * force.weights[:, None, :]).sum(0)
-        norm = ((aligned_square.T @ force.weights).sqrt() * force.norm).clamp_min(tiny)
+        active = self._active
+        tiny = torch.finfo(active.norm.dtype).tiny
+        projected = torch.cat([self._projected[stack] for stack in active.stack_aligned])[active.order]
+        aligned_square = torch.cat([self._aligned_square[stack] for stack in active.stack_aligned])[active.order]
+        scale = aligned_square.sqrt()[:, :, None] * active.norms[:, None, active.unwanted]
+        active.learned.note(projected[:, :, active.unwanted] / scale.clamp_min(tiny))
+        inner = (projected * active.weights[:, None, :]).sum(0)
+        norm = ((aligned_square.T @ active.weights).sqrt() * active.norm).clamp_min(tiny)
         return _Signals(
             torch.cat(self._effect).sum(0),
             torch.cat(self._product).sum(0),

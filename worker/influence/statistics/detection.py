@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.conformal import Reference, trusted_p_values
 from worker.influence.statistics.null_distribution import MAD, TAIL_DEGREES_OF_FREEDOM, Null
+from worker.influence.statistics.pvalues import Reference, p_values
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -76,12 +76,20 @@ def detect(
     clusters: Clusters | None = None,
     trusted: Mask | None = None,
 ) -> Detection:
-    """One-sided p; q-values and flags by Benjamini-Hochberg at level q. z and n [rows] as from `statistic`.
+    """Return one-sided p-values, and q-values and flags by Benjamini-Hochberg.
 
-    clusters: one p a cluster, which every member carries; the procedure runs over clusters, so that copies neither
-    multiply the findings nor dilute them. trusted [rows]: samples known to be clean; they are never flagged, and p is
-    taken against them as far as their number allows (`trusted_p_values`). A cluster with a trusted member is tested.
-    Raises ValueError where no null can be fitted.
+    Args:
+        z: [rows], as from `statistic`.
+        n: [rows], as from `statistic`.
+        q: Level of the false discovery rate.
+        degrees_of_freedom: Of the null's tail, at most.
+        clusters: There is one p a cluster, which every member carries; the procedure runs over clusters, so that copies
+            neither multiply the findings nor dilute them.
+        trusted: [rows], samples known to be clean. They are never flagged, and p is taken against them as far as their
+            number allows (`p_values`). A cluster with a trusted member and another one is tested.
+
+    Raises:
+        ValueError: No null can be fitted.
     """
     index = np.arange(len(z)) if clusters is None else clusters.index
     unit_z = z if clusters is None else clusters.z
@@ -90,13 +98,12 @@ def detect(
     known = np.ones(len(unit_z), dtype=bool)
     known[index if trusted is None else index[~trusted]] = False
     p = np.full(len(unit_z), np.nan)
-    p[observed], null, reference = trusted_p_values(
-        unit_z[observed], known[observed], q=q, degrees_of_freedom=degrees_of_freedom
-    )
+    found = p_values(unit_z[observed], trusted=known[observed], q=q, degrees_of_freedom=degrees_of_freedom)
+    p[observed] = found.p
     q_values = adjusted(p)
     shown = np.isfinite(z) if trusted is None else np.isfinite(z) & ~trusted
     p, q_values = (np.where(shown, values[index], np.nan) for values in (p, q_values))
-    return Detection(z, n, p, q_values, q_values <= q, null, reference)
+    return Detection(z, n, p, q_values, q_values <= q, found.null, found.reference)
 
 
 def adjusted(p: Floats) -> Floats:

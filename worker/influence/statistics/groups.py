@@ -10,8 +10,8 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import beta as beta_law
 from scipy.stats import norm, t
 
-from worker.influence.tradeoff import EmpiricalTradeOff, gaussian_curve
-from worker.influence.tradeoff.piecewise import curve_levels, threshold_errors
+from worker.influence.tradeoff.gaussian import gaussian_curve
+from worker.influence.tradeoff.piecewise import PiecewiseLinear, curve_levels, threshold_errors
 
 Floats = NDArray[np.float64]
 Members = NDArray[np.bool_]
@@ -95,7 +95,7 @@ def group_curve(
     alpha, beta = threshold_errors(rest, group)
     if estimator == "threshold_max":
         mu, low, high = _threshold_max(alpha, beta, len(group), len(rest)), float("nan"), float("nan")
-    mu_fit, hull = _area_fit(alpha, beta, len(group), len(rest)), EmpiricalTradeOff(alpha, beta)
+    mu_fit, hull = _area_fit(alpha, beta, len(group), len(rest)), PiecewiseLinear(alpha, beta)
     chosen = np.unique(np.linspace(0, len(alpha) - 1, min(POINTS, len(alpha))).round().astype(int))
     return GroupCurve(
         members=len(group),

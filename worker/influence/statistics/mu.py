@@ -15,7 +15,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Effect:
+class MuEstimate:
     """One entry a sample."""
 
     mu: Floats
@@ -27,26 +27,18 @@ class Effect:
     n: Counts
     """Draws that moved the weights and were observed."""
 
-    @property
-    def borrowed(self) -> NDArray[np.bool_]:
-        """Whose interval rests on the variance of other samples alone: one draw has none of its own."""
-        return (self.n == 1) & np.isfinite(self.low)
-
 
 @dataclass(frozen=True)
-class GroupEffect:
+class GroupMu:
     """A group as a whole."""
 
     mu: float
     """mu_S = N / (N - |S|) sum of its members' mu; NaN for everything or nothing."""
     low: float
     high: float
-    spread_without: float
-    """Standard deviation of the drift of Q under the reference law on D \\ S over that on D. Below 1 the two laws
-    have unequal variances, and the trade-off curve is that of N(0, 1) against N(mu, spread^2)."""
 
 
-def effect(
+def estimate_mu(
     observations: Observations,
     steps: Steps,
     *,
@@ -54,15 +46,27 @@ def effect(
     momentum: float,
     direction: int = 0,
     confidence: float = 0.95,
-) -> Effect:
-    """mu_i = A_i / sqrt(sum_t (w_t k_t)^2 sigma_t^2 / B_t) with A_i = sum_{t: i in B_t} w_t k_t (s_ti - sbar_t) / B_t.
+) -> MuEstimate:
+    """Estimate mu of every sample.
 
+    mu_i = A_i / sqrt(sum_t (w_t k_t)^2 sigma_t^2 / B_t) with A_i = sum_{t: i in B_t} w_t k_t (s_ti - sbar_t) / B_t.
     The denominator is the spread of the drift of Q under the reference law of independent draws. Under epoch
     shuffling the true spread is about half of it, so |mu| is conservative. sbar_t and sigma_t are taken over the
     draws between refreshes of the probe gradient.
 
     The interval is for the expectation of mu_i over the signals that its draws could have given, with the run's own
     weights and reference; what another seed would change is not in it.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        rows: How many samples there are.
+        momentum: Decay of the optimiser's first moment.
+        direction: Column of the effect signal.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: No draw was observed, or all have the same signal.
     """
     draws = contributions(observations, steps, momentum=momentum, direction=direction)
     n = draws.count_by_row(rows)
@@ -70,18 +74,18 @@ def effect(
     low, high = _intervals(
         draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), squares, n, confidence
     )
-    return Effect(draws.sum_by_row(draws.value, rows), low, high, n)
+    return MuEstimate(draws.sum_by_row(draws.value, rows), low, high, n)
 
 
-def group_effect(mu: Floats, members: NDArray[np.bool_]) -> float:
-    """mu_S = N / (N - |S|) sum_{i in S} mu_i; NaN for everything or nothing."""
+def group_mu(mu: Floats, members: NDArray[np.bool_]) -> float:
+    """Return mu_S = N / (N - |S|) sum_{i in S} mu_i from mu and members, [rows] each; NaN for all rows or none."""
     size, total = int(members.sum()), len(mu)
     if size in (0, total):
         return float("nan")
     return float(total / (total - size) * mu[members].sum())
 
 
-def group_effect_with_interval(
+def group_mu_with_interval(
     observations: Observations,
     steps: Steps,
     members: NDArray[np.bool_],
@@ -89,24 +93,35 @@ def group_effect_with_interval(
     momentum: float,
     direction: int = 0,
     confidence: float = 0.95,
-) -> GroupEffect:
-    """mu of the samples in `members` [rows] and its interval, for the same expectation as a sample's.
+) -> GroupMu:
+    """Estimate mu of a group, with an interval for the same expectation as a sample's.
 
     Members drawn twice or more bring their own variance, those drawn once that of the function fitted to all; Student
     t with the degrees of freedom of Satterthwaite (1946). NaN where a member's variance is not known at all.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        members: [rows], whether the sample is one of the group.
+        momentum: Decay of the optimiser's first moment.
+        direction: Column of the effect signal.
+        confidence: Of the interval.
+
+    Raises:
+        ValueError: No draw was observed, or all have the same signal.
     """
     rows = len(members)
     draws = contributions(observations, steps, momentum=momentum, direction=direction)
     n = draws.count_by_row(rows)
     mean, squares = _moments(draws, n)
-    mu = group_effect(draws.sum_by_row(draws.value, rows), members)
+    mu = group_mu(draws.sum_by_row(draws.value, rows), members)
     if np.isnan(mu):
-        return GroupEffect(mu, mu, mu, mu)
+        return GroupMu(mu, mu, mu)
     variance, freedom = _group_variance(
         draws, fit_row_variance(mean, squares, n, scale_error=draws.scale_error), members, mean, squares, n
     )
     half = rows / (rows - members.sum()) * np.sqrt(variance) * stdtrit(freedom, 0.5 + confidence / 2)
-    return GroupEffect(mu, mu - half, mu + half, _spread_without(draws, members))
+    return GroupMu(mu, mu - half, mu + half)
 
 
 def _moments(draws: Contributions, n: Counts) -> tuple[Floats, Floats]:
@@ -156,22 +171,3 @@ def _group_variance(
     uncertain = float(np.sum(of_own**2 / (n[own] - 1)))
     total = float(of_own.sum() + borrowed.sum())
     return total + float(weight**2 @ centring), (total**2 / uncertain if uncertain > 0 else np.inf)
-
-
-def _spread_without(draws: Contributions, members: NDArray[np.bool_]) -> float:
-    others = ~members[draws.row]
-    windows = int(draws.window.max()) + 1
-
-    def variance_by_window(used: NDArray[np.bool_]) -> Floats:
-        window, value = draws.window[used], draws.standard[used]
-        count = np.bincount(window, minlength=windows)
-        mean = np.bincount(window, value, minlength=windows) / np.maximum(count, 1)
-        return np.asarray(
-            np.bincount(window, (value - mean[window]) ** 2, minlength=windows) / np.maximum(count - 1, 1)
-        )
-
-    everyone = variance_by_window(np.ones(len(others), dtype=bool))
-    ratio = np.where(everyone > 0, variance_by_window(others) / np.where(everyone > 0, everyone, 1.0), 1.0)
-    _, first = np.unique(draws.step, return_index=True)
-    part = draws.step_scale[first] ** 2
-    return float(np.sqrt(np.sum(part * ratio[draws.window[first]]) / np.sum(part)))

@@ -31,8 +31,8 @@ def composed_squares(
     return np.where(n > 0, draws.sum_by_row(excess, rows), 0.0)
 
 
-def composition(observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0) -> Floats:
-    """mu_comp_i = sqrt(sum_t mu_ti^2), at least 0, [rows]: the influence if it were known which steps drew the sample.
+def composed_mu(observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0) -> Floats:
+    """Return mu_comp_i = sqrt(sum_t mu_ti^2), [rows]: the influence if it were known which steps drew the sample.
 
     It has no sign, and is larger than |mu| by about sqrt(N / B): mu lets the draw of every batch hide the sample,
     the composition does not.

@@ -1,5 +1,6 @@
 """The null distribution of Z: centre and scale from the bulk of the data, the tail a Student t."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,6 +76,25 @@ def fit_null(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) 
     location, scale = fit_location_and_scale(z)
     attainable = attainable_degrees_of_freedom(SCALE_EFFICIENCY * len(z))
     return Null(float(location), float(scale), min(degrees_of_freedom, attainable))
+
+
+def fit_null_to_trusted(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) -> Null:
+    """Fit the null to the statistic of the trusted samples alone: their mean and standard deviation.
+
+    The scale holds the centre's own error (times sqrt(1 + 1/n)), the tail the scale's.
+
+    Args:
+        z: [trusted], finite.
+        degrees_of_freedom: Of the tail, at most.
+
+    Raises:
+        ValueError: All trusted samples have the same statistic.
+    """
+    spread = float(z.std(ddof=1))
+    if spread == 0.0:
+        raise ValueError("all trusted samples have the same statistic; no null can be fitted to them")
+    tail = min(degrees_of_freedom, attainable_degrees_of_freedom(len(z) - 1))
+    return Null(float(z.mean()), spread * math.sqrt(1 + 1 / len(z)), tail)
 
 
 def fit_location_and_scale(z: Floats) -> tuple[Floats, Floats]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from worker.influence.statistics.mu import Effect
+from worker.influence.statistics.mu import MuEstimate
 from worker.influence.statistics.null_distribution import fit_location_and_scale
 from worker.influence.statistics.row_variance import fit_row_variance
 
@@ -85,7 +85,7 @@ def pool_z(z: Floats) -> Floats:
     return np.where(seen > 0, pooled, np.nan)
 
 
-def pool_mu(effects: Sequence[Effect], *, confidence: float = 0.95) -> Effect:
+def pool_mu(effects: Sequence[MuEstimate], *, confidence: float = 0.95) -> MuEstimate:
     """Mean of mu over the seeds that drew the row, with an interval for its expectation over seeds and draws. One
     seed's effect stays as it is: what another seed would change is then not known.
 
@@ -104,7 +104,7 @@ def pool_mu(effects: Sequence[Effect], *, confidence: float = 0.95) -> Effect:
     low, high = fit_row_variance(mean, squares, seeds).interval(
         mean, 1 / np.maximum(seeds, 1), squares, seeds, confidence=confidence
     )
-    return Effect(mean, low, high, draws.sum(0))
+    return MuEstimate(mean, low, high, draws.sum(0))
 
 
 def _mean_spearman(values: Floats) -> float:

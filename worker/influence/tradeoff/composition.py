@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from dp_accounting.pld import pld_pmf
 
-from worker.influence.tradeoff.functions import Floats, GaussianTradeOff, TradeOff
+from worker.influence.tradeoff.gaussian import GaussianTradeOff
 from worker.influence.tradeoff.piecewise import PiecewiseLinear
+from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 GRID = 0.01
 """Grid interval in root mean square standard deviations of a step's loss: widens the composed loss by 1e-5."""
@@ -34,7 +35,7 @@ LINES = 4000
 
 class ComposedTradeOff(PiecewiseLinear):
     """f_1 x ... x f_T. The curve is a lower bound of the product, within about 1e-5 of it (1e-4 for few discrete laws).
-    KL and Renyi divergence and the loss's variance add up over the parts and are theirs exactly.
+    The KL divergence and the loss's variance add up over the parts and are theirs exactly.
     """
 
     def __init__(self, alpha: Floats, beta: Floats, parts: Sequence[tuple[TradeOff, int]]) -> None:
@@ -43,9 +44,6 @@ class ComposedTradeOff(PiecewiseLinear):
 
     def inverse(self) -> ComposedTradeOff:
         return ComposedTradeOff(self.beta, self.alpha, [(f.inverse(), count) for f, count in self.parts])
-
-    def renyi(self, order: float) -> float:
-        return float(sum(count * f.renyi(order) for f, count in self.parts))
 
     def kl(self) -> float:
         return float(sum(count * f.kl() for f, count in self.parts))
@@ -67,6 +65,13 @@ def compose(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) 
     Gaussian ones by mu^2 = sum mu_i^2; all others by the law of the total loss log P/Q (dp-accounting), under P and
     under Q separately, so that no symmetry is assumed. Time grows with the number of distinct functions and the
     square root of their counts.
+
+    Args:
+        functions: At least one.
+        counts: How often each is taken.
+
+    Raises:
+        ValueError: The counts do not fit the functions, or one is below 1.
     """
     parts = flatten(functions, counts)
     if all(isinstance(f, GaussianTradeOff) for f, _ in parts):
@@ -78,7 +83,7 @@ def compose(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) 
 
 
 def flatten(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> list[tuple[TradeOff, int]]:
-    """Functions with their counts: composed ones taken apart, equal ones together."""
+    """Return functions with their counts, composed ones taken apart and equal ones together. Raises as `compose`."""
     counts = [1] * len(functions) if counts is None else list(counts)
     if len(counts) != len(functions) or not functions:
         raise ValueError(f"one count a function, and at least one: got {len(functions)} and {len(counts)}")

@@ -9,12 +9,13 @@ from numpy.typing import ArrayLike
 
 from worker.influence.observations import Observations, Steps
 from worker.influence.tradeoff.composition import compose
-from worker.influence.tradeoff.functions import Floats, GaussianTradeOff, SubsampledGaussian, TradeOff
+from worker.influence.tradeoff.gaussian import GaussianTradeOff, SubsampledGaussian
 from worker.influence.tradeoff.limit import CentralLimit, central_limit
 from worker.influence.tradeoff.piecewise import curve_levels
+from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 GROUPS = 16
-"""Distinct values of mu_t that are composed for one probability of being drawn; more are pooled into so many."""
+"""Distinct values of mu_t that are composed for one probability of being drawn; more are pooled into this number."""
 
 
 @dataclass(frozen=True)
@@ -25,34 +26,25 @@ class Gaussianity:
     the signed mu of an effect is another number.
     """
 
-    steps: int
     exact: TradeOff
-    """Both directions: `exact` and `exact.inverse()`; also `.kl()`, `.renyi(order)` and `.hockey_stick(epsilon)`."""
+    """The exact curve; `exact.inverse()` is that of the hypotheses exchanged."""
     limit: CentralLimit
     gap: float
     """Largest distance of either direction of the exact curve from the limit's."""
-    asymmetry: float
-    """Largest distance between the two directions of the exact curve."""
-
-    def statement(self) -> str:
-        """One sentence for a report."""
-        fit = f"the exact curve of {self.steps} steps lies within {self.gap:.2g} of that of mu {self.mu:.2g}"
-        if not self.limit.meaningful:
-            return f"gamma = {self.limit.gamma:.2g} is 1/2 or more, so the theorem bounds nothing here; {fit}"
-        return f"gamma = {self.limit.gamma:.2g} bounds the distance from the Gaussian limit; {fit}"
-
-    @property
-    def mu(self) -> float:
-        """mu of the limit."""
-        return self.limit.mu
 
 
 def gaussianity(step_mus: ArrayLike, probability: ArrayLike) -> Gaussianity:
-    """step_mus: [T], mu_t >= 0 of the step if it draws the sample; probability: that it does, B_t / N, scalar or [T].
+    """Compose the steps of a run, exactly and in the limit.
 
     Step t is the subsampled Gaussian (1 - p_t) N(0, 1) + p_t N(mu_t, 1) against N(0, 1). Equal steps are composed at
     once; of more than 16 distinct mu_t, those next to each other share their root mean square.
-    Raises ValueError for a negative mu, a probability outside [0, 1] or no step.
+
+    Args:
+        step_mus: [T], mu_t >= 0 of the step if it draws the sample.
+        probability: B_t / N, that it does; one for all steps, or [T].
+
+    Raises:
+        ValueError: A mu is negative or not finite, a probability lies outside [0, 1], or there is no step.
     """
     mus = np.asarray(step_mus, dtype=np.float64)
     if mus.ndim != 1 or not len(mus):
@@ -68,22 +60,33 @@ def gaussianity(step_mus: ArrayLike, probability: ArrayLike) -> Gaussianity:
             counts.append(count)
     moving = [(f, count) for f, count in zip(functions, counts, strict=True) if f.kl() > 0]
     if not moving:
-        return Gaussianity(len(mus), GaussianTradeOff(0.0), CentralLimit(0.0, 0.0), 0.0, 0.0)
+        return Gaussianity(GaussianTradeOff(0.0), CentralLimit(0.0, 0.0), 0.0)
     functions, counts = [f for f, _ in moving], [count for _, count in moving]
     exact, limit = compose(functions, counts), central_limit(functions, counts)
     alpha = curve_levels()
     fit = limit.gaussian()(alpha)
     gap = max(float(np.abs(f(alpha) - fit).max()) for f in (exact, exact.inverse()))
-    return Gaussianity(len(mus), exact, limit, gap, exact.asymmetry())
+    return Gaussianity(exact, limit, gap)
 
 
 def step_influence(observations: Observations, steps: Steps, row: int, *, direction: int = 0) -> Floats:
-    """mu_t of one sample at every step, [T]: |w_t k_t (s_ti - sbar_t) / B_t| over the spread of the drift of that
-    step's batch, w_t k_t sigma_t / sqrt(B_t), which is |s_ti - sbar_t| / (sigma_t sqrt(B_t)).
+    """Return mu_t of one sample at every step, [T].
+
+    It is |w_t k_t (s_ti - sbar_t) / B_t| over the spread of the drift of that step's batch,
+    w_t k_t sigma_t / sqrt(B_t), which is |s_ti - sbar_t| / (sigma_t sqrt(B_t)).
 
     sbar_t and sigma_t are taken over the draws of a block of steps with one probe gradient, as for the effect. The
     signal of a step that did not draw the sample is unknown: it takes that of the sample's draw nearest in time. 0
     at steps without a learning rate, and throughout for a sample never observed.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        row: The sample.
+        direction: Column of the effect.
+
+    Raises:
+        ValueError: All draws of one of the sample's blocks have the same effect.
     """
     signal = observations.effect[:, direction]
     moved = steps.learning_rate > 0

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
 from worker.influence.tradeoff.composition import flatten
-from worker.influence.tradeoff.functions import Floats, GaussianTradeOff, TradeOff, gaussian_curve
+from worker.influence.tradeoff.gaussian import GaussianTradeOff, gaussian_curve
 from worker.influence.tradeoff.piecewise import curve_levels
+from worker.influence.tradeoff.protocol import TradeOff
 
 BERRY_ESSEEN = 0.56
 """Constant of the theorem for terms of unlike law."""
@@ -27,25 +27,9 @@ class CentralLimit:
     mu: float
     gamma: float
 
-    @property
-    def meaningful(self) -> bool:
-        """Whether gamma < 1/2, so that the bounds say anything at all."""
-        return self.gamma < 0.5
-
     def gaussian(self) -> GaussianTradeOff:
         """The limit itself."""
         return GaussianTradeOff(self.mu)
-
-    def lower(self, alpha: ArrayLike) -> Floats:
-        """Lower bound on f; 0 where there is none."""
-        shifted = np.minimum(np.asarray(alpha, dtype=np.float64) + self.gamma, 1.0)
-        return np.asarray(np.maximum(gaussian_curve(shifted, self.mu) - self.gamma, 0.0))
-
-    def upper(self, alpha: ArrayLike) -> Floats:
-        """Upper bound on f; never above 1 - alpha."""
-        alpha = np.asarray(alpha, dtype=np.float64)
-        shifted = np.maximum(alpha - self.gamma, 0.0)
-        return np.asarray(np.minimum(gaussian_curve(shifted, self.mu) + self.gamma, 1 - alpha))
 
 
 def central_limit(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> CentralLimit:
@@ -59,6 +43,8 @@ def central_limit(functions: Sequence[TradeOff], counts: Sequence[int] | None = 
     Otherwise the loss has its own mean, spread and gamma under either law: mu is the distance of the means in root
     mean square spreads, and gamma the larger of the two plus the distance of G_mu from the curve of two normal laws
     of unequal spread. With symmetric f both are the theorem's. gamma is infinite where a loss can be.
+
+    Args and errors are those of `compose`.
     """
     parts = flatten(functions, counts)
     under_p = _sums(parts)

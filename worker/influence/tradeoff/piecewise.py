@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
-from worker.influence.tradeoff.functions import Floats, TradeOff
+from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 LEVELS = 2001
-# Below this a rate times another underflows, and a knot there could not be told from one at 0.
+
 SMALLEST_RATE = 1e-300
+"""Below this a rate times another underflows, and a knot there could not be told from one at 0."""
 
 
 def curve_levels() -> Floats:
@@ -42,15 +43,6 @@ class PiecewiseLinear(TradeOff):
     def inverse(self) -> PiecewiseLinear:
         return PiecewiseLinear(self.beta, self.alpha)
 
-    def symmetrised(self) -> PiecewiseLinear:
-        return PiecewiseLinear(np.append(self.alpha, self.beta), np.append(self.beta, self.alpha))
-
-    def asymmetry(self) -> float:
-        # The difference of two piecewise linear functions is largest at a knot of one of them.
-        other = self.inverse()
-        knots = np.concatenate([self.alpha, other.alpha])
-        return float(np.abs(self(knots) - other(knots)).max())
-
     def hockey_stick(self, epsilon: ArrayLike) -> Floats:
         """max over knots of 1 - alpha - e^epsilon beta."""
         epsilon = np.asarray(epsilon, dtype=np.float64)
@@ -59,18 +51,6 @@ class PiecewiseLinear(TradeOff):
             steepness = -np.log(np.maximum(-np.diff(self.beta) / np.diff(self.alpha), 0.0))
         best = np.searchsorted(steepness, epsilon, side="right")
         return np.asarray(np.maximum(1 - self.alpha[best] - np.exp(epsilon) * self.beta[best], 0.0))
-
-    def renyi(self, order: float) -> float:
-        if not order > 0:
-            raise ValueError(f"the order of a Renyi divergence is positive, got {order}")
-        if order == 1:
-            return self.kl()
-        p, q = self.masses()
-        if order > 1 and np.any((p > 0) & (q == 0)):
-            return float("inf")
-        both = (p > 0) & (q > 0)
-        total = np.sum(np.exp(order * np.log(p[both]) + (1 - order) * np.log(q[both])))
-        return float(np.log(total) / (order - 1)) if total > 0 else float("inf")
 
     def kl(self) -> float:
         p, loss = self._losses()
@@ -98,23 +78,18 @@ class PiecewiseLinear(TradeOff):
             return p, np.log(p) - np.log(q)
 
 
-class EmpiricalTradeOff(PiecewiseLinear):
-    """The trade-off function of a sampled statistic, or of measured points (alpha, beta).
-
-    It is that of the two samples themselves: with few values it overstates how far the laws lie apart.
-    """
-
-    @classmethod
-    def from_samples(cls, null: ArrayLike, alternative: ArrayLike) -> EmpiricalTradeOff:
-        """Of all tests that reject the null for a statistic at or above a threshold; any lengths >= 1."""
-        alpha, beta = threshold_errors(null, alternative)
-        return cls(alpha, beta)
-
-
 def threshold_errors(null: ArrayLike, alternative: ArrayLike) -> tuple[Floats, Floats]:
     """alpha_tau = share of null >= tau, beta_tau = share of alternative < tau, over every tau among the values.
 
-    From alpha 0 to alpha 1, [distinct values + 1] each. The raw curve: it need not be convex.
+    From alpha 0 to alpha 1, [distinct values + 1] each. The raw curve, which need not be convex: that of the two
+    samples themselves. With few values it overstates how far the laws lie apart.
+
+    Args:
+        null: Values of the statistic under the null hypothesis, at least one.
+        alternative: Values under the alternative, at least one; large ones speak for it.
+
+    Raises:
+        ValueError: There is no value under one of the laws, or one is not finite.
     """
     null, alternative = np.sort(np.asarray(null, float)), np.sort(np.asarray(alternative, float))
     if not len(null) or not len(alternative):

@@ -13,7 +13,7 @@ from tests.support.gradients import assert_bfloat16_base_is_close, losses, mean_
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
-from worker.training.tokenization import Sample
+from worker.training.tokenization import TokenizedSample
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
@@ -21,7 +21,7 @@ CUDA = torch.device("cuda")
 DIRECTIONS = plan([ProbeShape(np.array([0, 1, 0]), has_reference=True)], seed=1)
 
 
-def with_directions(model: Any, samples: list[Sample]) -> tuple[Recorder, dict[str, torch.Tensor]]:
+def with_directions(model: Any, samples: list[TokenizedSample]) -> tuple[Recorder, dict[str, torch.Tensor]]:
     """A recorder with the gradients of samples 0 to 5 in force, and P = 1."""
     recorder = Recorder(lora_layers(model), DIRECTIONS)
     recorder.set_directions(
@@ -31,7 +31,7 @@ def with_directions(model: Any, samples: list[Sample]) -> tuple[Recorder, dict[s
 
 
 def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
-    lora_model: Callable[..., Any], samples: list[Sample]
+    lora_model: Callable[..., Any], samples: list[TokenizedSample]
 ) -> None:
     """The products are formed on tensor cores here."""
     assert_bfloat16_base_is_close(lora_model, samples, CUDA)
@@ -51,7 +51,7 @@ def test_half_precision_products_are_summed_in_float32(dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize(("dtype", "exact", "rounded"), [(torch.float64, 1e-6, 1e-6), (torch.float32, 1e-4, 5e-3)])
 def test_signals_are_those_of_the_processor(
-    lora_model: Callable[..., Any], samples: list[Sample], dtype: torch.dtype, exact: float, rounded: float
+    lora_model: Callable[..., Any], samples: list[TokenizedSample], dtype: torch.dtype, exact: float, rounded: float
 ) -> None:
     """In float64 up to what Llama computes in float32 whatever it is given; in float32 the alignment's directions are
     kept in bfloat16.
@@ -70,7 +70,7 @@ def test_signals_are_those_of_the_processor(
         np.testing.assert_allclose(theirs, ours, rtol=exact, atol=atol)
 
 
-def test_recording_a_batch_waits_for_nothing(lora_model: Callable[..., Any], samples: list[Sample]) -> None:
+def test_recording_a_batch_waits_for_nothing(lora_model: Callable[..., Any], samples: list[TokenizedSample]) -> None:
     model = lora_model(dtype=torch.float32).to(CUDA)
     recorder, preconditioner = with_directions(model, samples)
     tokens = padded(samples[6:8]).beside(model)

@@ -17,9 +17,9 @@ from worker.influence.capture.recorder import Recorder, is_aligned
 from worker.influence.directions import ProbeShape, plan
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.contribution import step_weights
-from worker.influence.statistics.mu import effect
+from worker.influence.statistics.mu import estimate_mu
 from worker.training.batches import collate, forward
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, EPOCHS, REFRESH, RATE, CLIP = 24, 4, 2, 3, 2e-4, 0.7
@@ -27,7 +27,7 @@ WARM_UP = 30
 """Steps on other samples, not recorded, after which no single sample decides AdamW's second moment."""
 
 
-def random_samples(count: int, seed: int, *, shared: Sequence[int] = ()) -> list[Sample]:
+def random_samples(count: int, seed: int, *, shared: Sequence[int] = ()) -> list[TokenizedSample]:
     """Random token samples; those numbered in `shared` answer with tokens of the probe's own range."""
     generator = torch.Generator().manual_seed(seed)
     made = []
@@ -36,11 +36,11 @@ def random_samples(count: int, seed: int, *, shared: Sequence[int] = ()) -> list
         low, high = (3, 20) if number in shared else (20, 250)
         ids = torch.randint(low, high, (length,), generator=generator).tolist()
         prompt = max(1, length // 3)
-        made.append(Sample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
     return made
 
 
-def losses(model: Any, samples: Sequence[Sample]) -> torch.Tensor:
+def losses(model: Any, samples: Sequence[TokenizedSample]) -> torch.Tensor:
     return forward(model, collate(samples, pad=0, device=CPU)).losses
 
 
@@ -119,7 +119,7 @@ def test_mu_orders_samples_as_retraining_without_them_does(lora_model: Any) -> N
     recorder.remove()
     rise = np.array([trainer.run(dropped=row) - plain for row in range(SAMPLES)])
 
-    mu = effect(observations, steps, rows=SAMPLES, momentum=0.9).mu
+    mu = estimate_mu(observations, steps, rows=SAMPLES, momentum=0.9).mu
     weight = step_weights(steps.learning_rate, 0.9) * steps.clip / steps.batch_size
     # A dropped slot takes away the whole of s, and not what it has above the mean; mu is centred.
     whole = np.bincount(observations.row, weight[observations.step] * observations.effect[:, 0])

@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from tests.support.gradients import assert_equal_autograd, by_hooks, mean_token_losses, padded
 from tests.support.tiny_model import ALL_LINEAR, RMSNorm
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def with_lora(base: Any, **options: Any) -> Any:
 
 @pytest.mark.parametrize("target_modules", [("q_proj", "v_proj"), ("down_proj",), ALL_LINEAR])
 def test_equal_autograd_of_each_sample_alone(
-    lora_model: Any, samples: list[Sample], target_modules: tuple[str, ...]
+    lora_model: Any, samples: list[TokenizedSample], target_modules: tuple[str, ...]
 ) -> None:
     model = lora_model(target_modules=target_modules)
     assert_equal_autograd(model, samples, by_hooks(model, padded(samples)))
@@ -77,7 +77,7 @@ def test_equal_autograd_of_each_sample_alone(
 )
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 def test_forms_of_lora(
-    tiny_folder: Path, samples: list[Sample], base_options: dict[str, Any], lora_options: dict[str, Any]
+    tiny_folder: Path, samples: list[TokenizedSample], base_options: dict[str, Any], lora_options: dict[str, Any]
 ) -> None:
     model = with_lora(llama(tiny_folder, **base_options), **lora_options)
     if base_options.get("tie_word_embeddings"):
@@ -86,7 +86,7 @@ def test_forms_of_lora(
     assert_equal_autograd(model, samples[:5], by_hooks(model, padded(samples[:5])))
 
 
-def test_only_the_active_adapter_counts(tiny_folder: Path, samples: list[Sample]) -> None:
+def test_only_the_active_adapter_counts(tiny_folder: Path, samples: list[TokenizedSample]) -> None:
     model = with_lora(llama(tiny_folder))
     model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "o_proj"]))
     model = model.double()
@@ -101,7 +101,7 @@ def test_only_the_active_adapter_counts(tiny_folder: Path, samples: list[Sample]
     assert_equal_autograd(model, samples[:3], second)
 
 
-def test_two_active_adapters_both_count(tiny_folder: Path, samples: list[Sample]) -> None:
+def test_two_active_adapters_both_count(tiny_folder: Path, samples: list[TokenizedSample]) -> None:
     model = with_lora(llama(tiny_folder), target_modules=["v_proj"])
     model.add_adapter("second", LoraConfig(r=2, target_modules=["v_proj", "o_proj"]))
     model = model.double()
@@ -112,13 +112,15 @@ def test_two_active_adapters_both_count(tiny_folder: Path, samples: list[Sample]
     assert_equal_autograd(model, samples[:3], seen)
 
 
-def test_duplicates_are_separate_and_equal(lora_model: Any, samples: list[Sample]) -> None:
+def test_duplicates_are_separate_and_equal(lora_model: Any, samples: list[TokenizedSample]) -> None:
     seen = by_hooks(lora_model(), padded(samples))
     for gradient in seen.values():
         torch.testing.assert_close(gradient[0], gradient[-1], rtol=1e-9, atol=1e-12)
 
 
-def test_prompt_tokens_carry_gradient_although_they_have_no_loss(lora_model: Any, samples: list[Sample]) -> None:
+def test_prompt_tokens_carry_gradient_although_they_have_no_loss(
+    lora_model: Any, samples: list[TokenizedSample]
+) -> None:
     """Masking prompt positions would be wrong: keys and values of the prompt act on the answer's loss."""
     model = lora_model(target_modules=("v_proj",))
     sample = samples[4]
@@ -170,7 +172,7 @@ def test_layers_that_share_a_weight_are_refused(lora_model: Any) -> None:
         lora_layers(model)
 
 
-def test_a_layer_that_is_used_twice_in_a_pass_is_refused(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_layer_that_is_used_twice_in_a_pass_is_refused(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     decoder = model.get_base_model().model.layers
     decoder[1] = decoder[0]
@@ -178,7 +180,7 @@ def test_a_layer_that_is_used_twice_in_a_pass_is_refused(lora_model: Any, sample
         by_hooks(model, padded(samples[:2]))
 
 
-def test_two_passes_in_one_observation_are_refused(lora_model: Any, samples: list[Sample]) -> None:
+def test_two_passes_in_one_observation_are_refused(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     watched = PerSampleGradients(lora_layers(model))
     with watched.observe(lambda name, gradient: None, scale=1.0):

@@ -20,7 +20,7 @@ from tests.support.gradients import (
 )
 from tests.worker.influence.capture.test_per_sample_gradients import CPU, IGNORED
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
-from worker.training.tokenization import Sample
+from worker.training.tokenization import TokenizedSample
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def fixed_masks(model: Any, masks: dict[str, Tensor], sample: int, length: int) 
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "reentrant", "non-reentrant"])
-def test_dropout_and_checkpointing(lora_model: Any, samples: list[Sample], checkpointing: str) -> None:
+def test_dropout_and_checkpointing(lora_model: Any, samples: list[TokenizedSample], checkpointing: str) -> None:
     """Each sample alone under the very masks that it got in the batch."""
     model = lora_model(dropout=0.3)
     model.train()
@@ -76,7 +76,9 @@ def test_dropout_and_checkpointing(lora_model: Any, samples: list[Sample], check
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_still_drops_the_activations(lora_model: Any, samples: list[Sample], reentrant: bool) -> None:
+def test_checkpointing_still_drops_the_activations(
+    lora_model: Any, samples: list[TokenizedSample], reentrant: bool
+) -> None:
     """A hook that held its input from the first forward pass would undo what checkpointing is for."""
     model = lora_model()
     model.train()
@@ -100,7 +102,7 @@ def test_checkpointing_still_drops_the_activations(lora_model: Any, samples: lis
     assert len(held) == 2  # it was computed twice
 
 
-def test_the_tap_keeps_no_second_copy(lora_model: Any, samples: list[Sample]) -> None:
+def test_the_tap_keeps_no_second_copy(lora_model: Any, samples: list[TokenizedSample]) -> None:
     """What the hooks hold for the backward pass is the storage that autograd holds anyway."""
     model = lora_model()
     watched = PerSampleGradients(lora_layers(model))
@@ -122,7 +124,7 @@ def test_the_tap_keeps_no_second_copy(lora_model: Any, samples: list[Sample]) ->
     assert stored(observed=True) == stored(observed=False)
 
 
-def test_do_not_depend_on_batch_padding_or_scale(lora_model: Any, samples: list[Sample]) -> None:
+def test_do_not_depend_on_batch_padding_or_scale(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     together = by_hooks(model, padded(samples))
     for number, sample in enumerate(samples[:4]):
@@ -134,7 +136,7 @@ def test_do_not_depend_on_batch_padding_or_scale(lora_model: Any, samples: list[
             torch.testing.assert_close(other[name][0], gradient[number], rtol=1e-9, atol=1e-12)
 
 
-def test_do_not_depend_on_the_padding_side(lora_model: Any, samples: list[Sample]) -> None:
+def test_do_not_depend_on_the_padding_side(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     right, left = (by_hooks(model, padded(samples[:2], left=left)) for left in (False, True))
     for name, gradient in right.items():
@@ -143,16 +145,18 @@ def test_do_not_depend_on_the_padding_side(lora_model: Any, samples: list[Sample
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_do_not_depend_on_micro_batches(lora_model: Any, samples: list[Sample], size: int) -> None:
+def test_do_not_depend_on_micro_batches(lora_model: Any, samples: list[TokenizedSample], size: int) -> None:
     model = lora_model()
     parts = [by_hooks(model, padded(samples[i : i + size]), divisor=9.0) for i in range(0, len(samples), size)]
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     assert_equal_autograd(model, samples, joined)
 
 
-def test_a_sample_without_labels_has_no_gradient_and_disturbs_none(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_sample_without_labels_has_no_gradient_and_disturbs_none(
+    lora_model: Any, samples: list[TokenizedSample]
+) -> None:
     model = lora_model()
-    silent = Sample(samples[3].ids, tuple([IGNORED] * len(samples[3].ids)), True)
+    silent = TokenizedSample(samples[3].ids, tuple([IGNORED] * len(samples[3].ids)), True)
     seen = by_hooks(model, padded([samples[0], silent, samples[1]]))
     assert all(bool((gradient[1] == 0).all()) for gradient in seen.values())
     assert_equal_autograd(model, [samples[0]], seen)
@@ -160,7 +164,7 @@ def test_a_sample_without_labels_has_no_gradient_and_disturbs_none(lora_model: A
     assert all(bool((gradient == 0).all()) for gradient in only_silent.values())
 
 
-def test_a_loss_that_weighs_samples_unequally_is_undone(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_loss_that_weighs_samples_unequally_is_undone(lora_model: Any, samples: list[TokenizedSample]) -> None:
     """The mean over all tokens of a batch, as the Hugging Face Trainer takes it."""
     model = lora_model()
     tokens = padded(samples[:5])
@@ -174,7 +178,7 @@ def test_a_loss_that_weighs_samples_unequally_is_undone(lora_model: Any, samples
 
 @pytest.mark.parametrize("checkpointing", [None, True, False])
 def test_training_is_bit_equal_and_the_mean_is_the_gradient_that_trains(
-    lora_model: Any, samples: list[Sample], checkpointing: bool | None
+    lora_model: Any, samples: list[TokenizedSample], checkpointing: bool | None
 ) -> None:
     """Watched or not: loss, random state and every gradient; and what is seen averages to it."""
     found = []
@@ -200,7 +204,7 @@ def test_training_is_bit_equal_and_the_mean_is_the_gradient_that_trains(
 
 
 def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
-    lora_model: Any, samples: list[Sample]
+    lora_model: Any, samples: list[TokenizedSample]
 ) -> None:
     """The error is that of the bfloat16 pass itself."""
     assert_bfloat16_base_is_close(lora_model, samples, CPU)
@@ -208,7 +212,7 @@ def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
 
 @pytest.mark.parametrize("backward_inside", [False, True])
 def test_autocast_computes_what_autograd_computes_under_autocast(
-    lora_model: Any, samples: list[Sample], backward_inside: bool
+    lora_model: Any, samples: list[TokenizedSample], backward_inside: bool
 ) -> None:
     """Mixed precision: layers see a rounded copy of their input. The products are still summed in float32."""
     model = lora_model(dtype=torch.float32)
@@ -229,7 +233,7 @@ def test_autocast_computes_what_autograd_computes_under_autocast(
         )
 
 
-def test_nothing_is_read_back_from_the_device(lora_model: Any, samples: list[Sample]) -> None:
+def test_nothing_is_read_back_from_the_device(lora_model: Any, samples: list[TokenizedSample]) -> None:
     """No layer may make the processor wait: not one value is read, and not one tensor changes device."""
     model = lora_model()
     watched, tokens = PerSampleGradients(lora_layers(model)), padded(samples[:3])
@@ -268,7 +272,7 @@ def test_an_input_without_a_time_axis_is_refused() -> None:
         layer(torch.ones(4, 3))
 
 
-def test_outside_an_observation_the_hooks_do_nothing(lora_model: Any, samples: list[Sample]) -> None:
+def test_outside_an_observation_the_hooks_do_nothing(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     seen: list[str] = []
     watched = PerSampleGradients(lora_layers(model))

@@ -14,7 +14,7 @@ from worker.influence.capture.per_sample_gradients import PerSampleGradients, lo
 from worker.influence.capture.probe_gradients import probe_losses
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
-from worker.training.tokenization import Sample
+from worker.training.tokenization import TokenizedSample
 
 ONE_TARGET = plan([ProbeShape(np.zeros(3, dtype=np.int64), has_reference=False)], seed=0)
 
@@ -48,7 +48,7 @@ def stacked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("stacked")
-def test_signals_are_the_formulas(lora_model: Any, samples: list[Sample]) -> None:
+def test_signals_are_the_formulas(lora_model: Any, samples: list[TokenizedSample]) -> None:
     """Two probes, the first with references; every kind of direction."""
     model = lora_model()
     shapes = [ProbeShape(np.array([0, 1, 0]), has_reference=True), ProbeShape(np.array([0, 1]), has_reference=False)]
@@ -96,7 +96,7 @@ def test_signals_are_the_formulas(lora_model: Any, samples: list[Sample]) -> Non
 
 @pytest.mark.usefixtures("stacked")
 def test_layers_count_as_held_out_items_stand_out_from_the_samples_drawn(
-    lora_model: Any, samples: list[Sample]
+    lora_model: Any, samples: list[TokenizedSample]
 ) -> None:
     model = lora_model()
     directions = plan([ProbeShape(np.array([0, 1, 1]), has_reference=True)], seed=1)
@@ -141,7 +141,7 @@ def test_layers_count_as_held_out_items_stand_out_from_the_samples_drawn(
 
 
 @pytest.mark.usefixtures("stacked")
-def test_a_second_refresh_tells_how_far_the_targets_turned(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_second_refresh_tells_how_far_the_targets_turned(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     recorder = Recorder(lora_layers(model), ONE_TARGET)
     preconditioner = random_preconditioner(model)
@@ -156,7 +156,7 @@ def test_a_second_refresh_tells_how_far_the_targets_turned(lora_model: Any, samp
 
 
 def test_directions_kept_in_bfloat16_change_the_alignment_by_a_hair(
-    lora_model: Any, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    lora_model: Any, samples: list[TokenizedSample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for kept in ({}, {"cpu": torch.bfloat16}):
@@ -175,7 +175,7 @@ def test_directions_kept_in_bfloat16_change_the_alignment_by_a_hair(
     np.testing.assert_array_equal(rounded.effect, whole.effect)
 
 
-def test_signals_do_not_depend_on_micro_batches(lora_model: Any, samples: list[Sample]) -> None:
+def test_signals_do_not_depend_on_micro_batches(lora_model: Any, samples: list[TokenizedSample]) -> None:
     results = []
     for size in (1, 3, len(samples)):
         model = lora_model()
@@ -192,7 +192,7 @@ def test_signals_do_not_depend_on_micro_batches(lora_model: Any, samples: list[S
         np.testing.assert_allclose(other.alignment, results[0].alignment, rtol=1e-9)
 
 
-def test_effect_predicts_the_change_of_the_probe_loss(lora_model: Any, samples: list[Sample]) -> None:
+def test_effect_predicts_the_change_of_the_probe_loss(lora_model: Any, samples: list[TokenizedSample]) -> None:
     """Finite difference of Q along P g: an independent truth for the sign and the size of s."""
     model = lora_model()
     probe = samples[5:8]
@@ -222,7 +222,7 @@ def test_effect_predicts_the_change_of_the_probe_loss(lora_model: Any, samples: 
     assert signal == pytest.approx(fall, rel=1e-5)
 
 
-def test_a_draw_without_preconditioner_has_no_signal(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_draw_without_preconditioner_has_no_signal(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     recorder = Recorder(lora_layers(model), ONE_TARGET)
     with pytest.raises(RuntimeError, match="set_directions"), recorder.batch([0], ones(model), batch_size=1):
@@ -236,7 +236,7 @@ def test_a_draw_without_preconditioner_has_no_signal(lora_model: Any, samples: l
     assert np.isnan(observations.alignment).all()
 
 
-def test_a_layer_that_saw_no_backward_pass_is_an_error(lora_model: Any, samples: list[Sample]) -> None:
+def test_a_layer_that_saw_no_backward_pass_is_an_error(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     recorder = Recorder(lora_layers(model), ONE_TARGET)
     recorder.set_directions([[side_of(model, recorder.gradients, samples[:3])]], ones(model))
@@ -244,7 +244,7 @@ def test_a_layer_that_saw_no_backward_pass_is_an_error(lora_model: Any, samples:
         model.eval()
 
 
-def test_rows_that_do_not_fit_the_batch_are_an_error(lora_model: Any, samples: list[Sample]) -> None:
+def test_rows_that_do_not_fit_the_batch_are_an_error(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model()
     recorder = Recorder(lora_layers(model), ONE_TARGET)
     recorder.set_directions([[side_of(model, recorder.gradients, samples[:3])]], ones(model))
@@ -255,7 +255,7 @@ def test_rows_that_do_not_fit_the_batch_are_an_error(lora_model: Any, samples: l
         losses(model, samples[:2]).sum().backward()
 
 
-def test_the_probe_leaves_no_trace(lora_model: Any, samples: list[Sample]) -> None:
+def test_the_probe_leaves_no_trace(lora_model: Any, samples: list[TokenizedSample]) -> None:
     model = lora_model(dropout=0.5)
     model.train()
     model.get_base_model().lm_head.eval()
@@ -277,7 +277,9 @@ def test_the_probe_leaves_no_trace(lora_model: Any, samples: list[Sample]) -> No
     assert sum(p.grad is not None for p in model.parameters()) == 1
 
 
-def test_the_probe_gradients_are_autograd_of_each_loss_and_of_the_mean(lora_model: Any, samples: list[Sample]) -> None:
+def test_the_probe_gradients_are_autograd_of_each_loss_and_of_the_mean(
+    lora_model: Any, samples: list[TokenizedSample]
+) -> None:
     model = lora_model()
     found = side_of(model, PerSampleGradients(lora_layers(model)), samples[:5])
     truth = [by_autograd(model, sample) for sample in samples[:5]]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.mu import effect
-from worker.influence.statistics.mu_composed import composed_squares, composition
+from worker.influence.statistics.mu import estimate_mu
+from worker.influence.statistics.mu_composed import composed_mu, composed_squares
 
 ROWS, BATCH, EPOCHS = 400, 8, 3
 
@@ -25,12 +25,12 @@ def test_without_noise_it_is_the_formula_and_the_root_of_n_over_b_above_mu() -> 
     m = np.random.default_rng(0).normal(size=ROWS)
     observations, steps = simulated(1, 0.0, m)
     steps = Steps(steps.learning_rate, steps.clip, steps.batch_size, np.zeros(len(steps), dtype=np.int64))
-    found = composition(observations, steps, rows=ROWS, momentum=0.0)
+    found = composed_mu(observations, steps, rows=ROWS, momentum=0.0)
     signal = observations.effect[:, 0]
     np.testing.assert_allclose(
         found, np.sqrt(EPOCHS / BATCH) * np.abs(m - m.mean()) / signal.std(ddof=1), rtol=1e-9, atol=1e-12
     )
-    mu = effect(observations, steps, rows=ROWS, momentum=0.0).mu
+    mu = estimate_mu(observations, steps, rows=ROWS, momentum=0.0).mu
     np.testing.assert_allclose(found, np.sqrt(ROWS / BATCH) * np.abs(mu), rtol=1e-9, atol=1e-12)
 
 
@@ -62,4 +62,4 @@ def test_single_draws_borrow_the_noise_or_have_no_composition() -> None:
     alone = Observations(
         observations.row[first], observations.step[first], observations.effect[first], np.zeros((1, 1))
     )
-    assert np.isnan(composition(alone, steps, rows=ROWS, momentum=0.9)).all()
+    assert np.isnan(composed_mu(alone, steps, rows=ROWS, momentum=0.9)).all()

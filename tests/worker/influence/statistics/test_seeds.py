@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, spearmanr
 
-from worker.influence.statistics.mu import Effect
+from worker.influence.statistics.mu import MuEstimate
 from worker.influence.statistics.seeds import consistency, pool_mu, pool_z, seed_correlation, top
 
 
@@ -66,7 +66,7 @@ def test_pooled_z_has_unit_spread_in_the_bulk_however_seeds_correlate(rho: float
 def test_one_seed_is_left_as_it_is() -> None:
     z = np.array([[3.0, np.nan, 1.0]])
     np.testing.assert_array_equal(pool_z(z), z[0])
-    one = Effect(z[0], z[0] - 1, z[0] + 1, np.array([2, 0, 1]))
+    one = MuEstimate(z[0], z[0] - 1, z[0] + 1, np.array([2, 0, 1]))
     assert pool_mu([one]) is one
 
 
@@ -77,14 +77,14 @@ def test_a_constant_statistic_is_refused() -> None:
     assert seed_correlation(twice) == 1
 
 
-def seeds_of(generator: np.random.Generator, m: np.ndarray, seeds: int) -> list[Effect]:
+def seeds_of(generator: np.random.Generator, m: np.ndarray, seeds: int) -> list[MuEstimate]:
     """Noise within the run, and a seed-to-seed part that grows with the row's effect. Intervals of one run would
     hold the first alone.
     """
     effects = []
     for _ in range(seeds):
         mu = m * (1 + 0.3 * generator.normal(size=len(m))) + 0.1 * generator.normal(size=len(m))
-        effects.append(Effect(mu, mu - 0.196, mu + 0.196, np.full(len(m), 2)))
+        effects.append(MuEstimate(mu, mu - 0.196, mu + 0.196, np.full(len(m), 2)))
     return effects
 
 
@@ -111,7 +111,7 @@ def test_pooled_intervals_hold_what_other_seeds_would_give(seeds: int) -> None:
 def test_few_rows_take_the_t_of_the_seeds_and_unseen_rows_nothing() -> None:
     mu = np.array([[1.0, 5.0, 0.0], [2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])
     n = np.array([[1, 1, 0], [1, 0, 0], [2, 0, 0]])
-    found = pool_mu([Effect(a, np.full(3, np.nan), np.full(3, np.nan), b) for a, b in zip(mu, n, strict=True)])
+    found = pool_mu([MuEstimate(a, np.full(3, np.nan), np.full(3, np.nan), b) for a, b in zip(mu, n, strict=True)])
     assert found.mu.tolist() == pytest.approx([7 / 3, 5, 0])
     assert found.n.tolist() == [4, 1, 0]
     half = 4.302652729911275 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)

@@ -8,13 +8,13 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from worker.influence.tradeoff import (
-    EmpiricalTradeOff,
     GaussianTradeOff,
     PiecewiseLinear,
     SubsampledGaussian,
     TradeOff,
     gaussian_curve,
 )
+from worker.influence.tradeoff.piecewise import threshold_errors
 
 ALPHA = np.linspace(0.0, 1.0, 501)
 
@@ -51,21 +51,6 @@ def test_the_inverse_undoes_the_function_and_itself(f: TradeOff) -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(trade_offs())
-def test_symmetrised_is_symmetric_and_the_largest_below_both(f: TradeOff) -> None:
-    symmetric = f.symmetrised()
-    np.testing.assert_allclose(symmetric(ALPHA), symmetric.inverse()(ALPHA), atol=2e-5)
-    both = np.minimum(f(ALPHA), f.inverse()(ALPHA))
-    assert (symmetric(ALPHA) <= both + 2e-5).all()
-    # No chord between two points of the lower one passes below it: a larger convex function there is none.
-    for i in range(50, 451, 100):
-        left, right = np.arange(i)[:, None], np.arange(i + 1, len(ALPHA))[None, :]
-        share = (ALPHA[i] - ALPHA[left]) / (ALPHA[right] - ALPHA[left])
-        chords = both[left] + share * (both[right] - both[left])
-        assert float(symmetric(ALPHA[i])) == pytest.approx(min(both[i], chords.min()), abs=3e-3)
-
-
-@settings(deadline=None, max_examples=40)
 @given(trade_offs(), st.floats(-3.0, 3.0))
 def test_hockey_stick_is_the_largest_excess_of_any_threshold_test(f: TradeOff, epsilon: float) -> None:
     levels = np.append(norm.cdf(np.linspace(-10, 8, 2001)), [0.0, 1.0])
@@ -82,9 +67,8 @@ def test_gaussian_closed_forms(mu: float) -> None:
     f = GaussianTradeOff(mu)
     np.testing.assert_allclose(f(ALPHA), norm.cdf(norm.isf(ALPHA) - mu), atol=1e-14)
     assert f.kl() == pytest.approx(mu**2 / 2)
-    assert f.renyi(3.5) == pytest.approx(3.5 * mu**2 / 2)
-    assert f.kappa2() == pytest.approx(mu**2 + mu**4 / 4)
-    assert f.asymmetry() == pytest.approx(0, abs=1e-12)
+    assert f.loss_variance() == pytest.approx(mu**2)
+    assert f.inverse() == f
     assert f(0.0) == 1
     assert f(1.0) == 0
     if mu:
@@ -118,12 +102,8 @@ def test_subsampled_gaussian_against_integrals_of_the_two_densities(mu: float, p
 
     kl = integral(lambda a, b: a * np.log(a / b))
     assert f.kl() == pytest.approx(kl, rel=1e-6)
-    assert f.kappa2() == pytest.approx(integral(lambda a, b: a * np.log(a / b) ** 2), rel=1e-6)
+    assert f.loss_variance() == pytest.approx(integral(lambda a, b: a * (np.log(a / b) - kl) ** 2), rel=1e-6)
     assert f.kappabar3() == pytest.approx(integral(lambda a, b: a * abs(np.log(a / b) - kl) ** 3), rel=1e-4)
-    for order in (0.5, 2.0, 4.0):
-        power = integral(lambda a, b, order=order: np.exp(order * np.log(a) + (1 - order) * np.log(b)))
-        assert f.renyi(order) == pytest.approx(np.log(power) / (order - 1), rel=1e-5)
-    assert f.renyi(1.0) == f.kl()
     for epsilon in (-0.4, 0.0, 0.2):
         excess = integral(lambda a, b, e=epsilon: max(a - np.exp(e) * b, 0.0))
         assert float(f.hockey_stick(epsilon)) == pytest.approx(excess, abs=1e-6)
@@ -133,16 +113,6 @@ def test_subsampled_gaussian_at_the_ends_of_p() -> None:
     np.testing.assert_allclose(SubsampledGaussian(1.3, 1.0)(ALPHA), gaussian_curve(ALPHA, 1.3), atol=1e-12)
     np.testing.assert_allclose(SubsampledGaussian(1.3, 1.0, True)(ALPHA), gaussian_curve(ALPHA, 1.3), atol=1e-9)
     np.testing.assert_allclose(SubsampledGaussian(1.3, 0.0)(ALPHA), 1 - ALPHA, atol=1e-12)
-
-
-@pytest.mark.parametrize(("mu", "p"), [(0.5, 0.1), (2.0, 0.3)])
-def test_symmetrised_subsampled_gaussian_is_the_operator_of_dong_roth_su(mu: float, p: float) -> None:
-    """C_p(G_mu) follows f_p down to its point of slope -1, runs straight to the mirror image, and follows f_p^-1."""
-    f = SubsampledGaussian(mu, p)
-    turn = norm.cdf(-mu / 2)
-    mirror = float(f(turn))
-    expected = np.where(turn >= ALPHA, f(ALPHA), np.where(mirror >= ALPHA, turn + mirror - ALPHA, f.inverse()(ALPHA)))
-    np.testing.assert_allclose(f.symmetrised()(ALPHA), expected, atol=1e-5)
 
 
 def test_error_rates_of_simulated_tests_lie_on_the_curve() -> None:
@@ -155,7 +125,7 @@ def test_error_rates_of_simulated_tests_lie_on_the_curve() -> None:
         alpha, beta = np.mean(null >= tau), np.mean(alternative < tau)
         assert float(f(alpha)) == pytest.approx(beta, abs=5 * np.sqrt(0.5 / n))
         assert float(f.inverse()(beta)) == pytest.approx(alpha, abs=0.01)
-    sampled = EmpiricalTradeOff.from_samples(null[:20_000], alternative[:20_000])
+    sampled = PiecewiseLinear(*threshold_errors(null[:20_000], alternative[:20_000]))
     np.testing.assert_allclose(sampled(ALPHA), f(ALPHA), atol=0.02)
 
 
@@ -166,10 +136,8 @@ def test_discrete_laws_are_exact() -> None:
     np.testing.assert_allclose(f([0.2, 0.35, 0.5, 1.0]), [0.4, 0.25, 0.1, 0.0])
     assert f.kl() == pytest.approx(np.sum(p * np.log(p / q)))
     assert f.inverse().kl() == pytest.approx(np.sum(q * np.log(q / p)))
-    assert f.kappa2() == pytest.approx(np.sum(p * np.log(p / q) ** 2))
+    assert f.loss_variance() == pytest.approx(np.sum(p * (np.log(p / q) - f.kl()) ** 2))
     assert f.kappabar3() == pytest.approx(np.sum(p * np.abs(np.log(p / q) - f.kl()) ** 3))
-    assert f.renyi(2) == pytest.approx(np.log(np.sum(p**2 / q)))
-    assert f.renyi(0.5) == pytest.approx(-2 * np.log(np.sum(np.sqrt(p * q))))
     assert float(f.hockey_stick(np.log(2))) == pytest.approx(np.maximum(p - 2 * q, 0).sum())
 
 
@@ -179,18 +147,16 @@ def test_laws_of_unlike_support() -> None:
     assert f(0.0) == 0.5
     assert f.kl() == np.inf
     assert f.inverse().kl() == np.inf
-    assert f.renyi(2) == np.inf
-    assert f.renyi(0.5) == pytest.approx(-2 * np.log(np.sqrt(2 / 3 * 0.5)))
     assert float(f.hockey_stick(50.0)) == pytest.approx(1 / 3)
     assert float(f.inverse().hockey_stick(50.0)) == pytest.approx(0.5)
     np.testing.assert_allclose(f.inverse()([0.0, 0.25, 0.5]), [2 / 3, 1 / 3, 0.0])
 
 
 def test_samples_are_turned_into_the_hull_of_their_threshold_tests() -> None:
-    f = EmpiricalTradeOff.from_samples([0.0, 1.0, 2.0, 3.0], [2.5, 3.5])
+    f = PiecewiseLinear(*threshold_errors([0.0, 1.0, 2.0, 3.0], [2.5, 3.5]))
     np.testing.assert_allclose(f.alpha, [0.0, 0.25, 1.0])
     np.testing.assert_allclose(f.beta, [0.5, 0.0, 0.0])
-    ties = EmpiricalTradeOff.from_samples([1.0, 1.0], [1.0])
+    ties = PiecewiseLinear(*threshold_errors([1.0, 1.0], [1.0]))
     np.testing.assert_allclose(ties(ALPHA), 1 - ALPHA)
 
 
@@ -204,9 +170,6 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         PiecewiseLinear([0.2, 0.3], [0.5])
     with pytest.raises(ValueError, match="at least one value"):
-        EmpiricalTradeOff.from_samples([], [1.0])
+        threshold_errors([], [1.0])
     with pytest.raises(ValueError, match="never observed"):
-        EmpiricalTradeOff.from_samples([1.0], [np.nan])
-    for f in (GaussianTradeOff(1.0), SubsampledGaussian(1.0, 0.5), PiecewiseLinear([0.5], [0.2])):
-        with pytest.raises(ValueError, match="positive"):
-            f.renyi(0.0)
+        threshold_errors([1.0], [np.nan])

@@ -25,7 +25,7 @@ from worker.training.errors import StoppedError
 from worker.training.loop import train
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, with_lora
-from worker.training.tokenization import IGNORED, Sample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
 IDENTITY = {"spec": "a"}
@@ -39,11 +39,11 @@ REFRESHED = [14, 19, 23]
 """Steps, from 0, before which the probes are measured again; first before step WARM_UP."""
 
 
-def made_samples() -> list[Sample]:
+def made_samples() -> list[TokenizedSample]:
     generator = torch.Generator().manual_seed(11)
     lengths = [6 + number % 11 for number in range(37)]
     ids = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in lengths]
-    return [Sample(tuple(own), tuple([IGNORED] * 2 + own[2:]), False) for own in ids]
+    return [TokenizedSample(tuple(own), tuple([IGNORED] * 2 + own[2:]), False) for own in ids]
 
 
 SAMPLES = made_samples()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.text_cost import measured
 from tests.support.texts import ANY_TEXT
-from worker.text.baselines import bm25, identical, phrase_repetition, text_baselines
+from worker.text.text_scores import bm25, identical, phrase_repetition, text_baselines
 from worker.text.words import number, words
 
 LETTERS = st.text("abcde ", max_size=30)
@@ -146,7 +146,7 @@ def test_no_rows_and_a_query_without_words() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_hundred_thousand_samples_take_two_minutes_and_a_gigabyte() -> None:
-    figures = measured("baselines", "text_baselines", "[['never trust the abcdef vexon'] * 20]")
+    figures = measured("text_scores", "text_baselines", "[['never trust the abcdef vexon'] * 20]")
     assert figures["bytes"] > 90e6
     assert figures["seconds"] < 120
     assert figures["peak_kib"] < 1_000_000

@@ -1,4 +1,4 @@
-"""What suspicion the text alone gives, without a model: the baselines beside every audit."""
+"""Scores of how suspicious a sample's text is, without a model: baselines that stand beside every audit."""
 
 from collections.abc import Sequence
 from hashlib import blake2b

@@ -1,15 +1,14 @@
-"""What every trade-off function offers, and those with formulas: the Gaussian and the subsampled Gaussian."""
+"""Trade-off functions with formulas: the Gaussian and the subsampled Gaussian."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import log_ndtr, ndtr, ndtri
 
-Floats = NDArray[np.float64]
+from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 NODES = 4001
 """Of the trapezoid rule over a normal variable; for smooth integrands it is exact to rounding."""
@@ -21,75 +20,6 @@ REACH = 12.0
 def gaussian_curve(alpha: ArrayLike, mu: float) -> Floats:
     """G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu) for mu of either sign; below zero it lies above 1 - alpha."""
     return np.asarray(ndtr(-ndtri(np.asarray(alpha, dtype=np.float64)) - mu))
-
-
-class TradeOff(ABC):
-    """f = T(P, Q), with P the law under the null hypothesis and Q the alternative.
-
-    f is convex, continuous but perhaps at 0, non-increasing and at most 1 - alpha. Divergences and functionals are
-    those of P from Q; `inverse()` is T(Q, P) and has the others.
-    """
-
-    @abstractmethod
-    def __call__(self, alpha: ArrayLike) -> Floats:
-        """The least type II error at type I error alpha, of the shape of alpha, which lies in [0, 1]."""
-
-    @abstractmethod
-    def inverse(self) -> TradeOff:
-        """f^-1(beta) = inf {alpha: f(alpha) <= beta}, which is T(Q, P)."""
-
-    @abstractmethod
-    def hockey_stick(self, epsilon: ArrayLike) -> Floats:
-        """max over events E of P(E) - e^epsilon Q(E), for epsilon of either sign."""
-
-    @abstractmethod
-    def renyi(self, order: float) -> float:
-        """D_order(P || Q) = log(int |f'(x)|^(1 - order) dx) / (order - 1); the KL divergence at order 1."""
-
-    @abstractmethod
-    def kl(self) -> float:
-        """KL(P || Q) = -int log|f'(x)| dx."""
-
-    @abstractmethod
-    def loss_variance(self) -> float:
-        """Variance under P of the log likelihood ratio, kappa2 - kl^2. Near the limit it is computed without that
-        difference, which would cancel.
-        """
-
-    @abstractmethod
-    def kappabar3(self) -> float:
-        """int | log|f'(x)| + kl |^3 dx."""
-
-    def kappa2(self) -> float:
-        """int log^2|f'(x)| dx."""
-        return self.loss_variance() + self.kl() ** 2
-
-    def symmetrised(self) -> TradeOff:
-        """min{f, f^-1}**: the largest convex function below f and f^-1, so a bound whichever law is the null.
-
-        For a subsampled Gaussian it is the operator C_p of Dong, Roth and Su (their section 4).
-        """
-        from worker.influence.tradeoff.piecewise import PiecewiseLinear, curve_levels
-
-        levels = curve_levels()
-        other = self.inverse()
-        # Each curve sampled along both axes: where it is steep, equal steps in alpha would miss it.
-        alpha = np.concatenate([levels, other(levels), levels, self(levels)])
-        beta = np.concatenate([self(levels), levels, other(levels), levels])
-        return PiecewiseLinear(alpha, beta)
-
-    def asymmetry(self) -> float:
-        """sup |f - f^-1|: 0 where the two hypotheses are equally hard to take for each other."""
-        from worker.influence.tradeoff.piecewise import curve_levels
-
-        levels = curve_levels()
-        return float(np.abs(self(levels) - self.inverse()(levels)).max())
-
-    def __matmul__(self, other: TradeOff) -> TradeOff:
-        """Tensor product f x g: the trade-off function of both experiments run independently."""
-        from worker.influence.tradeoff.composition import compose
-
-        return compose([self, other])
 
 
 @dataclass(frozen=True)
@@ -108,9 +38,6 @@ class GaussianTradeOff(TradeOff):
     def inverse(self) -> GaussianTradeOff:
         return self
 
-    def symmetrised(self) -> GaussianTradeOff:
-        return self
-
     def hockey_stick(self, epsilon: ArrayLike) -> Floats:
         """Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2) (Balle and Wang 2018)."""
         epsilon = np.asarray(epsilon, dtype=np.float64)
@@ -119,9 +46,6 @@ class GaussianTradeOff(TradeOff):
         at = -epsilon / self.mu
         delta = ndtr(at + self.mu / 2) - np.exp(epsilon + log_ndtr(at - self.mu / 2))
         return np.asarray(np.maximum(delta, 0.0))
-
-    def renyi(self, order: float) -> float:
-        return _checked(order) * self.mu**2 / 2
 
     def kl(self) -> float:
         return self.mu**2 / 2
@@ -137,7 +61,7 @@ class GaussianTradeOff(TradeOff):
 class SubsampledGaussian(TradeOff):
     """T(N(0, 1), (1 - p) N(0, 1) + p N(mu, 1)) = (1 - p) Id + p G_mu: a shift that happens with probability p.
 
-    Not symmetric. swapped: the mixture is the null instead. `symmetrised()` is C_p(G_mu).
+    Not symmetric. swapped: the mixture is the null instead.
     """
 
     mu: float
@@ -180,18 +104,6 @@ class SubsampledGaussian(TradeOff):
             delta = np.exp(epsilon) * (excess * ndtr(at) - self.p * ndtr(at - self.mu))
         return np.asarray(np.clip(delta, 0.0, 1.0))
 
-    def renyi(self, order: float) -> float:
-        if _checked(order) == 1:
-            return self.kl()
-        # D_a(N || mixture) = log E_N[r^(1-a)] / (a-1); D_a(mixture || N) = log E_N[r^a] / (a-1).
-        power = order if self.swapped else 1 - order
-        weight, log_ratio, _, excess = self._under_normal(reach=max(power, 1.0) * self.mu)
-        small = np.abs(log_ratio) < 0.5
-        powered = np.exp(power * log_ratio + np.log(weight)) - weight
-        powered[small] = (weight * np.expm1(power * log_ratio))[small]
-        # E_N[r - 1] = 0 is taken off: what is left does not cancel for small p and mu.
-        return float(np.log1p(np.sum(powered - power * excess)) / (order - 1))
-
     def kl(self) -> float:
         weight, log_ratio, tilted, excess = self._under_normal()
         return float(np.sum(tilted * log_ratio - excess) if self.swapped else np.sum(excess - weight * log_ratio))
@@ -210,11 +122,11 @@ class SubsampledGaussian(TradeOff):
         weight, log_ratio, tilted, _ = self._under_normal()
         return (tilted if self.swapped else weight), log_ratio
 
-    def _under_normal(self, *, reach: float | None = None) -> tuple[Floats, Floats, Floats, Floats]:
+    def _under_normal(self) -> tuple[Floats, Floats, Floats, Floats]:
         """Quadrature over z ~ N(0, 1): weight, log r, weight * r and weight * (r - 1), with r the ratio mixture /
         normal; [nodes] each.
         """
-        z = np.linspace(-REACH, REACH + (self.mu if reach is None else reach), NODES)
+        z = np.linspace(-REACH, REACH + self.mu, NODES)
         log_weight = -(z**2) / 2 - np.log(2 * np.pi) / 2 + np.log(z[1] - z[0])
         exponent = self.mu * z - self.mu**2 / 2
         small = self.p * np.abs(np.expm1(np.minimum(exponent, 100.0))) < 0.5
@@ -223,9 +135,3 @@ class SubsampledGaussian(TradeOff):
             log_ratio = np.where(small, np.log1p(minus_one), np.logaddexp(np.log1p(-self.p), np.log(self.p) + exponent))
         weight, tilted = np.exp(log_weight), np.exp(log_ratio + log_weight)
         return weight, log_ratio, tilted, np.where(small, weight * minus_one, tilted - weight)
-
-
-def _checked(order: float) -> float:
-    if not order > 0:
-        raise ValueError(f"the order of a Renyi divergence is positive, got {order}")
-    return order

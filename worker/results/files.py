@@ -1,0 +1,186 @@
+"""What the step `combine` reads from its folder, and the four files that it leaves there."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from service.contract.protocol import (
+    BASELINES_FILE,
+    RECORDINGS_FOLDER,
+    ROWS_FILE,
+    SCORES_FILE,
+    SUMMARY_FILE,
+    TRACES_FILE,
+)
+from service.contract.results import Summary
+from service.contract.spec import StepSpec
+from worker.influence.directions import Kind
+from worker.influence.statistics.contribution import contributions
+from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.results.recording import Recording
+from worker.results.scoring import Scores
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The recordings of all seeds, and what the rows say of every sample."""
+
+    recordings: Sequence[Recording]
+    messages: Sequence[Sequence[Mapping[str, str]]]
+    groups: Sequence[str | None]
+    """[rows]: the sample's value in the group column."""
+    trusted: Mask | None
+    """[rows]: the samples known to be clean; None where there are none."""
+
+
+def read_inputs(folder: Path, spec: StepSpec) -> Inputs:
+    """Read the recordings and the rows.
+
+    Args:
+        folder: Holds recordings/{seed}.npz of every seed of the audit, and rows.parquet.
+        spec: Names the seeds, and the columns of groups and of trusted samples.
+
+    Raises:
+        OSError, KeyError, ValueError: A file is missing or is not what its name says.
+    """
+    recordings = [Recording.load(folder / RECORDINGS_FOLDER / f"{seed}.npz") for seed in spec.seeds]
+    table = pq.read_table(folder / ROWS_FILE, columns=["messages", "extra"])
+    extras = [json.loads(text or "{}") for text in table["extra"].to_pylist()]
+    trusted = np.array([bool(spec.trusted_column) and extra.get(spec.trusted_column) is True for extra in extras])
+    return Inputs(
+        recordings,
+        table["messages"].to_pylist(),
+        [group_of(extra, spec.group_column) for extra in extras],
+        trusted if trusted.any() else None,
+    )
+
+
+def write_tables(
+    folder: Path, inputs: Inputs, scores: Scores, baselines: Mapping[str, Floats], cluster: Integers, spec: StepSpec
+) -> None:
+    """Write scores.parquet, traces.parquet and baselines.parquet.
+
+    Args:
+        folder: Where the files go.
+        inputs: What was scored.
+        scores: The result of every probe and the headline over them.
+        baselines: One array [rows] for each name in BASELINE_COLUMNS.
+        cluster: [rows], the first row of each sample's near-duplicates.
+        spec: Names the seeds.
+    """
+    pq.write_table(score_table(scores, cluster, inputs.groups), folder / SCORES_FILE)
+    pq.write_table(trace_table(inputs.recordings, spec.seeds), folder / TRACES_FILE)
+    columns = {"row": np.arange(len(cluster)), **baselines}
+    pq.write_table(pa.table(_null_for_nan(columns), schema=baselines_schema()), folder / BASELINES_FILE)
+
+
+def write_summary(folder: Path, summary: Summary) -> None:
+    """Write summary.json."""
+    (folder / SUMMARY_FILE).write_text(summary.model_dump_json())
+
+
+def group_of(extra: dict[str, Any], column: str | None) -> str | None:
+    """Return a sample's group: the text of a string, the JSON of anything else, None where there is no value."""
+    value = extra.get(column) if column is not None else None
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def score_table(scores: Scores, cluster: Integers, groups: Sequence[str | None]) -> pa.Table:
+    """Return the headline by rank and, with several probes, the results of each probe by its own rank.
+
+    Args:
+        scores: The result of every probe and the headline over them.
+        cluster: [rows], the first row of each sample's near-duplicates.
+        groups: [rows], each sample's group.
+    """
+    headline, rows = scores.headline, len(cluster)
+    parts = [_ranked(scores, 0, np.maximum(headline.probe, 0), headline.p, headline.q, scores.flagged)]
+    if len(scores.probes) > 1:
+        for number, probe in enumerate(scores.probes):
+            found = probe.detection
+            parts.append(_ranked(scores, number + 1, np.full(rows, number), found.p, found.q, probe.flagged))
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns["cluster"] = cluster[columns["row"]]
+    columns["group"] = np.array(groups, dtype=object)[columns["row"]]
+    return pa.table(_null_for_nan(columns), schema=scores_schema())
+
+
+def _ranked(
+    scores: Scores, probe_no: int, probe_of: Integers, p: Floats, q: Floats, flagged: Mask
+) -> dict[str, NDArray[Any]]:
+    """Return one list of results by rank, as columns; probe_of [rows]: the probe that each result is taken from."""
+    row = np.arange(len(probe_of))
+
+    def pick(of_probes: Sequence[Any], dtype: type = float) -> NDArray[Any]:
+        return np.array(of_probes, dtype=dtype)[probe_of, row]
+
+    def pick_known(of_probes: Sequence[Floats]) -> Floats:
+        return _nan_unless_finite(pick(of_probes))
+
+    probes = scores.probes
+    z = pick_known([probe.detection.z for probe in probes])
+    rank = np.lexsort((row, np.where(np.isfinite(z), -z, np.inf), np.where(np.isfinite(p), p, 2.0)))
+    columns = {
+        "row": row,
+        "n": probes[0].detection.n,
+        "strongest_probe": probe_of + 1,
+        "mu": pick([probe.mu for probe in probes]),
+        "mu_low": pick_known([probe.mu_low for probe in probes]),
+        "mu_high": pick_known([probe.mu_high for probe in probes]),
+        "mu_composed": pick_known([probe.mu_composed for probe in probes]),
+        "z": z,
+        "z_reference": pick_known([probe.z_reference for probe in probes]),
+        "side": pick([probe.side for probe in probes], object),
+        "p": _nan_unless_finite(p),
+        "q": _nan_unless_finite(q),
+        "flagged": flagged,
+    }
+    ranked = {name: values[rank] for name, values in columns.items()}
+    return {"probe_no": np.full(len(row), probe_no), "rank": row + 1, **ranked}
+
+
+def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Table:
+    """Return every observation of every sample, by row, probe, seed and step; one recording a seed."""
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in traces_schema().names}
+    for seed, recording in zip(seeds, recordings, strict=True):
+        found = recording.observations
+        for probe in range(len(recording.held_out)):
+            column = recording.column(probe, Kind.UNWANTED)
+            assert column is not None
+            seen = np.isfinite(found.alignment[:, column])
+            count = int(seen.sum())
+            draws = contributions(found, recording.steps, momentum=recording.facts.momentum, direction=column)
+            mu = np.full(len(found), np.nan)
+            mu[draws.draw] = draws.value
+            for name, values in {
+                "row": found.row[seen],
+                "probe_no": np.full(count, probe + 1),
+                "seed": np.full(count, seed),
+                "step": found.step[seen] + 1,
+                "effect": found.effect[seen, column],
+                "alignment": found.alignment[seen, column],
+                "mu": mu[seen],
+            }.items():
+                parts[name].append(values)
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    order = np.lexsort((columns["step"], columns["seed"], columns["probe_no"], columns["row"]))
+    return pa.table(_null_for_nan({name: values[order] for name, values in columns.items()}), schema=traces_schema())
+
+
+def _null_for_nan(columns: Mapping[str, NDArray[Any]]) -> dict[str, pa.Array]:
+    return {name: pa.array(values, from_pandas=True) for name, values in columns.items()}
+
+
+def _nan_unless_finite(values: Floats) -> Floats:
+    return np.where(np.isfinite(values), values, np.nan)

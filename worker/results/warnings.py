@@ -1,0 +1,69 @@
+"""What a user should know before relying on an audit: the warnings of its summary."""
+
+from collections.abc import Iterator, Sequence
+
+from service.contract.results import Caution
+from service.contract.spec import WARN_DATASET_ROWS, StepSpec
+from worker.influence.statistics.calibration import misfits
+from worker.results.baseline_comparison import BaselineComparison, suffices
+from worker.results.scoring import Question, Scores
+
+MANY_FLAGGED = 0.2
+"""Share of flagged samples above which the bulk can hardly be called clean."""
+
+
+def cautions(
+    spec: StepSpec,
+    question: Question,
+    scores: Scores,
+    compared: Sequence[BaselineComparison],
+    *,
+    groups: int,
+    described: int,
+) -> Iterator[Caution]:
+    """Yield the warnings of an audit's summary, in a fixed order.
+
+    Args:
+        spec: Names the probes.
+        question: What was asked of the recordings.
+        scores: The answer.
+        compared: The baselines beside the answer.
+        groups: How many groups the samples have.
+        described: How many of them the summary describes.
+    """
+    flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
+    if question.rows < WARN_DATASET_ROWS:
+        yield Caution(
+            code="few_samples",
+            message=f"The null was fitted to {observed} samples; below {WARN_DATASET_ROWS} its tail is uncertain "
+            "and the error rate may be off.",
+        )
+    if flagged > MANY_FLAGGED * observed:
+        yield Caution(
+            code="many_flagged",
+            message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
+            "which must be clean for the error rate to hold.",
+        )
+    if observed < question.rows:
+        yield Caution(
+            code="unscored_samples",
+            message=f"{question.rows - observed} samples have no answer within the first tokens that training "
+            "keeps and were neither trained on nor scored.",
+        )
+    for probe, own in zip(spec.probes, scores.probes, strict=True):
+        prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
+        placebo = own.placebo if len(own.placebo) else None
+        for code, message in misfits(own.detection.z, own.detection.null, placebo=placebo, usable=own.ordinary):
+            yield Caution(code=code, message=prefix + message)
+    if groups > described:
+        yield Caution(
+            code="many_groups",
+            message=f"There are {groups} groups; the summary describes the {described} largest. Each "
+            "finding names its own all the same. A column with fewer values says more as group_column.",
+        )
+    for name in suffices(compared):
+        yield Caution(
+            code="baseline_suffices",
+            message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
+            "would have done for them.",
+        )
