@@ -18,9 +18,8 @@ from tests.support.gradients import (
     mean_token_losses,
     padded,
 )
-from tests.worker.influence.capture.test_per_sample_gradients import CPU, IGNORED
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
-from worker.training.tokenization import TokenizedSample
+from worker.training.tokenization import IGNORED, TokenizedSample
 
 
 @contextmanager
@@ -207,7 +206,7 @@ def test_a_bfloat16_base_stays_within_five_percent_and_adds_nothing_to_autograd(
     lora_model: Any, samples: list[TokenizedSample]
 ) -> None:
     """The error is that of the bfloat16 pass itself."""
-    assert_bfloat16_base_is_close(lora_model, samples, CPU)
+    assert_bfloat16_base_is_close(lora_model, samples, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("backward_inside", [False, True])
