@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.contract.results import ProbeSummary, Summary
 from service.http.auth.principal import Scope
 from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import Audit, Workspace
 from tests.support.builders import add_audit
+from tests.support.summaries import make_probe_summary, make_summary
 
 
 @pytest.fixture
@@ -71,3 +73,13 @@ def make_client(
 def client(make_client: Callable[..., TestClient]) -> TestClient:
     """An admin of the default workspace."""
     return make_client("admin")
+
+
+@pytest.fixture
+def summary_of() -> Callable[..., Summary]:
+    return make_summary
+
+
+@pytest.fixture
+def probe_of() -> Callable[..., ProbeSummary]:
+    return make_probe_summary

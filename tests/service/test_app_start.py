@@ -41,13 +41,11 @@ def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:
 
 
 LONE_SERVER = """
-import gc, time
+import gc
 from service.app import create_app
 create_app()
 gc.collect()  # of what the start left
-started = time.process_time()
-gc.collect()
-print(gc.get_freeze_count(), time.process_time() - started)
+print(gc.get_freeze_count(), len(gc.get_objects()))
 """
 
 
@@ -60,6 +58,6 @@ def test_a_server_does_not_stop_to_look_through_what_it_started_with(tmp_path: P
     answer = subprocess.run(
         [sys.executable, "-c", LONE_SERVER], capture_output=True, text=True, check=True, timeout=120, env=environment
     )
-    frozen, seconds = answer.stdout.split()
-    assert int(frozen) > 50_000
-    assert float(seconds) < 0.02
+    frozen, looked_through = map(int, answer.stdout.split())
+    assert frozen > 50_000
+    assert looked_through < frozen / 50
