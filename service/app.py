@@ -20,7 +20,7 @@ from service.datasets.routes import router as datasets
 from service.exports.routes import of_audit as audit_exports
 from service.exports.routes import router as exports
 from service.findings.routes import router as findings
-from service.findings.verdict_routes import router as verdicts
+from service.findings.verdicts.routes import router as verdicts
 from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
 from service.http.middleware.edge import KnownHosts, SecurityHeaders
@@ -30,7 +30,7 @@ from service.http.problems.handlers import UnexpectedErrors, install_problem_han
 from service.http.streaming.stop_signals import on_stop_signal
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
-from service.keys.sign_in import router as sign_in
+from service.keys.sign_in_routes import router as sign_in
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
 from service.migration import head_revision
@@ -38,7 +38,7 @@ from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
-from service.probes.pack_routes import router as probe_packs
+from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import Settings, get_settings
 from service.store.engine import make_engine, make_sessions

@@ -13,21 +13,21 @@ from service.contract.failure import Failure
 from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found, scoped
-from service.http.problems.problem import Problem
+from service.errors import ConflictError, NotFoundError
 from service.lifecycle.audits import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
+from service.principal import Principal
+from service.scoping import scoped
 from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
 from service.store.tables import AuditEvent, AuditProbe, Export, Job
 
-Found = Row[AuditTable, Job, datetime, list[str]]
+AuditRow = Row[AuditTable, Job, datetime, list[str]]
 """An audit, its job, the database's clock, and the ids of its probes in their order."""
 
 
 def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime, list[str]]:
-    """The workspace's audits, each with its job, the database's clock and its probes' ids."""
+    """Select the workspace's audits, each with its job, the database's clock and its probes' ids."""
     probe_ids = (
         select(func.array_agg(aggregate_order_by(AuditProbe.probe_id, AuditProbe.probe_no)))
         .where(AuditProbe.audit_id == AuditTable.id)
@@ -41,29 +41,48 @@ def select_audits(principal: Principal) -> Select[AuditTable, Job, datetime, lis
     )
 
 
-def find_audit(session: Session, principal: Principal, audit_id: str, options: Sequence[ORMOption] = ()) -> Found:
-    """One audit, read with `options`. Raises Problem 404 `audit_not_found`."""
+def find_audit(session: Session, principal: Principal, audit_id: str, options: Sequence[ORMOption] = ()) -> AuditRow:
+    """Read one audit.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+        options: How its row is loaded.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
     query = select_audits(principal).where(AuditTable.id == audit_id).options(*options)
     found = session.execute(query).one_or_none()
     if found is None:
-        raise not_found("audit")
+        raise NotFoundError("audit")
     return found
 
 
 def find_state(session: Session, principal: Principal, audit_id: str) -> State:
-    """The state of one audit. Raises Problem 404 `audit_not_found`."""
+    """Read the state of one audit.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
     state = session.scalar(
         select(Job.state)
         .join(AuditTable, (AuditTable.workspace_id == Job.workspace_id) & (AuditTable.job_id == Job.id))
         .where(AuditTable.workspace_id == principal.workspace_id, AuditTable.id == audit_id)
     )
     if state is None:
-        raise not_found("audit")
+        raise NotFoundError("audit")
     return State(state)
 
 
 def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> list[AuditEvent]:
-    """Oldest first."""
+    """Read the audit's events behind number `after`, the oldest first, at most `limit` of them."""
     query = select(AuditEvent).where(AuditEvent.audit_id == audit_id, AuditEvent.seq > after)
     return list(session.scalars(query.order_by(AuditEvent.seq).limit(limit)))
 
@@ -71,7 +90,18 @@ def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> l
 def find_succeeded(
     session: Session, principal: Principal, audit_id: str, options: Sequence[ORMOption] = ()
 ) -> AuditTable:
-    """An audit whose results are public, read with `options`. Raises Problem 404, or 409 `audit_not_finished`."""
+    """Read an audit whose results are published.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+        options: How its row is loaded.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+        ConflictError: `audit_not_finished`.
+    """
     audit, job = find_audit(session, principal, audit_id, options)[:2]
     _require_success(job.state)
     return audit
@@ -92,11 +122,21 @@ _PUBLISHED = (
 
 
 def find_published(session: Session, principal: Principal, audit_id: str) -> PublishedAudit:
-    """The same, and no more of it than its results are found by. Raises as `find_succeeded` does."""
+    """Read of an audit whose results are published no more than they are found by.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+        ConflictError: `audit_not_finished`.
+    """
     asked = {"workspace_id": principal.workspace_id, "audit_id": audit_id}
     found = session.connection().execute(_PUBLISHED, asked).one_or_none()
     if found is None:
-        raise not_found("audit")
+        raise NotFoundError("audit")
     _require_success(found.state)
     return PublishedAudit(
         found.id, found.workspace_id, found.dataset_id, attempt=found.published_attempt, lists=tuple(found.lists)
@@ -108,15 +148,23 @@ def _require_success(state: str) -> None:
         return
     if state in TERMINAL:
         detail = f"This audit has {state if state == State.FAILED else 'been cancelled'}: it has no results."
-        raise Problem(409, "audit_not_finished", f"{detail} Retry it, or start another one.")
+        raise ConflictError("audit_not_finished", f"{detail} Retry it, or start another one.")
     detail = f"This audit is {state}. Its results come when it has succeeded."
-    raise Problem(409, "audit_not_finished", detail, headers={"Retry-After": "5"})
+    raise ConflictError("audit_not_finished", detail, retry_after=5)
 
 
 def list_audits(
     session: Session, principal: Principal, *, status: State | None, after: str | None, limit: int
-) -> list[Found]:
-    """Newest first, without summaries, which are long."""
+) -> list[AuditRow]:
+    """Read the workspace's audits, the newest first, without their summaries, which are long.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        status: Only audits in this state; None: in any.
+        after: Id of the audit behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
     query = select_audits(principal).options(defer(AuditTable.summary, raiseload=True))
     if status is not None:
         query = query.where(Job.state == status)
@@ -125,15 +173,15 @@ def list_audits(
     return list(session.execute(query.order_by(AuditTable.id.desc()).limit(limit)).all())
 
 
-def render_audit(found: Found) -> Audit:
-    """The audit with its summary."""
+def render_audit(found: AuditRow) -> Audit:
+    """Show the audit with its summary."""
     audit = found[0]
     summary = None if audit.summary is None else Summary.model_validate(audit.summary)
     return Audit(**dict(render_audit_summary(found)), summary=summary)
 
 
-def render_audit_summary(found: Found) -> AuditSummary:
-    """The audit as lists show it."""
+def render_audit_summary(found: AuditRow) -> AuditSummary:
+    """Show the audit without its summary, as lists do."""
     audit, job, now, probe_ids = found
     held = job.state in HELD
     return AuditSummary(
@@ -167,7 +215,7 @@ def _step(audit: AuditTable) -> Step | None:
 
 
 def render_progress(subject: AuditTable | Export, now: datetime) -> Progress | None:
-    """How far a job's subject is; None before it has begun."""
+    """Show how far the subject of a job is at the time `now`; None before it has begun."""
     if subject.progress_done is None:
         return None
     eta = subject.eta_at

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 
+from service.audits import actions
 from service.audits.estimate.estimate import estimate_audit
 from service.audits.estimate.schemas import Estimate
 from service.audits.live.changes import AuditChanges
@@ -21,24 +22,18 @@ from service.audits.queries import (
 from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.validation import check_request
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.http.streaming.prefer import PreferredWaitDep, unless_disconnected
 from service.http.streaming.sse import MEDIA_TYPE as EVENT_STREAM
 from service.http.streaming.sse import LastEventId, event_number, wants_events
-from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
-from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
-from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import TERMINAL, State
-from service.lifecycle.wakeup import wake_idle
+from service.principal import Principal
 
 router = resource_router("audits")
 Reader = Annotated[Principal, Depends(RequireScope())]
@@ -52,13 +47,10 @@ REFUSALS = (
     "group_column_not_found",
     "trusted_column_not_found",
 )
-"""Of what check_request looks at."""
+"""Codes of `check_request`."""
 
-EXPORTS_NAMED = 3
-"""In the way of a deletion."""
-
-POLL_SECONDS = "2"
-"""When to ask again about an audit that has not ended."""
+RETRY_AFTER = {"Retry-After": str(actions.POLL_SECONDS)}
+"""Sent with an audit that has not ended."""
 
 
 @router.post(
@@ -77,24 +69,11 @@ def create(
     response: Response,
 ) -> Audit:
     """Queues an audit. Ask the Location for how far it is."""
-    model = check_request(session, principal, body)
-    audit = create_audit(
-        session,
-        workspace_id=principal.workspace_id,
-        dataset_id=body.dataset_id,
-        probe_ids=body.probe_ids,
-        model_id=model.id,
-        training=body.training,
-        seeds=body.seeds,
-        q=body.q,
-        group_column=body.group_column,
-        trusted_column=body.trusted_column,
-        request_id=request_id.get(),
+    audit = actions.create(
+        session, principal, body, settings=settings, request_id=request_id.get(), later=background.add_task
     )
-    wake_idle(session, settings, "gpu", background.add_task)
-    response.headers["Location"] = f"/v1/audits/{audit.id}"
-    response.headers["Retry-After"] = POLL_SECONDS
-    return render_audit(find_audit(session, principal, audit.id))
+    response.headers.update({"Location": f"/v1/audits/{audit.id}"} | RETRY_AFTER)
+    return audit
 
 
 @router.post("/estimate", operation_id="estimate_audit", responses=declared_problems(*REFUSALS))
@@ -163,7 +142,7 @@ async def get(
 
 
 def _headers(tag: str, state: State) -> dict[str, str]:
-    return {"ETag": tag} | ({} if state in TERMINAL else {"Retry-After": POLL_SECONDS})
+    return {"ETag": tag} | ({} if state in TERMINAL else RETRY_AFTER)
 
 
 @router.delete(
@@ -177,35 +156,13 @@ def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> None:
 
     It is gone at once; what it leaves in the database and the object store is cleared away in the background.
     """
-    try:
-        delete_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id)
-    except LookupError:
-        raise not_found("audit") from None
-    except NotEndedError as error:
-        if error.state is State.CANCELLING:
-            detail = "This audit is being cancelled. Delete it once it is cancelled."
-            raise Problem(409, "audit_not_ended", detail, headers={"Retry-After": POLL_SECONDS}) from None
-        detail = f"This audit is {error.state}. Cancel it first: POST /v1/audits/{audit_id}/cancel."
-        raise Problem(409, "audit_not_ended", detail) from None
-    except ExportsNotEndedError as error:
-        names = ", ".join(error.export_ids[:EXPORTS_NAMED]) + (" ..." if error.export_ids[EXPORTS_NAMED:] else "")
-        detail = f"Exports of this audit are queued or run: {names}. Let them end, or cancel them first."
-        raise Problem(409, "audit_in_use", detail) from None
+    actions.delete(session, principal, audit_id)
 
 
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))
 def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep) -> Audit:
     """Stops the audit: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
-    try:
-        request_cancel(
-            session,
-            workspace_id=principal.workspace_id,
-            audit_id=audit_id,
-            within_seconds=settings.cancel_seconds,
-        )
-    except LookupError:
-        raise not_found("audit") from None
-    return render_audit(find_audit(session, principal, audit_id))
+    return actions.cancel(session, principal, audit_id, settings=settings)
 
 
 @router.post(
@@ -219,17 +176,9 @@ def retry(
 ) -> Audit:
     """Queues a failed or cancelled audit again: it goes on where it was. Idempotent: one that is queued or runs is
     left alone."""
-    try:
-        retry_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id, request_id=request_id.get())
-    except LookupError:
-        raise not_found("audit") from None
-    except NotRetryableError as error:
-        if error.state is State.SUCCEEDED:
-            raise Problem(409, "audit_not_retryable", "This audit has succeeded. Start another one.") from None
-        detail = "This audit is being cancelled. Retry it once it is cancelled."
-        raise Problem(409, "audit_not_retryable", detail, headers={"Retry-After": POLL_SECONDS}) from None
-    wake_idle(session, settings, "gpu", background.add_task)
-    return render_audit(find_audit(session, principal, audit_id))
+    return actions.retry(
+        session, principal, audit_id, settings=settings, request_id=request_id.get(), later=background.add_task
+    )
 
 
 @router.get(

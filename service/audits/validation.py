@@ -4,25 +4,33 @@ from sqlalchemy.orm import Session
 
 from service.audits.schemas import AuditCreate
 from service.contract.spec import MIN_DATASET_ROWS
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found, scoped
-from service.http.problems.problem import Problem
+from service.errors import InvalidError, InvalidReferenceError, NotFoundError
 from service.models.queries import find_model
+from service.principal import Principal
+from service.scoping import scoped
 from service.store.tables import Dataset, Model, Probe
 
 
 def check_request(session: Session, principal: Principal, body: AuditCreate) -> Model:
-    """The model that the request names.
+    """Find the model that the request names, and check everything else in it.
 
-    Raises Problem 422: `dataset_not_found`, `probe_not_found`, `model_not_found`, `dataset_too_small`,
-    `group_column_not_found`, `trusted_column_not_found`, `invalid_request` for seeds out of range. The dataset and the
-    probes are kept from being deleted until the transaction ends.
+    The dataset and the probes are kept from being deleted until the transaction ends.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        body: The request.
+
+    Raises:
+        InvalidReferenceError: `dataset_not_found`, `probe_not_found` or `model_not_found`.
+        InvalidError: `dataset_too_small`, `group_column_not_found`, `trusted_column_not_found`, or `invalid_request`
+            where the last seed is out of range.
     """
     dataset = session.scalars(
         scoped(Dataset, principal).where(Dataset.id == body.dataset_id).with_for_update(read=True, key_share=True)
     ).one_or_none()
     if dataset is None:
-        raise not_found("dataset", 422, "#/dataset_id")
+        raise InvalidReferenceError("dataset", "#/dataset_id")
     known = set(
         session.scalars(
             scoped(Probe, principal)
@@ -33,27 +41,27 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
     )
     for position, probe_id in enumerate(body.probe_ids):
         if probe_id not in known:
-            raise not_found("probe", 422, f"#/probe_ids/{position}")
+            raise InvalidReferenceError("probe", f"#/probe_ids/{position}")
     try:
         model = find_model(session, principal, body.model_id)
-    except Problem:
-        raise not_found("model", 422, "#/model_id") from None
+    except NotFoundError:
+        raise InvalidReferenceError("model", "#/model_id") from None
     if dataset.rows < MIN_DATASET_ROWS:
         detail = (
             f"The dataset has {dataset.rows} samples; an audit needs {MIN_DATASET_ROWS} or more to know the normal."
         )
-        raise Problem(422, "dataset_too_small", detail, errors=[{"pointer": "#/dataset_id", "detail": detail}])
+        raise InvalidError("dataset_too_small", detail, errors={"#/dataset_id": detail})
     if body.group_column is not None and body.group_column not in dataset.columns:
         raise _column_not_found(dataset, "group_column_not_found", "#/group_column")
     if body.trusted_column is not None and body.trusted_column not in dataset.columns:
         raise _column_not_found(dataset, "trusted_column_not_found", "#/trusted_column")
     if body.training.seed + body.seeds > 2**31:
         detail = "The last seed would be 2147483648 or more: lower training.seed."
-        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "#/training/seed", "detail": detail}])
+        raise InvalidError("invalid_request", detail, errors={"#/training/seed": detail})
     return model
 
 
-def _column_not_found(dataset: Dataset, code: str, pointer: str) -> Problem:
+def _column_not_found(dataset: Dataset, code: str, pointer: str) -> InvalidError:
     known = ", ".join(dataset.columns[:20]) or "none"
     detail = f"The dataset has no extra column of this name. Its extra columns: {known}."
-    return Problem(422, code, detail, errors=[{"pointer": pointer, "detail": detail}])
+    return InvalidError(code, detail, errors={pointer: detail})

@@ -12,12 +12,12 @@ from service.audits.queries import find_succeeded
 from service.comparisons.comparing import Match, Matches, Side, compare, list_changed, load_side, match_sides
 from service.comparisons.schemas import Change, ChangedSample, Comparison
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.dependencies import ObjectsDep, TransactionsDep
 from service.http.fields import NO_NUL, Storable
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.http.transactions import Transactions
+from service.principal import Principal
 from service.store.objects import ObjectStore
 
 router = resource_router("comparisons")

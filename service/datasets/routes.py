@@ -7,7 +7,7 @@ from fastapi import BackgroundTasks, Depends, Query, Request, Response
 from pydantic import Field
 from starlette.requests import ClientDisconnect
 
-from service.datasets import queries
+from service.datasets import actions, queries
 from service.datasets.file_names import MEDIA_TYPES, file_name, media_type
 from service.datasets.intake import Form
 from service.datasets.parsing.records import FORMATS, MAX_KEY_LENGTH, Mapping
@@ -15,16 +15,17 @@ from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import Name, PathId
 from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
+from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
 from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
 from service.lifecycle.wakeup import wake
+from service.principal import Principal
 from service.store.objects import dataset_key
 from service.store.tables import Dataset as DatasetTable
 
@@ -81,6 +82,7 @@ async def upload(
             principal=principal,
             name=name,
             form=Form(format=format, mapping=mapping, encoding=encoding),
+            request_id=request_id.get(),
             recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), _created(dataset)),
         )
     except AnsweredAlreadyError as error:
@@ -182,7 +184,7 @@ async def delete(dataset_id: PathId, principal: Writer, transactions: Transactio
     """Deletes a dataset that no audit stands on, and its files."""
     # The row goes first and for good: a row without objects could not be read. Should this end here, the objects are
     # deleted by whoever reconciles.
-    await transactions.run(lambda session: queries.delete_dataset(session, principal, dataset_id))
+    await transactions.run(lambda session: actions.delete(session, principal, dataset_id))
     await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id))
 
 

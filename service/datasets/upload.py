@@ -14,11 +14,12 @@ from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from service.datasets import actions
 from service.datasets.intake import Form, Intake, Invalid, Parsed, Refused, Report
-from service.datasets.queries import dataset_exists, insert_dataset
-from service.http.auth.principal import Principal
-from service.http.problems.problem import Problem
+from service.datasets.queries import dataset_exists
+from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError, UnavailableError
 from service.http.transactions import Transactions
+from service.principal import Principal
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.objects import ObjectStore
@@ -32,6 +33,9 @@ CONCURRENT_UPLOADS = 8
 
 IDLE_SECONDS = 60.0
 """An upload that sends nothing for so long is dropped: it holds a child and an unfinished file."""
+
+_REFUSALS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError, 507: StorageFullError}
+"""What the parser's statuses mean."""
 
 T = TypeVar("T")
 
@@ -48,43 +52,63 @@ async def receive_dataset(
     principal: Principal,
     name: str | None,
     form: Form,
+    request_id: str | None,
     recorded: Callable[[Session, Dataset], None] = lambda session, dataset: None,
 ) -> Dataset:
-    """Stores and parses what the chunks give, then records it; objects first, row second.
+    """Store and parse what the chunks give, then record it: objects first, row second.
 
-    `recorded` runs in the transaction that writes the row; what it raises is raised. Raises Problem, and starlette's
-    ClientDisconnect. Then nothing of the upload is left.
+    Whatever is raised, nothing of the upload is left.
+
+    Args:
+        chunks: The upload as it comes.
+        objects: Where its bytes are kept.
+        settings: Its limits, and the folder for unfinished files.
+        transactions: Where its row is written.
+        principal: Whose dataset it becomes.
+        name: What to call the dataset; None: by its id.
+        form: What the client says of the upload.
+        request_id: Of the request that brings it.
+        recorded: Runs in the transaction that writes the row; what it raises is raised.
+
+    Raises:
+        UnavailableError: `too_many_uploads`.
+        TimedOutError: `upload_stalled`.
+        TooLargeError: `upload_too_large`, `too_many_rows` or `decompression_limit`.
+        InvalidError: The parser refuses the file, or some of its records.
+        StorageFullError: `storage_full`.
+        ClientDisconnect: The connection ended before the upload did.
     """
     uploads = _limiter(_uploads)
     try:
         uploads.acquire_nowait()
     except WouldBlock:
         detail = f"{CONCURRENT_UPLOADS} uploads are running, which is as many as this server takes. Try again."
-        raise Problem(503, "too_many_uploads", detail, headers={"Retry-After": "10"}) from None
+        raise UnavailableError("too_many_uploads", detail, retry_after=10) from None
     try:
         dataset_id = new_id("ds")
         intake = Intake(objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, form=form)
         try:
             report = await _take_in(chunks, intake, settings.max_upload_bytes)
             if not isinstance(report, Parsed):
-                raise _problem(report)
+                raise _error(report)
             await _in_thread(intake.keep)
         except BaseException as error:
             with CancelScope(shield=True):
                 await _in_thread(intake.abort)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise Problem(507, "storage_full", "The server's disk is full. Nothing was kept.") from None
+                raise StorageFullError("storage_full", "The server's disk is full. Nothing was kept.") from None
             raise
 
         def record(session: Session) -> Dataset:
-            dataset = insert_dataset(
+            dataset = actions.record(
                 session,
-                workspace_id=principal.workspace_id,
-                dataset_id=dataset_id,
+                principal,
+                dataset_id,
                 name=name or dataset_id,
                 size=intake.bytes,
                 sha256=intake.sha256,
                 parsed=report,
+                request_id=request_id,
             )
             recorded(session, dataset)
             return dataset
@@ -98,7 +122,17 @@ async def receive_dataset(
 
 
 async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    """SHA-256 of an upload that is not kept. Raises Problem, and starlette's ClientDisconnect."""
+    """Compute the SHA-256 of an upload that is not kept.
+
+    Args:
+        chunks: The upload as it comes.
+        max_bytes: The most that are taken.
+
+    Raises:
+        TimedOutError: `upload_stalled`.
+        TooLargeError: `upload_too_large`.
+        ClientDisconnect: The connection ended before the upload did.
+    """
     digest = hashlib.sha256()
     received = 0
     while (chunk := await _next(chunks)) is not None:
@@ -135,7 +169,7 @@ async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
             return await anext(chunks, None)
     except TimeoutError:
         detail = f"Nothing came for {IDLE_SECONDS:.0f} seconds. Upload the file again."
-        raise Problem(408, "upload_stalled", detail) from None
+        raise TimedOutError("upload_stalled", detail) from None
 
 
 async def _record(
@@ -160,25 +194,26 @@ async def _record(
         raise
 
 
-def too_large(max_bytes: int) -> Problem:
-    """The upload has more than `max_bytes`."""
-    return Problem(413, "upload_too_large", f"An upload has at most {max_bytes} bytes. Split the dataset, or use gzip.")
+def too_large(max_bytes: int) -> TooLargeError:
+    """The error of an upload that has more than `max_bytes`."""
+    return TooLargeError(
+        "upload_too_large", f"An upload has at most {max_bytes} bytes. Split the dataset, or use gzip."
+    )
 
 
-def _problem(report: Invalid | Refused) -> Problem:
+def _error(report: Invalid | Refused) -> DomainError:
     if isinstance(report, Refused):
-        errors = [] if report.pointer is None else [{"pointer": report.pointer, "detail": report.detail}]
-        return Problem(report.status, report.code, report.detail, errors=errors)
+        errors = {} if report.pointer is None else {report.pointer: report.detail}
+        return _REFUSALS[report.status](report.code, report.detail, errors=errors)
     first = report.errors[0]
     unit, _, number = first.pointer.partition(":")
     rest = report.bad - len(report.errors)
     more = f" The first {len(report.errors)} are listed, {rest} more are not." if rest else ""
     records = f"1 {unit} is" if report.bad == 1 else f"{report.bad} {unit}s are"
-    return Problem(
-        422,
+    return InvalidError(
         "dataset_invalid",
         f"{records} not valid; nothing was kept. {unit.capitalize()} {number}: {first.reason}.{more}",
-        errors=[{"pointer": bad.pointer, "detail": bad.reason} for bad in report.errors],
+        errors={bad.pointer: bad.reason for bad in report.errors},
     )
 
 

@@ -7,42 +7,69 @@ from sqlalchemy.orm import Session
 
 from service.audits.queries import render_progress
 from service.contract.failure import Failure
+from service.errors import ConflictError, NotFoundError
 from service.exports.schemas import Export
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found, scoped
-from service.http.problems.problem import Problem
 from service.lifecycle.transitions import HELD, TERMINAL, State
+from service.principal import Principal
+from service.scoping import scoped
 from service.store.tables import Export as ExportTable
 from service.store.tables import Job
 
-Found = Row[ExportTable, Job, datetime]
+ExportRow = Row[ExportTable, Job, datetime]
 """An export, its job and the database's clock."""
 
 
-def find_export(session: Session, principal: Principal, export_id: str) -> Found:
-    """One export. Raises Problem 404 `export_not_found`."""
+def find_export(session: Session, principal: Principal, export_id: str) -> ExportRow:
+    """Read one export.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        export_id: Which export.
+
+    Raises:
+        NotFoundError: `export_not_found`.
+    """
     found = session.execute(_select_exports(principal).where(ExportTable.id == export_id)).one_or_none()
     if found is None:
-        raise not_found("export")
+        raise NotFoundError("export")
     return found
 
 
 def find_finished(session: Session, principal: Principal, export_id: str) -> ExportTable:
-    """An export whose content is there. Raises Problem 404, or 409 `export_not_finished`."""
+    """Read an export whose content is there.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        export_id: Which export.
+
+    Raises:
+        NotFoundError: `export_not_found`.
+        ConflictError: `export_not_finished`.
+    """
     export, job = find_export(session, principal, export_id)[:2]
     if job.state == State.SUCCEEDED:
         return export
     if job.state in TERMINAL:
         ended = "has failed" if job.state == State.FAILED else "has been cancelled"
-        raise Problem(409, "export_not_finished", f"This export {ended}: it has no content. Ask for another one.")
+        raise ConflictError("export_not_finished", f"This export {ended}: it has no content. Ask for another one.")
     detail = f"This export is {job.state}. Its content comes when it has succeeded."
-    raise Problem(409, "export_not_finished", detail, headers={"Retry-After": "2"})
+    raise ConflictError("export_not_finished", detail, retry_after=2)
 
 
 def list_exports(
     session: Session, principal: Principal, *, audit_id: str | None, after: str | None, limit: int
-) -> list[Found]:
-    """Newest first."""
+) -> list[ExportRow]:
+    """Read the workspace's exports, the newest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Only exports of this audit; None: of any.
+        after: Id of the export behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
     query = _select_exports(principal)
     if audit_id is not None:
         query = query.where(ExportTable.audit_id == audit_id)
@@ -51,8 +78,8 @@ def list_exports(
     return list(session.execute(query.order_by(ExportTable.id.desc()).limit(limit)).all())
 
 
-def render_export(found: Found) -> Export:
-    """The export as the API shows it."""
+def render_export(found: ExportRow) -> Export:
+    """Show the export as the API does."""
     export, job, now = found
     return Export.model_validate(
         {

@@ -5,12 +5,10 @@ from typing import Annotated
 from anyio.to_thread import run_sync
 from fastapi import BackgroundTasks, Depends, Query, Request, Response
 
-from service.audits.queries import find_published
+from service.exports import actions
 from service.exports.queries import find_export, find_finished, list_exports, render_export
 from service.exports.schemas import Export, ExportCreate
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, weak_tag
 from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, TransactionsDep
@@ -18,12 +16,9 @@ from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
-from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
-from service.lifecycle.exports import create_export, delete_export, request_cancel_export
-from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import TERMINAL
-from service.lifecycle.wakeup import wake_idle
+from service.principal import Principal
 from service.store.objects import export_key, export_prefix
 
 router = resource_router("exports")
@@ -57,24 +52,12 @@ def create(
     response: Response,
 ) -> Export:
     """Queues an export of an audit that has succeeded. Ask the Location for how far it is."""
-    audit = find_published(session, principal, audit_id)
-    try:
-        export = create_export(
-            session,
-            workspace_id=principal.workspace_id,
-            audit_id=audit.id,
-            kind=body.kind,
-            format=body.format,
-            filter=None if body.kind == "scores" else body.filter,
-            max_q=body.max_q,
-            request_id=request_id.get(),
-        )
-    except LookupError:  # deleted just now
-        raise not_found("audit") from None
-    wake_idle(session, settings, "io", background.add_task)
+    export = actions.create(
+        session, principal, audit_id, body, settings=settings, request_id=request_id.get(), later=background.add_task
+    )
     response.headers["Location"] = f"/v1/exports/{export.id}"
     response.headers["Retry-After"] = POLL_SECONDS
-    return render_export(find_export(session, principal, export.id))
+    return export
 
 
 @router.get("", operation_id="list_exports", responses=declared_problems(403))
@@ -145,16 +128,7 @@ for method in ("GET", "HEAD"):
 )
 def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: SettingsDep) -> Export:
     """Stops the export: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
-    try:
-        request_cancel_export(
-            session,
-            workspace_id=principal.workspace_id,
-            export_id=export_id,
-            within_seconds=settings.cancel_seconds,
-        )
-    except LookupError:
-        raise not_found("export") from None
-    return render_export(find_export(session, principal, export_id))
+    return actions.cancel(session, principal, export_id, settings=settings)
 
 
 @router.delete(
@@ -165,12 +139,6 @@ def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: 
 )
 async def delete(export_id: PathId, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep) -> None:
     """Deletes an export that has ended, and its file."""
-    workspace_id = principal.workspace_id
-    try:
-        await transactions.run(lambda session: delete_export(session, workspace_id=workspace_id, export_id=export_id))
-    except LookupError:
-        raise not_found("export") from None
-    except NotEndedError:
-        raise Problem(409, "export_not_ended", "This export is queued or runs. Cancel it first.") from None
+    await transactions.run(lambda session: actions.delete(session, principal, export_id))
     # At once, where it can be; whoever reconciles sees to it otherwise.
-    await run_sync(objects.delete_tree, export_prefix(workspace_id, export_id))
+    await run_sync(objects.delete_tree, export_prefix(principal.workspace_id, export_id))

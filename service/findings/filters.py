@@ -1,10 +1,8 @@
 """Which samples a list holds: what may be asked for, and as conditions of SQL."""
 
-import inspect
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, select
 from sqlalchemy.dialects.postgresql import TSQUERY
@@ -13,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from service.contract.results import Side
 from service.contract.spec import MAX_PROBES
+from service.errors import InvalidError
 from service.http.fields import NO_NUL, Storable
-from service.http.problems.problem import Problem
 from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
 from service.store.verdict_tables import Verdict
@@ -58,31 +56,6 @@ class Filter(BaseModel):
     )
 
 
-async def _from_query(**values: Any) -> Filter:
-    return Filter(**values)
-
-
-# A parameter for each field, as the model has it: a model as a query parameter cannot stand beside others.
-_from_query.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[
-                field.annotation,
-                *field.metadata,
-                Query(description=field.description, json_schema_extra=field.json_schema_extra),
-            ],
-        )
-        for name, field in Filter.model_fields.items()
-    ]
-)
-
-FilterDep = Annotated[Filter, Depends(_from_query)]
-"""The filter, from the query of the address."""
-
-
 @dataclass(frozen=True)
 class Listed:
     """One ranked list of an audit's published result."""
@@ -98,15 +71,21 @@ class Listed:
 
 
 def listed(audit: PublishedAudit, probe: int) -> Listed:
-    """The headline's list (0) or one probe's.
+    """Find the list of scores over all probes, or of one of them.
 
-    An audit of one probe keeps its list once, as the headline. Raises Problem 422 `invalid_request` for a probe that
-    the audit does not have.
+    An audit of one probe keeps its list once, as the headline.
+
+    Args:
+        audit: The published audit.
+        probe: 0: the headline over all probes; 1, 2, ...: one probe alone.
+
+    Raises:
+        InvalidError: `invalid_request`: the audit does not have this probe.
     """
     if probe > audit.probes:
         have = "1 probe" if audit.probes == 1 else f"{audit.probes} probes"
         detail = f"The audit has {have}: ask for probe 1 to {audit.probes}, or for 0, the headline over all."
-        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:probe", "detail": detail}])
+        raise InvalidError("invalid_request", detail, errors={"query:probe": detail})
     probe_no = HEADLINE if audit.probes == 1 else probe
     return Listed(audit.id, audit.attempt, audit.lists[probe_no], probe_no)
 
@@ -173,7 +152,11 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
 
 
 def check_text(session: Session, text: str) -> None:
-    """Raises Problem 422 `invalid_request` for a text without a word: it would mean nothing, or everything."""
+    """Check that a text to look for has a word: without one it would mean nothing, or everything.
+
+    Raises:
+        InvalidError: `invalid_request`: it has none, or cannot be looked for.
+    """
     detail = "Name at least one word to look for."
     try:
         with session.begin_nested():
@@ -181,7 +164,7 @@ def check_text(session: Session, text: str) -> None:
     except (DataError, InternalError, ProgrammingError):  # Postgres has little room for minus after minus
         nodes, detail = 0, "This cannot be looked for. Use words, and a minus before those that must be missing."
     if not nodes:
-        raise Problem(422, "invalid_request", detail, errors=[{"pointer": "query:text", "detail": detail}])
+        raise InvalidError("invalid_request", detail, errors={"query:text": detail})
 
 
 def matching_texts(within: Listed, text: str) -> list[ColumnElement[bool]]:

@@ -38,7 +38,7 @@ COLLECT_ROWS = 10_000
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundSamples:
     """Samples in their order."""
 
     scores: list[ScoreColumns]
@@ -50,8 +50,20 @@ class Found:
 
 def find_page(
     session: Session, within: Listed, wanted: Filter, order: Order, after: Position | None, limit: int
-) -> Found:
-    """At most `limit` samples behind `after`, in their order. Raises Problem 422 for a text without a word."""
+) -> FoundSamples:
+    """Find the samples of a page, in their order.
+
+    Args:
+        session: An open transaction; under a savepoint where a text is looked for.
+        within: The list that they are of.
+        wanted: Which samples.
+        order: How they are sorted.
+        after: The position behind which to begin; None: at the first.
+        limit: The most that are found.
+
+    Raises:
+        InvalidError: `invalid_request`: the text to look for has no word.
+    """
     if wanted.text is not None:
         check_text(session, wanted.text)
     # What these keep lies nowhere in particular in any order: a walk would look in vain.
@@ -67,9 +79,17 @@ def find_page(
 
 
 def find_rows(session: Session, within: Listed, wanted: Filter, *, limit: int, walk_rows: int) -> list[int] | None:
-    """The rows of all samples that the filter keeps, at most `limit`, by rank.
+    """Find the rows of all samples that a filter keeps, by rank; None where the search ended before all were found.
 
-    None where they were not all found among `walk_rows` samples. Raises Problem 422 for a text without a word.
+    Args:
+        session: An open transaction.
+        within: The list that they are of.
+        wanted: Which samples.
+        limit: The most that are found.
+        walk_rows: The most samples that are looked at.
+
+    Raises:
+        InvalidError: `invalid_request`: the text to look for has no word.
     """
     if wanted.text is not None:
         check_text(session, wanted.text)
@@ -97,7 +117,7 @@ def _walk(
     after: Position | None,
     limit: int,
     walk_rows: int,
-) -> Found:
+) -> FoundSamples:
     scores: list[ScoreColumns] = []
     positions: list[Position] = []
     for without_value in _segments(order, after):
@@ -112,8 +132,8 @@ def _walk(
         walk_rows -= seen
         if walk_rows <= 0:
             over = last is not None and _ends_behind(session, within, wanted, order, last)
-            return Found(scores, positions, None if over else last)
-    return Found(scores, positions)
+            return FoundSamples(scores, positions, None if over else last)
+    return FoundSamples(scores, positions)
 
 
 def _walked(
@@ -292,7 +312,7 @@ def _sort(
     after: Position | None,
     limit: int,
     rows: list[int],
-) -> Found:
+) -> FoundSamples:
     scores: list[ScoreColumns] = []
     positions: list[Position] = []
     for without_value in _segments(order, after):
@@ -303,7 +323,7 @@ def _sort(
         positions += [position for _, position in found]
         if len(scores) >= limit:
             break
-    return Found(scores, positions)
+    return FoundSamples(scores, positions)
 
 
 def _sorted(

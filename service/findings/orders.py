@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 
 from sqlalchemy import REAL, BigInteger, ColumnElement, DateTime, Double, bindparam, cast, tuple_
 
-from service.http.pagination import invalid_cursor
+from service.errors import InvalidCursorError
 
 Sort = Literal["rank", "-rank", "mu", "-mu", "z", "-z", "q", "row", "-row", "reviewed_at", "-reviewed_at"]
 """A minus: the largest first."""
@@ -82,15 +82,19 @@ class Order:
         return Position(self, value, row)
 
     def parse(self, cursor: str) -> "Position":
-        """The position that a cursor names. Raises Problem 422 `invalid_cursor`, also for a cursor of another sort."""
+        """Find the position that a cursor names.
+
+        Raises:
+            InvalidCursorError: It is no cursor of a list in this order.
+        """
         name, _, rest = cursor.partition("|")
         text, _, row = rest.rpartition("|")
         if name != self.name or not row.isdecimal() or len(row) > 19 or int(row) >= 2**63:
-            raise invalid_cursor()
+            raise InvalidCursorError
         try:
             value = self._value(text)
         except ValueError:
-            raise invalid_cursor() from None
+            raise InvalidCursorError from None
         return Position(self, value, int(row))
 
     def _value(self, text: str) -> Any:

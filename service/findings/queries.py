@@ -1,4 +1,4 @@
-"""Reading one finding by its row, and the texts of a page; `listing` finds which samples a page holds."""
+"""Reading findings: a page of them, one by its row, the first ones; `listing` finds which samples a page holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,16 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from service.contract.results import ScoreRow
-from service.findings.listing import SCORE, ScoreColumns
-from service.findings.schemas import Finding, Result, Verdict
+from service.findings.filters import Filter, listed
+from service.findings.listing import SCORE, ScoreColumns, find_page
+from service.findings.orders import Order, Sort
+from service.findings.precision import precision_down_to
+from service.findings.schemas import Finding, FindingDetail, Observation, Result
+from service.findings.verdicts.queries import find_verdicts, finding_not_found, render_verdict
 from service.store.score_lists import HEADLINE, PublishedAudit
+from service.store.stored_rows import StoredRows
 from service.store.tables import Finding as FindingTable
 from service.store.tables import Score
-from service.store.verdict_tables import Verdict as VerdictTable
 
 FIELDS = tuple(name for name in ScoreRow.model_fields if name != "probe_no")
 """Of a contract.ScoreRow, those that are columns of `scores`."""
@@ -60,6 +64,15 @@ def _select_texts() -> Select[Any]:
     )
 
 
+@dataclass(frozen=True)
+class FindingsPage:
+    """A part of a list of findings."""
+
+    findings: list[Finding]
+    next_key: str | None
+    """Where the next page begins; None: the list ends with this one."""
+
+
 # Made once: to build them would take longer than to run them.
 _TEXTS = _select_texts()
 _SCORES_OF_ROW = select(*SCORE).where(
@@ -68,8 +81,75 @@ _SCORES_OF_ROW = select(*SCORE).where(
 _ONE: Select[Any] = select(_KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines).where(*_THESE)
 
 
+def read_page(
+    session: Session, audit: PublishedAudit, wanted: Filter, *, sort: Sort = "rank", after: str | None, limit: int
+) -> FindingsPage:
+    """Read a page of the audit's findings.
+
+    Args:
+        session: An open transaction; under a savepoint where a text is looked for.
+        audit: The published audit.
+        wanted: Which samples.
+        sort: Their order.
+        after: `next_key` of the page before; None: at the first.
+        limit: The most findings that the page holds; it has fewer where texts are long or what is wanted is rare.
+
+    Raises:
+        InvalidCursorError: `after` is of no page of this sort.
+        InvalidError: `invalid_request`: the audit lacks the probe, or the text to look for has no word.
+    """
+    order = Order.of(sort)
+    start = None if after is None else order.parse(after)
+    within = listed(audit, wanted.probe)
+    found = find_page(session, within, wanted, order, start, limit + 1)
+    rows = [score.row for score in found.scores[:limit]]
+    keep, texts = page_texts(session, audit, rows)
+    verdicts = find_verdicts(session, audit, rows[:keep])
+    next_position = found.positions[keep - 1] if len(found.scores) > keep else found.resume
+    return FindingsPage(
+        [
+            render_finding(score, texts.get(score.row), verdicts.get(score.row), probe_no=within.probe_no)
+            for score in found.scores[:keep]
+        ],
+        None if next_position is None else next_position.cursor,
+    )
+
+
+def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, row: int) -> FindingDetail:
+    """Read one sample's result with its text.
+
+    Args:
+        session: An open transaction.
+        stored: Where the text is that is not kept in the database.
+        audit: The published audit.
+        row: Which sample.
+
+    Raises:
+        NotFoundError: `finding_not_found`.
+        ObjectMissingError: The dataset's rows are gone.
+        ObjectStoreUnavailableError: The object store does not answer.
+    """
+    scores = find_scores(session, audit, row)
+    if not scores:
+        raise finding_not_found()
+    kept = find_kept(session, audit, row)
+    if kept is None:
+        sample = stored.row(audit.workspace_id, audit.dataset_id, row)
+    verdict = find_verdicts(session, audit, [row]).get(row)
+    return FindingDetail(
+        **score_fields(scores[0], HEADLINE),
+        messages=sample["messages"] if kept is None else kept.messages,
+        extra=sample["extra"] if kept is None else kept.extra,
+        probes=render_probes(scores),
+        trace=None if kept is None else [Observation.model_validate(observation) for observation in kept.trace],
+        baselines=None if kept is None else kept.baselines,
+        verdict=None if verdict is None else render_verdict(verdict),
+        precision=precision_down_to(session, audit, scores[0].rank),
+    )
+
+
 def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
-    """How many of the rows, from the first, a page holds without too much text, and the text of those that have one."""
+    """Count how many of the rows, from the first, a page holds without too much text, and read their texts by row."""
     texts: dict[int, KeptText] = {}
     asked = {**_of(audit, rows), "most": PAGE_TEXT_BYTES}
     for number, row, messages, extra in session.connection().execute(_TEXTS, asked):
@@ -80,41 +160,37 @@ def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> 
 
 
 def top_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
-    """The first of the headline."""
+    """Read the first `limit` scores of the headline."""
     query = select(*SCORE).where(Score.list_id == audit.headline).order_by(Score.rank).limit(limit)
     return list(session.connection().execute(query))
 
 
 def flagged_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
-    """The first of the headline that are flagged."""
+    """Read the first `limit` scores of the headline that are flagged."""
     flagged = select(*SCORE).where(Score.list_id == audit.headline, Score.flagged)
     return list(session.connection().execute(flagged.order_by(Score.rank).limit(limit)))
 
 
 def find_scores(session: Session, audit: PublishedAudit, row: int) -> list[ScoreColumns]:
-    """The scores of one sample: the headline first, then those of each probe where there are several."""
+    """Read the scores of one sample: the headline first, then those of each probe where there are several."""
     found = session.connection().execute(_SCORES_OF_ROW, {"lists": list(audit.lists), "row": row})
     return sorted(found, key=lambda score: audit.lists.index(score.list_id))
 
 
 def find_kept(session: Session, audit: PublishedAudit, row: int) -> Row[Any] | None:
-    """The row's messages, extra, trace and baselines, where they are kept in the database."""
+    """Read the row's messages, extra, trace and baselines, where they are kept in the database."""
     return session.connection().execute(_ONE, _of(audit, [row])).one_or_none()
 
 
-Said = VerdictTable | Row[Any]
-"""What is said of a sample: an entity, or the columns."""
-
-
 def score_fields(score: ScoreColumns, probe_no: int) -> dict[str, Any]:
-    """The score as the fields of contract.ScoreRow."""
+    """Show the score as the fields of a `contract.results.ScoreRow`."""
     return {"probe_no": probe_no, **{name: getattr(score, name) for name in FIELDS}}
 
 
 def render_finding(
-    score: ScoreColumns, kept: KeptText | None, verdict: Said | None, *, probe_no: int = HEADLINE
+    score: ScoreColumns, kept: KeptText | None, verdict: Row[Any] | None, *, probe_no: int = HEADLINE
 ) -> Finding:
-    """The finding as lists show it."""
+    """Show the finding as lists do."""
     return Finding(
         **score_fields(score, probe_no),
         messages=None if kept is None else kept.messages,
@@ -123,17 +199,12 @@ def render_finding(
     )
 
 
-def render_verdict(verdict: Said) -> Verdict:
-    """What is said of the sample now."""
-    return Verdict.model_validate(verdict, from_attributes=True)
-
-
 def render_probes(scores: list[ScoreColumns]) -> list[Result]:
-    """The result of each probe alone, of what `find_scores` found."""
+    """Show the result of each probe alone, from what `find_scores` found."""
     alone = scores[1:] or scores
     return [Result(**score_fields(score, number)) for number, score in enumerate(alone, start=1)]
 
 
 def _of(audit: PublishedAudit, rows: Sequence[int]) -> dict[str, Any]:
-    """What _THESE is asked with."""
+    """The parameters of _THESE."""
     return {"audit_id": audit.id, "attempt": audit.attempt, "rows": list(rows)}

@@ -1,38 +1,48 @@
 """/v1/audits/{id}/findings: every sample of an audit, the most suspicious first."""
 
-from typing import Annotated
+import inspect
+from typing import Annotated, Any
 
 from fastapi import Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from service.audits.queries import find_published
-from service.findings.filters import Filter, FilterDep, listed
-from service.findings.listing import find_page
-from service.findings.orders import Order, Sort
-from service.findings.precision import precision_down_to
-from service.findings.queries import (
-    find_kept,
-    find_scores,
-    page_texts,
-    render_finding,
-    render_probes,
-    render_verdict,
-    score_fields,
-)
-from service.findings.schemas import Finding, FindingDetail, Observation
-from service.findings.verdicts import find_verdicts, finding_not_found
+from service.findings.filters import Filter
+from service.findings.orders import Sort
+from service.findings.queries import read_finding, read_page
+from service.findings.schemas import Finding, FindingDetail
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.dependencies import RowsDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.json_response import answer_json
-from service.http.pagination import Page, PageDep, PageRequest
+from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
-from service.store.score_lists import HEADLINE
-from service.store.stored_rows import StoredRows
+from service.principal import Principal
 
 router = resource_router("audits/{audit_id}/findings", tag="findings")
 Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
+
+
+async def _filter(**values: Any) -> Filter:
+    return Filter(**values)
+
+
+# A parameter for each field, as the model has it: a model as a query parameter cannot stand beside others.
+_filter.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[
+                field.annotation,
+                *field.metadata,
+                Query(description=field.description, json_schema_extra=field.json_schema_extra),
+            ],
+        )
+        for name, field in Filter.model_fields.items()
+    ]
+)
 
 
 @router.get(
@@ -47,7 +57,7 @@ async def list_all(
     response: Response,
     transactions: TransactionsDep,
     page: PageDep,
-    wanted: FilterDep,
+    wanted: Annotated[Filter, Depends(_filter)],
     sort: Annotated[
         Sort,
         Query(description="The order. With a minus the largest come first; samples without a value come last."),
@@ -58,9 +68,15 @@ async def list_all(
     A page holds fewer than `limit`, and may be empty, where texts are very long, or where the samples that the filter
     keeps lie far apart in that order: go on with `next_after` while `has_more`.
     """
+
+    def read(session: Session) -> Page[Finding]:
+        audit = find_published(session, principal, audit_id)
+        found = read_page(session, audit, wanted, sort=sort, after=page.after, limit=page.limit)
+        return page.page_up_to(found.findings, found.next_key)
+
     # A text is tried out under a savepoint.
     run = transactions.autocommit if wanted.text is None else transactions.run
-    return await answer_json(run, response, lambda session: read_page(session, principal, audit_id, page, wanted, sort))
+    return await answer_json(run, response, read)
 
 
 @router.get(
@@ -79,50 +95,7 @@ async def get(
 ) -> Response:
     """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
     return await answer_json(
-        transactions.autocommit, response, lambda session: read_finding(session, rows, principal, audit_id, row)
-    )
-
-
-def read_page(
-    session: Session, principal: Principal, audit_id: str, page: PageRequest, wanted: Filter, sort: Sort = "rank"
-) -> Page[Finding]:
-    """A page of the list. Raises Problem."""
-    audit = find_published(session, principal, audit_id)
-    order = Order.of(sort)
-    after = None if page.after is None else order.parse(page.after)
-    within = listed(audit, wanted.probe)
-    found = find_page(session, within, wanted, order, after, page.limit + 1)
-    rows = [score.row for score in found.scores[: page.limit]]
-    keep, texts = page_texts(session, audit, rows)
-    verdicts = find_verdicts(session, audit, rows[:keep])
-    return page.page(
-        list(zip(found.scores, found.positions, strict=True)),
-        key=lambda one: one[1].cursor,
-        render=lambda one: render_finding(
-            one[0], texts.get(one[0].row), verdicts.get(one[0].row), probe_no=within.probe_no
-        ),
-        keep=keep,
-        resume=None if found.resume is None else found.resume.cursor,
-    )
-
-
-def read_finding(session: Session, rows: StoredRows, principal: Principal, audit_id: str, row: int) -> FindingDetail:
-    """One sample's result. Raises Problem, ObjectMissingError, ObjectStoreUnavailableError."""
-    audit = find_published(session, principal, audit_id)
-    scores = find_scores(session, audit, row)
-    if not scores:
-        raise finding_not_found()
-    kept = find_kept(session, audit, row)
-    if kept is None:
-        sample = rows.row(audit.workspace_id, audit.dataset_id, row)
-    verdict = find_verdicts(session, audit, [row]).get(row)
-    return FindingDetail(
-        **score_fields(scores[0], HEADLINE),
-        messages=sample["messages"] if kept is None else kept.messages,
-        extra=sample["extra"] if kept is None else kept.extra,
-        probes=render_probes(scores),
-        trace=None if kept is None else [Observation.model_validate(observation) for observation in kept.trace],
-        baselines=None if kept is None else kept.baselines,
-        verdict=None if verdict is None else render_verdict(verdict),
-        precision=precision_down_to(session, audit, scores[0].rank),
+        transactions.autocommit,
+        response,
+        lambda session: read_finding(session, rows, find_published(session, principal, audit_id), row),
     )

@@ -24,9 +24,9 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from service.http.auth.authentication import authenticate
-from service.http.auth.principal import Principal
 from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
+from service.principal import Principal
 from service.store.tables import IdempotencyRecord
 
 HEADER = "Idempotency-Key"

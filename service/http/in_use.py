@@ -6,9 +6,9 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import owned
-from service.http.problems.problem import Problem
+from service.errors import ConflictError
+from service.principal import Principal
+from service.scoping import owned
 from service.store.tables import Audit
 
 NAMED = 3
@@ -16,9 +16,17 @@ NAMED = 3
 
 
 def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str, used: ColumnElement[bool]) -> None:
-    """Deletes the row of a dataset, probe or model. `used` says which audits stand on it.
+    """Delete a row that audits may stand on.
 
-    Raises Problem 409 `{kind}_in_use`.
+    Args:
+        session: An open transaction; the deletion has a savepoint of its own.
+        principal: Who is asking.
+        row: The dataset, probe or model, read in this session.
+        kind: What the row is called in the error.
+        used: Which audits stand on the row.
+
+    Raises:
+        ConflictError: `{kind}_in_use`: an audit stands on the row.
     """
     try:
         with session.begin_nested():
@@ -28,9 +36,9 @@ def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str
         found = list(session.scalars(newest))
         names = ", ".join(found[:NAMED]) + (" and more" if len(found) > NAMED else "")
         if not found:  # deleted meanwhile
-            raise Problem(409, f"{kind}_in_use", f"An audit stood on this {kind} until just now. Try again.") from None
+            raise ConflictError(f"{kind}_in_use", f"An audit stood on this {kind} until just now. Try again.") from None
         detail = (
             f"Audits stand on this {kind}: {names}. Delete them first (DELETE /v1/audits/{{audit_id}}); their results "
             "would lose their meaning without it."
         )
-        raise Problem(409, f"{kind}_in_use", detail) from None
+        raise ConflictError(f"{kind}_in_use", detail) from None

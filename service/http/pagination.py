@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, TypeVar
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
 
-from service.http.problems.problem import Problem
+from service.errors import InvalidCursorError
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -40,26 +40,34 @@ class PageRequest:
 
     @property
     def after(self) -> str | None:
-        """The key that the page starts behind. Raises Problem 422 `invalid_cursor` for what no page gave."""
+        """The key that the page starts behind; None: at the top.
+
+        Raises:
+            InvalidCursorError: No page gave this.
+        """
         if self._after is None:
             return None
         try:
             padded = self._after + "=" * (-len(self._after) % 4)
             key = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
         except (binascii.Error, ValueError):
-            raise invalid_cursor() from None
+            raise InvalidCursorError from None
         if "\0" in key:
-            raise invalid_cursor()
+            raise InvalidCursorError
         return key
 
     @property
     def after_number(self) -> int | None:
-        """The same for keys that are numbers."""
+        """The key that the page starts behind, where keys are numbers; None: at the top.
+
+        Raises:
+            InvalidCursorError: No page gave this.
+        """
         key = self.after
         if key is None:
             return None
         if not key.isdigit() or len(key) > 18:
-            raise invalid_cursor()
+            raise InvalidCursorError
         return int(key)
 
     def page(
@@ -70,25 +78,31 @@ class PageRequest:
         render: Callable[[R], T],
         keep: int | None = None,
         resumable: bool = False,
-        resume: str | None = None,
     ) -> Page[T]:
-        """The page of `rows`, which were asked for with one more than `limit`.
+        """Make the page of `rows`.
 
-        keep cuts the page shorter than `limit`. resumable: a list that grows at its end has a `next_after` on its
-        last page too. resume: the search for rows stopped behind this key before the page was full.
+        Args:
+            rows: Those behind `after`, one more than `limit` where there are so many.
+            key: What a page that starts behind the row is asked for with.
+            render: The row as the API shows it.
+            keep: Cuts the page shorter than `limit`.
+            resumable: Whether the list grows at its end: then its last page has a `next_after` too.
         """
         kept = rows[: self.limit if keep is None else keep]
-        has_more = len(rows) > len(kept) or resume is not None
-        last = None
-        if kept and (len(rows) > len(kept) or (resumable and resume is None)):
-            last = str(key(kept[-1]))
-        elif resume is not None:
-            last = resume
+        has_more = len(rows) > len(kept)
+        last = str(key(kept[-1])) if kept and (has_more or resumable) else None
+        return self._page([render(row) for row in kept], last, has_more=has_more)
+
+    def page_up_to(self, data: list[T], next_key: str | None) -> Page[T]:
+        """Make the page that holds just `data`; the next one starts behind `next_key`, and None ends the list."""
+        return self._page(data, next_key, has_more=next_key is not None)
+
+    def _page(self, data: list[T], last: str | None, *, has_more: bool) -> Page[T]:
         cursor = None if last is None else base64.urlsafe_b64encode(last.encode("ascii")).decode("ascii").rstrip("=")
         if has_more:
             url = self._request.url.include_query_params(after=cursor)
             self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-        return Page(data=[render(row) for row in kept], has_more=has_more, next_after=cursor)
+        return Page(data=data, has_more=has_more, next_after=cursor)
 
 
 async def _page_request(
@@ -104,13 +118,3 @@ async def _page_request(
 
 
 PageDep = Annotated[PageRequest, Depends(_page_request)]
-
-
-def invalid_cursor() -> Problem:
-    """422 `invalid_cursor`."""
-    return Problem(
-        422,
-        "invalid_cursor",
-        "`after` is not a cursor of this list. Take it from `next_after`, or leave it out to start at the top.",
-        errors=[{"pointer": "query:after", "detail": "not a cursor of this list"}],
-    )

@@ -5,18 +5,16 @@ from typing import Annotated
 from fastapi import Depends, Response
 
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import get_scoped, scoped
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.idempotency import FORGETFUL
 from service.http.pagination import Page, PageDep
-from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
-from service.keys.schemas import Key, KeyCreate, KeyRotate, KeyWithSecret, render_key, render_key_with_secret
-from service.keys.secrets import create_key, revoke_key, rotate_key
-from service.store.tables import ApiKey
+from service.keys import actions
+from service.keys.queries import find_key, list_keys
+from service.keys.schemas import Key, KeyCreate, KeyRotate, KeyWithSecret, render_key
+from service.principal import Principal
 
 router = resource_router("keys")
 Admin = Annotated[Principal, Depends(RequireScope("admin"))]
@@ -32,30 +30,22 @@ Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 def create(body: KeyCreate, principal: Admin, session: SessionDep, response: Response) -> KeyWithSecret:
     """Makes a key of this workspace. Its text is in this answer and never again: it is null where an Idempotency-Key
     brings the answer back. Rotate the key then."""
-    key, secret = create_key(
-        session,
-        workspace_id=principal.workspace_id,
-        name=body.name,
-        scopes=body.scopes,
-        expires_at=body.expires_at,
-    )
+    key = actions.create(session, principal.workspace_id, body)
     response.headers["Location"] = f"/v1/keys/{key.id}"
-    return render_key_with_secret(key, secret)
+    return key
 
 
 @router.get("", operation_id="list_keys", responses=declared_problems(403))
 def list_all(principal: Admin, session: SessionDep, page: PageDep) -> Page[Key]:
     """The workspace's keys, newest first, revoked ones too."""
-    query = scoped(ApiKey, principal).order_by(ApiKey.id.desc()).limit(page.limit + 1)
-    if page.after is not None:
-        query = query.where(ApiKey.id < page.after)
-    return page.page(session.scalars(query).all(), key=lambda key: key.id, render=render_key)
+    found = list_keys(session, principal, after=page.after, limit=page.limit + 1)
+    return page.page(found, key=lambda key: key.id, render=render_key)
 
 
 @router.get("/{key_id}", operation_id="get_key", responses=declared_problems(403, 404) | NOT_MODIFIED)
 def get(key_id: PathId, principal: Admin, session: SessionDep, conditions: ConditionsDep) -> Key:
     """One key: what it may do, when it was last used, when it ends. Never its text."""
-    key = render_key(get_scoped(session, ApiKey, principal, key_id, kind="key"))
+    key = render_key(find_key(session, principal, key_id))
     conditions.serve(strong_tag(key.model_dump(mode="json")))
     return key
 
@@ -66,14 +56,10 @@ def rotate(key_id: PathId, principal: Admin, session: SessionDep, body: KeyRotat
 
     Without an overlap the key's browsers are signed out as well. A text that was replaced before ends in any case.
     """
-    key = get_scoped(session, ApiKey, principal, key_id, kind="key")
-    if key.revoked_at is not None:
-        raise Problem(409, "key_revoked", "This key is revoked for good. Create a new one.")
-    secret = rotate_key(session, key, overlap_seconds=0 if body is None else body.overlap_seconds)
-    return render_key_with_secret(key, secret)
+    return actions.rotate(session, principal, key_id, overlap_seconds=0 if body is None else body.overlap_seconds)
 
 
 @router.delete("/{key_id}", status_code=204, operation_id="revoke_key", responses=declared_problems(403, 404))
 def revoke(key_id: PathId, principal: Admin, session: SessionDep) -> None:
     """Ends the key and its browser sessions at once. Idempotent; the key stays in the list."""
-    revoke_key(session, get_scoped(session, ApiKey, principal, key_id, kind="key"))
+    actions.revoke(session, principal, key_id)

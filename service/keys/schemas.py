@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from service.http.auth.principal import Scope
 from service.http.fields import Name, WholeNumber
+from service.principal import Scope
 from service.store.tables import ApiKey
 
 MAX_OVERLAP_SECONDS = 30 * 24 * 3600
@@ -69,10 +69,10 @@ class KeyWithSecret(Key):
 
 
 def render_key(key: ApiKey) -> Key:
-    """The key as the API shows it."""
+    """Show the key as the API does."""
     return Key.model_validate(key, from_attributes=True)
 
 
 def render_key_with_secret(key: ApiKey, secret: str) -> KeyWithSecret:
-    """The answer that holds the key's text."""
+    """Show the key with its text."""
     return KeyWithSecret(**render_key(key).model_dump(), secret=secret)

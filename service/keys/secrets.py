@@ -7,8 +7,8 @@ from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.http.auth.key_format import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
-from service.http.auth.principal import Scope
 from service.http.auth.principal_cache import rights_changed
+from service.principal import Scope
 from service.store.ids import new_id
 from service.store.tables import ApiKey, BrowserSession, SignInLink
 
@@ -32,7 +32,7 @@ def create_key(
     return key, secret
 
 
-def find_key(session: Session, secret: str) -> ApiKey | None:
+def find_key_by_secret(session: Session, secret: str) -> ApiKey | None:
     """The key that has this text now, if it is neither revoked nor expired; not one that has been rotated since."""
     if not is_well_formed(secret):
         return None

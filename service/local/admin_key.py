@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from service.keys.secrets import create_key, find_key
+from service.keys.secrets import create_key, find_key_by_secret
 from service.settings import Settings
 
 NAME = "laptop admin"
@@ -24,7 +24,7 @@ def ensure_admin_key(session: Session, *, workspace_id: str, path: Path) -> tupl
         secret = ""
     if secret:
         path.chmod(0o600)
-        key = find_key(session, secret)
+        key = find_key_by_secret(session, secret)
         if key is not None:
             return key.id, secret
     key, secret = create_key(session, workspace_id=workspace_id, name=NAME, scopes=["admin"])

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from service.contract.spec import ModelSource
-from service.http.problems.problem import Problem
+from service.errors import InvalidError
 from service.store.seed import REGISTERED_MODELS
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -15,7 +15,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def check_model(source: ModelSource, location: str, revision: str | None) -> None:
-    """Raises Problem 422 (`model_invalid`, `model_folder_invalid`, `model_unsafe`) for a model that may not be used."""
+    """Check that a model may be registered; what the arguments mean is said by `ModelCreate`.
+
+    Raises:
+        InvalidError: `model_invalid`, `model_folder_invalid` or `model_unsafe`.
+    """
     if source == ModelSource.HUB:
         _check_hub(location, revision)
     elif source == ModelSource.LOCAL:
@@ -49,7 +53,7 @@ def _check_folder(location: str, revision: str | None) -> None:
             f"The folder holds {pickles[0]}, a pickle that could run code. Convert the weights to safetensors, move "
             "the pickles away and register the model again."
         )
-        raise _problem("model_unsafe", "location", detail)
+        raise _error("model_unsafe", "location", detail)
     if not any(name.endswith(".safetensors") for name in names):
         raise _folder("The folder has no *.safetensors file. Convert the weights to safetensors.")
 
@@ -62,13 +66,13 @@ def _check_bundled(location: str, revision: str | None) -> None:
         raise _invalid("location", "Bundled models come with this version alone; register a hub or a local model.")
 
 
-def _invalid(field: str, detail: str) -> Problem:
-    return _problem("model_invalid", field, detail)
+def _invalid(field: str, detail: str) -> InvalidError:
+    return _error("model_invalid", field, detail)
 
 
-def _folder(detail: str) -> Problem:
-    return _problem("model_folder_invalid", "location", detail)
+def _folder(detail: str) -> InvalidError:
+    return _error("model_folder_invalid", "location", detail)
 
 
-def _problem(code: str, field: str, detail: str) -> Problem:
-    return Problem(422, code, detail, errors=[{"pointer": f"#/{field}", "detail": detail}])
+def _error(code: str, field: str, detail: str) -> InvalidError:
+    return InvalidError(code, detail, errors={f"#/{field}": detail})

@@ -1,17 +1,44 @@
-"""Finding models."""
+"""Reading models."""
+
+from collections.abc import Sequence
 
 from sqlalchemy import or_
 from sqlalchemy.orm import Session
 
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found, scoped
+from service.errors import NotFoundError
+from service.principal import Principal
+from service.scoping import scoped
 from service.store.tables import Model
 
 
 def find_model(session: Session, principal: Principal, id_or_name: str) -> Model:
-    """The model of this id or name (no name looks like an id). Raises Problem 404 `model_not_found`."""
+    """Read one model.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        id_or_name: The model's id or its name; no name looks like an id.
+
+    Raises:
+        NotFoundError: `model_not_found`.
+    """
     query = scoped(Model, principal).where(or_(Model.id == id_or_name, Model.name == id_or_name))
     model = session.scalars(query).one_or_none()
     if model is None:
-        raise not_found("model")
+        raise NotFoundError("model")
     return model
+
+
+def list_models(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[Model]:
+    """Read the workspace's models, the newest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        after: Id of the model behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
+    query = scoped(Model, principal).order_by(Model.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(Model.id < after)
+    return session.scalars(query).all()

@@ -45,5 +45,5 @@ class Model(BaseModel):
 
 
 def render_model(model: ModelTable) -> Model:
-    """The model as the API shows it."""
+    """Show the model as the API does."""
     return Model.model_validate(model, from_attributes=True)

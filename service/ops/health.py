@@ -18,7 +18,6 @@ from service.contract.spec import (
     TrainingConfig,
 )
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.pagination import MAX_LIMIT
 from service.http.problems.problem import Problem
@@ -26,6 +25,7 @@ from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_p
 from service.migration import database_revision
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
+from service.principal import Principal
 from service.probes.schemas import MAX_PROBE_ITEMS
 
 public = APIRouter(tags=["health"])

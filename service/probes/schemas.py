@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from sqlalchemy import Row
 
 from service.contract.spec import ProbeItem
 from service.http.fields import Name, Storable
@@ -79,8 +80,13 @@ class Probe(ProbeSummary):
     items: list[ProbeItem]
 
 
+def render_probe_summary(row: Row[Any]) -> ProbeSummary:
+    """Show a probe without its items, from a row of `list_probes`."""
+    return ProbeSummary(**row._mapping)
+
+
 def render_probe(probe: ProbeTable) -> Probe:
-    """The whole probe as the API shows it."""
+    """Show a probe with its items."""
     return Probe(
         id=probe.id,
         name=probe.name,

@@ -8,7 +8,9 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 
+from service.errors import DomainError
 from service.http.auth.authentication import authenticate
+from service.http.problems.handlers import problem_of
 from service.http.problems.problem import Problem
 from service.web.templating import render
 
@@ -33,6 +35,8 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except Problem as problem:
                 return problem_page(request, problem)
+            except DomainError as error:
+                return problem_page(request, problem_of(error))
             except RequestValidationError:
                 return problem_page(request, Problem(404, "not_found", "This address names no page of Finetooth."))
             except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError):

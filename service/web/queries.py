@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 
 from service.audits.results.queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import scoped
+from service.principal import Principal
+from service.scoping import scoped
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score
 from service.web.charts import LossPoint

@@ -23,10 +23,10 @@ from service.contract.results import GroupSummary, ScoreRow, Summary
 from service.findings.precision import audit_precision
 from service.findings.queries import flagged_scores, page_texts, render_finding
 from service.findings.schemas import AuditPrecision, Finding
-from service.findings.verdicts import find_verdicts
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import get_scoped, scoped
+from service.findings.verdicts.queries import find_verdicts
 from service.http.conditional.etags import weak_tag
+from service.principal import Principal
+from service.scoping import get_scoped, scoped
 from service.store.tables import Audit, Dataset, Model, Probe
 from service.text import wording
 from service.web import charts, evidence_charts
@@ -77,7 +77,17 @@ class Report:
 
 
 def read_report(session: Session, principal: Principal, audit_id: str) -> Report:
-    """In one snapshot of the database. Raises Problem 404 `audit_not_found`, 409 `audit_not_finished`."""
+    """Read everything that a report says, in one snapshot of the database.
+
+    Args:
+        session: A transaction that has asked nothing yet.
+        principal: Who is asking.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+        ConflictError: `audit_not_finished`.
+    """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     published = find_published(session, principal, audit_id)
     found = find_audit(session, principal, audit_id, options=[defer(Audit.summary)])

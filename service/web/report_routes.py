@@ -7,12 +7,12 @@ from anyio.to_thread import run_sync
 from fastapi import Depends, Response
 
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.conditional.downloads import content_disposition
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import TransactionsDep
 from service.http.fields import PathId
 from service.http.routing import declared_problems, resource_router
+from service.principal import Principal
 from service.web.report import content_security_policy, read_report, render_report
 
 router = resource_router("audits")

@@ -26,5 +26,5 @@ class Workspace(BaseModel):
 
 
 def render_workspace(workspace: WorkspaceTable) -> Workspace:
-    """The workspace as the API shows it."""
+    """Show the workspace as the API does."""
     return Workspace.model_validate(workspace, from_attributes=True)

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.contract.results import ProbeSummary, Summary
-from service.http.auth.principal import Scope
 from service.keys.secrets import create_key
+from service.principal import Scope
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import Audit, Workspace

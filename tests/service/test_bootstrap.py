@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, select
 
-from service.keys.secrets import find_key
+from service.keys.secrets import find_key_by_secret
 from service.local.postgres import USER, EmbeddedPostgres
 from service.store.engine import make_sessions
 from service.store.tables import ApiKey, Model, SignInLink, Workspace
@@ -46,7 +46,7 @@ def test_an_empty_database_gets_schema_workspace_and_a_private_working_key(empty
     assert secret not in result.stdout + result.stderr
     engine = create_engine(empty_database)
     with make_sessions(engine)() as session:
-        key = find_key(session, secret)
+        key = find_key_by_secret(session, secret)
         assert key is not None
         assert key.scopes == ["admin"]
         assert session.scalars(select(Workspace.name)).all() == ["default"]

@@ -11,12 +11,12 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Scope
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key
 from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
+from service.principal import Scope
 from service.store.score_lists import add_lists
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 

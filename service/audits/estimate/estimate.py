@@ -15,10 +15,10 @@ from service.audits.schemas import AuditCreate
 from service.contract.protocol import Stage
 from service.contract.results import Caution
 from service.contract.spec import WARN_DATASET_ROWS, TrainingConfig
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import owned
 from service.lifecycle.workers import live_workers
 from service.models.shapes import Shape, shape_of
+from service.principal import Principal
+from service.scoping import owned
 from service.store.tables import Audit, Dataset, Model, Probe
 
 CHARACTERS_A_TOKEN = 4.0

@@ -14,7 +14,7 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.live.versions import Version, read_versions
-from service.http.problems.problem import Problem
+from service.errors import UnavailableError
 from service.http.transactions import Transactions
 
 POLL_SECONDS = 1.0
@@ -50,10 +50,14 @@ class AuditChanges:
         """The server ends: nobody waits any more."""
 
     def enter(self) -> None:
-        """Takes a place among those who may wait; `leave` it again. Raises Problem 503 `too_many_waiting`."""
+        """Take a place among the requests that may wait; call `leave` afterwards.
+
+        Raises:
+            UnavailableError: `too_many_waiting`.
+        """
         if self._places >= self._limit:
             detail = f"{self._limit} requests are waiting for news, which is as many as this server holds. Ask again."
-            raise Problem(503, "too_many_waiting", detail, headers={"Retry-After": "5"})
+            raise UnavailableError("too_many_waiting", detail, retry_after=5)
         self._places += 1
 
     def leave(self) -> None:

@@ -15,12 +15,13 @@ from service.audits.live.changes import AuditChanges
 from service.audits.live.versions import Version
 from service.audits.queries import find_state, list_events
 from service.audits.schemas import AuditEvent
+from service.errors import NotFoundError
 from service.http.auth.authentication import authenticate_again
-from service.http.auth.principal import Principal
 from service.http.problems.problem import Problem
 from service.http.streaming.sse import BEGIN, HEARTBEAT, HEARTBEAT_SECONDS, EventStream
 from service.http.transactions import Transactions
 from service.lifecycle.transitions import TERMINAL
+from service.principal import Principal
 
 AUTHENTICATED_SECONDS = 30.0
 """For how long a stream trusts its key before it is looked up again."""
@@ -30,7 +31,7 @@ BATCH = 100
 
 
 @dataclass(frozen=True)
-class Batch:
+class EventBatch:
     """Events after a number, rendered, and whether more may follow."""
 
     events: list[bytes]
@@ -42,8 +43,18 @@ class Batch:
     """The audit's state is terminal: no further event comes, unless somebody tries the audit again."""
 
 
-def read_batch(session: Session, principal: Principal, audit_id: str, after: int) -> Batch:
-    """Raises Problem 404 `audit_not_found`."""
+def read_batch(session: Session, principal: Principal, audit_id: str, after: int) -> EventBatch:
+    """Read the next events of an audit.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+        after: Number of the last event that the reader has.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
     # The state first: the event that tells of a terminal one was written with it, so it is among those read now.
     ended = find_state(session, principal, audit_id) in TERMINAL
     rows = list_events(session, audit_id, after=after, limit=BATCH + 1)
@@ -57,7 +68,7 @@ def read_batch(session: Session, principal: Principal, audit_id: str, after: int
         for row in rows[:BATCH]
     ]
     last = rows[: len(events)][-1].seq if events else after
-    return Batch(events, last, complete=len(rows) <= BATCH, ended=ended)
+    return EventBatch(events, last, complete=len(rows) <= BATCH, ended=ended)
 
 
 async def stream_events(
@@ -68,9 +79,21 @@ async def stream_events(
     audit_id: str,
     after: int,
 ) -> Response:
-    """The events after number `after`, to the one that ends the audit.
+    """Answer with the events after number `after`, to the one that ends the audit.
 
-    204 where that has been sent already: a browser then asks no more. Raises Problem 404, or 503 where too many wait.
+    Where that one has been sent already the answer is 204: a browser then asks no more.
+
+    Args:
+        request: Whose stream it is; it is authenticated again from time to time.
+        principal: Who is asking.
+        transactions: Where each batch of events is read.
+        changes: Where the stream waits for news.
+        audit_id: Which audit.
+        after: Number of the last event that the reader has.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+        UnavailableError: `too_many_waiting`.
     """
     batch = await transactions.run(partial(read_batch, principal=principal, audit_id=audit_id, after=after))
     if batch.ended and not batch.events:
@@ -98,17 +121,17 @@ async def stream_events(
             if batch.complete and not await changes.next(audit_id, partial(_follows, batch.last), HEARTBEAT_SECONDS):
                 if changes.stopping:
                     return
-                batch = Batch([], batch.last, complete=True, ended=False)
+                batch = EventBatch([], batch.last, complete=True, ended=False)
                 yield HEARTBEAT
                 continue
             look = partial(read_batch, principal=principal, audit_id=audit_id, after=batch.last)
             try:
                 batch = await transactions.run(look)
-            except Problem:
-                return  # it is gone
+            except NotFoundError:
+                return
             except SQLAlchemyError:
                 # Of use again when the reader of changes has the database again.
-                batch = Batch([], batch.last, complete=True, ended=False)
+                batch = EventBatch([], batch.last, complete=True, ended=False)
 
     return EventStream(events(), ended=changes.leave)
 

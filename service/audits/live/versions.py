@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found, owned
+from service.errors import NotFoundError
 from service.http.conditional.etags import weak_tag
 from service.lifecycle.transitions import State
+from service.principal import Principal
+from service.scoping import owned
 from service.store.tables import Audit, AuditEvent, Job
 
 _AUDIT = (
@@ -43,11 +44,20 @@ def tag_of(audit: Audit, job: Job) -> str:
 
 
 def find_tag(session: Session, principal: Principal, audit_id: str) -> tuple[str, State]:
-    """Tag and state of one audit. Raises Problem 404 `audit_not_found`."""
+    """Read the tag and the state of one audit.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
     query = _select().where(owned(Audit, principal), Audit.id == audit_id)
     found = session.execute(query).one_or_none()
     if found is None:
-        raise not_found("audit")
+        raise NotFoundError("audit")
     return weak_tag(*found), State(found.state)
 
 

@@ -12,9 +12,7 @@ from sqlalchemy.sql.selectable import TableValuedAlias
 from service.audits.results.schemas import AuditGroup, MetricPoint
 from service.contract.results import GroupCurve, GroupSummary, ProbeSummary, Summary
 from service.contract.spec import train_step_key
-from service.http.auth.scoping import not_found
-from service.http.pagination import invalid_cursor
-from service.http.problems.problem import Problem
+from service.errors import InvalidCursorError, NotFoundError
 from service.store.tables import Audit, AuditEvent, AuditStep
 
 FACTS = (
@@ -32,29 +30,38 @@ FACTS = (
 
 
 def find_probe(session: Session, audit: Audit, number: int) -> ProbeSummary:
-    """The result of the audit's probe of that number, from 1. Raises Problem 404 `audit_probe_not_found`."""
+    """Read the result of one of the audit's probes.
+
+    Args:
+        session: An open transaction.
+        audit: A succeeded audit that the caller has found.
+        number: Which of its probes, from 1.
+
+    Raises:
+        NotFoundError: `audit_probe_not_found`.
+    """
     probes = _summary()["probes"]
     count, found = _one(session, audit, func.jsonb_array_length(probes), probes[number - 1])
     if found is None:
         have = "1 probe: ask for probe=1" if count == 1 else f"{count} probes: ask for probe=1 to probe={count}"
         detail = f"This audit has {have}."
-        raise Problem(404, "audit_probe_not_found", detail, errors=[{"pointer": "query:probe", "detail": detail}])
+        raise NotFoundError("audit_probe", detail, errors={"query:probe": detail})
     return ProbeSummary.model_validate(found)
 
 
 def find_facts(session: Session, audit: Audit) -> dict[str, Any]:
-    """FACTS of the audit's summary."""
+    """Read the FACTS of the audit's summary, by name."""
     return dict(zip(FACTS, _one(session, audit, *(_summary()[name] for name in FACTS)), strict=True))
 
 
 def find_summary(session: Session, audit: Audit) -> Summary:
-    """The audit's summary but for its groups, of which there may be many."""
+    """Read the audit's summary but for its groups, of which there may be many."""
     rest = _summary().op("-", return_type=JSONB())(literal("groups", Text))
     return Summary.model_validate(_one(session, audit, rest)[0])
 
 
 def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dict[str, GroupSummary]]:
-    """How many groups there are, and those with the most flagged samples first, then by name."""
+    """Count the audit's groups, and read `limit` of them: those with the most flagged samples first, then by name."""
     each = _each_group()
     flagged = each.c.value["flagged"].astext.cast(Integer)
     query = (
@@ -69,19 +76,35 @@ def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dic
 
 
 def find_group_curve(session: Session, audit: Audit, name: str) -> GroupCurve | None:
-    """The group's trade-off curve, where it has one. Raises Problem 404 `audit_group_not_found`."""
+    """Read a group's trade-off curve; None where the group has none.
+
+    Args:
+        session: An open transaction.
+        audit: A succeeded audit that the caller has found.
+        name: The group's.
+
+    Raises:
+        NotFoundError: `audit_group_not_found`.
+    """
     group = _summary()["groups"][name]
     curve, known = _one(session, audit, group["curve"], group.is_not(None))
     if not known:
         detail = "This audit has no group of this name. /groups lists them."
-        raise Problem(404, "audit_group_not_found", detail, errors=[{"pointer": "query:group", "detail": detail}])
+        raise NotFoundError("audit_group", detail, errors={"query:group": detail})
     return None if curve is None else GroupCurve.model_validate(curve)
 
 
 def list_groups(session: Session, audit: Audit, *, after: str | None, limit: int) -> list[AuditGroup]:
-    """By name, in the order of its code points, behind the name whose `group_cursor` is `after`.
+    """Read the audit's groups by name, in the order of its code points.
 
-    Raises Problem 422 `invalid_cursor`.
+    Args:
+        session: An open transaction.
+        audit: A succeeded audit that the caller has found.
+        after: `group_cursor` of the group behind which to begin; None: at the first.
+        limit: The most that are read.
+
+    Raises:
+        InvalidCursorError: `after` is of no group of the audit.
     """
     each = _each_group()
     name = collate(each.c.key, "C")
@@ -96,19 +119,19 @@ def list_groups(session: Session, audit: Audit, *, after: str | None, limit: int
         digest = func.encode(func.sha256(func.convert_to(each.c.key, "UTF8")), "hex")
         last = session.scalar(groups(each.c.key).where(digest == after))
         if last is None:
-            raise invalid_cursor()
+            raise InvalidCursorError
         query = query.where(name > last)
     fields = ("name", "rows", "flagged", "mu", "mu_low", "mu_high", "has_curve")
     return [AuditGroup(**dict(zip(fields, row, strict=True))) for row in session.execute(query)]
 
 
 def group_cursor(group: AuditGroup) -> str:
-    """What the next page begins behind: names may be longer than a cursor, and hold any character."""
+    """Stand for the group in a cursor: names may be longer than one, and hold any character."""
     return hashlib.sha256(group.name.encode()).hexdigest()
 
 
 def metric_points(session: Session, audit: Audit, seed: int, until: int | None = None) -> list[MetricPoint]:
-    """What is kept of that seed's run, up to and with step `until`: some hundred steps."""
+    """Read what is kept of that seed's run, up to and with step `until`: some hundred steps."""
     query = select(AuditEvent.data).where(*metrics_of(audit, seed)).order_by(AuditEvent.seq)
     if until is not None:
         query = query.where(AuditEvent.data["step"].astext.cast(Integer) <= until)
@@ -116,7 +139,7 @@ def metric_points(session: Session, audit: Audit, seed: int, until: int | None =
 
 
 def metrics_of(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
-    """The events with the metrics of that seed, of the attempt that ran it last."""
+    """The conditions on events that hold metrics of that seed, of the attempt that ran it last."""
     ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step_key(seed))
     return (
         AuditEvent.audit_id == audit.id,
@@ -136,8 +159,8 @@ def _each_group() -> TableValuedAlias:
 
 
 def _one(session: Session, audit: Audit, *columns: Any) -> Sequence[Any]:
-    """Columns of the audit's row. Raises Problem 404 where it has gone since it was found."""
+    """Read columns of the audit's row. Raises NotFoundError where it has gone since it was found."""
     row = session.execute(select(*columns).where(Audit.id == audit.id)).one_or_none()
     if row is None:
-        raise not_found("audit")
+        raise NotFoundError("audit")
     return row

@@ -29,12 +29,12 @@ from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import MAX_PROBES
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.conditional.etags import NOT_MODIFIED, Conditions, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep
 from service.http.fields import NO_NUL, PathId, Storable
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
+from service.principal import Principal
 from service.store.tables import Audit
 
 router = resource_router("audits")

@@ -25,10 +25,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.auth.key_format import digest, is_well_formed
-from service.http.auth.principal import Principal, Scope
 from service.http.auth.principal_cache import Principals
 from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
+from service.principal import Principal, Scope
 from service.store.seed import DEFAULT_WORKSPACE
 from service.store.tables import ApiKey, BrowserSession, Workspace
 
@@ -61,8 +61,8 @@ class RequireScope:
         principal = await authenticate(request)
         if self.scope is not None and not principal.may(self.scope):
             raise Problem(403, "scope_missing", f"This key lacks the scope {self.scope}. Use a key that has it.")
-        if self.installation and not principal.administers_installation:
-            raise not_installation_admin()
+        if self.installation:
+            principal.require_installation_admin()
         return principal
 
 
@@ -99,13 +99,6 @@ async def authenticate_again(request: Request) -> Principal:
     request.state.principal = None
     request.state.ask_again = True
     return await authenticate(request)
-
-
-def not_installation_admin() -> Problem:
-    """What an admin of another workspace than the first is answered."""
-    return Problem(
-        403, "installation_admin_only", "Only an admin key of the installation's first workspace may do this."
-    )
 
 
 def refuse_cross_site(request: Request) -> None:

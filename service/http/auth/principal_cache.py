@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import event
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.http.auth.principal import Principal
+from service.principal import Principal
 
 KEPT_SECONDS = 1.0
 MOST_KEPT = 10_000

@@ -18,16 +18,41 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.problems.problem import Problem, json_pointer, problem_response
+from service.errors import (
+    ConflictError,
+    DomainError,
+    ForbiddenError,
+    InvalidError,
+    NotFoundError,
+    StorageFullError,
+    TimedOutError,
+    TooLargeError,
+    UnavailableError,
+    json_pointer,
+)
+from service.http.problems.problem import Problem, problem_response
 from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
 log = logging.getLogger(__name__)
 
+STATUSES: dict[type[DomainError], int] = {
+    ForbiddenError: 403,
+    NotFoundError: 404,
+    TimedOutError: 408,
+    ConflictError: 409,
+    TooLargeError: 413,
+    InvalidError: 422,
+    UnavailableError: 503,
+    StorageFullError: 507,
+}
+"""How a request is answered that ends in each class of error, subclasses included."""
+
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turns what routes, FastAPI, Starlette and the database raise into problem documents."""
+    """Turns what routes, actions, queries, FastAPI, Starlette and the database raise into problem documents."""
     app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _on_database_error)
@@ -36,6 +61,14 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(sqlalchemy.exc.DataError, _on_data_error)
     app.add_exception_handler(ObjectMissingError, _on_missing_object)
     app.add_exception_handler(ObjectStoreUnavailableError, _on_absent_object_store)
+
+
+def problem_of(error: DomainError) -> Problem:
+    """The problem document's content for an error of the domain."""
+    status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in error.errors.items()]
+    headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
+    return Problem(status, error.code, error.detail, errors=errors, headers=headers)
 
 
 class UnexpectedErrors:
@@ -74,6 +107,11 @@ class UnexpectedErrors:
 async def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return problem_response(request, error)
+
+
+async def _on_domain_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, DomainError)
+    return problem_response(request, problem_of(error))
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -32,9 +32,15 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):  # noqa: N818  # the standard's word
-    """Raise it anywhere in a request to answer with a problem document.
+    """Raise it where a request is refused for a reason of HTTP itself; all else raises a `service.errors.DomainError`.
 
-    code is stable and names the kind of problem; detail says what happened and what to do next.
+    Args:
+        status: Of the answer.
+        code: Stable name of the kind of problem, a key of `PROBLEM_CODES`.
+        detail: What happened, and what to do next.
+        title: By default, the status in words.
+        errors: `pointer` and `detail` of each thing that is wrong.
+        headers: Sent with the answer.
     """
 
     def __init__(
@@ -69,8 +75,3 @@ def problem_response(request: Request, problem: Problem) -> Response:
         errors=problem.errors,
     )
     return JSONResponse(document.model_dump(), problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
-
-
-def json_pointer(*path: str | int) -> str:
-    """A pointer into a JSON body (RFC 6901), as a fragment."""
-    return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from service.errors import InvalidCursorError
 from service.http.pagination import PageRequest
-from service.http.problems.problem import Problem
 from tests.support.builders import add_probe
 
 
@@ -45,13 +45,10 @@ def test_a_strange_cursor_is_refused_or_harmless(after: str) -> None:
     request, _ = page_request(10, after)
     try:
         key, number = request.after, request.after_number
-    except Problem as problem:
-        refused = problem
-    else:
-        assert "\0" not in str(key)
-        assert number is not None
+    except InvalidCursorError:
         return
-    assert (refused.status, refused.code) == (422, "invalid_cursor")
+    assert "\0" not in str(key)
+    assert number is not None
 
 
 @pytest.mark.parametrize("after", ["!!", "AA", "w6k", "a" * 5])

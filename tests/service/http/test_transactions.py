@@ -12,10 +12,10 @@ from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
 from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.transactions import share_pool
 from service.keys.secrets import create_key
+from service.principal import Principal
 from service.settings import Settings
 from service.store.tables import Workspace
 

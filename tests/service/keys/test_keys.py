@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.http.auth.key_format import is_well_formed
-from service.http.auth.principal import Scope
 from service.keys.secrets import create_sign_in_link, redeem_sign_in_link
+from service.principal import Scope
 from service.store.tables import ApiKey
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)

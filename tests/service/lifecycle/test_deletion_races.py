@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.audits.queries import find_published
 from service.contract.failure import ErrorCode, Failure
 from service.findings.queries import top_scores
-from service.http.auth.principal import Principal
 from service.lifecycle import purging
 from service.lifecycle.audits import publish, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
@@ -21,6 +20,7 @@ from service.lifecycle.exports import delete_export, publish_export
 from service.lifecycle.jobs import NotEndedError, claim, expire_one, fail
 from service.lifecycle.purging import AGAIN_SECONDS, LATE_SECONDS, purge_due, purge_objects
 from service.lifecycle.reconcile import Reconciler
+from service.principal import Principal
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore, audit_key

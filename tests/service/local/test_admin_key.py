@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session
 
-from service.keys.secrets import find_key, revoke_key
+from service.keys.secrets import find_key_by_secret, revoke_key
 from service.local.admin_key import ensure_admin_key
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import ensure_workspace
@@ -30,7 +30,7 @@ def test_it_is_made_once_and_replaced_when_it_no_longer_works(session: Session, 
     first = ensure()
     assert mode(path) == 0o600
     assert path.read_text() == first[1] + "\n"
-    key = find_key(session, first[1])
+    key = find_key_by_secret(session, first[1])
     assert key is not None
     assert key.scopes == ["admin"]
 
@@ -45,9 +45,9 @@ def test_it_is_made_once_and_replaced_when_it_no_longer_works(session: Session, 
     path.write_text("ft_of_another_database")
     third = ensure()
     assert third[1] not in (first[1], second[1])
-    assert find_key(session, path.read_text().strip()) is not None
+    assert find_key_by_secret(session, path.read_text().strip()) is not None
 
-    key = find_key(session, third[1])
+    key = find_key_by_secret(session, third[1])
     assert key is not None
     revoke_key(session, key)
     session.flush()

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from service.app import create_app
 from service.http.auth.authentication import COOKIE
 from service.http.auth.key_format import SHOWN_PREFIX, digest, new_key
-from service.http.auth.principal import Principal
 from service.http.auth.principal_cache import KEPT_SECONDS, Principals
 from service.keys.secrets import create_key, create_sign_in_link
+from service.principal import Principal
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import ApiKey

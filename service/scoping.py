@@ -1,4 +1,4 @@
-"""Who sees which rows: the one place that builds a query for a principal."""
+"""Which rows a principal sees: the one place that builds a query for it."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, cast
@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Select, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.interfaces import ORMOption
 
-from service.http.auth.principal import Principal
-from service.http.problems.problem import Problem
+from service.errors import NotFoundError
+from service.principal import Principal
 from service.store.tables import Workspace
 
 
@@ -28,12 +28,12 @@ def owned(table: type[Owned], principal: Principal) -> ColumnElement[bool]:
 
 
 def scoped(table: type[R], principal: Principal) -> Select[R]:
-    """Selects the rows of the principal's workspace, and no other's."""
+    """Select the rows of the principal's workspace, and no other's."""
     return select(table).where(owned(table, principal))
 
 
 def visible_workspaces(principal: Principal) -> Select[Workspace]:
-    """Selects the principal's own workspace; all of them for an admin of the installation."""
+    """Select the principal's own workspace; all of them for an admin of the installation."""
     if principal.administers_installation:
         return select(Workspace)
     return select(Workspace).where(Workspace.id == principal.workspace_id)
@@ -42,19 +42,20 @@ def visible_workspaces(principal: Principal) -> Select[Workspace]:
 def get_scoped(
     session: Session, table: type[R], principal: Principal, id: str, *, kind: str, options: Sequence[ORMOption] = ()
 ) -> R:
-    """The row of that id, read with `options`.
+    """Read one row of the principal's workspace.
 
-    Raises Problem 404 `{kind}_not_found` for one that is missing or another workspace's.
+    Args:
+        session: An open transaction.
+        table: Where the row is.
+        principal: Who is asking.
+        id: The row's id.
+        kind: What the row is called in the error.
+        options: How the row is loaded.
+
+    Raises:
+        NotFoundError: There is no such row, or another workspace has it.
     """
     row = session.scalars(scoped(table, principal).where(table.id == id).options(*options)).one_or_none()
     if row is None:
-        raise not_found(kind)
+        raise NotFoundError(kind)
     return row
-
-
-def not_found(kind: str, status: int = 404, pointer: str | None = None) -> Problem:
-    """`{kind}_not_found`; with status 422 and a pointer where the id stands in a body."""
-    errors = [] if pointer is None else [{"pointer": pointer, "detail": f"no such {kind}"}]
-    return Problem(
-        status, f"{kind}_not_found", f"There is no {kind} of this id. Check the id and the key.", errors=errors
-    )

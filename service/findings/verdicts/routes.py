@@ -6,7 +6,6 @@ from fastapi import Depends, Response
 
 from service.audits.queries import find_published
 from service.findings.precision import audit_precision
-from service.findings.queries import render_verdict
 from service.findings.schemas import (
     AuditPrecision,
     BulkResult,
@@ -15,22 +14,17 @@ from service.findings.schemas import (
     VerdictChange,
     VerdictSet,
 )
-from service.findings.verdicts import (
-    find_verdict,
-    list_changes,
-    set_many,
-    set_verdict,
-    verdict_tag,
-    withdraw_verdict,
-)
+from service.findings.verdicts import actions
+from service.findings.verdicts.queries import find_verdict, list_changes, render_verdict
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
-from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
+from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.json_response import answer_json
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
+from service.principal import Principal
+from service.store.verdict_tables import Verdict as VerdictTable
 
 router = resource_router("audits/{audit_id}", tag="findings")
 Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
@@ -45,7 +39,7 @@ Writer = Annotated[Principal, Depends(RequireScope("verdicts:write"))]
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Verdict:
     """What is said of the sample now."""
     verdict = find_verdict(session, find_published(session, principal, audit_id), row)
-    conditions.serve(verdict_tag(verdict))
+    conditions.serve(_tag(verdict))
     return render_verdict(verdict)
 
 
@@ -64,9 +58,10 @@ def put(
     response: Response,
 ) -> Verdict:
     """Says it of the sample. With `If-Match`, only while nobody else has said something since."""
-    audit = find_published(session, principal, audit_id)
-    verdict = set_verdict(session, audit, row, body, principal, conditions)
-    response.headers["ETag"] = verdict_tag(verdict)
+    verdict = actions.set_one(
+        session, principal, audit_id, row, body, check=lambda current: conditions.guard(_tag(current))
+    )
+    response.headers["ETag"] = _tag(verdict)
     return render_verdict(verdict)
 
 
@@ -78,7 +73,7 @@ def put(
 )
 def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
     """Takes it back; the history stays. Idempotent."""
-    withdraw_verdict(session, find_published(session, principal, audit_id), row, principal, conditions)
+    actions.withdraw(session, principal, audit_id, row, check=lambda current: conditions.guard(_tag(current)))
 
 
 @router.get(
@@ -105,7 +100,7 @@ def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, 
 )
 def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
     """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
-    return set_many(session, find_published(session, principal, audit_id), body, principal)
+    return actions.set_many(session, principal, audit_id, body)
 
 
 @router.get(
@@ -121,3 +116,8 @@ async def precision(audit_id: PathId, principal: Reader, response: Response, tra
         response,
         lambda session: audit_precision(session, find_published(session, principal, audit_id)),
     )
+
+
+def _tag(verdict: VerdictTable) -> str:
+    """The entity tag of what is said of a sample."""
+    return strong_tag("verdict", verdict.audit_id, verdict.row, verdict.revision)

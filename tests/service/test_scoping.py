@@ -3,9 +3,9 @@
 import ast
 from pathlib import Path
 
-SERVICE = Path(__file__).parents[4] / "service"
+SERVICE = Path(__file__).parents[2] / "service"
 MAY_COMPARE = {
-    "http/auth/scoping.py": "the one place for requests",
+    "scoping.py": "the one place for requests",
     "http/auth/authentication.py": "joins a key with its workspace",
     "http/idempotency.py": "finds a record by everything that was asked, the workspace among it",
     "audits/queries.py": "joins an audit with its job",
@@ -24,4 +24,4 @@ def test_nothing_else_compares_workspaces() -> None:
             sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
             if any(isinstance(side, ast.Attribute) and side.attr == "workspace_id" for side in sides):
                 found.add(str(path.relative_to(SERVICE)))
-    assert found == set(MAY_COMPARE), "use scoped(), owned() or get_scoped() of service.http.auth.scoping"
+    assert found == set(MAY_COMPARE), "use scoped(), owned() or get_scoped() of service.scoping"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from service.errors import ForbiddenError
+
 Scope = Literal["datasets:write", "audits:write", "findings:read", "verdicts:write", "admin"]
 """What a key may do beside reading datasets, probes, models and audits. `admin` implies all."""
 
@@ -25,3 +27,10 @@ class Principal:
     def may(self, scope: Scope) -> bool:
         """Whether the key has the scope, or `admin`."""
         return scope in self.scopes or "admin" in self.scopes
+
+    def require_installation_admin(self) -> None:
+        """Raise ForbiddenError `installation_admin_only` unless it administers the installation."""
+        if not self.administers_installation:
+            raise ForbiddenError(
+                "installation_admin_only", "Only an admin key of the installation's first workspace may do this."
+            )

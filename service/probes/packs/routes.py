@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import Depends
 
+from service.errors import NotFoundError
 from service.http.auth.authentication import RequireScope
-from service.http.auth.principal import Principal
-from service.http.auth.scoping import not_found
 from service.http.fields import PathId
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
+from service.principal import Principal
 from service.probes.packs import ProbePack, ProbePackSummary, load_packs
 
 router = resource_router("probe-packs")
@@ -32,5 +32,5 @@ def get(pack_name: PathId, _: Reader) -> ProbePack:
     """One pack with its items, in which `{parameter}` stands for what the user names."""
     pack = load_packs().get(pack_name)
     if pack is None:
-        raise not_found("probe_pack")
+        raise NotFoundError("probe_pack")
     return pack

@@ -245,12 +245,12 @@ def test_a_bulk_withdraws(client: TestClient, reviewed: Audit) -> None:
 
 
 def test_a_bulk_is_bounded(client: TestClient, reviewed: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.findings.verdicts.BULK_ROWS", 5)
+    monkeypatch.setattr("service.findings.verdicts.actions.BULK_ROWS", 5)
     many = bulk(client, reviewed, filter={"flagged": True}, verdict="confirmed", dry_run=True)
     assert (many.status_code, many.json()["code"]) == (422, "bulk_too_large")
     assert bulk(client, reviewed, filter={"cluster": 10}, verdict="confirmed", dry_run=True).json()["count"] == 4
     # So is the search for few among many.
-    monkeypatch.setattr("service.findings.verdicts.BULK_WALK_ROWS", 10)
+    monkeypatch.setattr("service.findings.verdicts.actions.BULK_WALK_ROWS", 10)
     monkeypatch.setattr("service.findings.listing.COLLECT_ROWS", 0)
     sparse = bulk(client, reviewed, filter={"min_mu": 1.3}, verdict="confirmed", dry_run=True)
     assert (sparse.status_code, sparse.json()["code"]) == (422, "bulk_too_large")

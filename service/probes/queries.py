@@ -1,0 +1,54 @@
+"""Reading probes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, func, select
+from sqlalchemy.orm import Session
+from sqlalchemy.orm.interfaces import ORMOption
+
+from service.principal import Principal
+from service.scoping import get_scoped, owned
+from service.store.tables import Probe
+
+
+def find_probe(session: Session, principal: Principal, probe_id: str, options: Sequence[ORMOption] = ()) -> Probe:
+    """Read one probe.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        probe_id: Which probe.
+        options: How its row is loaded.
+
+    Raises:
+        NotFoundError: `probe_not_found`.
+    """
+    return get_scoped(session, Probe, principal, probe_id, kind="probe", options=options)
+
+
+def list_probes(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[Row[Any]]:
+    """Read the fields of `ProbeSummary` of the workspace's probes, the newest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        after: Id of the probe behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
+    query = (
+        select(
+            Probe.id,
+            Probe.name,
+            func.jsonb_array_length(Probe.items).label("item_count"),
+            Probe.has_reference,
+            Probe.pack,
+            Probe.created_at,
+        )
+        .where(owned(Probe, principal))
+        .order_by(Probe.id.desc())
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(Probe.id < after)
+    return session.execute(query).all()

@@ -1,0 +1,1 @@
+"""The dashboard's pages: what their addresses take, and what their templates are given."""

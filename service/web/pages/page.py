@@ -1,0 +1,90 @@
+"""What the modules of pages share: who may see them, and how a page, its list and its pictures are answered."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, Request
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from service.audits.queries import find_audit
+from service.audits.schemas import AuditSummary
+from service.contract.results import ScoreRow, Summary
+from service.findings.schemas import Finding
+from service.http.auth.authentication import RequireScope
+from service.http.pagination import Page
+from service.http.problems.problem import Problem
+from service.principal import Principal
+from service.text import visible_text
+from service.web import charts, queries
+from service.web.templating import render
+
+Reader = Annotated[Principal, Depends(RequireScope())]
+FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
+
+
+def answer_page(template: str, section: Literal["audits", "datasets", "probes"], **context: Any) -> Response:
+    """Render a page of the section for somebody who is signed in."""
+    return render(template, {"signed_in": True, "section": section, **context})
+
+
+def answer_list(request: Request, section: Literal["datasets", "probes"], listed: Page[Any]) -> Response:
+    """Render a page of a list; the section names its template too."""
+    return answer_page(
+        f"{section}.html",
+        section,
+        listed=listed.data,
+        next_after=listed.next_after,
+        first="after" not in request.query_params,
+        here=f"/{section}",
+    )
+
+
+def answer_picture(svg: str) -> Response:
+    """Send a chart for the browser to keep a while."""
+    return Response(svg, media_type="image/svg+xml", headers={"Cache-Control": "private, max-age=300"})
+
+
+def find_summary(session: Session, principal: Principal, audit_id: str) -> Summary:
+    """Read the summary of an audit that has one.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+        Problem: 404 `not_found`: it has none.
+    """
+    audit = find_audit(session, principal, audit_id)[0]
+    if audit.summary is None:
+        raise nothing_to_draw()
+    return Summary.model_validate(audit.summary)
+
+
+def nothing_to_draw() -> Problem:
+    """The problem of an address at which an audit with another result would have something."""
+    return Problem(404, "not_found", "This audit has no result to draw.")
+
+
+def names_of(session: Session, principal: Principal, audit: AuditSummary) -> dict[str, str]:
+    """Read the names of the audit's dataset, probes and model by id."""
+    return queries.names(session, principal, [audit.dataset_id, *audit.probe_ids, audit.model_id])
+
+
+def table_row(finding: Finding) -> dict[str, Any]:
+    """Show a finding as a row of a table: its first line in place of its text."""
+    return {
+        **finding.model_dump(exclude={"messages", "extra", "verdict"}),
+        "excerpt": visible_text.first_line(finding.messages),
+    }
+
+
+def score_of(fields: dict[str, Any]) -> ScoreRow:
+    """Make the score that a finding's fields hold."""
+    return ScoreRow(**{name: fields[name] for name in ScoreRow.model_fields})
+
+
+def extent_of(rows: list[dict[str, Any]]) -> float:
+    """Find the scale that the intervals of a table's rows share."""
+    return charts.interval_extent([score_of(row) for row in rows])

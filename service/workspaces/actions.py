@@ -1,0 +1,51 @@
+"""What admins do with workspaces: create them, and keys in them."""
+
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.errors import ConflictError
+from service.keys import actions as key_actions
+from service.keys.schemas import KeyCreate, KeyWithSecret
+from service.principal import Principal
+from service.store.ids import new_id
+from service.store.seed import add_registered_models
+from service.store.tables import Workspace as WorkspaceTable
+from service.workspaces.queries import find_workspace
+from service.workspaces.schemas import Workspace, WorkspaceCreate, render_workspace
+
+
+def create(session: Session, body: WorkspaceCreate) -> Workspace:
+    """Make a workspace with the pre-registered models and without keys; the caller administers the installation.
+
+    Args:
+        session: An open transaction.
+        body: What to call it.
+
+    Raises:
+        ConflictError: `workspace_name_taken`.
+    """
+    workspace = session.scalars(
+        insert(WorkspaceTable)
+        .values(id=new_id("ws"), name=body.name)
+        .on_conflict_do_nothing(index_elements=["name"])
+        .returning(WorkspaceTable)
+    ).one_or_none()
+    if workspace is None:
+        raise ConflictError("workspace_name_taken", "There is a workspace of this name already. Choose another name.")
+    add_registered_models(session, workspace.id)
+    return render_workspace(workspace)
+
+
+def create_key(session: Session, principal: Principal, workspace_id: str, body: KeyCreate) -> KeyWithSecret:
+    """Make a key of a workspace that the principal may see.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking; an admin.
+        workspace_id: Which workspace.
+        body: The key's name, what it may do, and how long.
+
+    Raises:
+        NotFoundError: `workspace_not_found`.
+    """
+    return key_actions.create(session, find_workspace(session, principal, workspace_id).id, body)
