@@ -21,7 +21,7 @@ from service.store.seed import REGISTERED_MODELS, ensure_workspace
 from service.store.tables import Base, Model, Workspace
 from tests.support.made_audits import make_published
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 def differences(url: str) -> list[object]:
