@@ -12,8 +12,17 @@ from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
 from service.app import create_app
+from service.errors import (
+    ConflictError,
+    DomainError,
+    InvalidReferenceError,
+    StorageFullError,
+    TimedOutError,
+    UnavailableError,
+)
 from service.http.auth.key_format import new_key
 from service.http.dependencies import SessionDep
+from service.http.problems.handlers import STATUSES, problem_of
 from service.http.problems.problem import Problem
 from service.settings import Settings
 from service.store.tables import Workspace
@@ -120,6 +129,8 @@ def broken_app(settings: Settings) -> FastAPI:
             session.execute(text("SELECT CAST(:n AS integer)"), {"n": 2**40})
         if how == "problem":
             raise Problem(418, "teapot", "short and stout", headers={"X-Brew": "no"})
+        if how == "conflict":
+            raise ConflictError("teapot", "short and stout", retry_after=7)
         if how == "gone":
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
@@ -156,6 +167,7 @@ def test_an_answer_that_breaks_off_leaks_nothing_to_the_servers_log(
         ("slow", 503, "database_busy"),
         ("range", 422, "unstorable_value"),
         ("problem", 418, "teapot"),
+        ("conflict", 409, "teapot"),
         ("gone", 503, "database_unavailable"),
     ],
 )
@@ -183,6 +195,23 @@ def test_a_route_that_fails_commits_nothing_and_leaks_nothing(
         assert int(response.headers["retry-after"]) > 0
     with sessions() as session:
         assert session.get(Workspace, "ws_broken") is None
+
+
+def test_errors_of_the_domain_become_problems() -> None:
+    problem = problem_of(InvalidReferenceError("probe", "#/probe_ids/1"))
+    assert (problem.status, problem.code, problem.headers) == (422, "probe_not_found", {})
+    assert [error.model_dump() for error in problem.errors] == [{"pointer": "#/probe_ids/1", "detail": "no such probe"}]
+    assert problem_of(UnavailableError("too_many_waiting", "Ask again.", retry_after=5)).headers == {"Retry-After": "5"}
+    assert problem_of(TimedOutError("upload_stalled", "Upload the file again.")).status == 408
+    assert problem_of(StorageFullError("storage_full", "The disk is full.")).status == 507
+
+
+def test_every_error_of_the_domain_has_a_status() -> None:
+    kinds = [DomainError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert len(kinds) > len(STATUSES)
+    assert [kind for kind in kinds[1:] if not set(kind.__mro__) & set(STATUSES)] == []
 
 
 def test_a_database_that_is_down(tmp_path: Any) -> None:
