@@ -1,0 +1,69 @@
+"""Pages of findings: the numbers, the order and the filters are those of the API."""
+
+import pytest
+
+from tests.support.pages import Page, SignIn
+
+
+def test_the_findings_numbers_and_order_are_those_of_the_api(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    after, seen = "", []
+    url = f"/audits/{published}/findings?limit=50"
+    while url:
+        listed = client.get(
+            f"/v1/audits/{published}/findings", params={"limit": 50} | ({"after": after} if after else {})
+        )
+        expected = listed.json()
+        page = Page(client.get(url).text)
+        rows = [attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs]
+        assert rows == [str(finding["row"]) for finding in expected["data"]]
+        numbers = [attrs["value"] for attrs, _ in page.all("data")]
+        wanted = [str(finding[name]) for finding in expected["data"] for name in ("rank", "mu", "z", "p", "q")]
+        assert numbers == wanted
+        seen += rows
+        after = expected["next_after"]
+        following = page.all("a", rel="next")
+        assert bool(following) == expected["has_more"]
+        url = str(following[0][0]["href"]) if following else ""
+    assert len(seen) == len(set(seen)) == 120
+
+
+@pytest.mark.parametrize(("query", "count"), [("true", 21), ("false", 50)])
+def test_the_filter_shows_flagged_samples_or_the_others(
+    sign_in: SignIn, published: str, query: str, count: int
+) -> None:
+    page = Page(sign_in().get(f"/audits/{published}/findings?flagged={query}").text)
+    classes = [attrs.get("class") for attrs, _ in page.all("tr") if "data-row" in attrs]
+    assert classes == (["is-flagged"] * 21 if query == "true" else [None] * 50)
+    assert len(classes) == count
+
+
+def test_one_findings_numbers_are_those_of_the_api(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    row = client.get(f"/v1/audits/{published}/findings?limit=1").json()["data"][0]["row"]
+    finding = client.get(f"/v1/audits/{published}/findings/{row}").json()
+    page = Page(client.get(f"/audits/{published}/findings/{row}").text)
+    names = ("rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "p", "q")
+    exact = [attrs["value"] for attrs, _ in page.all("data")][-len(names) :]
+    assert exact == [str(finding[name]) for name in names]
+    assert "Flagged, rank 1 of 120" in page.text
+    assert not page.all("a", rel="prev")
+    following = str(page.all("a", rel="next")[0][0]["href"])
+    assert "Rank 2 of 120" in Page(client.get(following).text).text
+
+
+def test_the_list_keeps_its_filters_from_page_to_page(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    url, seen = f"/audits/{published}/findings?group=forum&flagged=false&limit=30", []
+    while url:
+        page = Page(client.get(url).text)
+        assert "Only group forum" in page.text
+        seen += [attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs]
+        following = page.all("a", rel="next")
+        url = str(following[0][0]["href"]) + "&limit=30" if following else ""
+    api = client.get(f"/v1/audits/{published}/findings?group=forum&flagged=false&limit=1000").json()["data"]
+    assert seen == [str(finding["row"]) for finding in api]
+    page = Page(client.get(f"/audits/{published}/findings?cluster=0").text)
+    assert {attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs} == {"0", "1"}
+    assert "near-duplicates of row 0" in page.text
+    assert "lean toward" in Page(client.get(f"/audits/{published}/findings?side=toward").text).text
