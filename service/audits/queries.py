@@ -18,6 +18,7 @@ from service.lifecycle.audits import step_keys
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.principal import Principal
 from service.scoping import scoped
+from service.store.newest_first import newest_first
 from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
 from service.store.tables import AuditEvent, AuditProbe, Export, Job
@@ -122,7 +123,7 @@ _PUBLISHED = (
 
 
 def find_published(session: Session, principal: Principal, audit_id: str) -> PublishedAudit:
-    """Read of an audit whose results are published no more than they are found by.
+    """Read where the published results of an audit are found, without its summary and settings.
 
     Args:
         session: An open transaction.
@@ -168,9 +169,7 @@ def list_audits(
     query = select_audits(principal).options(defer(AuditTable.summary, raiseload=True))
     if status is not None:
         query = query.where(Job.state == status)
-    if after is not None:
-        query = query.where(AuditTable.id < after)
-    return list(session.execute(query.order_by(AuditTable.id.desc()).limit(limit)).all())
+    return list(session.execute(newest_first(query, AuditTable.id, after=after, limit=limit)).all())
 
 
 def render_audit(found: AuditRow) -> Audit:

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session, defer
 
 from service.principal import Principal
 from service.scoping import get_scoped, scoped
+from service.store.newest_first import newest_first
 from service.store.tables import Dataset
 
 
@@ -34,9 +35,7 @@ def list_datasets(session: Session, principal: Principal, *, after: str | None, 
     query = scoped(Dataset, principal).options(
         defer(Dataset.statistics, raiseload=True), defer(Dataset.notices, raiseload=True)
     )
-    if after is not None:
-        query = query.where(Dataset.id < after)
-    return list(session.scalars(query.order_by(Dataset.id.desc()).limit(limit)))
+    return list(session.scalars(newest_first(query, Dataset.id, after=after, limit=limit)))
 
 
 def dataset_exists(session: Session, dataset_id: str) -> bool:

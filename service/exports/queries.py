@@ -12,6 +12,7 @@ from service.exports.schemas import Export
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.principal import Principal
 from service.scoping import scoped
+from service.store.newest_first import newest_first
 from service.store.tables import Export as ExportTable
 from service.store.tables import Job
 
@@ -73,9 +74,7 @@ def list_exports(
     query = _select_exports(principal)
     if audit_id is not None:
         query = query.where(ExportTable.audit_id == audit_id)
-    if after is not None:
-        query = query.where(ExportTable.id < after)
-    return list(session.execute(query.order_by(ExportTable.id.desc()).limit(limit)).all())
+    return list(session.execute(newest_first(query, ExportTable.id, after=after, limit=limit)).all())
 
 
 def render_export(found: ExportRow) -> Export:

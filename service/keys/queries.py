@@ -6,6 +6,7 @@ from sqlalchemy.orm import Session
 
 from service.principal import Principal
 from service.scoping import get_scoped, scoped
+from service.store.newest_first import newest_first
 from service.store.tables import ApiKey
 
 
@@ -32,7 +33,4 @@ def list_keys(session: Session, principal: Principal, *, after: str | None, limi
         after: Id of the key behind which to begin; None: at the newest.
         limit: The most that are read.
     """
-    query = scoped(ApiKey, principal).order_by(ApiKey.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(ApiKey.id < after)
-    return session.scalars(query).all()
+    return session.scalars(newest_first(scoped(ApiKey, principal), ApiKey.id, after=after, limit=limit)).all()

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.errors import NotFoundError
 from service.principal import Principal
 from service.scoping import scoped
+from service.store.newest_first import newest_first
 from service.store.tables import Model
 
 
@@ -38,7 +39,4 @@ def list_models(session: Session, principal: Principal, *, after: str | None, li
         after: Id of the model behind which to begin; None: at the newest.
         limit: The most that are read.
     """
-    query = scoped(Model, principal).order_by(Model.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(Model.id < after)
-    return session.scalars(query).all()
+    return session.scalars(newest_first(scoped(Model, principal), Model.id, after=after, limit=limit)).all()

@@ -9,6 +9,7 @@ from sqlalchemy.orm.interfaces import ORMOption
 
 from service.principal import Principal
 from service.scoping import get_scoped, owned
+from service.store.newest_first import newest_first
 from service.store.tables import Probe
 
 
@@ -36,19 +37,12 @@ def list_probes(session: Session, principal: Principal, *, after: str | None, li
         after: Id of the probe behind which to begin; None: at the newest.
         limit: The most that are read.
     """
-    query = (
-        select(
-            Probe.id,
-            Probe.name,
-            func.jsonb_array_length(Probe.items).label("item_count"),
-            Probe.has_reference,
-            Probe.pack,
-            Probe.created_at,
-        )
-        .where(owned(Probe, principal))
-        .order_by(Probe.id.desc())
-        .limit(limit)
-    )
-    if after is not None:
-        query = query.where(Probe.id < after)
-    return session.execute(query).all()
+    query = select(
+        Probe.id,
+        Probe.name,
+        func.jsonb_array_length(Probe.items).label("item_count"),
+        Probe.has_reference,
+        Probe.pack,
+        Probe.created_at,
+    ).where(owned(Probe, principal))
+    return session.execute(newest_first(query, Probe.id, after=after, limit=limit)).all()

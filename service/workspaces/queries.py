@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from service.errors import NotFoundError
 from service.principal import Principal
 from service.scoping import visible_workspaces
+from service.store.newest_first import newest_first
 from service.store.tables import Workspace
 
 
@@ -36,7 +37,5 @@ def list_workspaces(session: Session, principal: Principal, *, after: str | None
         after: Id of the workspace behind which to begin; None: at the newest.
         limit: The most that are read.
     """
-    query = visible_workspaces(principal).order_by(Workspace.id.desc()).limit(limit)
-    if after is not None:
-        query = query.where(Workspace.id < after)
+    query = newest_first(visible_workspaces(principal), Workspace.id, after=after, limit=limit)
     return session.scalars(query).all()

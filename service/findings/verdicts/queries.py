@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.errors import NotFoundError
 from service.findings.schemas import Verdict
+from service.store.newest_first import newest_first
 from service.store.score_lists import PublishedAudit
 from service.store.tables import Score
 from service.store.verdict_tables import Verdict as VerdictTable
@@ -55,9 +56,7 @@ def list_changes(
         limit: The most that are read.
     """
     query = select(VerdictChange).where(VerdictChange.audit_id == audit.id, VerdictChange.row == row)
-    if after is not None:
-        query = query.where(VerdictChange.revision < after)
-    return list(session.scalars(query.order_by(VerdictChange.revision.desc()).limit(limit)))
+    return list(session.scalars(newest_first(query, VerdictChange.revision, after=after, limit=limit)))
 
 
 def render_verdict(verdict: VerdictTable | Row[Any]) -> Verdict:
