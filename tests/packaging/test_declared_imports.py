@@ -1,15 +1,15 @@
 """Every library that the code imports is declared where it is installed from: base, or the extra of that part."""
 
-import ast
 import sys
 import tomllib
-from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.support.imports import imports_of
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -33,15 +33,6 @@ def part_of(path: Path) -> str:
     return max((part for part in PARTS if name.startswith(f"{part}/")), key=len)
 
 
-def imported(path: Path) -> Iterator[str]:
-    """Top-level names of absolute imports, those inside functions included."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            yield node.module.partition(".")[0]
-
-
 @pytest.mark.parametrize("part", PARTS)
 def test_libraries_are_declared(part: str) -> None:
     distributions = packages_distributions()
@@ -50,7 +41,7 @@ def test_libraries_are_declared(part: str) -> None:
     for path in (ROOT / part).rglob("*.py"):
         if part_of(path) != part:
             continue
-        for name in imported(path):
+        for name in {module.partition(".")[0] for module, _ in imports_of(path)}:
             if name in OURS | LATER | sys.stdlib_module_names:
                 continue
             names = {canonicalize_name(found) for found in distributions.get(name, [name])}

@@ -1,8 +1,8 @@
 """tests/ mirrors the tree: what tests a module is found by the module's path, and no test leans on another."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
+
+from tests.support.imports import imports_of
 
 ROOT = Path(__file__).parents[2]
 WHOLE = {"browser", "e2e", "packaging", "support"}
@@ -10,14 +10,6 @@ WHOLE = {"browser", "e2e", "packaging", "support"}
 
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
-
-
-def imported_modules(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
 
 
 def test_every_folder_of_tests_is_that_of_a_package() -> None:
@@ -33,9 +25,10 @@ def test_every_folder_of_tests_is_a_package() -> None:
 
 def test_nothing_imports_a_test() -> None:
     leaned_on = [
-        f"{path.relative_to(ROOT)} imports {name}"
+        f"{path.relative_to(ROOT)} imports {name} of {module}"
         for path in TESTS + BENCHMARKS
-        for name in imported_modules(path)
-        if name.startswith("tests.") and any(part.startswith("test_") or part == "conftest" for part in name.split("."))
+        for module, name in imports_of(path)
+        if module.partition(".")[0] == "tests"
+        and any(part.startswith("test_") or part == "conftest" for part in [*module.split("."), name])
     ]
     assert leaned_on == [], "move what is shared to tests/support"

@@ -1,25 +1,16 @@
 """Errors of the domain know nothing of HTTP, and only what answers requests does."""
 
-import ast
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from service.errors import NotFoundError, json_pointer, missing_is_not_found
+from tests.support.imports import imports_of
 
 SERVICE = Path(__file__).parents[2] / "service"
 EDGE = ("http/", "web/", "ops/", "app.py")
 """What answers requests, beside the modules of routes."""
 ANSWERS_TOO = {"audits/live/event_stream.py": "a stream ends where its key does"}
-
-
-def imported(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            yield node.module
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
 
 
 def test_problem_documents_are_made_where_requests_are_answered() -> None:
@@ -28,7 +19,7 @@ def test_problem_documents_are_made_where_requests_are_answered() -> None:
         name = str(path.relative_to(SERVICE))
         if name.startswith(EDGE) or name.endswith("routes.py"):
             continue
-        if any(module.startswith("service.http.problems") for module in imported(path)):
+        if any(module.startswith("service.http.problems") for module, _ in imports_of(path)):
             found.add(name)
     assert found == set(ANSWERS_TOO), "raise an error of service.errors"
 
@@ -37,13 +28,15 @@ def test_actions_and_queries_know_no_requests() -> None:
     paths = [path for name in ("actions.py", "queries.py") for path in SERVICE.rglob(name)]
     assert len(paths) > 15, "the search has lost its way"
     for path in paths:
-        modules = {module for module in imported(path) if module.startswith(("fastapi", "starlette", "service.http"))}
+        modules = {
+            module for module, _ in imports_of(path) if module.startswith(("fastapi", "starlette", "service.http"))
+        }
         assert modules <= {"service.http.in_use"}, path
 
 
 def test_pages_call_no_routes() -> None:
     for path in (SERVICE / "web").rglob("*.py"):
-        assert [module for module in imported(path) if module.endswith("routes")] == [], path
+        assert [module for module, _ in imports_of(path) if module.endswith("routes")] == [], path
 
 
 def test_a_row_that_a_command_does_not_find_is_not_found() -> None:
