@@ -142,7 +142,7 @@ class CheckpointEvent(Closed):
 
     type: Literal["checkpoint"] = "checkpoint"
     name: str = Field(pattern=r"^\d{9}$")
-    """Of the folder: steps taken, with leading zeros, so that the last name is the newest."""
+    """The checkpoint's folder: the number of steps taken, with leading zeros, so that the last name is the newest."""
 
 
 class FailedEvent(Closed):

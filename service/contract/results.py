@@ -59,7 +59,7 @@ class NearDuplicates(Closed):
     rows: int = Field(ge=0)
     """Samples whose prompt and whose answer are both nearly those of an earlier sample; exact ones are among them."""
     exact: int = Field(ge=0)
-    """Of these, the samples whose prompt and answer equal those of an earlier one once normalised."""
+    """Near-duplicates whose prompt and answer equal, once normalised, those of an earlier sample."""
     threshold: float
     """Jaccard similarity of word trigrams from which two texts are near-duplicates."""
     method: str
@@ -170,7 +170,7 @@ class Placebo(Closed):
 
 
 class SensitivityPoint(Closed):
-    """Of `inserted` tracers, the share flagged, with its 95 % Clopper-Pearson interval."""
+    """The share of `inserted` tracers that is flagged, with its 95 % Clopper-Pearson interval over tracer clusters."""
 
     inserted: int
     flagged: float
@@ -270,7 +270,7 @@ class Consistency(Closed):
     jaccard_flagged: float | None
     spearman_tracin: float
     jaccard_tracin: float | None
-    """Of as many samples, top by TracIn, as the seed flags by z."""
+    """Overlap of two seeds' top samples by TracIn; each seed counts as many as it flags by z."""
 
 
 class BaselineComparison(Closed):
@@ -289,7 +289,7 @@ class Summary(Closed):
     """The answer of one audit in numbers."""
 
     contract: Literal[2] = 2
-    """Of the contract that last changed this class: summaries are stored and stay readable."""
+    """The version of the contract that last changed this class. Stored summaries of that version stay readable."""
     rows: int
     rows_scored: int
     rows_truncated: int
@@ -299,7 +299,7 @@ class Summary(Closed):
     q: float
     probes: tuple[ProbeSummary, ...]
     reference_law: Literal["independent_draws"] = "independent_draws"
-    """Of the spread in the denominator of mu: of draws independent between steps, whatever the run used."""
+    """How draws are taken to vary in the denominator of mu: independently between steps, whatever the run used."""
     seeds: tuple[int, ...]
     consistency: Consistency | None
     """None for one seed."""
@@ -307,7 +307,7 @@ class Summary(Closed):
     baselines: tuple[BaselineComparison, ...]
     groups: dict[str, GroupSummary] = Field(default_factory=dict)
     steps: int
-    """Of one seed; tokens and losses are the first seed's, too."""
+    """Optimiser steps of one seed. `tokens`, `refreshes` and the losses are those of the first seed."""
     tokens: int
     refreshes: int
     """Times the probe gradient was measured in the first seed's run."""

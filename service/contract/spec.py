@@ -100,7 +100,7 @@ class TrainingConfig(Closed):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen base weights. auto: bfloat16 where the device computes in it, else float32. LoRA is float32."""
+    """Type of the frozen base weights. auto: bfloat16 if the device computes in it, else float32. LoRA is float32."""
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
@@ -116,7 +116,7 @@ class StepSpec(Closed):
     training: TrainingConfig
     """Its seed is the step's own; that of `combine` is the first."""
     seeds: tuple[int, ...] = Field(min_length=1, max_length=MAX_SEEDS)
-    """Of the audit's training steps, in order."""
+    """The seeds of the audit's training steps, in their order."""
     probes: tuple[Probe, ...] = Field(min_length=1, max_length=MAX_PROBES)
     q: float = Field(gt=0, lt=1)
     """Target false discovery rate of the flags."""

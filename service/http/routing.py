@@ -78,7 +78,7 @@ def declared_problems(*answers: int | str) -> dict[int | str, dict[str, Any]]:
 
 
 def resource_router(path: str, *, tag: str | None = None) -> APIRouter:
-    """A router for the resource at /v1/{path}. Its routes still name `require(...)` for the principal and the scope."""
+    """A router for the resource at /v1/{path}. Its routes still name `RequireScope(...)`, for principal and scope."""
     return APIRouter(
         prefix=f"/v1/{path}",
         tags=[tag or path],

@@ -60,7 +60,7 @@ class Bench:
     fork_clients: list[ForkClient] = field(default_factory=list)
 
     def launcher(self, script: Sequence[list[Any]]) -> Launcher:
-        """Of children that follow the script: forked, as on Linux, or spawned, as where a fork is not to be had."""
+        """Make a launcher of children that follow the script: forked, or spawned, as where a fork is not to be had."""
         if self.spawns:
             return spawning(script)
         self.fork_clients.append(ForkClient(NOWHERE, fork_server(script, importing=self.importing)))

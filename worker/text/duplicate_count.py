@@ -37,7 +37,7 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Counted:
-    """Of a dataset: see contract.results.NearDuplicates."""
+    """How many samples of a dataset are near-duplicates: see contract.results.NearDuplicates."""
 
     rows: int
     exact: int

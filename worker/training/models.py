@@ -114,7 +114,7 @@ def with_lora(model: Any, config: TrainingConfig) -> Any:
 
 
 def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Of the frozen base weights: what was asked for, or bfloat16 where the device computes in it."""
+    """The type of the frozen base weights: what was asked for; for auto bfloat16 if the device computes in it."""
     if config.dtype != "auto":
         return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     if device.type == "cuda":

@@ -33,7 +33,7 @@ class ApiKey(Base):
     """First characters of the key, to recognise it by."""
     secret_sha256: Mapped[bytes] = mapped_column(unique=True)
     previous_sha256: Mapped[bytes | None] = mapped_column(unique=True)
-    """Of the text before the last rotation, where that was to go on working until `previous_expires_at`."""
+    """SHA-256 of the text before the last rotation, if that text works until `previous_expires_at`."""
     previous_expires_at: Mapped[datetime | None]
     previous_last_used_at: Mapped[datetime | None]
     scopes: Mapped[list[str]]
@@ -77,13 +77,13 @@ class IdempotencyRecord(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     """The header's value."""
     target_sha256: Mapped[bytes]
-    """Of method, path and query."""
+    """SHA-256 of the request's method, path and query."""
     body_sha256: Mapped[bytes]
-    """Of the request's body."""
+    """SHA-256 of the request's body."""
     status: Mapped[int] = mapped_column(SmallInteger)
     headers: Mapped[list[Any]]
     """[[name, value]] of the answer."""
     body: Mapped[bytes]
-    """Of the answer, without secrets."""
+    """The body of the recorded answer, without secrets."""
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime] = mapped_column(index=True)

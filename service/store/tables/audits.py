@@ -105,7 +105,7 @@ class AuditStep(Base):
     step_no: Mapped[int] = mapped_column(SmallInteger)
     """1, 2, ... in the order in which they run."""
     spec_sha256: Mapped[str | None]
-    """Of the contract.StepSpec without attempt; set when the step starts."""
+    """SHA-256 of the step's specification (`spec_sha256`); set when the step starts."""
     state: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int | None]
     """That ran it last; its output files lie under it."""

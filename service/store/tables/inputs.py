@@ -29,9 +29,9 @@ class Dataset(Base):
     encoding: Mapped[str]
     """identity, gzip or zstd."""
     bytes: Mapped[int] = mapped_column(BigInteger)
-    """Of the upload as it came."""
+    """Size of the upload as it came."""
     sha256: Mapped[str]
-    """Of the upload as it came."""
+    """SHA-256 of the upload as it came, in hexadecimal digits."""
     rows: Mapped[int] = mapped_column(BigInteger)
     columns: Mapped[list[str]]
     """Extra columns, in order of first appearance; any of them can serve as the group."""

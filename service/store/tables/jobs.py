@@ -38,13 +38,13 @@ class Job(Base):
     created_at: Mapped[datetime] = created_at()
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
-    """Of the running or last attempt."""
+    """When the running attempt started, or the last one."""
     cancel_requested_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
     """A contract.Failure where state is failed."""
     request_id: Mapped[str | None]
-    """Of the request that asked for it, for the logs."""
+    """Id of the request that asked for the job, for the logs."""
     __table_args__ = (
         CheckConstraint("kind IN ('audit','export','dataset')", name="kind"),
         CheckConstraint("lane IN ('gpu','io')", name="lane"),

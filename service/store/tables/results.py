@@ -44,7 +44,7 @@ class Score(Base):
 
     __tablename__ = "scores"
     list_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    """Of the ScoreList."""
+    """The ScoreList that the score belongs to."""
     n: Mapped[int] = mapped_column(Integer)
     rank: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     row: Mapped[int] = mapped_column(BigInteger)
@@ -83,8 +83,8 @@ class Score(Base):
 
 
 SEARCHED_CHARACTERS = 100_000
-"""Of a sample's text, the part that full text search knows. A tsvector has at most 1 MiB; even if all words differ, are
-hyphenated (the parser keeps the whole beside its parts) and have four bytes a character, so many stay below."""
+"""Characters of a sample's text that full text search knows. A tsvector has at most 1 MiB; even if all words differ,
+are hyphenated (the parser keeps the whole beside its parts) and have four bytes a character, so many stay below."""
 
 _WORDS = "(jsonb_path_query_array(messages, '$[*].\"content\"'))::text"
 for _escape in ("\\\\", "\\n", "\\r", "\\t", "\\f", "\\b", '\\"'):

@@ -36,7 +36,7 @@ CURVE_POINTS = 60
 
 @dataclass(frozen=True)
 class SensitivityPoint:
-    """Of `inserted` tracers the share flagged, with its 95 % interval over tracer clusters."""
+    """The share of `inserted` tracers that is flagged, with its 95 % Clopper-Pearson interval over tracer clusters."""
 
     inserted: int
     flagged: float
