@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from service.client import ApiError, Client
 from service.contract.protocol import Stage
 from service.contract.results import BASELINE_COLUMNS, ScoreRow
 from tests.support.tiny_model import build_tiny_model
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -57,13 +58,6 @@ class Stack:
             if "worker.child.run" in command and str(self.folder) in command[-1] and process.info["status"] != "zombie":
                 found.append(process)
         return found
-
-
-def wait_for(condition: Callable[[], Any], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
 
 
 def answer_of(row: int) -> str:
@@ -214,7 +208,7 @@ def test_an_audit_over_rest(stack: Stack, client: Client) -> None:
     metrics = [event["data"] for event in client.events(audit["id"]) if event["type"] == "metric"]
     assert len(metrics) == done["summary"]["steps"] == 2 * 8
     # The worker says what its attempt has cost just after it has published.
-    wait_for(lambda: all_idle(stack), 20)
+    wait_for(lambda: all_idle(stack))
     took, after = time.monotonic() - began, figures(stack)
     grown = {labels: value - before.get(labels, 0.0) for labels, value in after.items()}
     started = {labels[1]: value for labels, value in grown.items() if labels[0] == "finetooth_attempts_started_total"}
@@ -295,7 +289,7 @@ def test_ctrl_c_cancels_the_audit(stack: Stack, client: Client) -> None:
     audit = next(client.audits())
     assert client.wait(audit["id"])["status"] == "cancelled"
     assert not (stack.folder / "interrupted").exists()
-    wait_for(lambda: stack.children() == [], 10)
+    wait_for(lambda: stack.children() == [])
 
 
 def test_an_audit_that_fails_is_one_line_and_exit_code_1(stack: Stack) -> None:

@@ -9,10 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import psutil
 import psycopg
@@ -35,6 +33,7 @@ from service.store.seed import ensure_workspace
 from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Finding, Job, Model, Probe, Score, ScoreList
 from tests.support.rows import write_rows
 from tests.support.tiny_model import build_tiny_model
+from tests.support.waiting import wait_for
 
 Reference = Callable[[TrainingConfig], list[tuple[object, ...]]]
 """The scores of an undisturbed audit, by training configuration."""
@@ -61,16 +60,6 @@ INTERVALS = {
     "FINETOOTH_CHECKPOINT_SECONDS": "1",
     "OMP_NUM_THREADS": "1",
 }
-
-
-def wait_for(condition: Callable[[], Any], seconds: float, what: Callable[[], object] | str = "waited in vain") -> Any:
-    """The condition's first true value."""
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > end:
-            raise AssertionError(what if isinstance(what, str) else what())
-        time.sleep(0.05)
-    return value
 
 
 class Servers:

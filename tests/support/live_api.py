@@ -46,4 +46,4 @@ def live_api(settings: Settings) -> Iterator[LiveApi]:
             yield LiveApi(f"http://127.0.0.1:{listener.getsockname()[1]}", key, workspace.id, app)
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)

@@ -6,8 +6,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -51,14 +49,6 @@ def processes_of(folder: Path) -> list[str]:
         if str(folder) in text or cwd.is_relative_to(folder):
             found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
     return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 15.0) -> object:
-    end = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.05)
-    return result
 
 
 def normal_user() -> list[str]:

@@ -21,8 +21,9 @@ from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
-from tests.support.children.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, scripted_children, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, scripted_children
 from tests.support.ended import has_ended
+from tests.support.waiting import wait_for
 
 SECRET = "Xylophone-Quokka"
 CELERY_ENDS = "worker: Warm shutdown (MainProcess)"
@@ -66,7 +67,7 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
             assert worker.poll() is None, log.read_text()
             return "ready." in log.read_text()
 
-        wait_for(ready, 30)
+        wait_for(ready)
         return worker
 
     yield start
@@ -97,14 +98,14 @@ def test_wake_ups_run_what_is_due_once(
     audits = [make_audit(), make_audit()]
     for _ in range(5):
         assert wake(settings, "gpu")
-    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 20)
+    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2)
     with sessions() as session:
         assert session.scalars(select(Job.attempt).where(Job.kind == "audit")).all() == [1, 1]
     # A wake-up for nothing is dropped, and the worker hears the next one.
     assert wake(settings, "gpu")
     later = make_audit()
     assert wake(settings, "gpu")
-    wait_for(lambda: state(later) == "succeeded", 20)
+    wait_for(lambda: state(later) == "succeeded")
 
 
 def test_what_was_queued_while_no_worker_lived_is_picked_up(
@@ -113,7 +114,7 @@ def test_what_was_queued_while_no_worker_lived_is_picked_up(
     audit = make_audit()
     start_worker(OUTPUTS, FINISHED, lane="io")
     start_worker(OUTPUTS, FINISHED)
-    wait_for(lambda: state(audit) == "succeeded", 20)
+    wait_for(lambda: state(audit) == "succeeded")
 
 
 def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
@@ -128,12 +129,12 @@ def test_a_worker_that_is_told_to_end_gives_its_job_to_another(
     first = start_worker(["touch", str(tmp_path / "running")], ["exit_when_told"])
     wait_for((tmp_path / "running").exists)
     first.send_signal(signal.SIGTERM)
-    first.wait(20)
+    first.wait(60)
     assert state(audit) == "queued"
     assert scripted_children(settings.data_dir) == []
     assert list(settings.work.glob("*")) == []
     start_worker(OUTPUTS, FINISHED)
-    wait_for(lambda: state(audit) == "succeeded", 20)
+    wait_for(lambda: state(audit) == "succeeded")
     with sessions() as session:
         assert session.scalars(select(Job.attempt).where(Job.subject_id == audit.id)).one() == 2
 
@@ -152,7 +153,7 @@ def test_what_a_killed_worker_held_is_taken_over_without_a_wake_up_of_anybody(
     start_worker(OUTPUTS, FINISHED)
     first.kill()
     first.wait()
-    wait_for(lambda: state(audit) == "succeeded", 30)
+    wait_for(lambda: state(audit) == "succeeded")
     with sessions() as session:
         job = session.scalars(select(Job).where(Job.subject_id == audit.id)).one()
     assert (job.attempt, job.failures) == (2, 1)
@@ -171,9 +172,9 @@ def test_a_crash_is_logged_with_its_request_and_without_what_the_child_said(
         session.execute(update(Job).values(request_id="req-17"))
     said = f'Tokenizing {SECRET}\n  File "{__file__}", line 7, in f\nValueError: {SECRET}\n'
     worker = start_worker(["raw", f"{SECRET}\n", 1], ["stderr", said, 1], ["exit", 1])
-    wait_for(lambda: state(audit) == "failed", 30)
+    wait_for(lambda: state(audit) == "failed")
     worker.send_signal(signal.SIGTERM)
-    worker.wait(20)
+    worker.wait(60)
     output = (tmp_path / "worker-0.log").read_text()
     assert SECRET not in output
     # That one line Celery's signal handler writes past all logging.
@@ -196,7 +197,7 @@ def test_a_wake_up_that_was_lost_is_sent_again(
     with redis.Redis.from_url(settings.broker_url.get_secret_value().replace("redis+socket", "unix")) as broker:
         broker.flushall()
     audits = [make_audit(), make_audit()]
-    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2, 30)
+    wait_for(lambda: [state(audit) for audit in audits] == ["succeeded"] * 2)
     with sessions() as session:
         (worker,) = live_workers(session, heartbeat_seconds=0.5)
     assert (worker.lane, worker.subject_id) == ("gpu", None)
@@ -211,7 +212,7 @@ def test_a_worker_that_ends_signs_off(start_worker: StartWorker, sessions: sessi
 
     wait_for(lambda: workers() == ["io"])
     worker.send_signal(signal.SIGTERM)
-    worker.wait(20)
+    worker.wait(60)
     assert workers() == []
 
 
@@ -233,11 +234,11 @@ def test_a_busy_worker_takes_no_message_from_an_idle_one(
         assert broker.llen("gpu") == 1
     short = make_audit()
     start_worker(OUTPUTS, FINISHED)
-    wait_for(lambda: state(short) == "succeeded", 20)
+    wait_for(lambda: state(short) == "succeeded")
     assert state(long) == "running"
     with sessions.begin() as session:
         request_cancel(session, workspace_id=long.workspace_id, audit_id=long.id)
-    wait_for(lambda: state(long) == "cancelled", 10)
+    wait_for(lambda: state(long) == "cancelled")
 
 
 def test_a_worker_is_light(start_worker: StartWorker) -> None:
@@ -261,7 +262,7 @@ def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
     children = psutil.Process(worker.pid).children()
     assert all("worker.child.fork_server" in child.cmdline() for child in children)
     worker.kill()
-    wait_for(lambda: all(has_ended(child) for child in children), 2)
+    wait_for(lambda: all(has_ended(child) for child in children), 10)
 
 
 def test_without_a_database_or_broker_it_says_what_to_set() -> None:

@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from service.lifecycle.audits import request_cancel
-from tests.support.chaos import LONG, SHORT, Chaos, Reference, wait_for, waits_for_scores
+from tests.support.chaos import LONG, SHORT, Chaos, Reference, waits_for_scores
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference, wait_for
+from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from tests.support.chaos import LONG, SHORT, Chaos, Reference, wait_for, waits_for_scores
+from tests.support.chaos import LONG, SHORT, Chaos, Reference, waits_for_scores
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

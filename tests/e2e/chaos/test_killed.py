@@ -5,7 +5,8 @@ import signal
 import pytest
 from sqlalchemy import text
 
-from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference, Worker, wait_for
+from tests.support.chaos import LEASE_SECONDS, LONG, Chaos, Reference, Worker
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from service.keys.secrets import create_key
-from tests.support.chaos import Chaos, wait_for
+from tests.support.chaos import Chaos
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

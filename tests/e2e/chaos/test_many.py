@@ -10,7 +10,8 @@ import libfaketime
 import pytest
 
 from service.contract.spec import TrainingConfig
-from tests.support.chaos import SHORT, Chaos, Reference, wait_for
+from tests.support.chaos import SHORT, Chaos, Reference
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -53,7 +53,7 @@ def test_an_audit_is_queued_and_an_idle_worker_woken(
         queue = connection.SimpleQueue("gpu")
         queue.clear()
         response = client.post("/v1/audits", json={**request_body, "training": {"epochs": 3, "seed": 11}})
-        message = queue.get(timeout=10)
+        message = queue.get(timeout=60)
         message.ack()
     assert message.headers["task"] == "finetooth.wake"
     assert response.status_code == 202

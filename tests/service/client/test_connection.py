@@ -197,7 +197,7 @@ def test_wait_asks_seldom_and_hears_soon(
     monkeypatch.setattr(connection.time, "sleep", lambda _: threading.Event().wait(0.05))
     with sessions.begin() as session:
         assert publish(session, held, summary_of())
-    thread.join(20)
+    thread.join(60)
     assert ended[0]["status"] == "succeeded"
     assert len(lossy.requests) < 25
 
@@ -237,7 +237,7 @@ def test_follow_gives_each_event_once_however_often_the_stream_breaks(
     writer = threading.Thread(target=write, daemon=True)
     writer.start()
     events = list(client.follow(held.subject_id))
-    writer.join(20)
+    writer.join(60)
     assert lossy.lost == 4
     assert [found["seq"] for found in events] == list(range(1, written + 4))
     assert [found["message"] for found in events[2:-1]] == [f"n{number} \u2028 x" for number in range(written)]

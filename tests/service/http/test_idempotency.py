@@ -214,7 +214,7 @@ def test_while_the_first_is_being_handled_the_second_is_told_so(
             session.rollback()
     assert code(client.post("/v1/probes", json=PROBE, headers=keyed("k"))) == (409, "idempotency_key_in_use")
     held_probes()
-    thread.join(20)
+    thread.join(60)
     assert first[0].status_code == 201
     again = client.post("/v1/probes", json=PROBE, headers=keyed("k"))
     assert (again.content, again.headers["idempotency-replayed"]) == (first[0].content, "true")

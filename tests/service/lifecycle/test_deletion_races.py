@@ -137,7 +137,7 @@ def test_the_second_waits_for_the_first_and_sees_what_it_did(
                 waiting = pool.submit(export)
             wait_for_a_lock()
             assert not waiting.done()
-        assert waiting.result(timeout=10) == ("ExportsNotEndedError" if export_first else "gone")
+        assert waiting.result(timeout=60) == ("ExportsNotEndedError" if export_first else "gone")
 
 
 def test_an_audit_is_deleted_once(sessions: Sessions, published: Audit) -> None:

@@ -83,7 +83,7 @@ def test_cancel_and_publish_follow_one_another(
                 while not observer.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
                     observer.rollback()
             assert not waiting.done()
-        second_answer = waiting.result(timeout=10)
+        second_answer = waiting.result(timeout=60)
     assert (first_answer, second_answer) == (("cancelling", False) if cancel_first else (True, "succeeded"))
     with sessions() as session:
         seen = session.get_one(Audit, audit.id)

@@ -19,7 +19,7 @@ def test_the_task_lands_in_the_lanes_queue(valkey_url: str) -> None:
     settings = Settings(broker_url=SecretStr(valkey_url))
     assert wake(settings, "gpu")
     with Celery(broker=valkey_url, set_as_current=False).connection() as connection:
-        message = connection.SimpleQueue("gpu").get(timeout=5)
+        message = connection.SimpleQueue("gpu").get(timeout=60)
         message.ack()
     assert message.headers["task"] == "finetooth.wake"
     arguments, _, _ = message.payload
@@ -47,7 +47,7 @@ def deaf_broker() -> Iterator[int]:
         thread.start()
         yield listener.getsockname()[1]
         listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(60)
         for connection in accepted:
             connection.close()
 

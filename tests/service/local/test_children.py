@@ -32,14 +32,14 @@ def python(name: str, script: str, folder: Path) -> Child:
 def test_it_leads_a_session_and_logs_privately(tmp_path: Path) -> None:
     script = "import os; print(os.getsid(0) == os.getpid(), os.umask(0), os.getcwd())"
     child = python("one", script, tmp_path)
-    assert child.process.wait(10) == 0
+    assert child.process.wait(60) == 0
     assert child.last_lines() == f"True {0o077} {tmp_path}"
     assert mode(child.log) == 0o600
 
 
 def test_a_program_that_does_not_exist_says_so_in_the_log(tmp_path: Path) -> None:
     child = Child("none", ["/nowhere/program"], log=tmp_path / "log", cwd=tmp_path)
-    assert child.process.wait(10) == 127
+    assert child.process.wait(60) == 127
     assert child.last_lines() == "cannot start /nowhere/program: No such file or directory"
 
 

@@ -27,9 +27,9 @@ from tests.support.local_processes import (
     normal_user,
     processes_of,
     user_environment,
-    wait_for,
     with_children,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -27,7 +27,8 @@ from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Dataset, Job, Model, Probe
 from tests.support.ended import has_ended
-from tests.support.local_processes import REPOSITORY, listening_tcp, mode, processes_of, wait_for
+from tests.support.local_processes import REPOSITORY, listening_tcp, mode, processes_of
+from tests.support.waiting import wait_for
 
 UP = "import sys; from service.local.stack import up; sys.exit(up(int(sys.argv[1])))"
 
@@ -213,7 +214,7 @@ def test_after_kill_nine_no_orphan_stays_and_the_next_start_finds_everything(
         process.kill()
         process.wait()
     frozen = before.pop("gpu")
-    wait_for(lambda: all(has_ended(part) for part in before.values()), 30)
+    wait_for(lambda: all(has_ended(part) for part in before.values()))
     assert not has_ended(frozen)
 
     with start_stack(laptop_settings, port=free_port) as stack:
@@ -228,7 +229,7 @@ def test_after_kill_nine_no_orphan_stays_and_the_next_start_finds_everything(
                 job = session.get_one(Job, job_id)
                 return job.attempt == 2 and job.owner != "killed"
 
-        wait_for(taken_again, 30)
+        wait_for(taken_again)
         engine.dispose()
     assert processes_of(short_folder) == []
 

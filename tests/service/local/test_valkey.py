@@ -15,7 +15,8 @@ from kombu import Connection
 from service.local.errors import StackError
 from service.local.valkey import EmbeddedValkey
 from service.settings import Settings
-from tests.support.local_processes import listening_tcp, mode, processes_of, wait_for
+from tests.support.local_processes import listening_tcp, mode, processes_of
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_a_task_message_sent_by_celery_is_consumed_as_sent(server: EmbeddedValke
     app.send_task("finetooth.wake", args=["gpu"], queue="gpu", ignore_result=True)
     with Connection(url.get_secret_value()) as connection:
         queue = connection.SimpleQueue("gpu")
-        message = queue.get(timeout=5)
+        message = queue.get(timeout=60)
         message.ack()
         queue.close()
     assert message.headers["task"] == "finetooth.wake"

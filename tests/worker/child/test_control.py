@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from service.contract.protocol import Cancel, Lease
-from tests.support.children.scripting import wait_for
 from tests.support.ended import pid_has_ended
+from tests.support.waiting import wait_for
 
 CHILD = """
 import subprocess, sys, threading
@@ -145,5 +145,5 @@ def test_it_ends_where_nobody_reads_what_it_says(child: Told) -> None:
     assert child.process.stderr is not None
     child.process.stderr.close()
     child.process.stdin.close()
-    assert child.process.wait(10) == 3
+    assert child.process.wait(60) == 3
     wait_for(lambda: all(pid_has_ended(pid) for pid in child.ranks))

@@ -34,10 +34,10 @@ from tests.support.children.scripting import (
     NOWHERE,
     fork_server,
     spawning,
-    wait_for,
 )
 from tests.support.ended import has_ended, pid_has_ended
 from tests.support.steps import respecify
+from tests.support.waiting import wait_for
 from worker.process import fork_client as fork_client_module
 from worker.process.child_process import ChildProcess, Exited, restricted_environment
 from worker.process.fork_client import ForkClient, make_launcher
@@ -387,7 +387,7 @@ def test_it_ends_with_its_supervisor(seconds: int, later: float) -> None:
             assert server.is_running()
         finally:
             supervisor.kill()
-    wait_for(lambda: has_ended(server), 2)
+    wait_for(lambda: has_ended(server), 10)
 
 
 def test_children_may_be_started_by_several_threads(

@@ -7,8 +7,9 @@ from pathlib import Path
 from sqlalchemy import text
 
 from service.store.tables import Audit
-from tests.support.children.scripting import FINISHED, OUTPUTS, training, training_progress, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, training, training_progress
 from tests.support.supervisor_bench import Bench
+from tests.support.waiting import wait_for
 
 
 def test_a_moment_without_the_database_harms_nothing(

@@ -16,8 +16,9 @@ from sqlalchemy import text
 from service.lifecycle.jobs import expire_one
 from service.local.postgres import USER, EmbeddedPostgres
 from service.store.tables import Audit
-from tests.support.children.scripting import FINISHED, OUTPUTS, scripted_children, training, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, scripted_children, training
 from tests.support.supervisor_bench import Bench
+from tests.support.waiting import wait_for
 from worker.supervisor.audit.step_kinds import TrainSeed
 
 
@@ -78,10 +79,10 @@ def test_a_database_away_for_longer_than_the_lease_ends_the_child_and_nothing_is
     wait_for(running.exists)
     with database_away():
         away = time.monotonic()
-        wait_for(lambda: scripted_children(bench.settings.data_dir) == [], 5)
+        wait_for(lambda: scripted_children(bench.settings.data_dir) == [])
         assert 1 < time.monotonic() - away < 4
         bench.stopping.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     job = bench.job(audit)
     assert (job.state, job.attempt, job.failures) == ("running", 1, 0)
@@ -117,9 +118,9 @@ def test_a_frozen_supervisor_s_child_ends_by_itself_and_a_thawed_one_publishes_n
     audit = make_audit()
     running = tmp_path / "running"
     with bench.process(["touch", str(running)], ["note_end", str(tmp_path / "end")], lease_seconds=2) as frozen:
-        wait_for(running.exists, 30)
+        wait_for(running.exists)
         frozen.send_signal(signal.SIGSTOP)
-        wait_for(lambda: scripted_children(bench.settings.data_dir) == [], 10)
+        wait_for(lambda: scripted_children(bench.settings.data_dir) == [])
         assert (tmp_path / "end").read_text() == "the lease has run out"
 
         def expired() -> bool:
@@ -127,13 +128,13 @@ def test_a_frozen_supervisor_s_child_ends_by_itself_and_a_thawed_one_publishes_n
                 return expire_one(session, retry_seconds=0.01) is not None
 
         # The child counts from before each renewal and so ends first.
-        wait_for(expired, 5)
+        wait_for(expired)
         assert bench.job(audit).failures == 1
         second = bench.supervisor(OUTPUTS, FINISHED)
         wait_for(lambda: second.run_due("gpu") == 1)
         before = [(event.seq, event.attempt) for event in bench.events(audit)]
         frozen.send_signal(signal.SIGCONT)
-        frozen.wait(20)
+        frozen.wait(60)
     job = bench.job(audit)
     assert (job.state, job.attempt, job.owner) == ("succeeded", 2, "test")
     assert bench.audit(audit).published_attempt == 2

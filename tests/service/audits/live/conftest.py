@@ -10,7 +10,7 @@ from service.lifecycle.jobs import Claim, claim
 from service.settings import Settings
 from tests.support.builders import add_audit
 from tests.support.live_api import LiveApi, live_api
-from tests.support.waiting import Sessions, client_of
+from tests.support.live_audits import Sessions, client_of
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ from service.lifecycle.jobs import Claim, claim, renew
 from service.settings import Settings
 from tests.support.builders import add_audit
 from tests.support.live_api import LiveApi, live_api
-from tests.support.waiting import SOON, Sessions, client_of, end, notice, poll, progress, tag_of, wait_for, waiting
+from tests.support.live_audits import Sessions, client_of, end, notice, poll, progress, tag_of, waiting
+from tests.support.waiting import SOON, wait_for
 
 
 class TestLongPolls:
@@ -118,7 +119,7 @@ class TestLongPolls:
                 other.timeout = httpx.Timeout(5, read=0.5)
                 with pytest.raises(httpx.ReadTimeout):
                     poll(other, held, tag, wait=60)
-        wait_for(lambda: waiting(api) == 0, seconds=3)
+        wait_for(lambda: waiting(api) == 0, seconds=10)
 
     def test_one_too_many_is_asked_to_come_again(
         self, settings: Settings, sessions: Sessions, http: httpx.Client

@@ -17,7 +17,8 @@ from service.lifecycle.audits import record_event
 from service.lifecycle.jobs import Claim
 from service.store.tables import ApiKey
 from tests.support.live_api import LiveApi
-from tests.support.waiting import SOON, STREAM, Sessions, Stream, client_of, end, notice, progress, wait_for, waiting
+from tests.support.live_audits import STREAM, Sessions, Stream, client_of, end, notice, progress, waiting
+from tests.support.waiting import SOON, wait_for
 
 
 class TestEventStreams:
@@ -120,7 +121,7 @@ class TestEventStreams:
         for _ in range(3):
             with client_of(api) as http, http.stream("GET", f"/v1/audits/{held.subject_id}/events", headers=STREAM):
                 assert waiting(api) >= 1
-        wait_for(lambda: waiting(api) == 0, seconds=3)
+        wait_for(lambda: waiting(api) == 0, seconds=10)
 
     def test_a_client_that_reads_nothing_holds_nothing_and_is_let_go(
         self, api: LiveApi, http: httpx.Client, held: Claim, sessions: Sessions, monkeypatch: pytest.MonkeyPatch

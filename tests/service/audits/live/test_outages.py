@@ -22,7 +22,8 @@ from service.store.engine import make_engine, make_sessions
 from service.store.seed import ensure_workspace
 from tests.support.builders import add_audit
 from tests.support.live_api import LiveApi, live_api
-from tests.support.waiting import SOON, Sessions, Stream, client_of, notice, poll, progress, tag_of, wait_for, waiting
+from tests.support.live_audits import Sessions, Stream, client_of, notice, poll, progress, tag_of, waiting
+from tests.support.waiting import SOON, wait_for
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def test_a_restart_of_the_database_is_waited_out(
                 engine.dispose()
                 notice(sessions, held, "Back.")
                 progress(sessions, held, 3)
-                changed = answer.result(2 * SOON)
+                changed = answer.result(SOON)
                 assert (changed.status_code, changed.json()["progress"]["done"]) == (200, 3)
                 wait_for(lambda: stream.messages[2:] == ["Back.", "Training."])
                 with sessions.begin() as session:
@@ -112,7 +113,7 @@ def test_a_server_that_is_told_to_stop_ends_those_who_wait(
             assert answer.result(SOON).status_code == 304
             stream.wait()
         process.wait(SOON)
-        assert time.monotonic() - told < 5
+        assert time.monotonic() - told < 14
         assert process.stderr is not None
         errors = process.stderr.read()
         assert "Traceback" not in errors, errors

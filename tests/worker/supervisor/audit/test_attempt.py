@@ -23,9 +23,9 @@ from tests.support.children.scripting import (
     outputs,
     training,
     training_progress,
-    wait_for,
 )
 from tests.support.supervisor_bench import Bench, either_way
+from tests.support.waiting import wait_for
 from worker.supervisor.audit.step_kinds import TrainSeed
 
 
@@ -138,7 +138,7 @@ class TestFailed:
         assert supervisor.run_due("gpu") >= 1
         job = bench.job(audit)
         assert job.failures == job.attempt >= 1
-        wait_for(lambda: supervisor.run_due("gpu") == 0 and bench.job(audit).state == "failed", 30)
+        wait_for(lambda: supervisor.run_due("gpu") == 0 and bench.job(audit).state == "failed")
         job = bench.job(audit)
         assert (job.attempt, job.failures) == (3, 3)
         assert job.error is not None
@@ -212,7 +212,7 @@ class TestShutdown:
         thread.start()
         wait_for(running.exists)
         bench.stopping.set()
-        thread.join(20)
+        thread.join(60)
         job = bench.job(audit)
         assert (job.state, job.owner, job.attempt) == ("queued", None, 1)
         assert bench.job(other).attempt == 0
@@ -233,7 +233,7 @@ class TestShutdown:
         bench.stopping.set()
         with bench.sessions.begin() as session:
             request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
-        thread.join(20)
+        thread.join(60)
         assert bench.job(audit).state == "cancelled"
         bench.nothing_left(audit)
 

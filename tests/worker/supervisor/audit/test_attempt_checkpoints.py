@@ -9,8 +9,9 @@ from sqlalchemy import func, update
 from service.lifecycle.audits import request_cancel
 from service.store.objects import checkpoints_prefix
 from service.store.tables import Audit, Job
-from tests.support.children.scripting import FINISHED, OUTPUTS, training, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, training
 from tests.support.supervisor_bench import Bench
+from tests.support.waiting import wait_for
 
 
 def stored(bench: Bench, audit: Audit) -> list[Path]:
@@ -34,7 +35,7 @@ def test_a_worker_that_ends_saves_and_another_goes_on(
     thread.start()
     wait_for(running.exists)
     bench.stopping.set()
-    thread.join(20)
+    thread.join(60)
     job = bench.job(audit)
     assert (job.state, job.attempt, job.failures) == ("queued", 1, 0)
     bench.no_folders_or_processes()
@@ -69,7 +70,7 @@ def test_a_child_that_does_not_save_in_time_is_ended(
     thread.start()
     wait_for(running.exists)
     bench.stopping.set()
-    thread.join(20)
+    thread.join(60)
     assert (bench.job(audit).state, bench.job(audit).failures) == ("queued", 0)
     bench.no_folders_or_processes()
     bench.stopping.clear()
@@ -86,6 +87,6 @@ def test_a_cancelled_audit_is_not_saved(bench: Bench, make_audit: Callable[..., 
     wait_for(running.exists)
     with bench.sessions.begin() as session:
         request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
-    thread.join(20)
+    thread.join(60)
     assert bench.job(audit).state == "cancelled"
     assert stored(bench, audit) == []

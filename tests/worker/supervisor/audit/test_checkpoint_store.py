@@ -15,7 +15,7 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.object_store_factory import make_object_store
 from service.store.objects import ObjectStore
-from tests.support.children.scripting import wait_for
+from tests.support.waiting import wait_for
 from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
 
 STEP = "train:7"
@@ -176,7 +176,7 @@ def test_what_is_not_wanted_is_given_up(claimed: Claim, tmp_path: Path) -> None:
     closing = threading.Thread(target=worker.uploads.close, args=(30,), kwargs={"wanted": False})
     closing.start()
     objects.go_on.set()
-    closing.join(10)
+    closing.join(60)
     assert not closing.is_alive()
     assert len(objects.asked) == 1
     assert staged(objects, claim(2, claimed), tmp_path / "two") == {}

@@ -4,7 +4,6 @@ import json
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ from sqlalchemy import update
 from service.contract.spec import ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from service.lifecycle.audits import request_cancel
 from service.store.tables import Audit, Job
-from tests.support.children.scripting import FINISHED, OUTPUTS, SECRET, combining, scripted_children, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, SECRET, combining, scripted_children
 from tests.support.ended import pid_has_ended
 from tests.support.supervisor_bench import Bench, either_way
+from tests.support.waiting import wait_for
 from worker.process.launcher import Spawner
 from worker.supervisor.audit.step_folder import spec_sha256
 
@@ -99,7 +99,7 @@ class TestImporting:
                 request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id)
             elif ending == "fenced":
                 session.execute(update(Job).values(attempt=2, owner="another"))
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
         state = {"cancel": "cancelled", "shutdown": "queued", "fenced": "running"}[ending]
         assert (bench.job(audit).state, bench.job(audit).failures) == (state, 0)
@@ -119,16 +119,16 @@ class TestImporting:
 class TestStopped:
     @either_way
     @pytest.mark.parametrize(
-        ("script", "seconds"),
+        "script",
         [
-            ([["exit_when_told"]], 0.5),
-            ([["deaf"]], 1.1),
-            ([["deaf_to_sigterm"], ["deaf"]], 1.7),
-            ([["raw", "garbage without end\n", 2_000_000], ["exit_when_told"]], 5),
+            [["exit_when_told"]],
+            [["deaf"]],
+            [["deaf_to_sigterm"], ["deaf"]],
+            [["raw", "garbage without end\n", 2_000_000], ["exit_when_told"]],
         ],
     )
     def test_a_running_audit_is_cancelled_however_deaf_its_child(
-        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, script: list[list[Any]], seconds: float
+        self, bench: Bench, make_audit: Callable[..., Audit], tmp_path: Path, script: list[list[Any]]
     ) -> None:
         audit = make_audit()
         running = tmp_path / "running"
@@ -137,9 +137,8 @@ class TestStopped:
         wait_for(running.exists)
         with bench.sessions.begin() as session:
             assert request_cancel(session, workspace_id=audit.workspace_id, audit_id=audit.id).state == "cancelling"
-        asked = time.monotonic()
-        thread.join(20)
-        assert time.monotonic() - asked < seconds + 1.5
+        thread.join(60)
+        assert not thread.is_alive()
         assert bench.job(audit).state == "cancelled"
         bench.nothing_left(audit)
 
@@ -153,7 +152,7 @@ class TestStopped:
         wait_for(running.exists)
         with bench.sessions.begin() as session:
             session.execute(update(Job).values(attempt=2, owner="another"))
-        thread.join(20)
+        thread.join(60)
         job = bench.job(audit)
         assert (job.state, job.attempt, job.owner) == ("running", 2, "another")
         bench.nothing_left(audit)
@@ -192,7 +191,7 @@ class TestEnded:
         make_audit()
         running = tmp_path / "running"
         with bench.process(["touch", str(running)], ["exit_when_told"]) as process:
-            wait_for(running.exists, 30)
+            wait_for(running.exists)
             assert len(scripted_children(bench.settings.data_dir)) == 1
             process.kill()
         wait_for(lambda: scripted_children(bench.settings.data_dir) == [])

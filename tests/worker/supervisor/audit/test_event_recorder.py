@@ -17,9 +17,9 @@ from tests.support.children.scripting import (
     outputs,
     training,
     training_progress,
-    wait_for,
 )
 from tests.support.supervisor_bench import Bench, either_way
+from tests.support.waiting import wait_for
 
 
 @either_way
@@ -85,7 +85,7 @@ def test_progress_is_seen_while_it_runs(bench: Bench, make_audit: Callable[..., 
     )
     assert seen.published_attempt is None
     (tmp_path / "go").touch()
-    thread.join(20)
+    thread.join(60)
     assert bench.job(audit).state == "succeeded"
 
 

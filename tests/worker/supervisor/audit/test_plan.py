@@ -11,9 +11,10 @@ from sqlalchemy import func, select, update
 from service.contract.spec import StepSpec
 from service.store.objects import audit_key
 from service.store.tables import Audit, Finding, Model, Score, ScoreList
-from tests.support.children.scripting import FINISHED, OUTPUTS, SUMMARY, combining, outputs, wait_for
+from tests.support.children.scripting import FINISHED, OUTPUTS, SUMMARY, combining, outputs
 from tests.support.summaries import make_probe_summary
 from tests.support.supervisor_bench import Bench
+from tests.support.waiting import wait_for
 
 SEVERAL = {
     **SUMMARY,
@@ -63,7 +64,7 @@ def test_a_later_attempt_runs_only_what_is_missing(
     thread.start()
     wait_for(running.exists)
     bench.stopping.set()
-    thread.join(20)
+    thread.join(60)
     assert bench.job(audit).state == "queued"
     states = [(step.state, step.attempt) for step in bench.steps(audit)]
     assert states == [("succeeded", 1), ("succeeded", 1), ("pending", 1), ("pending", None)]
@@ -97,7 +98,7 @@ def test_a_step_of_another_specification_is_run_again(
     thread.start()
     wait_for(running.exists)
     bench.stopping.set()
-    thread.join(20)
+    thread.join(60)
     bench.stopping.clear()
     with bench.sessions.begin() as session:
         session.execute(update(Model).values(revision="b" * 40))

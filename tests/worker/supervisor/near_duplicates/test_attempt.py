@@ -20,8 +20,8 @@ from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import dataset_key
 from service.store.tables import Dataset, Job
-from tests.support.children.scripting import wait_for
 from tests.support.exportable import jsonl, store_dataset
+from tests.support.waiting import wait_for
 from worker.supervisor.dispatch import Supervisor
 
 UPLOAD = jsonl(30) + jsonl(5)
@@ -119,7 +119,7 @@ def test_a_killed_child_is_tried_again(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
-        wait_for(children, 30)
+        wait_for(children)
         os.kill(children()[0].pid, signal.SIGKILL)
         running.result(timeout=30)
     job = job_of(sessions, dataset)
@@ -135,7 +135,7 @@ def test_a_worker_that_ends_gives_it_back(
 ) -> None:
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
-        wait_for(children, 30)
+        wait_for(children)
         stopping.set()
         running.result(timeout=30)
     job = job_of(sessions, dataset)
