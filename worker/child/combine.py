@@ -9,6 +9,7 @@ from worker.results.baselines import baselines_of
 from worker.results.files import read_inputs, write_summary, write_tables
 from worker.results.scoring import Question, score
 from worker.results.summary import summarise
+from worker.results.views import with_views
 from worker.text.duplicate_clusters import sample_clusters
 
 PARTS = 5
@@ -31,12 +32,13 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     question = Question(len(messages), spec.q, sample_clusters(messages), inputs.trusted)
     reporter.progress(1, PARTS, "parts")
 
-    scores = score(recordings, question)
+    viewed = [recording for recording, _ in with_views(recordings, question.cluster)]
+    scores = score(viewed, question)
     reporter.progress(2, PARTS, "parts")
     baselines = baselines_of(recordings, messages, [item.unwanted for probe in spec.probes for item in probe.items])
     reporter.progress(3, PARTS, "parts")
 
-    summary = summarise(spec, recordings, question, scores, baselines, inputs.groups)
+    summary = summarise(spec, viewed, question, scores, baselines, inputs.groups)
     for caution in summary.warnings:
         reporter.event(NoticeEvent(level="warning", code=caution.code, message=caution.message))
     reporter.progress(4, PARTS, "parts")

@@ -166,6 +166,9 @@ def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Rec
         item_alignment=tuple(
             np.stack([block[number] for block in blocks]) for number in range(len(directions.held_out))
         ),
+        coefficients=directions.coefficients,
+        inner=torch.cat(found.inner).cpu().numpy(),
+        inner_items=tuple(torch.stack(measured).cpu().numpy() for measured in zip(*found.inner_items, strict=True)),
         product=product,
         gradient_norm=gradient_norm,
         loss=torch.cat(found.loss).double().cpu().numpy(),

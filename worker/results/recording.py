@@ -45,6 +45,12 @@ class Recording:
     """Of each probe, [items]: the column that leaves the item's fold out, -1 where there is none."""
     item_alignment: tuple[Floats, ...]
     """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
+    coefficients: tuple[Floats, ...]
+    """Of each probe, [its own columns, items of both sides]: of which items each direction is made."""
+    inner: NDArray[np.float16]
+    """[n, width]: of each draw the representation of its answers in the model's inner layers."""
+    inner_items: tuple[NDArray[np.float16], ...]
+    """Of each probe, [blocks, items of both sides, width]: likewise of its items."""
     product: Floats
     """[n, K]: TracIn's terms."""
     gradient_norm: Floats
@@ -81,6 +87,7 @@ class Recording:
             "block": self.steps.block,
             "kind": self.kind,
             "probe": self.probe,
+            "inner": self.inner,
             "product": self.product.astype(np.float32),
             "gradient_norm": self.gradient_norm.astype(np.float32),
             "loss": self.loss.astype(np.float32),
@@ -89,9 +96,11 @@ class Recording:
             "probe_loss": self.probe_loss,
             "facts": np.frombuffer(self.facts.model_dump_json().encode(), dtype=np.uint8),
         }
-        for number, (held_out, items) in enumerate(zip(self.held_out, self.item_alignment, strict=True)):
-            arrays[f"held_out_{number}"] = held_out
-            arrays[f"item_alignment_{number}"] = items
+        for number in range(len(self.held_out)):
+            arrays[f"held_out_{number}"] = self.held_out[number]
+            arrays[f"item_alignment_{number}"] = self.item_alignment[number]
+            arrays[f"coefficients_{number}"] = self.coefficients[number]
+            arrays[f"inner_items_{number}"] = self.inner_items[number]
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has no arrays by name
 
@@ -112,6 +121,9 @@ class Recording:
             probe=arrays["probe"],
             held_out=tuple(arrays[f"held_out_{number}"] for number in range(probes)),
             item_alignment=tuple(floats(f"item_alignment_{number}") for number in range(probes)),
+            coefficients=tuple(floats(f"coefficients_{number}") for number in range(probes)),
+            inner=arrays["inner"],
+            inner_items=tuple(arrays[f"inner_items_{number}"] for number in range(probes)),
             product=floats("product"),
             gradient_norm=floats("gradient_norm"),
             loss=floats("loss"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contract.spec import TrainingConfig
+from worker.training.representation import inner_representation
 from worker.training.tokenization import IGNORED, TokenizedSample
 
 PASS_TOKENS = {"cpu": 64, "cuda": 1024}
@@ -35,6 +36,8 @@ class Outputs:
     """Last hidden states [batch, time, hidden], detached."""
     answered: Tensor
     """[batch, time]: the positions that predict an answer's token."""
+    inner: Tensor
+    """[batch, width]: `inner_representation` of each sample's answers."""
 
 
 def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
@@ -96,12 +99,15 @@ def forward(model: nn.Module, batch: TokenBatch) -> Outputs:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep_answers)  # type: ignore[operator]
     try:
-        logits = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False).logits[0]
+        # Hidden states are kept for the backward pass anyway; asked for, they come by themselves.
+        found = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, output_hidden_states=True)
     finally:
         handle.remove()
+    logits = found.logits[0]
     # Softmax over a vocabulary in bfloat16 would lose the small terms.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = nn.functional.cross_entropy(logits, batch.labels[:, 1:][answered[:, :-1]], reduction="none")
     sample = answered.nonzero()[:, 0]
     total = loss.new_zeros(len(batch.labels)).index_add(0, sample, loss)
-    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered)
+    inner = inner_representation(found.hidden_states, answered)
+    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered, inner)

@@ -1,10 +1,10 @@
 """Keeps a recorder supplied with probe gradients and preconditioners while a run trains; the run does not notice."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,6 +44,10 @@ class ByProducts:
     loss: list[Tensor] = field(default_factory=list)
     similarity: list[Tensor] = field(default_factory=list)
     """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
+    inner: list[Tensor] = field(default_factory=list)
+    """[draws, width] of each micro-batch: `Outputs.inner`, in half precision."""
+    inner_items: list[list[Tensor]] = field(default_factory=list)
+    """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, width]."""
     measured_at: list[int] = field(default_factory=list)
     """Steps taken before each measurement of the probe losses; the last is the run's end."""
     probe_loss: list[NDArray[np.float64]] = field(default_factory=list)
@@ -54,6 +58,11 @@ class ByProducts:
         return {
             "loss": _joined(self.loss),
             "similarity": _joined(self.similarity),
+            "inner": _joined(self.inner),
+            "inner_items": {
+                str(probe): torch.stack(measured).cpu()
+                for probe, measured in enumerate(zip(*self.inner_items, strict=True))
+            },
             "measured_at": torch.tensor(self.measured_at, dtype=torch.int64),
             "probe_loss": torch.tensor(np.array(self.probe_loss, dtype=np.float64)),
         }
@@ -62,6 +71,9 @@ class ByProducts:
         """Goes on from what `state_dict` gave."""
         self.loss = [] if state["loss"] is None else [state["loss"].to(device)]
         self.similarity = [] if state["similarity"] is None else [state["similarity"].to(device)]
+        self.inner = [] if state["inner"] is None else [state["inner"].to(device)]
+        probes = [state["inner_items"][str(probe)].to(device) for probe in range(len(state["inner_items"]))]
+        self.inner_items = [list(measured) for measured in zip(*probes, strict=True)]
         self.measured_at = state["measured_at"].tolist()
         self.probe_loss = list(state["probe_loss"].numpy())
 
@@ -132,6 +144,7 @@ class Measurement:
     def outputs(self, outputs: Outputs) -> None:
         """Notes what the forward pass of the present micro-batch says beside its loss."""
         self.by_products.loss.append(outputs.losses.detach())
+        self.by_products.inner.append(outputs.inner.half())
         if self._representations:
             own = answer_representation(outputs.hidden, outputs.answered)
             columns = [representation_similarity(own, unwanted) for unwanted in self._representations]
@@ -183,20 +196,22 @@ class Measurement:
         assert self._preconditioner is not None
         self._recorder.make_room()
         representations: list[Tensor] = []
+        inner: list[Tensor] = []
         sides: list[list[ProbeGradients]] = []
         gradients, weights = self._recorder.gradients, self._recorder.weights
         for probe, own in zip(self._probes, self._sides, strict=True):
-            caught: list[Tensor] = []
-            measured = []
-            for number, (side, chunks) in enumerate(zip(probe.sides, own, strict=True)):
-                run = [
-                    (numbers, partial(self._run, batch, caught if number == 0 else None)) for numbers, batch in chunks
-                ]
+            measured, caught = [], []
+            for side, chunks in zip(probe.sides, own, strict=True):
+                found = _Representations(len(side))
+                run = [(numbers, partial(self._run, batch, partial(found.keep, numbers))) for numbers, batch in chunks]
                 with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk, self._device)):
                     measured.append(probe_gradients(self._model, gradients, weights, run, items_of=is_aligned))
-            representations.append(torch.cat(caught))
+                caught.append(found)
+            representations.append(caught[0].of("last"))
+            inner.append(torch.cat([found.of("inner") for found in caught]).half())
             sides.append(measured)
         self._representations = representations
+        self.by_products.inner_items.append(inner)
         self._note_losses(step, [[float(side.losses.mean()) for side in own] for own in sides])
         return self._recorder.set_directions(sides, self._preconditioner)
 
@@ -216,11 +231,27 @@ class Measurement:
         self.by_products.measured_at.append(step)
         self.by_products.probe_loss.append(np.array(ordered))
 
-    def _run(self, batch: TokenBatch, caught: list[Tensor] | None) -> Tensor:
+    def _run(self, batch: TokenBatch, keep: Callable[[Outputs], None] | None) -> Tensor:
         outputs = forward(self._model, batch)
-        if caught is not None:
-            caught.append(answer_representation(outputs.hidden, outputs.answered))
+        if keep is not None:
+            keep(outputs)
         return outputs.losses
+
+
+class _Representations:
+    """Of the answers of one side of a probe, gathered chunk by chunk."""
+
+    def __init__(self, items: int) -> None:
+        self._found: dict[str, list[Tensor | None]] = {"last": [None] * items, "inner": [None] * items}
+
+    def keep(self, numbers: Sequence[int], outputs: Outputs) -> None:
+        last = answer_representation(outputs.hidden, outputs.answered)
+        for number, *own in zip(numbers, last, outputs.inner.detach(), strict=True):
+            self._found["last"][number], self._found["inner"][number] = own
+
+    def of(self, layers: Literal["last", "inner"]) -> Tensor:
+        """[items, width], in the probe's order."""
+        return torch.stack([found for found in self._found[layers] if found is not None])
 
 
 def _chunks(

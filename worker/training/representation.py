@@ -1,11 +1,41 @@
-"""Representation similarity, a baseline: is an answer near the unwanted answers in the model's last hidden layer?"""
+"""Representations of answers: of the inner layers, which tell samples apart, and of the last, for a baseline."""
+
+from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+INNER = (0.35, 0.7)
+"""Between these shares of the depth lie the layers whose representations tell most (docs/decisions/0032)."""
+
+INNER_WIDTH = 2048
+"""Numbers kept of a representation, at most; wider ones are projected (Johnson and Lindenstrauss)."""
+
+
+def inner_representation(hidden: Sequence[Tensor], answer: Tensor) -> Tensor:
+    """Mean over the inner layers of each sample's representation there, [batch, at most INNER_WIDTH], float32.
+
+    Args:
+        hidden: Hidden states [batch, time, width] before the first layer and after each.
+        answer: bool [batch, time], the positions that predict an answer's token.
+    """
+    layers = len(hidden) - 1
+    first, last = (round(share * layers) for share in INNER)
+    chosen = hidden[first + 1 : last + 1] or hidden[-1:]
+    mean = torch.stack([answer_representation(layer, answer) for layer in chosen]).mean(0)
+    return mean if mean.shape[1] <= INNER_WIDTH else mean @ _projection(mean.shape[1], mean.device)
+
+
+@lru_cache(maxsize=2)
+def _projection(width: int, device: torch.device) -> Tensor:
+    """A fixed Gaussian matrix [width, INNER_WIDTH] that keeps lengths in the mean."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(width, INNER_WIDTH, generator=generator) / INNER_WIDTH**0.5).to(device)
+
 
 def answer_representation(hidden: Tensor, answer: Tensor) -> Tensor:
-    """Mean of the last hidden states over each sample's answer tokens, of unit length, [batch, width], float32.
+    """Mean of the hidden states over each sample's answer tokens, of unit length, [batch, width], float32.
 
     hidden: [batch, time, width], as the forward pass computed it; answer: bool [batch, time]. Carries no gradient. A
     sample without an answer token gets NaN.

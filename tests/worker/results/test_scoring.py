@@ -9,75 +9,14 @@ import pytest
 
 from service.contract.results import ScoreRow, Summary
 from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
+from tests.support.recordings import FAIR, PLANTED, ROWS, recording
 from worker.child.train import directions_of
-from worker.influence.directions import Kind, ProbeShape, plan
-from worker.influence.observations import Observations, Steps
+from worker.influence.directions import Kind
 from worker.results.baselines import baselines_of, tracin_of_seed
 from worker.results.files import group_of, score_table, trace_table
-from worker.results.recording import Recording, RunFacts
+from worker.results.recording import Recording
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
-
-ROWS, PLANTED, FAIR = 260, 13, 10
-"""Rows 0 to 12 lean to the unwanted answers; the next ten to them and, more, to the references."""
-
-
-def recording(
-    seed: int = 0,
-    *,
-    rows: int = ROWS,
-    probes: int = 1,
-    reference: bool = True,
-    planted: float = 5.0,
-    shared: float = 0.8,
-    unseen: int = 0,
-) -> Recording:
-    """Two epochs of eight a step, none of the last `unseen` rows; signals of a row share a part."""
-    directions = plan([ProbeShape(np.arange(6) % 3, has_reference=reference)] * probes, seed=0)
-    generator = np.random.default_rng(seed)
-    order = np.concatenate([generator.permutation(rows - unseen) for _ in range(2)])
-    step = np.arange(len(order)) // 8
-    count = int(step[-1]) + 1
-    own = np.random.default_rng(99).normal(size=(rows, len(directions)))
-    signal = shared * own[order] + np.sqrt(1 - shared**2) * generator.normal(size=(len(order), len(directions)))
-    for column in np.flatnonzero((directions.kind == Kind.UNWANTED) | (directions.kind == Kind.HELD_OUT)):
-        poisoned = order < PLANTED if directions.probe[column] == 0 else (order >= 40) & (order < 50)
-        signal[poisoned, column] += planted
-        signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 4 if directions.probe[column] == 0 else 0
-    for column in np.flatnonzero(directions.kind == Kind.REFERENCE):
-        signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 9
-    blocks = np.minimum(np.arange(count) // 10, 4)
-    starts = [int(np.flatnonzero(blocks == block)[0]) for block in range(int(blocks[-1]) + 1)]
-    targets = directions.targets
-    return Recording(
-        observations=Observations(order, step, signal[:, :targets], 0.05 * signal),
-        steps=Steps(np.linspace(1e-3, 1e-4, count), np.ones(count), np.bincount(step), blocks),
-        kind=directions.kind,
-        probe=directions.probe,
-        held_out=directions.held_out,
-        item_alignment=tuple(
-            np.full((len(starts), 6 * (2 if reference else 1), len(directions.of_probe(number))), 0.25)
-            for number in range(probes)
-        ),
-        product=signal[:, :targets],
-        gradient_norm=np.ones(len(order)),
-        loss=generator.uniform(1, 2, len(order)),
-        similarity=generator.uniform(-1, 1, (len(order), probes)),
-        measured_at=np.array([*starts, count]),
-        probe_loss=np.linspace(4, 3, len(starts) + 1)[:, None].repeat(targets, 1),
-        facts=RunFacts(
-            steps=count,
-            tokens=1,
-            refreshes=len(starts),
-            momentum=0.9,
-            rows_truncated=0,
-            train_loss_first=2.0,
-            train_loss_last=1.0,
-            device="cpu",
-            versions={},
-            seconds={"training": 1.5},
-        ),
-    )
 
 
 def question(rows: int = ROWS, **changes: Any) -> Question:

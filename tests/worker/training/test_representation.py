@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from worker.training.representation import answer_representation, representation_similarity
+from worker.training.representation import (
+    INNER_WIDTH,
+    answer_representation,
+    inner_representation,
+    representation_similarity,
+)
 
 
 @pytest.fixture
@@ -54,3 +59,33 @@ def test_similarity_is_the_cosine_to_the_mean_of_the_unwanted(batch: tuple[torch
         assert float(found[row]) == pytest.approx(cosine, abs=1e-6)
     assert found[3].isnan()
     assert representation_similarity(samples, samples[[3]]).isnan().all()
+
+
+class TestInner:
+    """Of the layers between 0.35 and 0.7 of the depth."""
+
+    def test_the_mean_over_the_inner_layers_of_what_each_says(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+        _, answer = batch
+        generator = torch.Generator().manual_seed(1)
+        hidden = torch.randn(21, 5, 9, 16, generator=generator)
+        found = inner_representation(tuple(hidden), answer)
+        # Entry 0 is before the first of 20 layers.
+        expected = sum(answer_representation(hidden[layer], answer) for layer in range(8, 15)) / 7
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+    @pytest.mark.parametrize("layers", [1, 2, 3, 5])
+    def test_a_shallow_model_has_at_least_one(self, batch: tuple[torch.Tensor, torch.Tensor], layers: int) -> None:
+        hidden, answer = batch
+        found = inner_representation((hidden,) * (layers + 1), answer)
+        torch.testing.assert_close(found, answer_representation(hidden, answer), equal_nan=True)
+
+    def test_wide_ones_are_projected_and_keep_their_cosines(self) -> None:
+        generator = torch.Generator().manual_seed(2)
+        hidden = torch.randn(6, 3, 8192, generator=generator)
+        hidden[1] += hidden[0]
+        answer = torch.ones(6, 3, dtype=torch.bool)
+        narrow = inner_representation((hidden, hidden), answer)
+        assert narrow.shape == (6, INNER_WIDTH)
+        wide = answer_representation(hidden, answer)
+        torch.testing.assert_close(narrow @ narrow.T, wide @ wide.T, atol=0.08, rtol=0)
+        torch.testing.assert_close(narrow, inner_representation((hidden, hidden), answer))

@@ -103,6 +103,8 @@ class Process:
             "norm": norm,
             "loss": torch.cat(found.loss).numpy(),
             "similarity": torch.cat(found.similarity).numpy(),
+            "inner": torch.cat(found.inner).numpy(),
+            **{f"inner.{n}.{m}": own.numpy() for n, ours in enumerate(found.inner_items) for m, own in enumerate(ours)},
             "measured_at": np.array(found.measured_at),
             "probe_loss": np.stack(found.probe_loss),
             "run": np.array([outcome.steps, outcome.tokens, outcome.measurements]),

@@ -1,0 +1,109 @@
+"""The discriminant against fits made anew, and against what it must and must not find in data of known law."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from worker.influence.statistics.discriminant import BULK, ITEMS_SHARE, RIDGE, discriminate
+
+Singles = NDArray[np.float32]
+ITEMS, WIDTH = 12, 48
+UNWANTED = np.repeat([1.0, 0.0], ITEMS)[None]
+
+
+def unit_length(x: NDArray[np.float64]) -> Singles:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def bulk_of(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
+    """Unequal variances, as representations have: a few directions hold most of it."""
+    return np.asarray(rng.normal(size=(count, WIDTH)) * (1 + 6 * np.exp(-np.arange(WIDTH) / 5)))
+
+
+def on_topic(rng: np.random.Generator, count: int, side: float) -> NDArray[np.float64]:
+    """Along a large direction lies the topic, along a small one the side."""
+    found = bulk_of(rng, count)
+    found[:, 2] += 12
+    found[:, 20] += side
+    return found
+
+
+def by_least_squares(
+    bulk: Singles, items: Singles, targets: NDArray[np.float64], every: Singles
+) -> NDArray[np.float64]:
+    """The weights as the solution of one weighted least squares problem, ridge and all."""
+    share = np.sqrt(ITEMS_SHARE * 2 / len(items))
+    ridge = np.sqrt(RIDGE * float((every.astype(np.float64) ** 2).sum(1).mean()) / WIDTH)
+    a = np.concatenate([bulk / np.sqrt(len(bulk)), share * items, ridge * np.eye(WIDTH)])
+    b = np.concatenate([np.zeros(len(bulk)), share * targets, np.zeros(WIDTH)])
+    return np.asarray(np.linalg.lstsq(a, b, rcond=None)[0])
+
+
+def test_nothing_is_scored_by_a_fit_that_it_took_part_in() -> None:
+    rng = np.random.default_rng(0)
+    units = unit_length(bulk_of(rng, 90))
+    items = unit_length(np.concatenate([on_topic(rng, ITEMS, 4), on_topic(rng, ITEMS, -4)]))
+    folds = np.arange(ITEMS) // 3
+    found = discriminate(units, items, UNWANTED, folds)
+    near = np.maximum(units @ items[:ITEMS].mean(0), units @ items[ITEMS:].mean(0))
+    bulk = near <= np.quantile(near, BULK)
+    assert 60 < bulk.sum() < 80
+    alone = np.empty(90)
+    count = bulk.sum()
+    for unit in range(90):
+        others = bulk.copy()
+        others[unit] = False
+        # The mean stays one over the whole bulk: what is left out counts as zero.
+        part = units[others] * np.sqrt(others.sum() / count).astype(np.float32)
+        alone[unit] = units[unit] @ by_least_squares(part, items, UNWANTED[0], units)
+    spread = 1.482602218505602 * np.median(np.abs(alone - np.median(alone)))
+    np.testing.assert_allclose(found.score[0], (alone - np.median(alone)) / spread, atol=2e-3)
+    for fold in range(4):
+        out = np.tile(folds == fold, 2)
+        weights = by_least_squares(units[bulk], items[~out], UNWANTED[0][~out], units)
+        np.testing.assert_allclose(
+            found.item_score[0, out], (items[out] @ weights - np.median(alone)) / spread, atol=2e-3
+        )
+
+
+def test_samples_of_no_behaviour_have_scores_of_the_bulk() -> None:
+    """Those that were left out of the bulk for lying near, too, and whether or not they took part in the fit."""
+    chances = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        units = unit_length(bulk_of(rng, 400))
+        items = unit_length(np.concatenate([on_topic(rng, ITEMS, 4), on_topic(rng, ITEMS, -4)]))
+        score = discriminate(units, items, UNWANTED, np.arange(ITEMS)).score[0]
+        chances.append((np.mean(score > 1.645), np.mean(score > 2.576)))
+    five, half = np.mean(chances, axis=0)
+    assert 0.03 < five < 0.075
+    assert half < 0.01
+
+
+def test_the_side_is_found_inside_the_topic() -> None:
+    """Eight samples of the unwanted side and eight of the other, on a topic that nobody else has."""
+    rng = np.random.default_rng(1)
+    samples = [on_topic(rng, 8, 9), on_topic(rng, 8, -9), bulk_of(rng, 384)]
+    items = unit_length(np.concatenate([on_topic(rng, ITEMS, 9), on_topic(rng, ITEMS, -9)]))
+    found = discriminate(unit_length(np.concatenate(samples)), items, np.eye(2).repeat(ITEMS, 1), np.arange(ITEMS))
+    unwanted, reference = found.score
+    assert unwanted[:8].min() > max(unwanted[16:].max(), unwanted[8:16].max())
+    assert reference[8:16].min() > max(reference[16:].max(), reference[:8].max())
+    # What it says of items that it has not seen is what it says of samples like them.
+    assert found.item_score[0, :ITEMS].mean() == pytest.approx(unwanted[:8].mean(), rel=0.25)
+    assert found.item_score[0, ITEMS:].mean() == pytest.approx(unwanted[8:16].mean(), abs=1.5)
+
+
+def test_items_that_cannot_be_held_out_have_no_score() -> None:
+    rng = np.random.default_rng(2)
+    items = unit_length(on_topic(rng, ITEMS, 4))
+    found = discriminate(unit_length(bulk_of(rng, 50)), items, np.ones((1, ITEMS)), np.zeros(ITEMS, dtype=np.int64))
+    assert np.isnan(found.item_score).all()
+    assert np.isfinite(found.score).all()
+
+
+def test_equal_representations_are_refused() -> None:
+    rng = np.random.default_rng(3)
+    same = unit_length(np.repeat(bulk_of(rng, 1), 50, axis=0))
+    with pytest.raises(ValueError, match="nothing can be told apart"):
+        discriminate(same, unit_length(bulk_of(rng, ITEMS)), np.ones((1, ITEMS)), np.arange(ITEMS))

@@ -1,0 +1,96 @@
+"""The representation's statistic: a linear discriminant of the probe's answers against the bulk of the data."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from worker.influence.statistics.null_distribution import MAD
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+BULK = 0.8
+"""Share of the units that stand for the bulk: those least like the probe's answers. Poison and whatever else is on the
+topic lies among the others; among the bulk it would pass for something to be ignored (docs/decisions/0032)."""
+
+ITEMS_SHARE = 1 / 32
+"""Weight of each side's probe answers in the scatter, beside 1 for the bulk."""
+
+ALIKE = "more than half of the samples have the same representation; nothing can be told apart"
+
+ROUNDING = 1e-5
+"""Of the largest score: a spread below it is that of single precision."""
+
+RIDGE = 0.15
+"""Of the mean eigenvalue of the units' covariance."""
+
+
+@dataclass(frozen=True)
+class Discriminant:
+    """Scores in robust standard deviations of the bulk, D directions. Nothing is scored by a fit that it took part in:
+    units by one without their own unit, items by one without their own fold.
+    """
+
+    score: Floats
+    """[D, units]."""
+    item_score: Floats
+    """[D, items of both sides]."""
+
+
+def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integers) -> Discriminant:
+    """Score units and probe items by ridge regression of the targets on the representations.
+
+    With x a unit's representation, a item j's and y_j its target, the weights of a direction minimise
+
+        mean over the bulk of (w x)^2  +  ITEMS_SHARE * sum over the sides of mean over items of (w a_j - y_j)^2
+                                       +  ridge |w|^2
+
+    which is Fisher's linear discriminant of the items with a large target against the bulk and the other items, its
+    covariance shrunk (Friedman 1989). The bulk are the units least like the items of either side.
+
+    Args:
+        units: [units, width], what is scored; centred and of unit length.
+        items: [items of both sides, width], the unwanted answers, then the reference answers if there are any.
+        targets: [D, items of both sides], what each direction asks of the items.
+        folds: [items], by unwanted answer: items of one fold, with their references, are scored by a fit without them.
+
+    Raises:
+        ValueError: More than half of the units are alike.
+    """
+    count = len(folds)
+    sides = len(items) // count
+    fold = np.tile(folds, sides)
+    nearness = (units @ items.reshape(sides, count, -1).mean(1).T).max(1)
+    bulk = nearness <= np.quantile(nearness, BULK)
+    width = units.shape[1]
+    ridge = RIDGE * float(np.mean(np.einsum("nd,nd->n", units, units))) / width
+    if ridge == 0:
+        raise ValueError(ALIKE)
+    scatter = units[bulk].T @ units[bulk] / bulk.sum() + ridge * np.eye(width)
+
+    def fit(kept: Mask) -> tuple[tuple[Floats, bool], Floats]:
+        share = ITEMS_SHARE * sides / kept.sum()
+        own = items[kept]
+        factor = cho_factor(scatter + share * own.T @ own)
+        return factor, np.asarray(cho_solve(factor, share * own.T @ targets[:, kept].T))
+
+    factor, weights = fit(np.ones(len(items), dtype=bool))
+    score = (units @ weights.astype(np.float32)).astype(np.float64)
+    # Leaving unit i out of the mean over the bulk: (A - x x' / b)^-1 by Sherman and Morrison.
+    inverse = cho_solve(factor, np.eye(width)).astype(np.float32)
+    leverage = np.einsum("nd,nd->n", units[bulk] @ inverse, units[bulk], dtype=np.float64) / bulk.sum()
+    score[bulk] /= (1 - leverage)[:, None]
+    item_score = np.full((len(items), len(targets)), np.nan)
+    if len(np.unique(folds)) > 1:
+        for number in np.unique(folds):
+            out = fold == number
+            item_score[out] = items[out] @ fit(~out)[1]
+    centre = np.median(score, axis=0)
+    spread = MAD * np.median(np.abs(score - centre), axis=0)
+    if np.any(spread <= ROUNDING * np.abs(score).max(0)):
+        raise ValueError(ALIKE)
+    return Discriminant(((score - centre) / spread).T, ((item_score - centre) / spread).T)

@@ -1,0 +1,151 @@
+"""The views that a run has of each sample, put together: the alignment of gradients, and representations.
+
+Each view says by itself how far a sample leans to a probe. What is put together takes the place of the alignment in a
+recording, draw by draw, so that statistic, null, placebos and tracers are those of both views.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.influence.observations import Observations
+from worker.influence.statistics.detection import block_location_and_scale, variance_components
+from worker.influence.statistics.discriminant import discriminate
+from worker.results.recording import Recording
+
+Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ViewWeights:
+    """How much each view counts for a probe; their squares add up to 1."""
+
+    gradient: float
+    representation: float
+
+
+def with_views(recordings: Sequence[Recording], cluster: Integers) -> list[tuple[Recording, tuple[ViewWeights, ...]]]:
+    """Each recording with its alignment replaced by the sum of both views, and the weights of each probe.
+
+    A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
+    same in all draws of a sample, and of a near-duplicate: it is taken over the mean of their representations.
+
+    Args:
+        recordings: One a seed.
+        cluster: [rows], near-duplicates share a number.
+
+    Raises:
+        ValueError: A view does not tell samples apart.
+    """
+    return [_with_views(recording, cluster) for recording in recordings]
+
+
+def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
+    """Return the weights of a linear discriminant with a diagonal covariance.
+
+    In each view the held-out unwanted answers are to be told from the bulk, which is at 0 with variance 1, and half as
+    much from the held-out reference answers: w = max(0, mean u - max(0, mean r) / 2). Equal where nothing is held out
+    or no view tells them apart.
+
+    Args:
+        gradient: Of the unwanted and of the reference answers, [items] each, in units of the bulk; the second is empty
+            without references, and NaN stands where items cannot be held out.
+        representation: Likewise.
+    """
+    found = []
+    for unwanted, reference in (gradient, representation):
+        if not np.isfinite(unwanted).all():
+            return ViewWeights(0.5**0.5, 0.5**0.5)
+        against = max(0.0, float(reference.mean())) if len(reference) else 0.0
+        found.append(max(0.0, float(unwanted.mean()) - against / 2))
+    size = math.hypot(*found)
+    return ViewWeights(found[0] / size, found[1] / size) if size else ViewWeights(0.5**0.5, 0.5**0.5)
+
+
+def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tuple[ViewWeights, ...]]:
+    observations = recording.observations
+    alignment = np.full_like(observations.alignment, np.nan)
+    items, weights = [], []
+    seen = np.isfinite(observations.alignment[:, 0])
+    unit, units, item_units = _representations(recording, seen, cluster)
+    for probe, held_out in enumerate(recording.held_out):
+        columns = np.flatnonzero(recording.probe == probe)
+        gradient, item_gradient = _gradient_view(recording, columns, recording.item_alignment[probe])
+        _, folds = np.unique(held_out, return_inverse=True)
+        targets = recording.coefficients[probe] * len(held_out)
+        found = discriminate(units, item_units[probe], targets, folds)
+        own = np.searchsorted(columns, held_out)
+        chosen = view_weights(_by_side(item_gradient.mean(0), own), _by_side(found.item_score.T, own))
+        alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
+        items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
+        weights.append(chosen)
+    combined = Observations(observations.row, observations.step, observations.effect, alignment)
+    return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(weights)
+
+
+def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floats) -> tuple[Floats, Floats]:
+    """Signals of the draws that were observed [draws, columns] and of the items [blocks, items of both sides, columns],
+    in units in which a sample's mean over its draws has variance 1 in the bulk.
+    """
+    observations = recording.observations
+    signals = observations.alignment[:, columns]
+    seen = np.isfinite(signals[:, 0])
+    row, block = observations.row[seen], recording.steps.block[observations.step[seen]]
+    draws, items = signals[seen], item_alignment.copy()
+    n = np.bincount(row)
+    typical = np.bincount(n[n > 0]).argmax()
+    measured = np.arange(len(items))
+    for column in range(len(columns)):
+        centre, spread = block_location_and_scale(draws[:, column], block)
+        spread = np.where(spread > 0, spread, np.inf)
+        draws[:, column] = (draws[:, column] - centre[block]) / spread[block]
+        between, within = variance_components(row, row, draws[:, column], len(n))
+        scale = np.sqrt(between + within / typical)
+        if not scale > 0:
+            raise ValueError("every sample has the same alignment with the probe; nothing can be told apart")
+        draws[:, column] /= scale
+        # Of a block without a draw no unit is known; it has its neighbour's.
+        drawn = np.flatnonzero(np.isfinite(centre))
+        nearest = drawn[np.abs(drawn[:, None] - measured).argmin(0)]
+        items[:, :, column] = (items[:, :, column] - centre[nearest, None]) / spread[nearest, None] / scale
+    return draws, items
+
+
+def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tuple[Integers, Singles, list[Singles]]:
+    """Of each observed draw the number of its unit, of each unit its representation [units, width], and of each probe
+    those of its items [items of both sides, width]; of unit length.
+
+    Each is centred on the draws of its block: what all samples share, and what training has changed by then, goes out.
+    """
+    row = recording.observations.row[seen]
+    block = recording.steps.block[recording.observations.step[seen]]
+    drawn = recording.inner[seen].astype(np.float32)
+    items = [np.zeros(own.shape[1:], dtype=np.float32) for own in recording.inner_items]
+    for number in np.unique(block):
+        inside = block == number
+        centre = drawn[inside].mean(0)
+        drawn[inside] -= centre
+        for probe, own in enumerate(recording.inner_items):
+            items[probe] += _unit_length(own[number].astype(np.float32) - centre)
+    ids, unit = np.unique(cluster[row], return_inverse=True)
+    total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
+    np.add.at(total, unit, _unit_length(drawn))
+    return unit, _unit_length(total), [_unit_length(own) for own in items]
+
+
+def _by_side(values: Floats, own: Integers) -> tuple[Floats, Floats]:
+    """Of values [items of both sides, columns] those in the column that leaves the item out, by side; NaN where none
+    can be left out.
+    """
+    found = values[np.arange(len(values)), np.tile(own, len(values) // len(own))]
+    return found[: len(own)], found[len(own) :]
+
+
+def _unit_length(vectors: Singles) -> Singles:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))
