@@ -167,7 +167,7 @@ def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Rec
             np.stack([block[number] for block in blocks]) for number in range(len(directions.held_out))
         ),
         coefficients=directions.coefficients,
-        inner=torch.cat(found.inner).cpu().numpy(),
+        inner=torch.cat(found.inner).numpy(),
         inner_items=tuple(torch.stack(measured).cpu().numpy() for measured in zip(*found.inner_items, strict=True)),
         product=product,
         gradient_norm=gradient_norm,

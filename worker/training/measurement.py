@@ -45,7 +45,7 @@ class ByProducts:
     similarity: list[Tensor] = field(default_factory=list)
     """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
     inner: list[Tensor] = field(default_factory=list)
-    """[draws, width] of each micro-batch: `Outputs.inner`, in half precision."""
+    """[draws, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
     inner_items: list[list[Tensor]] = field(default_factory=list)
     """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, width]."""
     measured_at: list[int] = field(default_factory=list)
@@ -71,7 +71,7 @@ class ByProducts:
         """Goes on from what `state_dict` gave."""
         self.loss = [] if state["loss"] is None else [state["loss"].to(device)]
         self.similarity = [] if state["similarity"] is None else [state["similarity"].to(device)]
-        self.inner = [] if state["inner"] is None else [state["inner"].to(device)]
+        self.inner = [] if state["inner"] is None else [state["inner"].cpu()]
         probes = [state["inner_items"][str(probe)].to(device) for probe in range(len(state["inner_items"]))]
         self.inner_items = [list(measured) for measured in zip(*probes, strict=True)]
         self.measured_at = state["measured_at"].tolist()
@@ -114,6 +114,8 @@ class Measurement:
         self._preconditioner: dict[str, Tensor] | None = None
         self._representations: list[Tensor] = []
         """Of each probe's unwanted answers at the last measurement, [items, width]."""
+        self._inner: list[Tensor] = []
+        """Of the present step's draws."""
         self.by_products = ByProducts()
 
     @property
@@ -144,7 +146,7 @@ class Measurement:
     def outputs(self, outputs: Outputs) -> None:
         """Notes what the forward pass of the present micro-batch says beside its loss."""
         self.by_products.loss.append(outputs.losses.detach())
-        self.by_products.inner.append(outputs.inner.half())
+        self._inner.append(outputs.inner.half())
         if self._representations:
             own = answer_representation(outputs.hidden, outputs.answered)
             columns = [representation_similarity(own, unwanted) for unwanted in self._representations]
@@ -155,6 +157,10 @@ class Measurement:
 
     def end_step(self, learning_rate: float, clip: float) -> None:
         """Closes a step."""
+        if self._inner:
+            # Many times as large as all else that is kept of a draw; by now the step's numbers have been waited for.
+            self.by_products.inner.append(torch.cat(self._inner).cpu())
+            self._inner = []
         self._recorder.end_step(learning_rate=learning_rate, clip=clip)
 
     def finish(self, step: int, *, late: bool = False) -> None:
