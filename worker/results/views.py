@@ -49,9 +49,12 @@ def with_views(recordings: Sequence[Recording], cluster: Integers) -> list[tuple
 def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
     """Return the weights of a linear discriminant with a diagonal covariance.
 
-    In each view the held-out unwanted answers are to be told from the bulk, which is at 0 with variance 1, and half as
-    much from the held-out reference answers: w = max(0, mean u - max(0, mean r) / 2). Equal where nothing is held out
-    or no view tells them apart.
+    In each view the held-out unwanted answers u are to be told from the bulk, which is at 0 with variance 1, and from
+    the held-out reference answers r, both alike:
+
+        w = max(0, mean u - max(0, mean r) / 2) / ((1 + mean of var u and var r) / 2)
+
+    Equal where nothing is held out or no view tells them apart.
 
     Args:
         gradient: Of the unwanted and of the reference answers, [items] each, in units of the bulk; the second is empty
@@ -63,7 +66,8 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
         if not np.isfinite(unwanted).all():
             return ViewWeights(0.5**0.5, 0.5**0.5)
         against = max(0.0, float(reference.mean())) if len(reference) else 0.0
-        found.append(max(0.0, float(unwanted.mean()) - against / 2))
+        within = np.mean([side.var(ddof=1) for side in (unwanted, reference) if len(side) > 1] or [1.0])
+        found.append(max(0.0, float(unwanted.mean()) - against / 2) / ((1 + float(within)) / 2))
     size = math.hypot(*found)
     return ViewWeights(found[0] / size, found[1] / size) if size else ViewWeights(0.5**0.5, 0.5**0.5)
 

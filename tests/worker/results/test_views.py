@@ -24,10 +24,16 @@ def z_of(found: Recording) -> np.ndarray:
 
 
 class TestWeights:
-    def test_a_view_counts_as_far_as_the_unwanted_answers_stand_out_in_it_less_half_of_the_references(self) -> None:
+    def test_those_of_a_discriminant_with_a_diagonal_covariance(self) -> None:
+        """Mean 4 - 2/2 over variance (1 + (2 + 0)/2) / 2; mean 5, the references below the bulk, over (1 + 1) / 2."""
         gradient = (np.array([3.0, 5.0]), np.array([2.0, 2.0]))
         found = view_weights(gradient, (np.array([5.0, 5.0]), np.array([-3.0, -1.0])))
         assert (found.gradient, found.representation) == pytest.approx((3 / 34**0.5, 5 / 34**0.5))
+
+    def test_a_view_in_which_the_answers_scatter_counts_for_less(self) -> None:
+        narrow, wide = np.array([3.5, 4.5]), np.array([1.0, 7.0])
+        found = view_weights((narrow, np.empty(0)), (wide, np.empty(0)))
+        assert found.gradient / found.representation == pytest.approx((1 + 18) / (1 + 0.5))
 
     def test_a_view_in_which_they_do_not_stand_out_is_left_out(self) -> None:
         found = view_weights((np.array([-1.0, 0.5]), np.empty(0)), (np.array([2.0]), np.empty(0)))
