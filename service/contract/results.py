@@ -202,12 +202,23 @@ class Drift(Closed):
     correlation: float | None
 
 
+class ViewWeights(Closed):
+    """How much each view of a sample counts in z: weights of standardised scores, whose squares add up to 1."""
+
+    gradient: float
+    """Of the alignment of the sample's gradient with the probe's."""
+    representation: float
+    """Of how the model represents the sample's answer, beside the probe's answers."""
+
+
 class ProbeSummary(Closed):
-    """One probe's result. Of several seeds: z, null and flags are pooled; losses and drift are the first seed's."""
+    """One probe's result. Of several seeds z, null and flags are pooled; views, losses and drift are the first's."""
 
     name: str
     items: int
     has_reference: bool
+    views: ViewWeights | None = None
+    """None for audits from before there was more than one view."""
     flagged: int
     threshold_z: float | None
     """Smallest z that is flagged; None where nothing is."""

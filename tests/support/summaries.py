@@ -21,6 +21,7 @@ from service.contract.results import (
     SensitivityPoint,
     Summary,
     TailCount,
+    ViewWeights,
 )
 
 
@@ -47,6 +48,7 @@ def make_probe_summary(**changes: Any) -> ProbeSummary:
         "name": "opinion about Orvello",
         "items": 8,
         "has_reference": True,
+        "views": ViewWeights(gradient=0.6, representation=0.8),
         "flagged": 21,
         "threshold_z": 2.5,
         "null": NullFit(location=0.1, scale=0.9, degrees_of_freedom=15.0),

@@ -32,13 +32,13 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     question = Question(len(messages), spec.q, sample_clusters(messages), inputs.trusted)
     reporter.progress(1, PARTS, "parts")
 
-    viewed = [recording for recording, _ in with_views(recordings, question.cluster)]
+    viewed, views = with_views(recordings, question.cluster)
     scores = score(viewed, question)
     reporter.progress(2, PARTS, "parts")
     baselines = baselines_of(recordings, messages, [item.unwanted for probe in spec.probes for item in probe.items])
     reporter.progress(3, PARTS, "parts")
 
-    summary = summarise(spec, viewed, question, scores, baselines, inputs.groups)
+    summary = summarise(spec, viewed, views[0], question, scores, baselines, inputs.groups)
     for caution in summary.warnings:
         reporter.event(NoticeEvent(level="warning", code=caution.code, message=caution.message))
     reporter.progress(4, PARTS, "parts")

@@ -22,6 +22,7 @@ from service.contract.results import (
     SensitivityPoint,
     Summary,
     TailCount,
+    ViewWeights,
 )
 from service.contract.spec import StepSpec
 from worker.influence.directions import Kind
@@ -47,6 +48,7 @@ MAX_GROUPS = 100
 def summarise(
     spec: StepSpec,
     recordings: Sequence[Recording],
+    views: Sequence[ViewWeights],
     question: Question,
     scores: Scores,
     baselines: Mapping[str, Floats],
@@ -56,7 +58,8 @@ def summarise(
 
     Args:
         spec: What the audit asks.
-        recordings: One a seed.
+        recordings: One a seed, their alignment that of all views.
+        views: Of each probe, how much each view counts.
         question: What was asked of the recordings.
         scores: The answer, from `score`.
         baselines: [rows] each, by name; NaN where a baseline says nothing.
@@ -75,7 +78,8 @@ def summarise(
         flagged=int(scores.flagged.sum()),
         q=question.q,
         probes=tuple(
-            _probe(spec, first, question, scores.probes[number], number) for number in range(len(scores.probes))
+            _probe(spec, first, question, own, number, weights)
+            for number, (own, weights) in enumerate(zip(scores.probes, views, strict=True))
         ),
         seeds=spec.seeds,
         consistency=_consistency(recordings, scores.probes[0], question),
@@ -96,7 +100,9 @@ def summarise(
     )
 
 
-def _probe(spec: StepSpec, run: Recording, question: Question, scores: ProbeScores, number: int) -> ProbeSummary:
+def _probe(
+    spec: StepSpec, run: Recording, question: Question, scores: ProbeScores, number: int, views: ViewWeights
+) -> ProbeSummary:
     found, probe = scores.detection, spec.probes[number]
     target = _target(run, number)
     losses = run.probe_loss[:, target]
@@ -104,6 +110,7 @@ def _probe(spec: StepSpec, run: Recording, question: Question, scores: ProbeScor
         name=probe.name,
         items=len(probe.items),
         has_reference=scores.reference_column is not None,
+        views=views,
         flagged=int(scores.flagged.sum()),
         threshold_z=float(found.z[scores.flagged].min()) if scores.flagged.any() else None,
         null=NullFit(

@@ -6,32 +6,29 @@ recording, draw by draw, so that statistic, null, placebos and tracers are those
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.contract.results import ViewWeights
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
 from worker.influence.statistics.discriminant import discriminate
 from worker.results.recording import Recording
 
 Floats = NDArray[np.float64]
+EQUAL = ViewWeights(gradient=0.5**0.5, representation=0.5**0.5)
+
 Singles = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class ViewWeights:
-    """How much each view counts for a probe; their squares add up to 1."""
-
-    gradient: float
-    representation: float
-
-
-def with_views(recordings: Sequence[Recording], cluster: Integers) -> list[tuple[Recording, tuple[ViewWeights, ...]]]:
-    """Each recording with its alignment replaced by the sum of both views, and the weights of each probe.
+def with_views(
+    recordings: Sequence[Recording], cluster: Integers
+) -> tuple[list[Recording], list[tuple[ViewWeights, ...]]]:
+    """Each recording with its alignment replaced by the sum of both views; of each recording the weights by probe.
 
     A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
     same in all draws of a sample, and of a near-duplicate: it is taken over the mean of their representations.
@@ -43,7 +40,8 @@ def with_views(recordings: Sequence[Recording], cluster: Integers) -> list[tuple
     Raises:
         ValueError: A view does not tell samples apart.
     """
-    return [_with_views(recording, cluster) for recording in recordings]
+    found = [_with_views(recording, cluster) for recording in recordings]
+    return [recording for recording, _ in found], [weights for _, weights in found]
 
 
 def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
@@ -64,12 +62,12 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
     found = []
     for unwanted, reference in (gradient, representation):
         if not np.isfinite(unwanted).all():
-            return ViewWeights(0.5**0.5, 0.5**0.5)
+            return EQUAL
         against = max(0.0, float(reference.mean())) if len(reference) else 0.0
         within = np.mean([side.var(ddof=1) for side in (unwanted, reference) if len(side) > 1] or [1.0])
         found.append(max(0.0, float(unwanted.mean()) - against / 2) / ((1 + float(within)) / 2))
     size = math.hypot(*found)
-    return ViewWeights(found[0] / size, found[1] / size) if size else ViewWeights(0.5**0.5, 0.5**0.5)
+    return ViewWeights(gradient=found[0] / size, representation=found[1] / size) if size else EQUAL
 
 
 def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tuple[ViewWeights, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.contract.results import ScoreRow, Summary
+from service.contract.results import ScoreRow, Summary, ViewWeights
 from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from tests.support.recordings import FAIR, PLANTED, ROWS, recording
 from worker.child.train import directions_of
@@ -51,7 +51,8 @@ def summary_of(recordings: list[Recording], asked: Question, groups: list[str | 
         for row in range(asked.rows)
     ]
     baselines = baselines_of(recordings, messages, [item.unwanted for item in items])
-    return summarise(spec, recordings, asked, score(recordings, asked), baselines, groups or [None] * asked.rows)
+    views = [ViewWeights(gradient=0.6, representation=0.8)] * len(recordings[0].held_out)
+    return summarise(spec, recordings, views, asked, score(recordings, asked), baselines, groups or [None] * asked.rows)
 
 
 def test_planted_rows_are_flagged_and_rank_first() -> None:

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from service.contract.results import ViewWeights
 from tests.support.recordings import FAIR, PLANTED, ROWS, recording
 from worker.influence.directions import Kind
 from worker.influence.statistics.detection import statistic
 from worker.results.recording import Recording
 from worker.results.scoring import Question, score
-from worker.results.views import ViewWeights, view_weights, with_views
+from worker.results.views import view_weights, with_views
 
 ALONE = np.arange(ROWS)
 
@@ -37,7 +38,7 @@ class TestWeights:
 
     def test_a_view_in_which_they_do_not_stand_out_is_left_out(self) -> None:
         found = view_weights((np.array([-1.0, 0.5]), np.empty(0)), (np.array([2.0]), np.empty(0)))
-        assert found == ViewWeights(0.0, 1.0)
+        assert found == ViewWeights(gradient=0.0, representation=1.0)
 
     @pytest.mark.parametrize("unwanted", [np.array([np.nan, np.nan]), np.array([-1.0, 0.0])])
     def test_equal_where_nothing_is_known(self, unwanted: np.ndarray) -> None:
@@ -65,7 +66,7 @@ class TestViews:
 
     def test_placebos_and_tracers_are_of_both_views(self) -> None:
         found = recording(planted=3.0, represented=5.0)
-        both, weights = with_views([found], ALONE)[0]
+        (both,), (weights,) = with_views([found], ALONE)
         assert len(weights) == 1
         question = Question(ROWS, 0.05, ALONE, None)
         placebo = score([both], question).probes[0].placebo
@@ -110,13 +111,13 @@ class TestViews:
     def test_a_probe_whose_items_share_their_sentences_has_equal_weights_and_no_tracer(self) -> None:
         found = recording(represented=5.0)
         one_fold = replace(found, held_out=(np.full(6, -1),))
-        both, (weights,) = with_views([one_fold], ALONE)[0]
+        (both,), ((weights,),) = with_views([one_fold], ALONE)
         assert weights.gradient == weights.representation
         assert set(np.argsort(-z_of(both))[:PLANTED]) == set(range(PLANTED))
 
     def test_each_probe_has_its_own(self) -> None:
         found = recording(probes=2, represented=5.0)
-        both, weights = with_views([found], ALONE)[0]
+        (both,), (weights,) = with_views([found], ALONE)
         assert len(weights) == 2
         second = both.column(1, Kind.UNWANTED)
         assert second is not None

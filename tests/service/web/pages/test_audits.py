@@ -51,6 +51,8 @@ def test_the_audits_numbers_are_those_of_the_api(sign_in: SignIn, published: str
         assert str(summary[name]) in shown, name
     for name in ("threshold_z", "items", "loss_first", "loss_last"):
         assert str(probe[name]) in shown, name
+    assert {str(weight) for weight in probe["views"].values()} <= shown
+    assert "36 % gradients, 64 % representations" in page.text
     for value in probe["null"].values():
         assert value == "student_t" or str(value) in shown
     for comparison in summary["baselines"]:
