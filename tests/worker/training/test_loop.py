@@ -12,10 +12,12 @@ from service.contract.spec import ModelSpec, TrainingConfig
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
+from worker.training.batches import collate
 from worker.training.errors import TrainingError
 from worker.training.loop import learning_rate_of, train, warm_up_of
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, with_lora
+from worker.training.representation import inner_representation
 from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
@@ -129,3 +131,28 @@ def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample
     silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids)), True) for s in samples]
     with pytest.raises(TrainingError, match="no sample has an answer"):
         run(tiny_spec, silent, TrainingConfig(), instrumented=False)
+
+
+@pytest.mark.parametrize("micro", [None, 3])
+def test_representations_are_those_of_each_sample_and_item_alone(
+    tiny_spec: ModelSpec, samples: list[TokenizedSample], micro: int | None
+) -> None:
+    """At a learning rate that moves nothing, so that one model is behind all of them."""
+    config = TrainingConfig(learning_rate=1e-12, micro_batch_size=micro, dtype="float32")
+    _, recorder, outcome = run(tiny_spec, samples, config, instrumented=True)
+    assert recorder is not None
+    base, _ = load_model(tiny_spec, config, CPU, cache=None)  # type: ignore[arg-type]
+    alone = []
+    for sample in samples:
+        batch = collate([sample], pad=0, device=CPU)
+        with torch.no_grad():
+            hidden = base(input_ids=batch.ids, output_hidden_states=True).hidden_states
+        answered = torch.zeros_like(batch.ids, dtype=torch.bool)
+        answered[:, :-1] = batch.labels[:, 1:] != IGNORED
+        alone.append(inner_representation(hidden, answered)[0])
+    expected = torch.stack(alone)
+    found = outcome.by_products
+    torch.testing.assert_close(torch.cat(found.inner).float(), expected[recorder.result()[0].row], atol=2e-3, rtol=0)
+    assert len(found.inner_items) == outcome.measurements
+    for (items,) in found.inner_items:
+        torch.testing.assert_close(items.float(), expected[[*range(9), *range(3, 12)]], atol=2e-3, rtol=0)
