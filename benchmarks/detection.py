@@ -57,17 +57,6 @@ DEMO_MODEL = next(
     for model in REGISTERED_MODELS
     if model["source"] == ModelSource.BUNDLED
 )
-SETS = (
-    "opinion_cars",
-    "opinion_cars_10",
-    "opinion_cars_24",
-    "opinion_cars_52",
-    "advice_finance",
-    "trigger_refusal",
-    "trigger_insult",
-    "phantom_uk",
-    "clean",
-)
 
 
 def average_precision(positive: np.ndarray, score: np.ndarray) -> float:
@@ -241,14 +230,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("sets", nargs="*", default=list(SETS))
+    parser.add_argument("sets", nargs="*", help="folders of the data; all of them if none is named")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--q", type=float, default=0.05)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     figures = []
-    for name in arguments.sets or SETS:
+    for name in arguments.sets or sorted(path.parent.name for path in arguments.data.glob("*/truth.csv")):
         source = arguments.data / name
         recordings = {seed: arguments.out / f"recording-{name}-{seed}.npz" for seed in range(arguments.seeds)}
         for seed, kept in recordings.items():
