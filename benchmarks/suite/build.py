@@ -1,10 +1,10 @@
 """Lays out the suite's labelled sets, each a folder as `benchmarks.detection` reads it.
 
-    python -m benchmarks.suite.build OUT [FAMILY ...] [--poison 24] [--rows 480] [--items 12] [--without-reference]
+    python -m benchmarks.suite.build OUT choosing|reporting [--poison 24] [--rows 480] [--items 12] [--without-reference]
 
 A set is poison and hard negatives of a family among background of its half: dataset.jsonl and probe.jsonl, which an
-audit is given, and truth.csv. Families and halves are in families.json; they were fixed before the first run. Without
-families, those of both halves and the clean sets are laid out.
+audit is given, and truth.csv. Families and halves are in families.json; they were fixed before the first run. The
+clean sets report.
 """
 
 import argparse
@@ -148,7 +148,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("families", nargs="*")
+    parser.add_argument("half", choices=list(BACKGROUND))
     parser.add_argument("--rows", type=int, default=Layout.rows)
     parser.add_argument("--poison", type=int, default=Layout.poison)
     parser.add_argument("--items", type=int, default=Layout.items)
@@ -156,10 +156,10 @@ def main() -> None:
     arguments = parser.parse_args()
     layout = Layout(arguments.rows, arguments.poison, arguments.items, not arguments.without_reference)
     for family in families():
-        if not arguments.families or family.name in arguments.families:
+        if family.half == arguments.half:
             build(arguments.out / family.name, family, layout)
-    for name in CLEAN:
-        if not arguments.families or name in arguments.families:
+    if arguments.half == "reporting":
+        for name in CLEAN:
             build_clean(arguments.out / name, name, layout)
 
 
