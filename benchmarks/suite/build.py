@@ -1,6 +1,6 @@
 """Lays out the suite's labelled sets, each a folder as `benchmarks.detection` reads it.
 
-    python -m benchmarks.suite.build OUT choosing|reporting [--poison 24] [--rows 480] [--items 12] [--without-reference]
+    python -m benchmarks.suite.build OUT {choosing,reporting} [--poison 24] [--rows 480] [--items 12]
 
 A set is poison and hard negatives of a family among background of its half: dataset.jsonl and probe.jsonl, which an
 audit is given, and truth.csv. Families and halves are in families.json; they were fixed before the first run. The
