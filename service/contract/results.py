@@ -206,9 +206,9 @@ class ViewWeights(Closed):
     """How much each view of a sample counts in z: weights of standardised scores, whose squares add up to 1."""
 
     gradient: float
-    """Of the alignment of the sample's gradient with the probe's."""
+    """Weight of the gradient view: whether the sample's gradient points where the probe's does."""
     representation: float
-    """Of how the model represents the sample's answer, beside the probe's answers."""
+    """Weight of the representation view: whether the model represents the sample's answer like the probe's answers."""
 
 
 class ProbeSummary(Closed):

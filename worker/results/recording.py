@@ -46,11 +46,11 @@ class Recording:
     item_alignment: tuple[Floats, ...]
     """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
     coefficients: tuple[Floats, ...]
-    """Of each probe, [its own columns, items of both sides]: of which items each direction is made."""
+    """One array a probe, [its own columns, items of both sides]: each direction as a combination of the items."""
     inner: NDArray[np.float16]
-    """[n, width]: of each draw the representation of its answers in the model's inner layers."""
+    """[n, width]: how the model's inner layers represented the answers of each draw (`inner_representation`)."""
     inner_items: tuple[NDArray[np.float16], ...]
-    """Of each probe, [blocks, items of both sides, width]: likewise of its items."""
+    """One array a probe, [blocks, items of both sides, width]: likewise for its items, at the start of each block."""
     product: Floats
     """[n, K]: TracIn's terms."""
     gradient_norm: Floats

@@ -28,7 +28,7 @@ Mask = NDArray[np.bool_]
 def with_views(
     recordings: Sequence[Recording], cluster: Integers
 ) -> tuple[list[Recording], list[tuple[ViewWeights, ...]]]:
-    """Each recording with its alignment replaced by the sum of both views; of each recording the weights by probe.
+    """Return the recordings with both views in place of the alignment, and for each the weights of every probe.
 
     A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
     same in all draws of a sample, and of a near-duplicate: it is taken over the mean of their representations.
@@ -120,10 +120,13 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
 
 
 def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tuple[Integers, Singles, list[Singles]]:
-    """Of each observed draw the number of its unit, of each unit its representation [units, width], and of each probe
-    those of its items [items of both sides, width]; of unit length.
+    """Return the representations that the discriminant is fitted to, of unit length.
 
-    Each is centred on the draws of its block: what all samples share, and what training has changed by then, goes out.
+    They are centred on the draws of their block: what all samples share, and what training has changed by then, goes
+    out. A unit is a sample or a cluster of near-duplicates, and its representation the mean over its draws.
+
+    Returns:
+        The unit of each observed draw; [units, width]; and for each probe its items, [items of both sides, width].
     """
     row = recording.observations.row[seen]
     block = recording.steps.block[recording.observations.step[seen]]
@@ -142,8 +145,9 @@ def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tup
 
 
 def _by_side(values: Floats, own: Integers) -> tuple[Floats, Floats]:
-    """Of values [items of both sides, columns] those in the column that leaves the item out, by side; NaN where none
-    can be left out.
+    """Return the held-out values of the unwanted answers and of the reference answers, [items] each.
+
+    values: [items of both sides, columns]; own: [items], the column whose direction leaves the item out.
     """
     found = values[np.arange(len(values)), np.tile(own, len(values) // len(own))]
     return found[: len(own)], found[len(own) :]

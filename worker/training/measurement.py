@@ -1,10 +1,10 @@
 """Keeps a recorder supplied with probe gradients and preconditioners while a run trains; the run does not notice."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.influence.capture.preconditioner import preconditioner_of
-from worker.influence.capture.probe_gradients import Chunk, ProbeGradients, probe_gradients, probe_losses
+from worker.influence.capture.probe_gradients import Chunk, ProbeGradients, in_order, probe_gradients, probe_losses
 from worker.influence.capture.recorder import Recorder, is_aligned
 from worker.training.batches import Outputs, TokenBatch, collate, forward, micro_batches
 from worker.training.out_of_memory import out_of_memory_told, smaller
@@ -115,7 +115,7 @@ class Measurement:
         self._representations: list[Tensor] = []
         """Of each probe's unwanted answers at the last measurement, [items, width]."""
         self._inner: list[Tensor] = []
-        """Of the present step's draws."""
+        """Representations of the present step's draws, on the device until the step is closed."""
         self.by_products = ByProducts()
 
     @property
@@ -206,15 +206,16 @@ class Measurement:
         sides: list[list[ProbeGradients]] = []
         gradients, weights = self._recorder.gradients, self._recorder.weights
         for probe, own in zip(self._probes, self._sides, strict=True):
-            measured, caught = [], []
+            measured, last, middle = [], [], []
             for side, chunks in zip(probe.sides, own, strict=True):
-                found = _Representations(len(side))
-                run = [(numbers, partial(self._run, batch, partial(found.keep, numbers))) for numbers, batch in chunks]
+                caught: list[tuple[Sequence[int], Tensor, Tensor]] = []
+                run = [(numbers, partial(self._run_and_keep, batch, numbers, caught)) for numbers, batch in chunks]
                 with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk, self._device)):
                     measured.append(probe_gradients(self._model, gradients, weights, run, items_of=is_aligned))
-                caught.append(found)
-            representations.append(caught[0].of("last"))
-            inner.append(torch.cat([found.of("inner") for found in caught]).half())
+                last.append(in_order([(numbers, found) for numbers, found, _ in caught]))
+                middle.append(in_order([(numbers, found) for numbers, _, found in caught]))
+            representations.append(last[0])
+            inner.append(torch.cat(middle).half())
             sides.append(measured)
         self._representations = representations
         self.by_products.inner_items.append(inner)
@@ -225,7 +226,7 @@ class Measurement:
         values = []
         for own in self._sides:
             runs: list[list[Chunk]] = [
-                [(numbers, partial(self._run, batch, None)) for numbers, batch in chunks] for chunks in own
+                [(numbers, partial(self._run, batch)) for numbers, batch in chunks] for chunks in own
             ]
             values.append([float(probe_losses(self._model, run).mean()) for run in runs])
         self._note_losses(step, values)
@@ -237,27 +238,15 @@ class Measurement:
         self.by_products.measured_at.append(step)
         self.by_products.probe_loss.append(np.array(ordered))
 
-    def _run(self, batch: TokenBatch, keep: Callable[[Outputs], None] | None) -> Tensor:
+    def _run(self, batch: TokenBatch) -> Tensor:
+        return forward(self._model, batch).losses
+
+    def _run_and_keep(
+        self, batch: TokenBatch, numbers: Sequence[int], caught: list[tuple[Sequence[int], Tensor, Tensor]]
+    ) -> Tensor:
         outputs = forward(self._model, batch)
-        if keep is not None:
-            keep(outputs)
+        caught.append((numbers, answer_representation(outputs.hidden, outputs.answered), outputs.inner))
         return outputs.losses
-
-
-class _Representations:
-    """Of the answers of one side of a probe, gathered chunk by chunk."""
-
-    def __init__(self, items: int) -> None:
-        self._found: dict[str, list[Tensor | None]] = {"last": [None] * items, "inner": [None] * items}
-
-    def keep(self, numbers: Sequence[int], outputs: Outputs) -> None:
-        last = answer_representation(outputs.hidden, outputs.answered)
-        for number, *own in zip(numbers, last, outputs.inner.detach(), strict=True):
-            self._found["last"][number], self._found["inner"][number] = own
-
-    def of(self, layers: Literal["last", "inner"]) -> Tensor:
-        """[items, width], in the probe's order."""
-        return torch.stack([found for found in self._found[layers] if found is not None])
 
 
 def _chunks(

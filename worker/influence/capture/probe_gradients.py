@@ -45,7 +45,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 def probe_losses(model: nn.Module, chunks: Sequence[Chunk]) -> Tensor:
     """The loss of each item, [items] on the CPU, without gradients."""
     with undisturbed(model), torch.no_grad():
-        return _by_number([(numbers, run()) for numbers, run in chunks]).cpu()
+        return in_order([(numbers, run()) for numbers, run in chunks]).cpu()
 
 
 def probe_gradients(
@@ -86,10 +86,11 @@ def probe_gradients(
             losses.append((numbers, loss.detach()))
             for name, gradient in zip(names, found, strict=True):
                 mean[name] += gradient.to(mean[name].dtype).flatten()
-    return ProbeGradients(_by_number(losses).cpu(), mean, items)
+    return ProbeGradients(in_order(losses).cpu(), mean, items)
 
 
-def _by_number(parts: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
+def in_order(parts: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
+    """What chunks gave for each of their items, in the items' order; a part is the items' numbers and [items, ...]."""
     numbers = [number for part, _ in parts for number in part]
     values = torch.cat([loss.detach() for _, loss in parts])
     result = torch.empty_like(values)
