@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.errors import FAILED, CommandError
-from service.contract.results import Sensitivity
-from service.text.evidence import sensitivity_words
+from service.contract.results import ProbeSummary
+from service.text.evidence import kind_words, sensitivity_words
 from service.text.visible_text import excerpt
 
 FINDINGS_FILE = "findings.jsonl"
@@ -134,11 +134,13 @@ def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence
     console.print(
         f"{summary['flagged']} of {summary['rows']} samples flagged at a false discovery rate of {summary['q']:g}."
     )
-    for probe in summary["probes"]:
-        name = f"{excerpt(probe['name'], NAME_CHARACTERS)}: " if len(summary["probes"]) > 1 else ""
-        alone = f"{probe['flagged']} flagged on its own. " if name else ""
-        hidden = None if probe["sensitivity"] is None else Sensitivity.model_validate(probe["sensitivity"])
-        console.print(f"{name}{alone}{sensitivity_words(hidden)}", markup=False)
+    for record in summary["probes"]:
+        probe = ProbeSummary.model_validate(record)
+        name = f"{excerpt(probe.name, NAME_CHARACTERS)}: " if len(summary["probes"]) > 1 else ""
+        alone = f"{probe.flagged} flagged on its own. " if name else ""
+        words = [f"{alone}{sensitivity_words(probe.sensitivity)}", kind_words(probe)]
+        for line in filter(None, words):
+            console.print(f"{name}{line}", markup=False)
     for caution in summary["warnings"]:
         console.print(f"Caution: {caution['message']}", markup=False)
     if findings:

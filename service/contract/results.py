@@ -26,7 +26,7 @@ class ScoreRow(Closed):
     """0: the headline over all probes. With several probes, 1 and up hold the result of each alone."""
     row: int
     rank: int
-    """1 is the most suspicious: by p, then z, then row."""
+    """1 is the most suspicious: by q, then p, then z, then row."""
     n: int
     """Times the sample was observed after warm-up, over all seeds."""
     strongest_probe: int
@@ -45,9 +45,10 @@ class ScoreRow(Closed):
     side: Side | None
     p: float | None
     q: float | None
-    """Smallest false discovery rate at which the sample is flagged (Benjamini-Hochberg)."""
+    """Smallest false discovery rate at which the sample is flagged: the larger of what the bulk's null says
+    (Benjamini-Hochberg) and what the kinds say, which count fair answers on the topic as false."""
     flagged: bool
-    """q is at most the audit's, and the side is not against."""
+    """q is at most the audit's."""
     cluster: int
     """The first row of the near-duplicates that the sample is one of; its own row where it has none."""
     group: str | None = None
@@ -170,16 +171,19 @@ class Placebo(Closed):
 
 
 class SensitivityPoint(Closed):
-    """The share of `inserted` tracers that is flagged, with its 95 % Clopper-Pearson interval over tracer clusters."""
+    """The share of hidden tracers that is flagged, with its 95 % Clopper-Pearson interval over tracer clusters."""
 
+    strength: float = 1.0
+    """Of the tracers: 1 are the probe's answers themselves; below it they are mixed with samples of the bulk."""
     inserted: int
+    """Hidden at a time."""
     flagged: float
     low: float
     high: float
 
 
 class Sensitivity(Closed):
-    """What the audit would have found: probe answers, held out of the direction, scored as untrained samples."""
+    """What the audit would have found: probe answers, held out of the direction, hidden among the samples."""
 
     tracers: int
     clusters: int
@@ -211,6 +215,21 @@ class ViewWeights(Closed):
     """Weight of the representation view: whether the model represents the sample's answer like the probe's answers."""
 
 
+class KindCounts(Closed):
+    """How many samples of each kind an audit expects: sums of their probabilities, copies counted one by one.
+
+    The unwanted ones that are not flagged are `unwanted - flagged_unwanted`; the flagged ones that are neither are of
+    the bulk.
+    """
+
+    unwanted: float
+    """In all of the data."""
+    fair: float | None
+    """Good answers on the probe's topic, in all of the data; None where the probe has no reference answers."""
+    flagged_unwanted: float
+    flagged_fair: float | None
+
+
 class ProbeSummary(Closed):
     """One probe's result. Of several seeds z, null and flags are pooled; views, losses and drift are the first's."""
 
@@ -219,6 +238,8 @@ class ProbeSummary(Closed):
     has_reference: bool
     views: ViewWeights | None = None
     """None for audits from before there was more than one view."""
+    kinds: KindCounts | None = None
+    """None for audits from before kinds were told apart."""
     flagged: int
     threshold_z: float | None
     """Smallest z that is flagged; None where nothing is."""

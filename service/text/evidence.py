@@ -5,6 +5,9 @@ from service.text.wording import counted, decimal, whole
 
 SHOWN_TAIL = 0.01
 SHOWN_TRACERS = 5
+WEAKER = 0.75
+"""The strength of tracers that is told beside the probe's own."""
+
 FINDS_THEM_TOO = 0.9
 """Share of the flagged samples that a simpler method has in its own top, above which the page says so."""
 
@@ -24,7 +27,7 @@ BASELINES = {
 SHOWN = {
     "calibration": "Quantiles of the samples and of the placebo directions against those of the null. On the broken "
     "line they agree.",
-    "sensitivity": "Share of hidden tracers found with its 95 % interval, by how many were hidden.",
+    "sensitivity": "Share of hidden tracers found with its 95 % interval, by how strong they were.",
     "drift": "Change of the probe loss between its measurements, predicted and realised.",
 }
 """What a small picture shows, for those who do not see it."""
@@ -73,11 +76,43 @@ def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
             "What this audit could have found is not known: the probe's items share their sentences, so that none can "
             "be held out and hidden among the samples."
         )
-    point = min(sensitivity.points, key=lambda one: abs(one.inserted - SHOWN_TRACERS))
-    return (
+    whole_ones = [point for point in sensitivity.points if point.strength == 1]
+    point = min(whole_ones, key=lambda one: abs(one.inserted - SHOWN_TRACERS))
+    found = (
         f"Of {counted(point.inserted, 'hidden tracer')} the audit would have found {percent(point.flagged)} "
-        f"({interval(point.low, point.high)})."
+        f"({interval(point.low, point.high)})"
     )
+    weaker = [one for one in sensitivity.points if one.strength == WEAKER]
+    return (
+        f"{found}, of those of {percent(WEAKER)} their strength {percent(weaker[0].flagged)}."
+        if weaker
+        else found + "."
+    )
+
+
+def kind_words(probe: results.ProbeSummary) -> str | None:
+    """How many samples of each kind there seem to be, and which of them are flagged; None where it is not known."""
+    kinds = probe.kinds
+    if kinds is None:
+        return None
+    missed = kinds.unwanted - kinds.flagged_unwanted
+    fair = "" if kinds.fair is None else f", and {about(kinds.fair)} fair answers on its topic"
+    there = f"About {about(kinds.unwanted)} samples are of the unwanted kind{fair}."
+    if not probe.flagged:
+        return there
+    rest = max(probe.flagged - kinds.flagged_unwanted - (kinds.flagged_fair or 0), 0)
+    parts = [f"{about(kinds.flagged_unwanted)} of the unwanted kind"]
+    if kinds.flagged_fair is not None:
+        parts.append(f"{about(kinds.flagged_fair)} fair")
+    return (
+        f"{there} Of the {whole(probe.flagged)} flagged ones expect {', '.join(parts)} and {about(rest)} of neither; "
+        f"about {about(missed)} of the unwanted kind are not flagged."
+    )
+
+
+def about(expected: float) -> str:
+    """An expected number: whole from ten on, with one decimal below."""
+    return whole(round(expected)) if expected >= 9.95 else f"{expected:.1f}".removesuffix(".0")
 
 
 def interval(low: float, high: float) -> str:

@@ -206,7 +206,11 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
         )
     if score.q is not None:
         words.append(
-            ("q", f"{probability(score.q)} is the smallest false discovery rate at which this sample is flagged.")
+            (
+                "q",
+                f"{probability(score.q)} is the smallest false discovery rate at which this sample is flagged; good "
+                "answers on the topic count as false where the probe has references.",
+            )
         )
     words.append(("mu", _mu_words(score)))
     if score.z_reference is not None and score.z is not None:
@@ -228,8 +232,8 @@ def _flag_words(score: results.ScoreRow, summary: results.Summary) -> str:
     ranked = f"rank {whole(score.rank)} of {whole(summary.rows)}"
     if score.flagged:
         return f"Flagged, {ranked}: its q is at most the audit's target of {summary.q:g}."
-    if score.side == results.Side.AGAINST and score.q <= summary.q:
-        return f"Not flagged, {ranked}: its q is at most {summary.q:g}, and it leans to the reference answers."
+    if score.side == results.Side.AGAINST:
+        return f"Not flagged, {ranked}: it is unlike the bulk, but leans to the reference answers."
     return f"Not flagged, {ranked}: its q is above the audit's target of {summary.q:g}."
 
 

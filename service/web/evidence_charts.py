@@ -43,12 +43,19 @@ def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") ->
 
 
 def sensitivity_svg(sensitivity: results.Sensitivity, *, scheme: Scheme = "light") -> str:
-    """Share of the hidden tracers that the audit would have found, by how many there were, with 95 % intervals."""
+    """Share of the hidden tracers that the audit would have found, by their strength, with 95 % intervals.
+
+    Audits from before strengths were told apart have tracers of the full strength alone, by how many were hidden.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
     rows = [point.model_dump() for point in sensitivity.points]
-    x = alt.X("inserted:Q", title="hidden tracers", axis=alt.Axis(tickMinStep=1, format="d"))
+    if len({point.strength for point in sensitivity.points}) > 1:
+        axis = alt.Axis(format="%", tickCount=5)
+        x = alt.X("strength:Q", title="strength", scale=alt.Scale(domain=[0, 1]), axis=axis)
+    else:
+        x = alt.X("inserted:Q", title="hidden tracers", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y("flagged:Q", title="share found", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     base = alt.Chart(alt.Data(values=rows)).encode(x=x)
     layers = [

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.influence.directions import Kind, ProbeShape, plan
+from worker.influence.directions import Directions, Kind, ProbeShape, plan
 from worker.influence.observations import Observations, Steps
 from worker.results.recording import Recording, RunFacts
 
@@ -34,11 +34,12 @@ def recording(
     count = int(step[-1]) + 1
     own = np.random.default_rng(99).normal(size=(rows, len(directions)))
     signal = shared * own[order] + np.sqrt(1 - shared**2) * generator.normal(size=(len(order), len(directions)))
-    for column in np.flatnonzero((directions.kind == Kind.UNWANTED) | (directions.kind == Kind.HELD_OUT)):
+    unwanted, references = toward_sides(directions)
+    for column in unwanted:
         poisoned = order < PLANTED if directions.probe[column] == 0 else (order >= 40) & (order < 50)
         signal[poisoned, column] += planted
         signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 4 if directions.probe[column] == 0 else 0
-    for column in np.flatnonzero(directions.kind == Kind.REFERENCE):
+    for column in references:
         signal[(order >= PLANTED) & (order < PLANTED + FAIR), column] += 9
     inner, inner_items = representations(order, represented, 6, reference=reference, seed=seed)
     blocks = np.minimum(np.arange(count) // 10, 4)
@@ -51,8 +52,7 @@ def recording(
         probe=directions.probe,
         held_out=directions.held_out,
         item_alignment=tuple(
-            np.full((len(starts), 6 * (2 if reference else 1), len(directions.of_probe(number))), 0.25)
-            for number in range(probes)
+            np.repeat(item_signals(directions, number, seed=seed)[None], len(starts), 0) for number in range(probes)
         ),
         coefficients=directions.coefficients,
         inner=inner,
@@ -76,6 +76,29 @@ def recording(
             seconds={"training": 1.5},
         ),
     )
+
+
+def toward_sides(directions: Directions) -> tuple[list[int], list[int]]:
+    """Columns that are means of unwanted answers, and of reference answers, of some items."""
+    found: tuple[list[int], list[int]] = ([], [])
+    for number, coefficients in enumerate(directions.coefficients):
+        items = directions.held_out[number].shape[1]
+        for column, row in zip(directions.of_probe(number), coefficients, strict=True):
+            if directions.kind[column] != Kind.PLACEBO:
+                found[0 if row[:items].any() else 1].append(int(column))
+    return found
+
+
+def item_signals(directions: Directions, probe: int, *, seed: int) -> NDArray[np.float64]:
+    """[items of both sides, columns]: the items lie where the planted and the fair rows lie."""
+    unwanted, references = toward_sides(directions)
+    sides, items = directions.held_out[probe].shape
+    columns = directions.of_probe(probe)
+    signal = np.random.default_rng(seed + 900).normal(0, 0.7, (sides * items, len(columns)))
+    signal[:items, np.isin(columns, unwanted)] += 5
+    signal[items:, np.isin(columns, unwanted)] += 4
+    signal[items:, np.isin(columns, references)] += 9
+    return 0.05 * signal
 
 
 def representations(

@@ -1,8 +1,8 @@
 """Which directions a run's gradients are compared with: linear combinations of the probe items' own gradients.
 
 Of every probe: the mean over its unwanted answers and, where it has them, over its reference answers (the *targets*);
-for every fold of its items the mean over the unwanted answers of the other folds (*held out*); and *placebos*, which
-stand for no behaviour: the items' deviations from the mean of their side, summed with random signs.
+for every fold of its items the same means over the items of the other folds (*held out*); and *placebos*, which stand
+for no behaviour: the items' deviations from the mean of their side, summed with random signs.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,8 @@ class Directions:
     coefficients: tuple[Floats, ...]
     """Of each probe, [its directions, its gradients], in the order of the columns that are its own."""
     held_out: tuple[Integers, ...]
-    """Of each probe, [items]: the column that leaves the item's fold out; -1 where there is none."""
+    """Of each probe, [its sides, items]: the column that is its side's mean without the item's fold; -1 where there is
+    none."""
 
     def __len__(self) -> int:
         return len(self.kind)
@@ -95,9 +96,9 @@ def plan(probes: Sequence[ProbeShape], *, seed: int) -> Directions:
             columns.append((kind, number, _mean_over(side, shape.gradients)))
         folds = np.unique(shape.folds)
         if len(folds) > 1:
-            for fold in folds:
-                rest = np.flatnonzero(shape.folds != fold)
-                columns.append((Kind.HELD_OUT, number, _mean_over(rest, shape.gradients)))
+            for side in sides:
+                rest = [side[shape.folds != fold] for fold in folds]
+                columns += [(Kind.HELD_OUT, number, _mean_over(items, shape.gradients)) for items in rest]
         if shape.items > 1:
             columns += [(Kind.PLACEBO, number, _placebo(sides, shape.gradients, rng)) for _ in range(placebos)]
     # Targets of all probes first; a stable sort keeps the rest in order.
@@ -110,8 +111,10 @@ def plan(probes: Sequence[ProbeShape], *, seed: int) -> Directions:
     held_out = []
     for number, shape in enumerate(probes):
         own = np.flatnonzero((kinds == Kind.HELD_OUT) & (probe == number))
-        _, fold = np.unique(shape.folds, return_inverse=True)
-        held_out.append(own[fold] if len(own) else np.full(shape.items, -1, dtype=np.int64))
+        folds, fold = np.unique(shape.folds, return_inverse=True)
+        size = shape.gradients // shape.items
+        none = np.full((size, shape.items), -1, dtype=np.int64)
+        held_out.append(own.reshape(size, len(folds))[:, fold] if len(own) else none)
     return Directions(kinds, probe, coefficients, tuple(held_out))
 
 

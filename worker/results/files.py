@@ -105,11 +105,10 @@ def score_table(scores: Scores, cluster: Integers, groups: Sequence[str | None])
         groups: [rows], each sample's group.
     """
     headline, rows = scores.headline, len(cluster)
-    parts = [_ranked(scores, 0, np.maximum(headline.probe, 0), headline.p, headline.q, scores.flagged)]
+    parts = [_ranked(scores, 0, np.maximum(headline.probe, 0), headline.p, scores.q, scores.flagged)]
     if len(scores.probes) > 1:
         for number, probe in enumerate(scores.probes):
-            found = probe.detection
-            parts.append(_ranked(scores, number + 1, np.full(rows, number), found.p, found.q, probe.flagged))
+            parts.append(_ranked(scores, number + 1, np.full(rows, number), probe.detection.p, probe.q, probe.flagged))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     columns["cluster"] = cluster[columns["row"]]
     columns["group"] = np.array(groups, dtype=object)[columns["row"]]
@@ -130,7 +129,7 @@ def _ranked(
 
     probes = scores.probes
     z = pick_known([probe.detection.z for probe in probes])
-    rank = np.lexsort((row, np.where(np.isfinite(z), -z, np.inf), np.where(np.isfinite(p), p, 2.0)))
+    rank = np.lexsort((row, *(np.where(np.isfinite(key), key, np.inf) for key in (-z, p, q))))
     columns = {
         "row": row,
         "n": probes[0].detection.n,

@@ -42,7 +42,8 @@ class Recording:
     probe: Integers
     """[D]: counted from 0."""
     held_out: tuple[Integers, ...]
-    """Of each probe, [items]: the column that leaves the item's fold out, -1 where there is none."""
+    """Of each probe, [its sides, items]: the column that is its side's mean without the item's fold, -1 where there is
+    none."""
     item_alignment: tuple[Floats, ...]
     """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
     coefficients: tuple[Floats, ...]

@@ -13,7 +13,7 @@ from worker.influence.statistics.mu_composed import composed_mu
 from worker.influence.statistics.null_distribution import TAIL_DEGREES_OF_FREEDOM, tail_degrees_of_freedom
 from worker.influence.statistics.probes import Combination, combine_probes
 from worker.influence.statistics.seeds import pool_mu, pool_z
-from worker.influence.statistics.sides import Side, sides
+from worker.results.kinds import ProbeKinds, Side, expected_false_share, kinds_of, sides
 from worker.results.recording import Recording
 
 Floats = NDArray[np.float64]
@@ -45,6 +45,13 @@ class ProbeScores:
     """Of the unwanted answers among the recordings' directions."""
     reference_column: int | None
     detection: Detection
+    """Against the bulk alone."""
+    kinds: ProbeKinds
+    q: Floats
+    """What is expected to be false among the samples flagged up to each one: the larger of what the bulk's null says
+    (Benjamini and Hochberg) and what the kinds say, which count fair answers on the topic as false as well."""
+    flagged: Mask
+    """q is at most what was asked for."""
     z_reference: Floats
     side: Sequence[Side | None]
     mu: Floats
@@ -58,17 +65,7 @@ class ProbeScores:
     z_by_seed: Floats
     """[seeds, rows]."""
     flagged_by_seed: Mask
-    """[seeds, rows]: what each seed alone would flag, whatever the side."""
-
-    @property
-    def flagged(self) -> Mask:
-        """Unlike the bulk, and not shown to lean to the reference answers."""
-        return self.detection.flagged & ~self.against
-
-    @property
-    def against(self) -> Mask:
-        """The samples on the side of the reference answers."""
-        return np.array([side == "against" for side in self.side])
+    """[seeds, rows]: what each seed alone finds unlike the bulk."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +74,10 @@ class Scores:
 
     probes: tuple[ProbeScores, ...]
     headline: Combination
-
-    @property
-    def flagged(self) -> Mask:
-        """The headline's flags, by the side that the strongest probe sees."""
-        against = np.array([probe.against for probe in self.probes])
-        return self.headline.flagged & ~against[self.headline.probe, np.arange(against.shape[1])]
+    """Against the bulk alone."""
+    q: Floats
+    """As of a probe; a sample is false that is of no probe's unwanted kind."""
+    flagged: Mask
 
 
 def score(recordings: Sequence[Recording], question: Question) -> Scores:
@@ -97,7 +92,10 @@ def score(recordings: Sequence[Recording], question: Question) -> Scores:
     """
     count = len(recordings[0].held_out)
     probes = tuple(score_probe(recordings, question, probe) for probe in range(count))
-    return Scores(probes, combine_probes([probe.detection for probe in probes], q=question.q))
+    headline = combine_probes([probe.detection for probe in probes], q=question.q)
+    unwanted = np.array([probe.kinds.of_rows.unwanted for probe in probes]).max(0)
+    q = np.fmax(headline.q, expected_false_share(unwanted, question.cluster))
+    return Scores(probes, headline, q, q <= question.q)
 
 
 def score_probe(recordings: Sequence[Recording], question: Question, probe: int) -> ProbeScores:
@@ -117,15 +115,9 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
     alone = [detection]
     if len(recordings) > 1:
         alone = [_detect(*_statistics([one], question, column), question, freedom) for one in recordings]
-    z_reference = np.full(question.rows, np.nan)
-    side: Sequence[Side | None] = [None] * question.rows
-    if reference_column is not None:
-        z_reference = detections[1].z
-        # How far two columns differ by chance is known from one run; several only sharpen it.
-        side = sides(
-            first.observations, first.steps, *detections, direction=column, reference_direction=reference_column
-        )
-
+    clusters = [own for _, _, own in pooled]
+    kinds = kinds_of(recordings, probe, columns, detections, clusters, question.trusted)
+    q = np.fmax(detection.q, expected_false_share(kinds.of_rows.unwanted, question.cluster))
     options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
     influence = pool_mu(
         [estimate_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
@@ -137,8 +129,11 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
         column=column,
         reference_column=reference_column,
         detection=detection,
-        z_reference=z_reference,
-        side=side,
+        kinds=kinds,
+        q=q,
+        flagged=q <= question.q,
+        z_reference=detections[-1].z if reference_column is not None else np.full(question.rows, np.nan),
+        side=sides(detections, kinds.of_rows) if reference_column is not None else [None] * question.rows,
         mu=influence.mu,
         mu_low=influence.low,
         mu_high=influence.high,

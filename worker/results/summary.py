@@ -15,6 +15,7 @@ from service.contract.results import (
     GroupCurve,
     GroupSummary,
     Histogram,
+    KindCounts,
     NullFit,
     Placebo,
     ProbeSummary,
@@ -122,7 +123,8 @@ def _probe(
         histogram=_histogram(found.z[np.isfinite(found.z)]),
         calibration=_calibration(calibration.calibrate(found.z, found.null)),
         placebo=_placebo(scores, question),
-        sensitivity=_sensitivity(run, question, scores, number, epochs=spec.training.epochs),
+        kinds=_kind_counts(scores),
+        sensitivity=_sensitivity(question, scores),
         loss_first=float(losses[0]),
         loss_last=float(losses[-1]),
         drift=_drift(run, scores, target),
@@ -163,28 +165,16 @@ def _placebo(scores: ProbeScores, question: Question) -> Placebo | None:
     )
 
 
-def _sensitivity(
-    run: Recording, question: Question, scores: ProbeScores, number: int, *, epochs: int
-) -> Sensitivity | None:
-    items = run.item_alignment[number]
-    held_out = run.held_out[number]
-    own = np.flatnonzero(run.probe == number)
-    # Item alignments know the probe's own directions; sensitivity speaks of columns of the recording.
-    widened = np.full((*items.shape[:2], len(run.kind)), np.nan)
-    widened[:, :, own] = items
+def _sensitivity(question: Question, scores: ProbeScores) -> Sensitivity | None:
+    kinds = scores.kinds
     found = sensitivity.sensitivity(
-        run.observations,
-        run.steps,
-        widened[:, : len(held_out)],
-        held_out,
-        rows=question.rows,
-        epochs=epochs,
+        kinds.x,
+        kinds.items,
+        kinds.folds,
+        kinds.mixture,
+        scores.detection.null,
         q=question.q,
         rng=np.random.default_rng(0),
-        direction=scores.column,
-        degrees_of_freedom=scores.detection.null.degrees_of_freedom,
-        cluster=question.cluster,
-        trusted=question.trusted,
     )
     if not found.points:
         return None
@@ -193,10 +183,22 @@ def _sensitivity(
         tracers=found.tracers,
         clusters=found.clusters,
         points=tuple(
-            SensitivityPoint(inserted=p.inserted, flagged=p.flagged, low=p.low, high=p.high) for p in found.points
+            SensitivityPoint(strength=p.strength, inserted=p.inserted, flagged=p.flagged, low=p.low, high=p.high)
+            for p in found.points
         ),
         effect_mu=tuple(mu.tolist()),
         flagged_given_mu=tuple(probability.tolist()),
+    )
+
+
+def _kind_counts(scores: ProbeScores) -> KindCounts:
+    kinds, flagged = scores.kinds.of_rows, scores.flagged
+    fair = None if scores.reference_column is None else kinds.fair
+    return KindCounts(
+        unwanted=float(np.nansum(kinds.unwanted)),
+        fair=None if fair is None else float(np.nansum(fair)),
+        flagged_unwanted=float(np.nansum(kinds.unwanted[flagged])),
+        flagged_fair=None if fair is None else float(np.nansum(fair[flagged])),
     )
 
 

@@ -76,7 +76,7 @@ def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tup
     items, weights = [], []
     seen = np.isfinite(observations.alignment[:, 0])
     unit, units, item_units = _representations(recording, seen, cluster)
-    for probe, held_out in enumerate(recording.held_out):
+    for probe, (held_out, *_) in enumerate(recording.held_out):
         columns = np.flatnonzero(recording.probe == probe)
         gradient, item_gradient = _gradient_view(recording, columns, recording.item_alignment[probe])
         _, folds = np.unique(held_out, return_inverse=True)

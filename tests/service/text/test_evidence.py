@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from service.contract.results import BASELINE_COLUMNS, BaselineComparison, Drift, Gaussianity, TailCount
+from service.contract.results import (
+    BASELINE_COLUMNS,
+    BaselineComparison,
+    Drift,
+    Gaussianity,
+    KindCounts,
+    SensitivityPoint,
+    TailCount,
+)
 from service.text.evidence import (
     BASELINES,
     baseline_words,
@@ -13,6 +21,7 @@ from service.text.evidence import (
     drift_words,
     gaussianity_words,
     group_words,
+    kind_words,
     placebo_words,
     probe_words,
     sensitivity_words,
@@ -52,12 +61,35 @@ def test_the_bulk_s_tail_is_no_alarm() -> None:
 
 def test_what_would_have_been_found() -> None:
     sensitivity = make_probe_summary().sensitivity
-    assert sensitivity_words(sensitivity) == "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %)."
+    assert sensitivity_words(sensitivity) == (
+        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), of those of 75 % their strength 44 %."
+    )
     assert sensitivity is not None
-    only_one = sensitivity.model_copy(update={"points": sensitivity.points[:1]})
-    assert sensitivity_words(only_one) == "Of 1 hidden tracer the audit would have found 66 % (45 to 83 %)."
+    earlier = (
+        SensitivityPoint(inserted=1, flagged=0.66, low=0.45, high=0.83),
+        SensitivityPoint(inserted=10, flagged=0.9, low=0.7, high=0.97),
+    )
+    without_strengths = sensitivity.model_copy(update={"points": earlier})
+    assert sensitivity_words(without_strengths) == "Of 1 hidden tracer the audit would have found 66 % (45 to 83 %)."
     for unknown in (None, sensitivity.model_copy(update={"points": ()})):
         assert "not known" in sensitivity_words(unknown)
+
+
+def test_how_many_of_each_kind_there_are() -> None:
+    assert kind_words(make_probe_summary()) == (
+        "About 23 samples are of the unwanted kind, and 11 fair answers on its topic. Of the 21 flagged ones expect 20 "
+        "of the unwanted kind, 0.5 fair and 0.2 of neither; about 3.1 of the unwanted kind are not flagged."
+    )
+    without = KindCounts(unwanted=23.4, fair=None, flagged_unwanted=20.3, flagged_fair=None)
+    assert kind_words(make_probe_summary(kinds=without)) == (
+        "About 23 samples are of the unwanted kind. Of the 21 flagged ones expect 20 of the unwanted kind and 0.7 of "
+        "neither; about 3.1 of the unwanted kind are not flagged."
+    )
+    nothing = KindCounts(unwanted=0.6, fair=2.0, flagged_unwanted=0.0, flagged_fair=0.0)
+    assert kind_words(make_probe_summary(kinds=nothing, flagged=0)) == (
+        "About 0.6 samples are of the unwanted kind, and 2 fair answers on its topic."
+    )
+    assert kind_words(make_probe_summary(kinds=None)) is None
 
 
 def test_predicted_and_realised_change() -> None:

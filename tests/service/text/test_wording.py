@@ -167,7 +167,7 @@ def test_a_side_is_told(summary_of: MakeSummary, side: str, says: str) -> None:
     [
         ({"q": 0.2}, "above the audit's target"),
         ({"q": 0.01, "side": "against"}, "leans to the reference answers"),
-        ({"q": 0.2, "side": "against"}, "above the audit's target"),
+        ({"q": 0.2, "side": "against"}, "leans to the reference answers"),
     ],
 )
 def test_why_a_sample_is_not_flagged(summary_of: MakeSummary, changes: dict[str, Any], why: str) -> None:

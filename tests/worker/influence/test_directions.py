@@ -11,25 +11,24 @@ WITHOUT = ProbeShape(np.array([5, 5, 5]), has_reference=False)
 
 def test_one_probe_has_targets_then_held_out_then_placebos() -> None:
     directions = plan([WITH_REFERENCE], seed=0)
-    kinds = [Kind.UNWANTED, Kind.REFERENCE] + [Kind.HELD_OUT] * 3 + [Kind.PLACEBO] * 20
+    kinds = [Kind.UNWANTED, Kind.REFERENCE] + [Kind.HELD_OUT] * 6 + [Kind.PLACEBO] * 20
     assert directions.kind.tolist() == kinds
     assert directions.targets == 2
     means = directions.coefficients[0]
     assert means[0].tolist() == [0.25] * 4 + [0] * 4
     assert means[1].tolist() == [0] * 4 + [0.25] * 4
-    assert directions.columns(0, Kind.PLACEBO).tolist() == list(range(5, 25))
+    assert directions.columns(0, Kind.PLACEBO).tolist() == list(range(8, 28))
 
 
 def test_a_held_out_direction_has_no_share_of_its_fold() -> None:
     directions = plan([WITH_REFERENCE], seed=0)
-    assert directions.held_out[0].tolist() == [2, 2, 3, 4]
-    for item, column in enumerate(directions.held_out[0]):
-        row = directions.coefficients[0][column]
-        assert row[item] == 0
-        assert row[:4].sum() == pytest.approx(1)
-        same_fold = WITH_REFERENCE.folds == WITH_REFERENCE.folds[item]
-        assert not row[:4][same_fold].any()
-        assert not row[4:].any()
+    assert directions.held_out[0].tolist() == [[2, 2, 3, 4], [5, 5, 6, 7]]
+    for side, columns in enumerate(directions.held_out[0]):
+        for item, column in enumerate(columns):
+            own, other = directions.coefficients[0][column].reshape(2, 4)[[side, 1 - side]]
+            assert own.sum() == pytest.approx(1)
+            assert not own[WITH_REFERENCE.folds == WITH_REFERENCE.folds[item]].any()
+            assert not other.any()
 
 
 def test_placebos_are_orthogonal_to_both_means_and_differ() -> None:
@@ -56,7 +55,7 @@ def test_targets_of_several_probes_come_first_and_placebos_are_shared_out() -> N
 
 
 def test_one_fold_cannot_be_held_out_and_one_item_has_no_placebo() -> None:
-    assert plan([WITHOUT], seed=0).held_out[0].tolist() == [-1, -1, -1]
+    assert plan([WITHOUT], seed=0).held_out[0].tolist() == [[-1, -1, -1]]
     alone = plan([ProbeShape(np.array([0]), has_reference=True)], seed=0)
     assert alone.kind.tolist() == [Kind.UNWANTED, Kind.REFERENCE]
 

@@ -65,7 +65,8 @@ def test_planted_rows_are_flagged_and_rank_first() -> None:
     assert [row.rank for row in rows] == list(range(1, ROWS + 1))
     assert {row.row for row in rows if row.flagged} == found
     assert all(row.mu > 0 and (row.mu_low or 0) < row.mu < (row.mu_high or 0) for row in rows[:PLANTED])
-    assert [row.p for row in rows] == sorted(row.p or 0 for row in rows)
+    assert [row.q for row in rows] == sorted(row.q or 0 for row in rows)
+    assert max(row.p or 0 for row in rows[:PLANTED]) < 1e-3
 
 
 def test_a_reference_keeps_fair_answers_from_being_flagged() -> None:
@@ -77,6 +78,8 @@ def test_a_reference_keeps_fair_answers_from_being_flagged() -> None:
     assert sum(bool(own.detection.flagged[row]) for row in fair) >= 8, "they are unlike the bulk all the same"
     assert {own.side[row] for row in fair} == {"against"}
     assert {own.side[row] for row in range(PLANTED)} == {"toward"}
+    assert own.kinds.of_rows.fair[list(fair)].min() > 0.9
+    assert (own.kinds.of_rows.unwanted.sum(), own.kinds.of_rows.fair.sum()) == pytest.approx((PLANTED, FAIR), abs=1.5)
 
 
 def test_several_probes_share_one_headline() -> None:
@@ -86,7 +89,8 @@ def test_several_probes_share_one_headline() -> None:
     assert {int(scores.headline.probe[row]) for row in range(40, 50)} == {1}
     rows = score_rows(scores)
     assert [sum(row.probe_no == number for row in rows) for number in (0, 1, 2)] == [ROWS] * 3
-    assert {row.row for row in rows if row.probe_no == 2 and row.flagged} >= set(range(40, 50))
+    # A probe's own list has fewer sure findings than the headline, so its last ones weigh more.
+    assert len({row.row for row in rows if row.probe_no == 2 and row.flagged} & set(range(40, 50))) >= 9
 
 
 def test_seeds_find_together_what_one_of_them_misses() -> None:
@@ -172,7 +176,11 @@ def test_the_summary_tells_of_placebos_tracers_and_drift() -> None:
     assert probe.placebo.flagged_per_direction < 2
     assert probe.sensitivity is not None
     assert (probe.sensitivity.tracers, probe.sensitivity.clusters) == (6, 3)
-    assert probe.sensitivity.points[0].flagged == 1.0, "an alignment of 0.25 is five spreads out"
+    assert probe.sensitivity.points[-1].flagged > 0.9, "an alignment of 0.25 is five spreads out"
+    assert probe.kinds is not None
+    assert probe.kinds.fair is not None
+    assert (probe.kinds.unwanted, probe.kinds.fair) == pytest.approx((PLANTED, FAIR), abs=1.5)
+    assert probe.kinds.flagged_unwanted == pytest.approx(probe.flagged, abs=0.05 * probe.flagged)
     assert len(probe.drift.step) == len(probe.drift.realised) == 5
     assert (probe.loss_first, probe.loss_last) == (4, 3)
     assert probe.null.degrees_of_freedom <= 13

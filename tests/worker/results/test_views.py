@@ -73,7 +73,7 @@ class TestViews:
         clean = placebo[:, PLANTED + FAIR :]
         assert np.mean(clean > 2.576 * np.std(clean)) < 0.02
         assert abs(np.corrcoef(placebo[0], score([found], question).probes[0].placebo[0])[0, 1]) < 0.99
-        held_out = both.held_out[0]
+        held_out = both.held_out[0][0]
         items = both.item_alignment[0][:, np.arange(6), held_out]
         # Tracers lie where planted samples of their kind lie.
         assert items.mean() * weights[0].representation > 1
@@ -110,7 +110,7 @@ class TestViews:
 
     def test_a_probe_whose_items_share_their_sentences_has_equal_weights_and_no_tracer(self) -> None:
         found = recording(represented=5.0)
-        one_fold = replace(found, held_out=(np.full(6, -1),))
+        one_fold = replace(found, held_out=(np.full((2, 6), -1),))
         (both,), ((weights,),) = with_views([one_fold], ALONE)
         assert weights.gradient == weights.representation
         assert set(np.argsort(-z_of(both))[:PLANTED]) == set(range(PLANTED))

@@ -154,7 +154,7 @@ class ActiveDirections:
         inner: Tensor, item_square: Tensor, square: Tensor, columns: Tensor, directions: Directions, probe: int
     ) -> Tensor:
         """Cosines [unwanted items, layers] of each item with the direction that leaves its fold out."""
-        left_out = directions.held_out[probe]
+        left_out = directions.held_out[probe][0]
         items = torch.arange(len(left_out), device=inner.device)
         if left_out.min() < 0:
             return inner.new_zeros(len(items), len(inner))

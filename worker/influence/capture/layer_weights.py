@@ -46,8 +46,8 @@ class LayerWeights:
         """
         columns = torch.as_tensor(self._directions.of_probe(probe))
         weights = self._sum.new_ones(len(columns), len(self._sizes))
-        left_out = torch.as_tensor(self._directions.held_out[probe])
-        if not self._samples or int(left_out.min()) < 0:
+        held_out_by = torch.as_tensor(self._directions.held_out[probe])
+        if not self._samples or int(held_out_by.min()) < 0:
             return weights / self._sizes
         mean = self._sum[:, probe] / self._samples
         variance = self._square[:, probe] / self._samples - mean.square()
@@ -57,7 +57,7 @@ class LayerWeights:
         for position, column in enumerate(columns.tolist()):
             others = standing
             if self._directions.kind[column] == Kind.HELD_OUT:
-                others = standing[(left_out != column).to(standing.device)]
+                others = standing[(held_out_by != column).all(0).to(standing.device)]
             weight = others.mean(0).clamp_min(0)
             if bool(weight.any()):
                 weights[position] = weight

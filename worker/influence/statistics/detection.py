@@ -52,6 +52,29 @@ def statistic(observations: Observations, steps: Steps, *, rows: int, direction:
     return _statistic(row, row, standard, rows)
 
 
+def item_statistic(observations: Observations, steps: Steps, items: Floats, *, rows: int, direction: int = 0) -> Floats:
+    """Return Z of probe items, as of samples that were drawn as often as most are and in every block alike, [items].
+
+    Args:
+        observations: Of the run.
+        steps: Of the run.
+        items: [blocks, items], each item's alignment with the direction in every block.
+        rows: Samples of the dataset.
+        direction: The column that the items are scored in.
+    """
+    row, block, standard = standard_signals(observations, steps, direction)
+    signal = observations.alignment[:, direction]
+    centre, spread = block_location_and_scale(signal[np.isfinite(signal)], block)
+    drawn = np.flatnonzero(spread > 0)
+    mean = np.average(
+        (items[drawn] - centre[drawn, None]) / spread[drawn, None], axis=0, weights=np.bincount(block)[drawn]
+    )
+    n = np.bincount(row, minlength=rows)
+    m = np.bincount(row, standard, minlength=rows) / np.maximum(n, 1)
+    between, within = variance_components(row, row, standard, rows)
+    return np.asarray((mean - np.median(m[n > 0])) / np.sqrt(between + within / np.bincount(n[n > 0]).argmax()))
+
+
 def cluster_statistic(
     observations: Observations, steps: Steps, *, cluster: NDArray[np.int64], direction: int = 0
 ) -> Clusters:

@@ -54,7 +54,7 @@ def seed_correlation(z: Floats) -> float:
     (S(a + b)^2 - S(a - b)^2) / (their sum) (Gnanadesikan and Kettenring 1972), with S the scale of the bulk as the
     null has it, which poison hardly moves. Raises ValueError as `fit_location_and_scale`.
     """
-    standard = _standardised(z)
+    standard = _standardised(z, z)
     found = []
     for a, b in combinations(standard, 2):
         both = np.isfinite(a) & np.isfinite(b)
@@ -68,19 +68,22 @@ def seed_correlation(z: Floats) -> float:
     return float(np.clip(np.mean(found), 0.0, 1.0)) if found else 0.0
 
 
-def pool_z(z: Floats) -> Floats:
+def pool_z(z: Floats, values: Floats | None = None) -> Floats:
     """One Z a row from [seeds, rows], [rows]; NaN for a row that no seed saw. One seed's Z stays as it is.
+
+    values [seeds, n]: what is to be pooled in place of the rows' own Z, such as the Z of probe items.
 
     Each seed's Z is centred and scaled by its own bulk (`fit_location_and_scale`); the mean over the seeds that saw
     the row is divided by sqrt((1 + (S_i - 1) rho) / S_i), the spread that such a mean has in the bulk. Seeds share the
     data and the base model, so clean rows keep part of their place (rho > 0): S seeds are worth less than S
     independent runs, and no p-values may be multiplied. A null has to be fitted to the pooled statistic anew.
     """
+    values = z if values is None else values
     if len(z) == 1:
-        return z[0]
-    seen = np.isfinite(z).sum(0)
+        return values[0]
+    seen = np.isfinite(values).sum(0)
     rho = seed_correlation(z)
-    mean = np.nansum(_standardised(z), axis=0) / np.maximum(seen, 1)
+    mean = np.nansum(_standardised(z, values), axis=0) / np.maximum(seen, 1)
     pooled = mean / np.sqrt((1 + (seen - 1) * rho) / np.maximum(seen, 1))
     return np.where(seen > 0, pooled, np.nan)
 
@@ -125,13 +128,10 @@ def _mean_jaccard(flags: Flags) -> float:
     return _mean(found)
 
 
-def _standardised(z: Floats) -> Floats:
-    result = np.full(z.shape, np.nan)
-    for own, target in zip(z, result, strict=True):
-        seen = np.isfinite(own)
-        location, scale = fit_location_and_scale(own[seen])
-        target[seen] = (own[seen] - location) / scale
-    return result
+def _standardised(z: Floats, values: Floats) -> Floats:
+    """Each seed's values in units of the bulk of its z."""
+    fits = [fit_location_and_scale(own[np.isfinite(own)]) for own in z]
+    return np.array([(own - location) / scale for own, (location, scale) in zip(values, fits, strict=True)])
 
 
 def _mean(values: list[float]) -> float:

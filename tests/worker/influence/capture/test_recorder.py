@@ -128,12 +128,12 @@ def test_layers_count_as_held_out_items_stand_out_from_the_samples_drawn(
             return cosine(a[name] * preconditioner[name], b[name] * preconditioner[name])
 
         drawn = np.array([in_layer(truth[row], columns[0]) for row in range(2, 7)])
-        held_out = [in_layer(items[i], columns[directions.held_out[0][i]]) for i in chosen]
+        held_out = [in_layer(items[i], columns[directions.held_out[0][0, i]]) for i in chosen]
         return max(0.0, float((np.mean(held_out) - drawn.mean()) / drawn.std())) / truth[0][name].numel()
 
     for column, direction in enumerate(columns):
         # The direction that leaves a fold out is seen in layers that the other fold has chosen.
-        chosen = [i for i in range(3) if directions.held_out[0][i] != column]
+        chosen = [i for i in range(3) if column not in directions.held_out[0][:, i]]
         weights = {name: standing(name, chosen) for name in layers}
         assert max(weights.values()) > 0
         expected = cosine(flat(direction, preconditioner, weights), flat(truth[7], preconditioner, weights))

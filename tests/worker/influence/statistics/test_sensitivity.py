@@ -1,131 +1,100 @@
-"""Sensitivity against recordings whose power is known."""
-
-from typing import Any
+"""Sensitivity against the share of planted samples that the same rule flags."""
 
 import numpy as np
 import pytest
-from numpy.random import Generator
 from scipy.stats import beta, binomtest
 
-from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.detection import detect, statistic
+from worker.influence.statistics.detection import adjusted
+from worker.influence.statistics.mixture import Mixture, false_share, fit_mixture
+from worker.influence.statistics.null_distribution import Null
 from worker.influence.statistics.sensitivity import Sensitivity, clopper_pearson, flag_curve, sensitivity
 
-ROWS, EPOCHS, BATCH, REFRESH, WARM_UP = 300, 2, 10, 10, 5
+NULL = Null(0.3, 0.9, 13.0)
+ROWS, ITEMS = 400, 12
+UNWANTED, FAIR = np.array([6.0, 2.0]), np.array([2.0, 5.0])
 
 
-def record(generator: Generator, person: np.ndarray, columns: int) -> tuple[Observations, Steps]:
-    """Two shuffled epochs; the columns, apart from noise of their own, agree in other units and at other offsets."""
-    rows = len(person)
-    row = np.concatenate([generator.permutation(rows) for _ in range(EPOCHS)])
-    step = np.arange(len(row)) // BATCH
-    count = int(step[-1]) + 1
-    common = person[row] + generator.normal(size=len(row))
-    signal = common[:, None] + 0.2 * generator.normal(size=(len(row), columns))
-    signal = 0.01 * (1 + np.arange(columns)) * signal + 0.1 * np.arange(columns)
-    signal[step < WARM_UP] = np.nan
-    steps = Steps(np.ones(count), np.ones(count), np.full(count, BATCH), np.arange(count) // REFRESH)
-    return Observations(row, step, signal, signal), steps
+def answers(generator: np.random.Generator, items: int = ITEMS) -> tuple[np.ndarray, np.ndarray]:
+    return tuple(place + 1.2 * generator.normal(size=(items, 2)) for place in (UNWANTED, FAIR))  # type: ignore[return-value]
 
 
-def items_of(generator: Generator, person: np.ndarray, blocks: int, columns: int) -> np.ndarray:
-    """[blocks, items, columns]: probe items that teach as samples of those values would."""
-    signal = person[:, None] + generator.normal(size=(blocks, len(person), 1))
-    signal = signal + 0.2 * generator.normal(size=(blocks, len(person), columns))
-    return np.asarray(0.01 * (1 + np.arange(columns)) * signal + 0.1 * np.arange(columns))
+def flags(x: np.ndarray, mixture: Mixture, q: float = 0.05) -> np.ndarray:
+    p = NULL.sf(NULL.location + NULL.scale * x[:, 0])
+    return np.asarray(np.fmax(adjusted(p), false_share(1 - mixture.kinds(x).unwanted)) <= q)
 
 
 def measure(
-    shift: float, *, items: int = 12, clusters: int = 4, seed: int = 0, audit: int | None = None, **more: Any
+    seed: int = 0, *, items: int = ITEMS, folds: int = ITEMS, weak: float = 1.0, q: float = 0.05
 ) -> Sensitivity:
-    """audit: seed of the recording, where it is to stay the same while the tracers change."""
-    generator = np.random.default_rng(seed if audit is None else audit)
-    observations, steps = record(generator, generator.normal(size=ROWS), clusters + 1)
-    if audit is not None:
+    """weak: factor of what the items have by which they stand out."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_t(13, (ROWS, 2))
+    unwanted, reference = answers(generator, items)
+    mixture = fit_mixture(x, unwanted, reference, degrees_of_freedom=13)
+    return sensitivity(x, weak * unwanted, np.arange(items) % folds, mixture, NULL, q=q, rng=generator)
+
+
+def test_strong_tracers_are_found_and_the_interval_counts_folds() -> None:
+    found = measure(folds=4)
+    assert (found.tracers, found.clusters) == (ITEMS, 4)
+    point = found.points[-1]
+    assert (point.strength, point.inserted) == (1.0, 5)
+    assert point.flagged > 0.9
+    assert (point.low, point.high) == clopper_pearson(point.flagged, 4)
+
+
+def test_the_weaker_the_fewer() -> None:
+    points = measure().points
+    assert [point.flagged for point in points] == sorted(point.flagged for point in points)
+    assert points[0].flagged < 0.1
+    assert 0.2 < points[3].flagged < 0.95
+
+
+def test_tracers_like_the_bulk_are_not_found() -> None:
+    assert all(point.flagged <= 0.05 for point in measure(weak=0.1).points)
+
+
+@pytest.mark.parametrize("strength", [0.625, 0.75])
+def test_it_is_the_share_found_of_planted_samples_of_that_strength(strength: float) -> None:
+    """Five planted samples, in data of their own that the mixture is fitted to, against five tracers."""
+    said, truth = [], []
+    for seed in range(20):
+        said.append(next(p.flagged for p in measure(seed).points if p.strength == strength))
         generator = np.random.default_rng(1000 + seed)
-    values = shift + generator.normal(size=items) if shift else np.full(items, -1.0)
-    alignment = items_of(generator, values, int(steps.block[-1]) + 1, clusters + 1)
-    held_out = 1 + np.arange(items) % clusters
-    return sensitivity(
-        observations, steps, alignment, held_out, rows=ROWS, epochs=EPOCHS, q=0.05, rng=generator, **more
+        x = generator.standard_t(13, (ROWS + 5, 2))
+        unwanted, reference = answers(generator)
+        planted = answers(generator, 5)[0]
+        x[:5] = strength * planted + (1 - strength) * x[:5]
+        truth.append(flags(x, fit_mixture(x, unwanted, reference, degrees_of_freedom=13))[:5].mean())
+    error = float(np.hypot(np.std(said), np.std(truth)) / np.sqrt(20))
+    assert np.mean(said) == pytest.approx(np.mean(truth), abs=3 * error)
+    assert error < 0.1
+
+
+def test_leaving_out_who_cannot_matter_changes_nothing() -> None:
+    """Against the whole procedure over all samples, one round at a time."""
+    generator = np.random.default_rng(5)
+    x = generator.standard_t(13, (ROWS, 2))
+    x[:20] = answers(generator, 20)[0]
+    unwanted, reference = answers(generator)
+    mixture = fit_mixture(x, unwanted, reference, degrees_of_freedom=13)
+    found = sensitivity(
+        x, unwanted[:5], np.arange(5), mixture, NULL, q=0.05, rng=np.random.default_rng(0), strengths=(0.7,)
     )
-
-
-def test_strong_tracers_are_all_found_and_the_interval_counts_clusters() -> None:
-    """12 tracers in 4 clusters: 4 of 4 have the lower end 0.025^(1/4), however often they were inserted."""
-    found = measure(15.0)
-    assert (found.tracers, found.clusters) == (12, 4)
-    assert [point.inserted for point in found.points] == [1, 5, 10]
-    for point in found.points:
-        assert point.flagged == 1.0
-        assert (point.low, point.high) == (pytest.approx(0.025**0.25), 1.0)
-
-
-def test_tracers_without_influence_are_not_found() -> None:
-    for point in measure(0.0).points:
-        assert point.flagged <= 0.1
-        assert point.low <= 0.01
-        assert point.high < 0.8
-
-
-@pytest.mark.parametrize("shift", [4.0, 6.0])
-def test_sensitivity_is_the_power_for_planted_samples_of_the_same_kind(shift: float) -> None:
-    """Five samples of the tracers' law planted and trained on, in recordings of their own, against five tracers."""
-    generator = np.random.default_rng(1)
-    hits = []
-    for _ in range(80):
-        person = generator.normal(size=ROWS + 5)
-        person[:5] += shift
-        observations, steps = record(generator, person, 1)
-        hits.append(detect(*statistic(observations, steps, rows=ROWS + 5), q=0.05).flagged[:5].mean())
-    power = float(np.mean(hits))
-    found = [measure(shift, items=40, clusters=40, seed=seed, inserted=(5,)).points[0].flagged for seed in range(20)]
-    error = float(np.hypot(np.std(hits) / np.sqrt(80), np.std(found) / np.sqrt(20)))
-    assert float(np.mean(found)) == pytest.approx(power, abs=3 * error)
-    assert error < 0.06
-
-
-def test_interval_covers_the_sensitivity_of_its_audit_over_other_tracers() -> None:
-    """One recording, 40 sets of 12 tracers in clusters of one; the truth is the mean over all of them."""
-    points = [measure(4.5, items=12, clusters=12, seed=seed, audit=7, inserted=(5,)).points[0] for seed in range(40)]
-    truth = float(np.mean([point.flagged for point in points]))
-    assert 0.3 < truth < 0.95
-    assert sum(point.low <= truth <= point.high for point in points) >= 36
-
-
-def test_more_inserted_are_found_more_often() -> None:
-    """Each finding lowers the threshold for the next."""
-    points = [measure(6.0, items=40, clusters=40, seed=seed, inserted=(1, 10)).points for seed in range(6)]
-    assert np.mean([ten.flagged for _, ten in points]) > np.mean([one.flagged for one, _ in points])
+    more, rng = mixture.with_more(5), np.random.default_rng(0)
+    ordinary = np.flatnonzero(mixture.members(mixture.drawn_in(x)).argmax(0) == 0)
+    hits = [
+        flags(np.r_[x, 0.7 * unwanted[:5] + 0.3 * x[rng.choice(ordinary, 5)]], more)[ROWS:].mean() for _ in range(20)
+    ]
+    assert found.points[0].flagged == pytest.approx(np.mean(hits))
 
 
 def test_nothing_can_be_held_out() -> None:
-    generator = np.random.default_rng(2)
-    observations, steps = record(generator, generator.normal(size=ROWS), 1)
-    alignment = items_of(generator, np.ones(3), int(steps.block[-1]) + 1, 1)
-    found = sensitivity(observations, steps, alignment, np.full(3, -1), rows=ROWS, epochs=EPOCHS, q=0.05, rng=generator)
+    x = np.random.default_rng(2).normal(size=(ROWS, 1))
+    nothing = np.empty((0, 1))
+    mixture = fit_mixture(x, nothing, None, degrees_of_freedom=13)
+    found = sensitivity(x, nothing, np.empty(0, dtype=int), mixture, NULL, q=0.05, rng=np.random.default_rng(0))
     assert (found.tracers, found.clusters, found.points) == (0, 0, ())
-
-
-def test_clusters_and_trusted_samples_are_those_of_the_audit() -> None:
-    trusted = np.arange(ROWS) < 60
-    cluster = np.arange(ROWS) // 2
-    found = measure(15.0, cluster=cluster, trusted=trusted)
-    assert all(point.flagged == 1.0 for point in found.points)
-
-
-def test_one_epoch_with_a_tracer_drawn_only_in_the_warm_up_is_scored_in_the_last_block() -> None:
-    generator = np.random.default_rng(3)
-    observations, steps = record(generator, generator.normal(size=ROWS), 2)
-    observations.alignment[observations.step < len(steps) - 3] = np.nan
-    alignment = items_of(generator, np.full(2, 15.0), int(steps.block[-1]) + 1, 2)
-    found = sensitivity(
-        observations, steps, alignment, np.array([1, 1]), rows=ROWS, epochs=1, q=0.2, rng=generator, inserted=(1,)
-    )
-    assert found.points[0].flagged == 1.0
-    observations.alignment[:] = np.nan
-    with pytest.raises(ValueError, match="too few steps"):
-        sensitivity(observations, steps, alignment, np.array([1, 1]), rows=ROWS, epochs=1, q=0.2, rng=generator)
 
 
 def test_interval_is_clopper_pearsons_for_whole_counts_and_between_them_for_others() -> None:

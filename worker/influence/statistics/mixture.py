@@ -1,0 +1,158 @@
+"""Of what kind a sample is: one of the bulk, a fair answer on the probe's topic, or an unwanted answer."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import multivariate_t, spearmanr
+
+Floats = NDArray[np.float64]
+
+TYPICAL_MEAN = ((6.0, 2.0), (2.0, 5.0))
+"""Where held-out unwanted and reference answers lie in the two statistics, over the choosing half of the suite."""
+
+TYPICAL_VARIANCE = (2.0, 4.0)
+"""Likewise of answers around the mean of their side."""
+
+MEAN_ITEMS, VARIANCE_ITEMS = 1.0, 4.0
+"""Items of each side that the typical mean and the typical variance count as, beside those of the probe."""
+
+DATA_ITEMS = 12.0
+"""Samples of one kind at which the data say as much as the probe's answers of where the kind lies."""
+
+FARTHEST = 2.0
+"""Standard deviations beyond the mean of a side's answers. A sample that lies farther out counts as if it lay there, so
+that none is doubted for being more extreme than the answers that were asked for."""
+
+MIDDLE = 1.5
+"""Null standard deviations within which samples are taken for clean ones."""
+
+ROUNDS, PRECISION = 500, 1e-7
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Probabilities of each sample's kind, [samples]; what is left is the bulk's."""
+
+    unwanted: Floats
+    fair: Floats
+    """Zero where the probe has no reference answers."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Student t distributions of the bulk, of unwanted answers and, with references, of fair ones, in that order."""
+
+    samples: int
+    """That it was fitted to."""
+    share: Floats
+    """[kinds]."""
+    place: tuple[Floats, ...]
+    """Location of each kind but the bulk, which lies at the origin; [columns]."""
+    shape: Floats
+    """Of the other kinds alike, [columns, columns]."""
+    freedom: float
+    correlation: Floats
+    """Shape of the bulk."""
+    bulk_freedom: float
+    farthest: tuple[float, ...]
+    """Of each side, in its own column."""
+
+    def kinds(self, x: Floats) -> Kinds:
+        """Probabilities at x [samples, columns]."""
+        member = self.members(self.drawn_in(x))
+        return Kinds(member[1], member[2] if len(member) > 2 else np.zeros(len(x)))
+
+    def with_more(self, unwanted: int) -> "Mixture":
+        """The same with so many unwanted samples more."""
+        count = self.samples * self.share
+        count[1] += unwanted
+        return replace(self, samples=self.samples + unwanted, share=count / (self.samples + unwanted))
+
+    def members(self, x: Floats) -> Floats:
+        """[kinds, samples]."""
+        density = [multivariate_t.pdf(x, np.zeros(x.shape[1]), self.correlation, self.bulk_freedom)]
+        density += [multivariate_t.pdf(x, own, self.shape, self.freedom) for own in self.place]
+        weighted = self.share[:, None] * np.array([np.atleast_1d(own) for own in density])
+        return np.asarray(weighted / weighted.sum(0))
+
+    def drawn_in(self, x: Floats) -> Floats:
+        """Samples beyond the farthest in a column, brought there on the line to the origin."""
+        beyond = np.max([x[:, side] / limit for side, limit in enumerate(self.farthest)], axis=0)
+        return np.asarray(x / np.maximum(beyond, 1.0)[:, None])
+
+
+def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degrees_of_freedom: float) -> Mixture:
+    """Fit shares and places of the kinds by expectation and maximisation (Dempster, Laird and Rubin 1977).
+
+    The bulk is the null: a Student t around 0 with unit scale. Fair and unwanted answers are each a Student t that
+    begins where the held-out answers of its side lie and moves to the samples that seem to be of its kind: the
+    posterior mode of a prior in which the answers count as DATA_ITEMS samples. Both have one covariance, as in a linear
+    discriminant. So poison that is worded otherwise than the probe is still met, and a kind of which the data hold
+    nothing stays where its answers are, with a share near zero.
+
+    Args:
+        x: [samples, columns], the statistic toward the unwanted answers and, where the probe has references, that
+            toward the references, each in units of its null.
+        unwanted: [items, columns], likewise of the held-out unwanted answers; no item where none can be held out.
+        reference: [items, columns], of the reference answers; None without them.
+        degrees_of_freedom: Of the null's tail.
+    """
+    columns = x.shape[1]
+    sides = [unwanted] if reference is None else [unwanted, reference]
+    means = [
+        (MEAN_ITEMS * np.array(typical[:columns]) + side.sum(0)) / (MEAN_ITEMS + len(side))
+        for typical, side in zip(TYPICAL_MEAN, sides, strict=False)
+    ]
+    freedom = float(VARIANCE_ITEMS + sum(max(len(side) - 1, 0) for side in sides))
+    scatter = VARIANCE_ITEMS * np.diag(TYPICAL_VARIANCE[:columns])
+    for side in sides:
+        away = side - side.mean(0) if len(side) else side
+        scatter = scatter + away.T @ away
+    within = scatter / freedom
+    found = Mixture(
+        samples=len(x),
+        share=np.array([0.9] + [0.1 / len(sides)] * len(sides)),
+        place=tuple(means),
+        shape=within * (1 + 1 / (MEAN_ITEMS + len(unwanted))) * (freedom - 2) / freedom,
+        freedom=freedom,
+        correlation=_correlation(x),
+        bulk_freedom=degrees_of_freedom,
+        farthest=tuple(float(mean[i] + FARTHEST * within[i, i] ** 0.5) for i, mean in enumerate(means)),
+    )
+    x = found.drawn_in(x)
+    for _ in range(ROUNDS):
+        member = found.members(x)
+        share = (member.sum(1) + 1) / (len(x) + len(member))
+        settled = np.abs(share - found.share).max() < PRECISION
+        total, weight, place = 2 * DATA_ITEMS * within, 2 * DATA_ITEMS, []
+        for mean, own in zip(means, member[1:], strict=True):
+            place.append((DATA_ITEMS * mean + own @ x) / (DATA_ITEMS + own.sum()))
+            away = x - place[-1]
+            total, weight = total + (own[:, None] * away).T @ away, weight + float(own.sum())
+        found = replace(found, share=share, place=tuple(place), shape=total / weight * (freedom - 2) / freedom)
+        if settled:
+            break
+    return found
+
+
+def false_share(local_fdr: Floats) -> Floats:
+    """Return the expected share of false ones among each sample and all that are less likely to be false, [samples].
+
+    It is what the local false discovery rate has for a q-value: flagging all samples up to a level of it makes the
+    expected share of false flags at most that level (Sun and Cai 2007). NaN stays NaN and counts for nothing.
+    """
+    order = np.argsort(local_fdr, kind="stable")
+    order = order[np.isfinite(local_fdr[order])]
+    found = np.full(len(local_fdr), np.nan)
+    found[order] = np.cumsum(local_fdr[order]) / np.arange(1, len(order) + 1)
+    return found
+
+
+def _correlation(x: Floats) -> Floats:
+    """Of the columns in the middle of the data, by ranks."""
+    found = np.eye(x.shape[1])
+    middle = x[(np.abs(x) < MIDDLE).all(1)]
+    if x.shape[1] == 2 and len(middle) > 2 and np.ptp(middle, axis=0).all():
+        found[0, 1] = found[1, 0] = 2 * np.sin(np.pi / 6 * spearmanr(middle[:, 0], middle[:, 1]).statistic)
+    return found

@@ -1,0 +1,157 @@
+"""Of what kind each sample is by one probe, and on which side one stands that is unlike the bulk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.influence.statistics.detection import Clusters, Detection, item_statistic, statistic
+from worker.influence.statistics.mixture import Kinds, Mixture, false_share, fit_mixture
+from worker.influence.statistics.null_distribution import Null
+from worker.influence.statistics.seeds import pool_z
+from worker.results.recording import Recording
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+Side = Literal["toward", "against", "both"]
+
+SIDE_CONFIDENCE = 0.9
+"""Probability of its side, given that it is on one of the two, from which a sample is put there."""
+
+
+@dataclass(frozen=True)
+class ProbeKinds:
+    """The kinds of a probe's samples. Columns: the statistic toward the unwanted answers, then toward references."""
+
+    x: Floats
+    """[clusters that are tested, columns], in units of each column's null."""
+    items: Floats
+    """[unwanted items, columns], likewise; none where they cannot be held out."""
+    folds: Integers
+    """[unwanted items]: those with one number were held out together."""
+    mixture: Mixture
+    of_rows: Kinds
+    """NaN for samples never observed and for trusted ones."""
+
+
+def kinds_of(
+    recordings: Sequence[Recording],
+    probe: int,
+    columns: Sequence[int],
+    detections: Sequence[Detection],
+    clusters: Sequence[Clusters],
+    trusted: Mask | None,
+) -> ProbeKinds:
+    """Fit the mixture of kinds; near-duplicates are one sample.
+
+    Args:
+        recordings: One a seed.
+        probe: Counted from 0.
+        columns: Of the unwanted answers and, where the probe has them, of the references.
+        detections: Of each column.
+        clusters: Of each column.
+        trusted: [rows], known to be clean.
+    """
+    nulls = [found.null for found in detections]
+    z = _side_by_side(nulls, [own.z for own in clusters])
+    items = _side_by_side(nulls, _items(recordings, probe, columns, rows=len(detections[0].z)))
+    index = clusters[0].index
+    tested = np.zeros(len(z), dtype=bool)
+    tested[index if trusted is None else index[~trusted]] = True
+    tested &= np.isfinite(z).all(1)
+    count = len(items) // len(columns)
+    mixture = fit_mixture(
+        z[tested],
+        items[:count],
+        items[count:] if len(columns) > 1 else None,
+        degrees_of_freedom=nulls[0].degrees_of_freedom,
+    )
+    found, shown = mixture.kinds(z[tested]), np.isfinite(detections[0].p)
+
+    def of_rows(values: Floats) -> Floats:
+        whole = np.full(len(z), np.nan)
+        whole[tested] = values
+        return np.where(shown, whole[index], np.nan)
+
+    return ProbeKinds(
+        x=z[tested],
+        items=items[:count],
+        folds=recordings[0].held_out[probe][0][:count],
+        mixture=mixture,
+        of_rows=Kinds(of_rows(found.unwanted), of_rows(found.fair)),
+    )
+
+
+def expected_false_share(unwanted: Floats, cluster: Integers) -> Floats:
+    """Return the expected share of false samples among each one and all that are likelier unwanted, [rows].
+
+    Args:
+        unwanted: [rows], probability of the unwanted kind; NaN for samples that are not tested.
+        cluster: [rows], near-duplicates share a number, and count once.
+    """
+    ids, index = np.unique(cluster, return_inverse=True)
+    # Trusted members of a cluster have no probability, the others all the same.
+    of_cluster = np.full(len(ids), np.nan)
+    np.fmax.at(of_cluster, index, unwanted)
+    return np.where(np.isfinite(unwanted), false_share(1 - of_cluster)[index], np.nan)
+
+
+def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:
+    """Return the side of each sample that stands out in a column; None for those that do not.
+
+    toward: of those of its two probabilities that it is unwanted or fair, the first has at least nine tenths; against:
+    the second has; both: neither.
+
+    Args:
+        detections: Toward the unwanted answers and toward the references.
+        kinds: [rows].
+    """
+    stands_out = np.any([found.flagged for found in detections], axis=0) & np.isfinite(kinds.unwanted)
+    either = np.maximum(kinds.unwanted + kinds.fair, np.finfo(float).tiny)
+    found: list[Side | None] = []
+    for out, toward in zip(stands_out, kinds.unwanted / either, strict=True):
+        if not out:
+            found.append(None)
+        elif toward >= SIDE_CONFIDENCE:
+            found.append("toward")
+        else:
+            found.append("against" if toward <= 1 - SIDE_CONFIDENCE else "both")
+    return found
+
+
+def _side_by_side(nulls: Sequence[Null], z: Sequence[Floats]) -> Floats:
+    return np.stack([null.standardise(own) for null, own in zip(nulls, z, strict=True)], axis=1)
+
+
+def _items(recordings: Sequence[Recording], probe: int, columns: Sequence[int], *, rows: int) -> list[Floats]:
+    """Return Z of the probe's items in each column, [items of both sides], by directions without their own fold; none
+    where they cannot be held out.
+    """
+    found = []
+    own = np.flatnonzero(recordings[0].probe == probe)
+    held_out = recordings[0].held_out[probe]
+    for column, left_out in zip(columns, held_out, strict=True):
+        if left_out.min() < 0:
+            found.append(np.empty(0))
+            continue
+        of_items, of_rows = [], []
+        for one in recordings:
+            signals = one.item_alignment[probe]
+            value = np.full(signals.shape[1], np.nan)
+            for direction in np.unique(left_out):
+                fold = np.tile(left_out == direction, len(held_out))
+                value[fold] = item_statistic(
+                    one.observations,
+                    one.steps,
+                    signals[:, fold, np.searchsorted(own, direction)],
+                    rows=rows,
+                    direction=int(direction),
+                )
+            of_items.append(value)
+            of_rows.append(statistic(one.observations, one.steps, rows=rows, direction=column)[0])
+        found.append(pool_z(np.array(of_rows), np.array(of_items)))
+    return found
