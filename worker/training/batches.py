@@ -36,8 +36,8 @@ class Outputs:
     """Last hidden states [batch, time, hidden], detached."""
     answered: Tensor
     """[batch, time]: the positions that predict an answer's token."""
-    inner: Tensor
-    """[batch, width]: `inner_representation` of each sample's answers."""
+    inner: Tensor | None
+    """[batch, width]: `inner_representation` of each sample's answers, where it was asked for."""
 
 
 def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
@@ -83,11 +83,17 @@ def collate(samples: Sequence[TokenizedSample], *, pad: int, device: torch.devic
     return TokenBatch(ids.to(device), labels.to(device), attention.to(device))
 
 
-def forward(model: nn.Module, batch: TokenBatch) -> Outputs:
-    """Runs the model; logits are formed at the positions that predict an answer and nowhere else.
+def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outputs:
+    """Run the model; logits are formed at the positions that predict an answer and nowhere else.
 
     A vocabulary is large beside the hidden size, and about half of the tokens of instruction data are prompt or
     padding. Works with any causal model whose head is its output embedding.
+
+    Args:
+        model: In any mode.
+        batch: On the model's device.
+        inner: Keeps the hidden states of all layers to the end of the pass, as a backward pass does anyway, and takes
+            the inner representation of them.
     """
     answered = torch.zeros_like(batch.labels, dtype=torch.bool)
     answered[:, :-1] = batch.labels[:, 1:] != IGNORED
@@ -99,8 +105,7 @@ def forward(model: nn.Module, batch: TokenBatch) -> Outputs:
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep_answers)  # type: ignore[operator]
     try:
-        # Hidden states are kept for the backward pass anyway; asked for, they come by themselves.
-        found = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, output_hidden_states=True)
+        found = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, output_hidden_states=inner)
     finally:
         handle.remove()
     logits = found.logits[0]
@@ -109,5 +114,5 @@ def forward(model: nn.Module, batch: TokenBatch) -> Outputs:
     loss = nn.functional.cross_entropy(logits, batch.labels[:, 1:][answered[:, :-1]], reduction="none")
     sample = answered.nonzero()[:, 0]
     total = loss.new_zeros(len(batch.labels)).index_add(0, sample, loss)
-    inner = inner_representation(found.hidden_states, answered)
-    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered, inner)
+    represented = inner_representation(found.hidden_states, answered) if inner else None
+    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered, represented)

@@ -107,7 +107,7 @@ def train(
                 if measurement:
                     stack.enter_context(measurement.batch(part_rows, len(batch_rows)))
                 batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)
-                outputs = forward(model, batch)
+                outputs = forward(model, batch, inner=measurement is not None)
                 accelerator.backward(outputs.losses.sum() / len(batch_rows))
             if measurement:
                 measurement.outputs(outputs)

@@ -146,6 +146,7 @@ class Measurement:
     def outputs(self, outputs: Outputs) -> None:
         """Notes what the forward pass of the present micro-batch says beside its loss."""
         self.by_products.loss.append(outputs.losses.detach())
+        assert outputs.inner is not None
         self._inner.append(outputs.inner.half())
         if self._representations:
             own = answer_representation(outputs.hidden, outputs.answered)
@@ -244,7 +245,8 @@ class Measurement:
     def _run_and_keep(
         self, batch: TokenBatch, numbers: Sequence[int], caught: list[tuple[Sequence[int], Tensor, Tensor]]
     ) -> Tensor:
-        outputs = forward(self._model, batch)
+        outputs = forward(self._model, batch, inner=True)
+        assert outputs.inner is not None
         caught.append((numbers, answer_representation(outputs.hidden, outputs.answered), outputs.inner))
         return outputs.losses
 

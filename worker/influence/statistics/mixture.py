@@ -17,7 +17,7 @@ TYPICAL_VARIANCE = (2.0, 4.0)
 MEAN_ITEMS, VARIANCE_ITEMS = 1.0, 4.0
 """Items of each side that the typical mean and the typical variance count as, beside those of the probe."""
 
-DATA_ITEMS = 12.0
+DATA_ITEMS = 6.0
 """Samples of one kind at which the data say as much as the probe's answers of where the kind lies."""
 
 FARTHEST = 2.0
