@@ -21,8 +21,8 @@ from service.text.visible_text import excerpt
 FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"
 FIELDS = (
-    "row", "rank", "n", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "side", "p",
-    "q", "flagged", "cluster", "group",
+    "row", "rank", "n", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient",
+    "z_representation", "side", "probability_unwanted", "probability_fair", "p", "q", "flagged", "cluster", "group",
 )  # fmt: skip
 TOP = 10
 PIPE_WIDTH = 120

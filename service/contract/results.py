@@ -42,7 +42,15 @@ class ScoreRow(Closed):
     """Detection statistic; None for a sample never observed (truncated to nothing)."""
     z_reference: float | None
     """The same statistic toward the reference answers; None where the probe has none."""
+    z_gradient: float | None = None
+    """z by the gradient view alone, in standard deviations of the bulk; None for audits from before there were two."""
+    z_representation: float | None = None
+    """z by the representation view alone."""
     side: Side | None
+    probability_unwanted: float | None = None
+    """That the sample is of the kind of the probe's unwanted answers; None where it is not tested."""
+    probability_fair: float | None = None
+    """That it is of the kind of the reference answers; None where the probe has none."""
     p: float | None
     q: float | None
     """Smallest false discovery rate at which the sample is flagged: the larger of what the bulk's null says
@@ -79,7 +87,11 @@ SCORE_COLUMNS = {
     "mu_composed": "float64",
     "z": "float64",
     "z_reference": "float64",
+    "z_gradient": "float64",
+    "z_representation": "float64",
     "side": "string",
+    "probability_unwanted": "float64",
+    "probability_fair": "float64",
     "p": "float64",
     "q": "float64",
     "flagged": "bool",

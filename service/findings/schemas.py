@@ -26,11 +26,23 @@ class Result(BaseModel):
     mu_composed: float | None = Field(description="The f-INE paper's composition over steps: larger, and unsigned.")
     z: float | None = Field(description="Detection statistic.")
     z_reference: float | None = Field(description="The same toward the reference answers.")
+    z_gradient: float | None = Field(
+        None, description="By gradients alone, in standard deviations of the bulk. Null for audits with one view."
+    )
+    z_representation: float | None = Field(None, description="By representations alone, likewise.")
     side: Side | None = Field(
         description="Where a sample that stands out leans: toward the unwanted answers, against them, to both alike."
     )
+    probability_unwanted: float | None = Field(
+        None, description="That the sample is of the kind of the unwanted answers. Null where it is not tested."
+    )
+    probability_fair: float | None = Field(
+        None, description="That it is of the kind of the reference answers. Null where the probe has none."
+    )
     p: float | None
-    q: float | None = Field(description="Smallest false discovery rate at which the sample is flagged.")
+    q: float | None = Field(
+        description="Smallest false discovery rate at which the sample is flagged, fair answers being false."
+    )
     flagged: bool
     cluster: int = Field(description="First row of the near-duplicates that the sample is one of; else its own row.")
     group: str | None

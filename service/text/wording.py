@@ -215,8 +215,12 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
     words.append(("mu", _mu_words(score)))
     if score.z_reference is not None and score.z is not None:
         words.append(("Reference", _reference_words(score.z, score.z_reference)))
+    if score.z_gradient is not None and score.z_representation is not None:
+        words.append(("Views", _view_words(score.z_gradient, score.z_representation)))
     if score.side is not None:
         words.append(("Side", SIDES[score.side]))
+    if score.probability_unwanted is not None:
+        words.append(("Kind", _kind_words(score.probability_unwanted, score.probability_fair)))
     seen = "once" if score.n == 1 else f"{whole(score.n)} times"
     words.append(
         ("Observed", f"{seen[0].upper()}{seen[1:]} after warm-up." if score.n else "Never: no interval, no Z.")
@@ -248,6 +252,37 @@ def _mu_words(score: results.ScoreRow) -> str:
     else:
         meaning = "the interval holds zero, so the direction of its effect is not certain"
     return f"{decimal(score.mu)} ({ends}): {meaning}. A conservative figure, of this run only."
+
+
+STANDS_OUT = 2.0
+"""Standard deviations of the bulk from which a view is said to stand out."""
+
+
+def _view_words(gradient: float, representation: float) -> str:
+    by = {"gradients": gradient, "representations": representation}
+    out = [f"{name} ({decimal(z, 1)})" for name, z in by.items() if z >= STANDS_OUT]
+    rest = [f"{name} ({decimal(z, 1)})" for name, z in by.items() if z < STANDS_OUT]
+    if not rest:
+        return f"It stands out by {' and by '.join(out)}, in standard deviations of all samples."
+    if not out:
+        return f"It stands out neither by {' nor by '.join(rest)}, in standard deviations of all samples."
+    return f"It stands out by {out[0]}, and not by {rest[0]}, in standard deviations of all samples."
+
+
+def _kind_words(unwanted: float, fair: float | None) -> str:
+    if fair is None:
+        return f"{_percent(unwanted)} that it is of the unwanted kind; the rest is the bulk's."
+    return (
+        f"{_percent(unwanted)} that it is of the unwanted kind, {_percent(fair).lower()} that it is a fair answer on "
+        "the topic; the rest is the bulk's."
+    )
+
+
+def _percent(share: float) -> str:
+    """Never 0 or 100, which nothing is for certain."""
+    if share < 0.01:
+        return "Less than 1 %"
+    return "More than 99 %" if share > 0.99 else f"{share * 100:.0f} %"
 
 
 def _reference_words(z: float, z_reference: float) -> str:

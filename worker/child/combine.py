@@ -9,7 +9,7 @@ from worker.results.baselines import baselines_of
 from worker.results.files import read_inputs, write_summary, write_tables
 from worker.results.scoring import Question, score
 from worker.results.summary import summarise
-from worker.results.views import with_views
+from worker.results.views import over_seeds, with_views
 from worker.text.duplicate_clusters import sample_clusters
 
 PARTS = 5
@@ -32,18 +32,19 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     question = Question(len(messages), spec.q, sample_clusters(messages), inputs.trusted)
     reporter.progress(1, PARTS, "parts")
 
-    viewed, views = with_views(recordings, question.cluster)
+    viewed, by_seed = with_views(recordings, question.cluster)
+    views = over_seeds(by_seed)
     scores = score(viewed, question)
     reporter.progress(2, PARTS, "parts")
     baselines = baselines_of(recordings, messages, [item.unwanted for probe in spec.probes for item in probe.items])
     reporter.progress(3, PARTS, "parts")
 
-    summary = summarise(spec, viewed, views[0], question, scores, baselines, inputs.groups)
+    summary = summarise(spec, viewed, [own.weights for own in views], question, scores, baselines, inputs.groups)
     for caution in summary.warnings:
         reporter.event(NoticeEvent(level="warning", code=caution.code, message=caution.message))
     reporter.progress(4, PARTS, "parts")
 
-    write_tables(folder, inputs, scores, baselines, question.cluster, spec)
+    write_tables(folder, inputs, scores, views, baselines, question.cluster, spec)
     reporter.progress(PARTS, PARTS, "parts")
     reporter.close()
     seconds = {**summary.seconds, **{name: summary.seconds.get(name, 0) + s for name, s in reporter.seconds.items()}}

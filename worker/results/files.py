@@ -25,7 +25,8 @@ from worker.influence.directions import Kind
 from worker.influence.statistics.contribution import contributions
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.results.recording import Recording
-from worker.results.scoring import Scores
+from worker.results.scoring import ProbeScores, Scores
+from worker.results.views import SampleViews
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -67,7 +68,13 @@ def read_inputs(folder: Path, spec: StepSpec) -> Inputs:
 
 
 def write_tables(
-    folder: Path, inputs: Inputs, scores: Scores, baselines: Mapping[str, Floats], cluster: Integers, spec: StepSpec
+    folder: Path,
+    inputs: Inputs,
+    scores: Scores,
+    views: Sequence[SampleViews],
+    baselines: Mapping[str, Floats],
+    cluster: Integers,
+    spec: StepSpec,
 ) -> None:
     """Write scores.parquet, traces.parquet and baselines.parquet.
 
@@ -75,11 +82,12 @@ def write_tables(
         folder: Where the files go.
         inputs: What was scored.
         scores: The result of every probe and the headline over them.
+        views: Of every probe, what each view says.
         baselines: One array [rows] for each name in BASELINE_COLUMNS.
         cluster: [rows], the first row of each sample's near-duplicates.
         spec: Names the seeds.
     """
-    pq.write_table(score_table(scores, cluster, inputs.groups), folder / SCORES_FILE)
+    pq.write_table(score_table(scores, views, cluster, inputs.groups), folder / SCORES_FILE)
     pq.write_table(trace_table(inputs.recordings, spec.seeds), folder / TRACES_FILE)
     columns = {"row": np.arange(len(cluster)), **baselines}
     pq.write_table(pa.table(_null_for_nan(columns), schema=baselines_schema()), folder / BASELINES_FILE)
@@ -96,19 +104,23 @@ def group_of(extra: dict[str, Any], column: str | None) -> str | None:
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
-def score_table(scores: Scores, cluster: Integers, groups: Sequence[str | None]) -> pa.Table:
+def score_table(
+    scores: Scores, views: Sequence[SampleViews], cluster: Integers, groups: Sequence[str | None]
+) -> pa.Table:
     """Return the headline by rank and, with several probes, the results of each probe by its own rank.
 
     Args:
         scores: The result of every probe and the headline over them.
+        views: Of every probe, what each view says.
         cluster: [rows], the first row of each sample's near-duplicates.
         groups: [rows], each sample's group.
     """
     headline, rows = scores.headline, len(cluster)
-    parts = [_ranked(scores, 0, np.maximum(headline.probe, 0), headline.p, scores.q, scores.flagged)]
+    parts = [_ranked(scores, views, 0, np.maximum(headline.probe, 0), headline.p, scores.q, scores.flagged)]
     if len(scores.probes) > 1:
         for number, probe in enumerate(scores.probes):
-            parts.append(_ranked(scores, number + 1, np.full(rows, number), probe.detection.p, probe.q, probe.flagged))
+            of_probe = np.full(rows, number)
+            parts.append(_ranked(scores, views, number + 1, of_probe, probe.detection.p, probe.q, probe.flagged))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     columns["cluster"] = cluster[columns["row"]]
     columns["group"] = np.array(groups, dtype=object)[columns["row"]]
@@ -116,7 +128,13 @@ def score_table(scores: Scores, cluster: Integers, groups: Sequence[str | None])
 
 
 def _ranked(
-    scores: Scores, probe_no: int, probe_of: Integers, p: Floats, q: Floats, flagged: Mask
+    scores: Scores,
+    views: Sequence[SampleViews],
+    probe_no: int,
+    probe_of: Integers,
+    p: Floats,
+    q: Floats,
+    flagged: Mask,
 ) -> dict[str, NDArray[Any]]:
     """Return one list of results by rank, as columns; probe_of [rows]: the probe that each result is taken from."""
     row = np.arange(len(probe_of))
@@ -140,7 +158,11 @@ def _ranked(
         "mu_composed": pick_known([probe.mu_composed for probe in probes]),
         "z": z,
         "z_reference": pick_known([probe.z_reference for probe in probes]),
+        "z_gradient": pick_known([own.gradient for own in views]),
+        "z_representation": pick_known([own.representation for own in views]),
         "side": pick([probe.side for probe in probes], object),
+        "probability_unwanted": pick_known([probe.kinds.of_rows.unwanted for probe in probes]),
+        "probability_fair": pick_known([_fair(probe) for probe in probes]),
         "p": _nan_unless_finite(p),
         "q": _nan_unless_finite(q),
         "flagged": flagged,
@@ -175,6 +197,11 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     order = np.lexsort((columns["step"], columns["seed"], columns["probe_no"], columns["row"]))
     return pa.table(_null_for_nan({name: values[order] for name, values in columns.items()}), schema=traces_schema())
+
+
+def _fair(probe: ProbeScores) -> Floats:
+    fair = probe.kinds.of_rows.fair
+    return fair if probe.reference_column is not None else np.full_like(fair, np.nan)
 
 
 def _null_for_nan(columns: Mapping[str, NDArray[Any]]) -> dict[str, pa.Array]:

@@ -6,7 +6,7 @@ recording, draw by draw, so that statistic, null, placebos and tracers are those
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,21 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class SampleViews:
+    """What each view says of every sample by one probe."""
+
+    weights: ViewWeights
+    gradient: Floats
+    """[rows], in standard deviations of the bulk; NaN for samples never observed."""
+    representation: Floats
+    """Likewise."""
+
+
 def with_views(
     recordings: Sequence[Recording], cluster: Integers
-) -> tuple[list[Recording], list[tuple[ViewWeights, ...]]]:
-    """Return the recordings with both views in place of the alignment, and for each the weights of every probe.
+) -> tuple[list[Recording], list[tuple[SampleViews, ...]]]:
+    """Return the recordings with both views in place of the alignment, and for each what the views say by every probe.
 
     A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
     same in all draws of a sample, and of a near-duplicate: it is taken over the mean of their representations.
@@ -41,7 +52,19 @@ def with_views(
         ValueError: A view does not tell samples apart.
     """
     found = [_with_views(recording, cluster) for recording in recordings]
-    return [recording for recording, _ in found], [weights for _, weights in found]
+    return [recording for recording, _ in found], [views for _, views in found]
+
+
+def over_seeds(views: Sequence[Sequence[SampleViews]]) -> list[SampleViews]:
+    """Return of each probe the mean over the seeds that saw a sample, with the first seed's weights."""
+    return [
+        SampleViews(
+            weights=own[0].weights,
+            gradient=_mean_of_seen([one.gradient for one in own]),
+            representation=_mean_of_seen([one.representation for one in own]),
+        )
+        for own in zip(*views, strict=True)
+    ]
 
 
 def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
@@ -70,10 +93,10 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
     return ViewWeights(gradient=found[0] / size, representation=found[1] / size) if size else EQUAL
 
 
-def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tuple[ViewWeights, ...]]:
+def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tuple[SampleViews, ...]]:
     observations = recording.observations
     alignment = np.full_like(observations.alignment, np.nan)
-    items, weights = [], []
+    items, views = [], []
     seen = np.isfinite(observations.alignment[:, 0])
     unit, units, item_units = _representations(recording, seen, cluster)
     for probe, (held_out, *_) in enumerate(recording.held_out):
@@ -86,9 +109,11 @@ def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tup
         chosen = view_weights(_by_side(item_gradient.mean(0), own), _by_side(found.item_score.T, own))
         alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
         items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
-        weights.append(chosen)
+        row = observations.row[seen]
+        of_rows = [_mean_by_row(row, own[:, 0], len(cluster)) for own in (gradient, found.score.T[unit])]
+        views.append(SampleViews(chosen, *of_rows))
     combined = Observations(observations.row, observations.step, observations.effect, alignment)
-    return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(weights)
+    return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(views)
 
 
 def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floats) -> tuple[Floats, Floats]:
@@ -142,6 +167,19 @@ def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tup
     total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
     np.add.at(total, unit, _unit_length(drawn))
     return unit, _unit_length(total), [_unit_length(own) for own in items]
+
+
+def _mean_by_row(row: Integers, values: Floats, rows: int) -> Floats:
+    """Over each row's draws, [rows]; NaN for rows without one."""
+    drawn = np.bincount(row, minlength=rows)
+    mean = np.bincount(row, values, minlength=rows) / np.maximum(drawn, 1)
+    return np.where(drawn > 0, mean, np.nan)
+
+
+def _mean_of_seen(by_seed: Sequence[Floats]) -> Floats:
+    values = np.array(by_seed)
+    seen = np.isfinite(values).sum(0)
+    return np.where(seen > 0, np.nansum(values, axis=0) / np.maximum(seen, 1), np.nan)
 
 
 def _by_side(values: Floats, own: Integers) -> tuple[Floats, Floats]:

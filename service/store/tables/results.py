@@ -57,6 +57,10 @@ class Score(Base):
     q: Mapped[float | None]
     z: Mapped[float | None] = mapped_column(REAL)
     z_reference: Mapped[float | None] = mapped_column(REAL)
+    z_gradient: Mapped[float | None] = mapped_column(REAL)
+    z_representation: Mapped[float | None] = mapped_column(REAL)
+    probability_unwanted: Mapped[float | None] = mapped_column(REAL)
+    probability_fair: Mapped[float | None] = mapped_column(REAL)
     strongest_probe: Mapped[int] = mapped_column(SmallInteger)
     flagged: Mapped[bool] = mapped_column(Boolean)
     side: Mapped[str | None]

@@ -125,6 +125,28 @@ def score(**changes: Any) -> ScoreRow:
     return ScoreRow(**(values | changes))
 
 
+def test_which_views_spoke(summary_of: MakeSummary) -> None:
+    def said(gradient: float, representation: float) -> str:
+        return dict(finding_words(score(z_gradient=gradient, z_representation=representation), summary_of()))["Views"]
+
+    assert said(3.4, 4.9).startswith("It stands out by gradients (3.4) and by representations (4.9)")
+    assert said(0.8, 4.9).startswith("It stands out by representations (4.9), and not by gradients (0.8)")
+    assert said(0.8, 0.1).startswith("It stands out neither by gradients (0.8) nor by representations (0.1)")
+    assert "Views" not in dict(finding_words(score(), summary_of()))
+
+
+def test_of_what_kind_it_is(summary_of: MakeSummary) -> None:
+    def said(**changes: float) -> str:
+        return dict(finding_words(score(**changes), summary_of()))["Kind"]
+
+    assert said(probability_unwanted=0.97, probability_fair=0.004) == (
+        "97 % that it is of the unwanted kind, less than 1 % that it is a fair answer on the topic; the rest is the "
+        "bulk's."
+    )
+    assert said(probability_unwanted=0.999).startswith("More than 99 % that it is of the unwanted kind; the rest")
+    assert "Kind" not in dict(finding_words(score(), summary_of()))
+
+
 def test_a_findings_numbers_in_words(summary_of: MakeSummary) -> None:
     words = dict(finding_words(score(), summary_of()))
     assert words["Verdict"] == "Flagged, rank 3 of 340: its q is at most the audit's target of 0.05."

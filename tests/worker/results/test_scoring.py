@@ -17,6 +17,7 @@ from worker.results.files import group_of, score_table, trace_table
 from worker.results.recording import Recording
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
+from worker.results.views import SampleViews
 
 
 def question(rows: int = ROWS, **changes: Any) -> Question:
@@ -28,7 +29,8 @@ def flagged(scores: Scores) -> set[int]:
 
 
 def score_rows(scores: Scores) -> list[ScoreRow]:
-    table = score_table(scores, np.arange(ROWS), [None] * ROWS)
+    said = SampleViews(ViewWeights(gradient=0.6, representation=0.8), np.arange(float(ROWS)), np.full(ROWS, np.nan))
+    table = score_table(scores, [said] * len(scores.probes), np.arange(ROWS), [None] * ROWS)
     return [ScoreRow(**row) for row in table.to_pylist()]
 
 
@@ -67,6 +69,8 @@ def test_planted_rows_are_flagged_and_rank_first() -> None:
     assert all(row.mu > 0 and (row.mu_low or 0) < row.mu < (row.mu_high or 0) for row in rows[:PLANTED])
     assert [row.q for row in rows] == sorted(row.q or 0 for row in rows)
     assert max(row.p or 0 for row in rows[:PLANTED]) < 1e-3
+    assert all(row.z_gradient == row.row and row.z_representation is None for row in rows)
+    assert all(row.probability_unwanted is not None and row.probability_fair is None for row in rows)
 
 
 def test_a_reference_keeps_fair_answers_from_being_flagged() -> None:

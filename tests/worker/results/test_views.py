@@ -66,8 +66,7 @@ class TestViews:
 
     def test_placebos_and_tracers_are_of_both_views(self) -> None:
         found = recording(planted=3.0, represented=5.0)
-        (both,), (weights,) = with_views([found], ALONE)
-        assert len(weights) == 1
+        (both,), ((views,),) = with_views([found], ALONE)
         question = Question(ROWS, 0.05, ALONE, None)
         placebo = score([both], question).probes[0].placebo
         clean = placebo[:, PLANTED + FAIR :]
@@ -76,7 +75,7 @@ class TestViews:
         held_out = both.held_out[0][0]
         items = both.item_alignment[0][:, np.arange(6), held_out]
         # Tracers lie where planted samples of their kind lie.
-        assert items.mean() * weights[0].representation > 1
+        assert items.mean() * views.weights.representation > 1
         assert np.isfinite(both.item_alignment[0]).all()
 
     def test_two_draws_of_a_sample_differ_as_their_gradients_do(self) -> None:
@@ -111,14 +110,14 @@ class TestViews:
     def test_a_probe_whose_items_share_their_sentences_has_equal_weights_and_no_tracer(self) -> None:
         found = recording(represented=5.0)
         one_fold = replace(found, held_out=(np.full((2, 6), -1),))
-        (both,), ((weights,),) = with_views([one_fold], ALONE)
-        assert weights.gradient == weights.representation
+        (both,), ((views,),) = with_views([one_fold], ALONE)
+        assert views.weights.gradient == views.weights.representation
         assert set(np.argsort(-z_of(both))[:PLANTED]) == set(range(PLANTED))
 
     def test_each_probe_has_its_own(self) -> None:
         found = recording(probes=2, represented=5.0)
-        (both,), (weights,) = with_views([found], ALONE)
-        assert len(weights) == 2
+        (both,), (views,) = with_views([found], ALONE)
+        assert len(views) == 2
         second = both.column(1, Kind.UNWANTED)
         assert second is not None
         assert np.isfinite(both.observations.alignment[:, second]).all()
