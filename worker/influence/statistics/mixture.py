@@ -20,6 +20,10 @@ MEAN_ITEMS, VARIANCE_ITEMS = 1.0, 4.0
 DATA_ITEMS = 6.0
 """Samples of one kind at which the data say as much as the probe's answers of where the kind lies."""
 
+MOST_SAMPLES = 24.0
+"""Samples of one kind that count, at most. Thousands of unwanted ones would else draw the fair kind to themselves where
+there is no fair answer, and be shared out between the two."""
+
 FARTHEST = 2.0
 """Standard deviations beyond the mean of a side's answers. A sample that lies farther out counts as if it lay there, so
 that none is doubted for being more extreme than the answers that were asked for."""
@@ -127,6 +131,7 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
         settled = np.abs(share - found.share).max() < PRECISION
         total, weight, place = 2 * DATA_ITEMS * within, 2 * DATA_ITEMS, []
         for mean, own in zip(means, member[1:], strict=True):
+            own = own * min(1.0, MOST_SAMPLES / own.sum())
             place.append((DATA_ITEMS * mean + own @ x) / (DATA_ITEMS + own.sum()))
             away = x - place[-1]
             total, weight = total + (own[:, None] * away).T @ away, weight + float(own.sum())

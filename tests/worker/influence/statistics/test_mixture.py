@@ -104,6 +104,13 @@ class TestFitMixture:
             x, _ = kinds(generator, unwanted=0, fair=48)
             assert flags(fit(x, *answers(generator))).sum() <= 2
 
+    def test_many_unwanted_samples_are_not_taken_for_fair_ones_where_there_are_none(self) -> None:
+        generator = np.random.default_rng(0)
+        x, kind = kinds(generator, bulk=14_000, unwanted=6_000, fair=0)
+        mixture = fit(x, *answers(generator))
+        assert mixture.fair.sum() < 0.05 * 6_000
+        assert flags(mixture)[kind == 2].mean() > 0.85
+
     def test_without_references_there_is_no_fair_kind(self) -> None:
         generator = np.random.default_rng(0)
         x, kind = kinds(generator)
