@@ -186,7 +186,7 @@ class SensitivityPoint(Closed):
     """The share of hidden tracers that is flagged, with its 95 % Clopper-Pearson interval over tracer clusters."""
 
     strength: float = 1.0
-    """Of the tracers: 1 are the probe's answers themselves; below it they are mixed with samples of the bulk."""
+    """Share of a probe's answer in each hidden tracer: 1 is the answer itself, the rest a sample of the bulk."""
     inserted: int
     """Hidden at a time."""
     flagged: float

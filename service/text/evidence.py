@@ -1,7 +1,7 @@
 """How far a result can be trusted, and what it stands beside, as sentences."""
 
 from service.contract import results
-from service.text.wording import counted, decimal, whole
+from service.text.wording import counted, decimal, percent, whole
 
 SHOWN_TAIL = 0.01
 SHOWN_TRACERS = 5
@@ -31,11 +31,6 @@ SHOWN = {
     "drift": "Change of the probe loss between its measurements, predicted and realised.",
 }
 """What a small picture shows, for those who do not see it."""
-
-
-def percent(share: float) -> str:
-    """0.8123 as 81 %."""
-    return f"{share * 100:.0f} %"
 
 
 def shown_tail(calibration: results.Calibration) -> results.TailCount | None:
@@ -83,11 +78,9 @@ def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
         f"({interval(point.low, point.high)})"
     )
     weaker = [one for one in sensitivity.points if one.strength == WEAKER]
-    return (
-        f"{found}, of those of {percent(WEAKER)} their strength {percent(weaker[0].flagged)}."
-        if weaker
-        else found + "."
-    )
+    if not weaker:
+        return f"{found}."
+    return f"{found}, of those of {percent(WEAKER)} their strength {percent(weaker[0].flagged)}."
 
 
 def kind_words(probe: results.ProbeSummary) -> str | None:

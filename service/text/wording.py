@@ -43,6 +43,11 @@ def decimal(value: float | None, places: int = 2) -> str:
     return f"−{shown}" if value < 0 and float(shown.replace(",", "")) != 0 else shown
 
 
+def percent(share: float) -> str:
+    """0.8123 as 81 %."""
+    return f"{share * 100:.0f} %"
+
+
 def probability(value: float | None) -> str:
     """A p or q with two significant digits, small ones as a power of ten: 0.032, 4.1e-7."""
     if value is None:
@@ -282,7 +287,7 @@ def _percent(share: float) -> str:
     """Never 0 or 100, which nothing is for certain."""
     if share < 0.01:
         return "Less than 1 %"
-    return "More than 99 %" if share > 0.99 else f"{share * 100:.0f} %"
+    return "More than 99 %" if share > 0.99 else percent(share)
 
 
 def _reference_words(z: float, z_reference: float) -> str:

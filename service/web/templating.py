@@ -60,7 +60,7 @@ def _environment() -> Environment:
         seed_words=wording.seed_words,
         verdict=wording.verdict,
         histogram_words=wording.histogram_words,
-        percent=evidence.percent,
+        percent=wording.percent,
         pieces=visible_text.pieces,
         excerpt=visible_text.excerpt,
     )

@@ -61,8 +61,8 @@ class Directions:
     coefficients: tuple[Floats, ...]
     """Of each probe, [its directions, its gradients], in the order of the columns that are its own."""
     held_out: tuple[Integers, ...]
-    """Of each probe, [its sides, items]: the column that is its side's mean without the item's fold; -1 where there is
-    none."""
+    """One array a probe, [sides, items]: which column is the mean over the side's answers but for those of the item's
+    own fold; -1 where there is none. The unwanted answers' side comes first, then the references' if there are any."""
 
     def __len__(self) -> int:
         return len(self.kind)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from service.contract.results import BASELINE_COLUMNS
 from worker.influence.directions import Kind
-from worker.results.recording import Recording
+from worker.results.recording import Recording, mean_over_draws
 from worker.text.text_scores import text_baselines
 
 Floats = NDArray[np.float64]
@@ -24,11 +24,11 @@ def baselines_of(
     rows = len(messages)
     found = {
         **text_baselines(messages, unwanted),
-        "loss": _mean(recordings, [r.loss for r in recordings], rows),
-        "gradient_norm": _mean(recordings, [r.gradient_norm for r in recordings], rows),
+        "loss": mean_over_draws(recordings, [r.loss for r in recordings], rows),
+        "gradient_norm": mean_over_draws(recordings, [r.gradient_norm for r in recordings], rows),
         "representation_similarity": _strongest(
             [
-                _mean(recordings, [r.similarity[:, probe] for r in recordings], rows)
+                mean_over_draws(recordings, [r.similarity[:, probe] for r in recordings], rows)
                 for probe in range(len(recordings[0].held_out))
             ]
         ),
@@ -53,16 +53,6 @@ def tracin_of_seed(recording: Recording, rows: int, probe: int) -> Floats:
     total = np.bincount(observations.row[seen], term[seen], minlength=rows).astype(np.float64)
     total[np.bincount(observations.row[seen], minlength=rows) == 0] = np.nan
     return total
-
-
-def _mean(recordings: Sequence[Recording], values: Sequence[Floats], rows: int) -> Floats:
-    total, count = np.zeros(rows), np.zeros(rows)
-    for recording, of_draw in zip(recordings, values, strict=True):
-        seen = np.isfinite(of_draw)
-        row = recording.observations.row[seen]
-        total += np.bincount(row, of_draw[seen], minlength=rows)
-        count += np.bincount(row, minlength=rows)
-    return np.divide(total, count, out=np.full(rows, np.nan), where=count > 0)
 
 
 def _strongest(of_probes: Sequence[Floats]) -> Floats:

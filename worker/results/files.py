@@ -25,7 +25,7 @@ from worker.influence.directions import Kind
 from worker.influence.statistics.contribution import contributions
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
 from worker.results.recording import Recording
-from worker.results.scoring import ProbeScores, Scores
+from worker.results.scoring import Scores
 from worker.results.views import SampleViews
 
 Floats = NDArray[np.float64]
@@ -162,7 +162,7 @@ def _ranked(
         "z_representation": pick_known([own.representation for own in views]),
         "side": pick([probe.side for probe in probes], object),
         "probability_unwanted": pick_known([probe.kinds.of_rows.unwanted for probe in probes]),
-        "probability_fair": pick_known([_fair(probe) for probe in probes]),
+        "probability_fair": pick_known([probe.kinds.of_rows.fair for probe in probes]),
         "p": _nan_unless_finite(p),
         "q": _nan_unless_finite(q),
         "flagged": flagged,
@@ -197,11 +197,6 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     order = np.lexsort((columns["step"], columns["seed"], columns["probe_no"], columns["row"]))
     return pa.table(_null_for_nan({name: values[order] for name, values in columns.items()}), schema=traces_schema())
-
-
-def _fair(probe: ProbeScores) -> Floats:
-    fair = probe.kinds.of_rows.fair
-    return fair if probe.reference_column is not None else np.full_like(fair, np.nan)
 
 
 def _null_for_nan(columns: Mapping[str, NDArray[Any]]) -> dict[str, pa.Array]:

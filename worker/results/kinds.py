@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.influence.statistics.detection import Clusters, Detection, item_statistic, statistic
+from worker.influence.statistics.detection import Clusters, Detection, item_statistic
 from worker.influence.statistics.mixture import Kinds, Mixture, false_share, fit_mixture
 from worker.influence.statistics.null_distribution import Null
 from worker.influence.statistics.seeds import pool_z
@@ -35,15 +35,15 @@ class ProbeKinds:
     """[unwanted items]: those with one number were held out together."""
     mixture: Mixture
     of_rows: Kinds
-    """NaN for samples never observed and for trusted ones."""
+    """NaN for samples never observed and for trusted ones; the fair kind's for probes without references."""
 
 
 def kinds_of(
     recordings: Sequence[Recording],
     probe: int,
-    columns: Sequence[int],
     detections: Sequence[Detection],
     clusters: Sequence[Clusters],
+    z_by_seed: Sequence[Floats],
     trusted: Mask | None,
 ) -> ProbeKinds:
     """Fit the mixture of kinds; near-duplicates are one sample.
@@ -51,23 +51,24 @@ def kinds_of(
     Args:
         recordings: One a seed.
         probe: Counted from 0.
-        columns: Of the unwanted answers and, where the probe has them, of the references.
-        detections: Of each column.
-        clusters: Of each column.
+        detections: Toward the unwanted answers and, where the probe has them, toward the references.
+        clusters: Likewise.
+        z_by_seed: Likewise, [seeds, rows] each.
         trusted: [rows], known to be clean.
     """
     nulls = [found.null for found in detections]
     z = _side_by_side(nulls, [own.z for own in clusters])
-    items = _side_by_side(nulls, _items(recordings, probe, columns, rows=len(detections[0].z)))
+    items = _side_by_side(nulls, _items(recordings, probe, z_by_seed))
+    has_reference = len(detections) > 1
     index = clusters[0].index
     tested = np.zeros(len(z), dtype=bool)
     tested[index if trusted is None else index[~trusted]] = True
     tested &= np.isfinite(z).all(1)
-    count = len(items) // len(columns)
+    count = len(items) // len(detections)
     mixture = fit_mixture(
         z[tested],
         items[:count],
-        items[count:] if len(columns) > 1 else None,
+        items[count:] if has_reference else None,
         degrees_of_freedom=nulls[0].degrees_of_freedom,
     )
     found, shown = mixture.kinds(z[tested]), np.isfinite(detections[0].p)
@@ -82,7 +83,7 @@ def kinds_of(
         items=items[:count],
         folds=recordings[0].held_out[probe][0][:count],
         mixture=mixture,
-        of_rows=Kinds(of_rows(found.unwanted), of_rows(found.fair)),
+        of_rows=Kinds(of_rows(found.unwanted), of_rows(found.fair) if has_reference else np.full(len(index), np.nan)),
     )
 
 
@@ -127,18 +128,18 @@ def _side_by_side(nulls: Sequence[Null], z: Sequence[Floats]) -> Floats:
     return np.stack([null.standardise(own) for null, own in zip(nulls, z, strict=True)], axis=1)
 
 
-def _items(recordings: Sequence[Recording], probe: int, columns: Sequence[int], *, rows: int) -> list[Floats]:
+def _items(recordings: Sequence[Recording], probe: int, z_by_seed: Sequence[Floats]) -> list[Floats]:
     """Return Z of the probe's items in each column, [items of both sides], by directions without their own fold; none
     where they cannot be held out.
     """
     found = []
     own = np.flatnonzero(recordings[0].probe == probe)
     held_out = recordings[0].held_out[probe]
-    for column, left_out in zip(columns, held_out, strict=True):
+    for of_rows, left_out in zip(z_by_seed, held_out, strict=True):
         if left_out.min() < 0:
             found.append(np.empty(0))
             continue
-        of_items, of_rows = [], []
+        of_items = []
         for one in recordings:
             signals = one.item_alignment[probe]
             value = np.full(signals.shape[1], np.nan)
@@ -148,10 +149,9 @@ def _items(recordings: Sequence[Recording], probe: int, columns: Sequence[int], 
                     one.observations,
                     one.steps,
                     signals[:, fold, np.searchsorted(own, direction)],
-                    rows=rows,
+                    rows=of_rows.shape[1],
                     direction=int(direction),
                 )
             of_items.append(value)
-            of_rows.append(statistic(one.observations, one.steps, rows=rows, direction=column)[0])
-        found.append(pool_z(np.array(of_rows), np.array(of_items)))
+        found.append(pool_z(of_rows, np.array(of_items)))
     return found

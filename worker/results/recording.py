@@ -1,5 +1,6 @@
 """What a training step hands to the step that combines the seeds: arrays and facts, one .npz file without pickles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,8 +43,8 @@ class Recording:
     probe: Integers
     """[D]: counted from 0."""
     held_out: tuple[Integers, ...]
-    """Of each probe, [its sides, items]: the column that is its side's mean without the item's fold, -1 where there is
-    none."""
+    """One array a probe, [sides, items]: which column is the mean over the side's answers but for those of the item's
+    own fold; -1 where there is none. The unwanted answers' side comes first, then the references' if there are any."""
     item_alignment: tuple[Floats, ...]
     """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
     coefficients: tuple[Floats, ...]
@@ -133,3 +134,20 @@ class Recording:
             probe_loss=floats("probe_loss"),
             facts=RunFacts.model_validate_json(arrays["facts"].tobytes()),
         )
+
+
+def mean_over_draws(recordings: Sequence[Recording], values: Sequence[Floats], rows: int) -> Floats:
+    """Return the mean of each row's values over its draws in all recordings, [rows]; NaN where it has none.
+
+    Args:
+        recordings: One a seed.
+        values: Of each recording, one a draw; NaN counts for nothing.
+        rows: Samples of the dataset.
+    """
+    total, count = np.zeros(rows), np.zeros(rows)
+    for recording, of_draw in zip(recordings, values, strict=True):
+        seen = np.isfinite(of_draw)
+        row = recording.observations.row[seen]
+        total += np.bincount(row, of_draw[seen], minlength=rows)
+        count += np.bincount(row, minlength=rows)
+    return np.divide(total, count, out=np.full(rows, np.nan), where=count > 0)

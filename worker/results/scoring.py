@@ -48,8 +48,8 @@ class ProbeScores:
     """Against the bulk alone."""
     kinds: ProbeKinds
     q: Floats
-    """What is expected to be false among the samples flagged up to each one: the larger of what the bulk's null says
-    (Benjamini and Hochberg) and what the kinds say, which count fair answers on the topic as false as well."""
+    """[rows], the least false discovery rate at which each sample is flagged: the larger of Benjamini and Hochberg's
+    against the bulk and of the expected share of false samples by kinds, which count fair answers as false as well."""
     flagged: Mask
     """q is at most what was asked for."""
     z_reference: Floats
@@ -107,16 +107,16 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
     placebo = _placebos(recordings, question, probe)
     columns = [column] if reference_column is None else [column, reference_column]
     pooled = [_statistics(recordings, question, own) for own in columns]
-    ordinary = _ordinary([_detect(*found, question) for found in pooled])
+    ordinary = _ordinary([_detect(found, question) for found in pooled])
     freedom = tail_degrees_of_freedom(placebo, usable=ordinary) if len(placebo) else TAIL_DEGREES_OF_FREEDOM
 
-    detections = [_detect(*found, question, freedom) for found in pooled]
+    detections = [_detect(found, question, freedom) for found in pooled]
     detection = detections[0]
     alone = [detection]
     if len(recordings) > 1:
-        alone = [_detect(*_statistics([one], question, column), question, freedom) for one in recordings]
-    clusters = [own for _, _, own in pooled]
-    kinds = kinds_of(recordings, probe, columns, detections, clusters, question.trusted)
+        alone = [_detect(_statistics([one], question, column), question, freedom) for one in recordings]
+    clusters, z_by_seed = [found.clusters for found in pooled], [found.z_by_seed for found in pooled]
+    kinds = kinds_of(recordings, probe, detections, clusters, z_by_seed, question.trusted)
     q = np.fmax(detection.q, expected_false_share(kinds.of_rows.unwanted, question.cluster))
     options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
     influence = pool_mu(
@@ -145,17 +145,27 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
     )
 
 
-def _statistics(recordings: Sequence[Recording], question: Question, column: int) -> tuple[Floats, Integers, Clusters]:
-    """Return Z, the number of observations and the clusters of one direction, pooled over the recordings."""
+@dataclass(frozen=True)
+class _Pooled:
+    """The statistic of one direction, over the recordings."""
+
+    z_by_seed: Floats
+    """[seeds, rows]."""
+    z: Floats
+    n: Integers
+    clusters: Clusters
+
+
+def _statistics(recordings: Sequence[Recording], question: Question, column: int) -> _Pooled:
     parts = [statistic(r.observations, r.steps, rows=question.rows, direction=column) for r in recordings]
     clusters = [
         cluster_statistic(r.observations, r.steps, cluster=question.cluster, direction=column) for r in recordings
     ]
-    z = pool_z(np.array([part[0] for part in parts]))
+    z_by_seed = np.array([z for z, _ in parts])
     pooled = Clusters(
         clusters[0].index, pool_z(np.array([c.z for c in clusters])), np.sum([c.n for c in clusters], axis=0)
     )
-    return z, np.sum([part[1] for part in parts], axis=0), pooled
+    return _Pooled(z_by_seed, pool_z(z_by_seed), np.sum([n for _, n in parts], axis=0), pooled)
 
 
 def _placebos(recordings: Sequence[Recording], question: Question, probe: int) -> Floats:
@@ -171,15 +181,14 @@ def _placebos(recordings: Sequence[Recording], question: Question, probe: int) -
     return np.array(found).reshape(len(columns), question.rows)
 
 
-def _detect(
-    z: Floats,
-    n: Integers,
-    clusters: Clusters,
-    question: Question,
-    degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM,
-) -> Detection:
+def _detect(found: _Pooled, question: Question, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) -> Detection:
     return detect(
-        z, n, q=question.q, degrees_of_freedom=degrees_of_freedom, clusters=clusters, trusted=question.trusted
+        found.z,
+        found.n,
+        q=question.q,
+        degrees_of_freedom=degrees_of_freedom,
+        clusters=found.clusters,
+        trusted=question.trusted,
     )
 
 

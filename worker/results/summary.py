@@ -172,7 +172,6 @@ def _sensitivity(question: Question, scores: ProbeScores) -> Sensitivity | None:
         kinds.items,
         kinds.folds,
         kinds.mixture,
-        scores.detection.null,
         q=question.q,
         rng=np.random.default_rng(0),
     )
@@ -193,13 +192,14 @@ def _sensitivity(question: Question, scores: ProbeScores) -> Sensitivity | None:
 
 def _kind_counts(scores: ProbeScores) -> KindCounts:
     kinds, flagged = scores.kinds.of_rows, scores.flagged
-    fair = None if scores.reference_column is None else kinds.fair
-    return KindCounts(
+    counts = KindCounts(
         unwanted=float(np.nansum(kinds.unwanted)),
-        fair=None if fair is None else float(np.nansum(fair)),
+        fair=float(np.nansum(kinds.fair)),
         flagged_unwanted=float(np.nansum(kinds.unwanted[flagged])),
-        flagged_fair=None if fair is None else float(np.nansum(fair[flagged])),
+        flagged_fair=float(np.nansum(kinds.fair[flagged])),
     )
+    without = {"fair": None, "flagged_fair": None}
+    return counts if scores.reference_column is not None else counts.model_copy(update=without)
 
 
 def _drift(run: Recording, scores: ProbeScores, target: int) -> Drift:

@@ -15,7 +15,7 @@ from service.contract.results import ViewWeights
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
 from worker.influence.statistics.discriminant import discriminate
-from worker.results.recording import Recording
+from worker.results.recording import Recording, mean_over_draws
 
 Floats = NDArray[np.float64]
 EQUAL = ViewWeights(gradient=0.5**0.5, representation=0.5**0.5)
@@ -109,9 +109,9 @@ def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tup
         chosen = view_weights(_by_side(item_gradient.mean(0), own), _by_side(found.item_score.T, own))
         alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
         items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
-        row = observations.row[seen]
-        of_rows = [_mean_by_row(row, own[:, 0], len(cluster)) for own in (gradient, found.score.T[unit])]
-        views.append(SampleViews(chosen, *of_rows))
+        of_draws = np.full((2, len(seen)), np.nan)
+        of_draws[:, seen] = gradient[:, 0], found.score[0, unit]
+        views.append(SampleViews(chosen, *(mean_over_draws([recording], [own], len(cluster)) for own in of_draws)))
     combined = Observations(observations.row, observations.step, observations.effect, alignment)
     return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(views)
 
@@ -167,13 +167,6 @@ def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tup
     total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
     np.add.at(total, unit, _unit_length(drawn))
     return unit, _unit_length(total), [_unit_length(own) for own in items]
-
-
-def _mean_by_row(row: Integers, values: Floats, rows: int) -> Floats:
-    """Over each row's draws, [rows]; NaN for rows without one."""
-    drawn = np.bincount(row, minlength=rows)
-    mean = np.bincount(row, values, minlength=rows) / np.maximum(drawn, 1)
-    return np.where(drawn > 0, mean, np.nan)
 
 
 def _mean_of_seen(by_seed: Sequence[Floats]) -> Floats:

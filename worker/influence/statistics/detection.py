@@ -62,17 +62,13 @@ def item_statistic(observations: Observations, steps: Steps, items: Floats, *, r
         rows: Samples of the dataset.
         direction: The column that the items are scored in.
     """
-    row, block, standard = standard_signals(observations, steps, direction)
-    signal = observations.alignment[:, direction]
-    centre, spread = block_location_and_scale(signal[np.isfinite(signal)], block)
+    row, block, signal = _observed(observations, steps, direction)
+    centre, spread = block_location_and_scale(signal, block)
+    law = _sample_law(row, row, _standardised(signal, centre[block], spread[block]), rows)
     drawn = np.flatnonzero(spread > 0)
-    mean = np.average(
-        (items[drawn] - centre[drawn, None]) / spread[drawn, None], axis=0, weights=np.bincount(block)[drawn]
-    )
-    n = np.bincount(row, minlength=rows)
-    m = np.bincount(row, standard, minlength=rows) / np.maximum(n, 1)
-    between, within = variance_components(row, row, standard, rows)
-    return np.asarray((mean - np.median(m[n > 0])) / np.sqrt(between + within / np.bincount(n[n > 0]).argmax()))
+    standard = _standardised(items[drawn], centre[drawn, None], spread[drawn, None])
+    mean = np.average(standard, axis=0, weights=np.bincount(block)[drawn])
+    return np.asarray((mean - law.centre) / law.scale(np.bincount(law.n[law.n > 0]).argmax()))
 
 
 def cluster_statistic(
@@ -142,13 +138,9 @@ def standard_signals(
     observations: Observations, steps: Steps, direction: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
     """Row, block and signal of every draw that was observed, the signal centred and scaled within its block."""
-    signal = observations.alignment[:, direction]
-    observed = np.isfinite(signal)
-    row, signal = observations.row[observed], signal[observed]
-    block = steps.block[observations.step[observed]]
+    row, block, signal = _observed(observations, steps, direction)
     centre, spread = block_location_and_scale(signal, block)
-    standard = np.divide(signal - centre[block], spread[block], out=np.zeros_like(signal), where=spread[block] > 0)
-    return row, block, standard
+    return row, block, _standardised(signal, centre[block], spread[block])
 
 
 def block_location_and_scale(signal: Floats, block: NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -183,15 +175,54 @@ def variance_components(
     return max(total - within / n[typical][0], 0.0), within
 
 
+@dataclass(frozen=True)
+class _SampleLaw:
+    """How the means of units of samples are distributed in the bulk."""
+
+    n: Counts
+    """Observations of each unit."""
+    mean: Floats
+    """Of each unit's observations; zero without any."""
+    between: float
+    within: float
+
+    @property
+    def centre(self) -> float:
+        return float(np.median(self.mean[self.n > 0]))
+
+    def scale(self, n: Counts | np.int64) -> Floats:
+        """Standard deviation of a mean over n observations."""
+        return np.asarray(np.sqrt(self.between + self.within / np.maximum(n, 1)))
+
+
+def _sample_law(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int) -> _SampleLaw:
+    n = np.bincount(unit, minlength=units).astype(np.int64)
+    mean = np.bincount(unit, standard, minlength=units) / np.maximum(n, 1)
+    return _SampleLaw(n, mean, *variance_components(unit, row, standard, units))
+
+
 def _statistic(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int) -> tuple[Floats, Counts]:
     if not len(row):
         raise ValueError("no draw of any sample was observed; the run has too few steps")
-    n = np.bincount(unit, minlength=units).astype(np.int64)
-    m = np.bincount(unit, standard, minlength=units) / np.maximum(n, 1)
-    between, within = variance_components(unit, row, standard, units)
-    scale = np.sqrt(between + within / np.maximum(n, 1))
+    law = _sample_law(unit, row, standard, units)
+    scale = law.scale(law.n)
     if not np.any(scale > 0):
         raise ValueError("every sample has the same alignment with the probe; nothing can be told apart")
-    z = (m - np.median(m[n > 0])) / np.where(scale > 0, scale, np.nan)
-    z[n == 0] = np.nan
-    return z, n
+    z = (law.mean - law.centre) / np.where(scale > 0, scale, np.nan)
+    z[law.n == 0] = np.nan
+    return z, law.n
+
+
+def _observed(
+    observations: Observations, steps: Steps, direction: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Row, block and signal of every draw that was observed."""
+    signal = observations.alignment[:, direction]
+    observed = np.isfinite(signal)
+    return observations.row[observed], steps.block[observations.step[observed]], signal[observed]
+
+
+def _standardised(signal: Floats, centre: Floats, spread: Floats) -> Floats:
+    """Zero where there is no spread."""
+    away = signal - centre
+    return np.divide(away, spread, out=np.zeros_like(away), where=spread > 0)

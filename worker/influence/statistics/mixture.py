@@ -36,11 +36,16 @@ ROUNDS, PRECISION = 500, 1e-7
 
 @dataclass(frozen=True)
 class Kinds:
-    """Probabilities of each sample's kind, [samples]; what is left is the bulk's."""
+    """Probabilities that a sample is an unwanted answer and that it is a fair one, [samples]."""
 
     unwanted: Floats
     fair: Floats
     """Zero where the probe has no reference answers."""
+
+    @property
+    def bulk(self) -> Floats:
+        """What is left."""
+        return 1 - self.unwanted - self.fair
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,25 @@ class Mixture:
     """Student t distributions of the bulk, of unwanted answers and, with references, of fair ones, in that order."""
 
     samples: int
-    """That it was fitted to."""
+    """How many samples it was fitted to."""
     share: Floats
-    """[kinds]."""
+    """Share of the samples that are of each kind, [kinds]."""
     place: tuple[Floats, ...]
-    """Location of each kind but the bulk, which lies at the origin; [columns]."""
+    """Location [columns] of the unwanted and of the fair answers; the bulk lies at the origin."""
     shape: Floats
-    """Of the other kinds alike, [columns, columns]."""
+    """Shape matrix of the unwanted and of the fair answers alike, [columns, columns]."""
     freedom: float
+    """Degrees of freedom of the unwanted and of the fair answers."""
     correlation: Floats
-    """Shape of the bulk."""
+    """Shape matrix of the bulk, [columns, columns]."""
     bulk_freedom: float
+    """Degrees of freedom of the bulk: those of the null's tail."""
     farthest: tuple[float, ...]
-    """Of each side, in its own column."""
+    """The largest value that counts in the column toward the unwanted answers, and in that toward the references."""
 
     def kinds(self, x: Floats) -> Kinds:
         """Probabilities at x [samples, columns]."""
-        member = self.members(self.drawn_in(x))
+        member = self._members(self._drawn_in(x))
         return Kinds(member[1], member[2] if len(member) > 2 else np.zeros(len(x)))
 
     def with_more(self, unwanted: int) -> "Mixture":
@@ -73,14 +80,14 @@ class Mixture:
         count[1] += unwanted
         return replace(self, samples=self.samples + unwanted, share=count / (self.samples + unwanted))
 
-    def members(self, x: Floats) -> Floats:
-        """[kinds, samples]."""
+    def _members(self, x: Floats) -> Floats:
+        """Probabilities of all kinds at x, which is drawn in already; [kinds, samples]."""
         density = [multivariate_t.pdf(x, np.zeros(x.shape[1]), self.correlation, self.bulk_freedom)]
         density += [multivariate_t.pdf(x, own, self.shape, self.freedom) for own in self.place]
         weighted = self.share[:, None] * np.array([np.atleast_1d(own) for own in density])
         return np.asarray(weighted / weighted.sum(0))
 
-    def drawn_in(self, x: Floats) -> Floats:
+    def _drawn_in(self, x: Floats) -> Floats:
         """Samples beyond the farthest in a column, brought there on the line to the origin."""
         beyond = np.max([x[:, side] / limit for side, limit in enumerate(self.farthest)], axis=0)
         return np.asarray(x / np.maximum(beyond, 1.0)[:, None])
@@ -124,9 +131,9 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
         bulk_freedom=degrees_of_freedom,
         farthest=tuple(float(mean[i] + FARTHEST * within[i, i] ** 0.5) for i, mean in enumerate(means)),
     )
-    x = found.drawn_in(x)
+    x = found._drawn_in(x)
     for _ in range(ROUNDS):
-        member = found.members(x)
+        member = found._members(x)
         share = (member.sum(1) + 1) / (len(x) + len(member))
         settled = np.abs(share - found.share).max() < PRECISION
         total, weight, place = 2 * DATA_ITEMS * within, 2 * DATA_ITEMS, []
@@ -155,7 +162,7 @@ def false_share(local_fdr: Floats) -> Floats:
 
 
 def _correlation(x: Floats) -> Floats:
-    """Of the columns in the middle of the data, by ranks."""
+    """Correlation matrix of the columns of x over the middle of the data, by ranks."""
     found = np.eye(x.shape[1])
     middle = x[(np.abs(x) < MIDDLE).all(1)]
     if x.shape[1] == 2 and len(middle) > 2 and np.ptp(middle, axis=0).all():

@@ -69,14 +69,19 @@ def seed_correlation(z: Floats) -> float:
 
 
 def pool_z(z: Floats, values: Floats | None = None) -> Floats:
-    """One Z a row from [seeds, rows], [rows]; NaN for a row that no seed saw. One seed's Z stays as it is.
-
-    values [seeds, n]: what is to be pooled in place of the rows' own Z, such as the Z of probe items.
+    """Return one Z a row, [rows]; NaN for a row that no seed saw. One seed's Z stays as it is.
 
     Each seed's Z is centred and scaled by its own bulk (`fit_location_and_scale`); the mean over the seeds that saw
     the row is divided by sqrt((1 + (S_i - 1) rho) / S_i), the spread that such a mean has in the bulk. Seeds share the
     data and the base model, so clean rows keep part of their place (rho > 0): S seeds are worth less than S
     independent runs, and no p-values may be multiplied. A null has to be fitted to the pooled statistic anew.
+
+    Args:
+        z: [seeds, rows], of the samples, whose bulk gives centres, scales and rho.
+        values: [seeds, n], what to pool in place of z, such as the Z of probe items; then [n] is returned.
+
+    Raises:
+        ValueError: As `fit_location_and_scale`, with several seeds.
     """
     values = z if values is None else values
     if len(z) == 1:

@@ -7,11 +7,10 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
-from scipy.stats import beta
+from scipy.stats import beta, t
 
 from worker.influence.statistics.detection import adjusted
 from worker.influence.statistics.mixture import Mixture, false_share
-from worker.influence.statistics.null_distribution import Null
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -58,7 +57,6 @@ def sensitivity(
     items: Floats,
     folds: Integers,
     mixture: Mixture,
-    null: Null,
     *,
     q: float,
     rng: Generator,
@@ -75,7 +73,6 @@ def sensitivity(
         items: [items, columns], the held-out unwanted answers.
         folds: [items], which of them are held out together.
         mixture: Fitted to x.
-        null: Of the first column, in whose units x is.
         q: Level of the audit.
         rng: Draws tracers and samples.
         strengths: The values of d.
@@ -87,10 +84,11 @@ def sensitivity(
     hidden = min(HIDDEN, max(1, len(x) // 10))
     rounds = -(-REPETITIONS * tracers // hidden)
     more = mixture.with_more(hidden)
-    p, local_fdr = null.sf(null.location + null.scale * x[:, 0]), 1 - more.kinds(x).unwanted
+    p, local_fdr = t.sf(x[:, 0], mixture.bulk_freedom), 1 - more.kinds(x).unwanted
     # Beside a tracer that may be flagged no others matter, and a large dataset has a million of them.
     p, local_fdr = p[p <= q], local_fdr[local_fdr < ALMOST_SURE]
-    ordinary = np.flatnonzero(mixture.members(mixture.drawn_in(x)).argmax(0) == 0)
+    kinds = mixture.kinds(x)
+    ordinary = np.flatnonzero(kinds.bulk >= np.maximum(kinds.unwanted, kinds.fair))
     # Unequal folds count for fewer independent ones.
     independent = float(size.sum() ** 2 / (size**2).sum())
     points = []
@@ -99,7 +97,7 @@ def sensitivity(
         for number in range(rounds):
             chosen = (number * hidden + np.arange(hidden)) % tracers
             place = strength * items[chosen] + (1 - strength) * x[rng.choice(ordinary, hidden)]
-            both = np.r_[p, null.sf(null.location + null.scale * place[:, 0])]
+            both = np.r_[p, t.sf(place[:, 0], mixture.bulk_freedom)]
             unlike_the_bulk = adjusted(both)[len(p) :] * (len(x) + hidden) / len(both) <= q
             share = false_share(np.r_[local_fdr, 1 - more.kinds(place).unwanted])[len(local_fdr) :]
             np.add.at(found, chosen, unlike_the_bulk & (share <= q))

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binomtest, t
 
 from worker.influence.statistics.detection import adjusted
 from worker.influence.statistics.mixture import Mixture, false_share, fit_mixture
-from worker.influence.statistics.null_distribution import Null
 from worker.influence.statistics.sensitivity import Sensitivity, clopper_pearson, flag_curve, sensitivity
 
-NULL = Null(0.3, 0.9, 13.0)
 ROWS, ITEMS = 400, 12
 UNWANTED, FAIR = np.array([6.0, 2.0]), np.array([2.0, 5.0])
 
@@ -19,7 +17,7 @@ def answers(generator: np.random.Generator, items: int = ITEMS) -> tuple[np.ndar
 
 
 def flags(x: np.ndarray, mixture: Mixture, q: float = 0.05) -> np.ndarray:
-    p = NULL.sf(NULL.location + NULL.scale * x[:, 0])
+    p = t.sf(x[:, 0], 13)
     return np.asarray(np.fmax(adjusted(p), false_share(1 - mixture.kinds(x).unwanted)) <= q)
 
 
@@ -31,7 +29,7 @@ def measure(
     x = generator.standard_t(13, (ROWS, 2))
     unwanted, reference = answers(generator, items)
     mixture = fit_mixture(x, unwanted, reference, degrees_of_freedom=13)
-    return sensitivity(x, weak * unwanted, np.arange(items) % folds, mixture, NULL, q=q, rng=generator)
+    return sensitivity(x, weak * unwanted, np.arange(items) % folds, mixture, q=q, rng=generator)
 
 
 def test_strong_tracers_are_found_and_the_interval_counts_folds() -> None:
@@ -78,11 +76,10 @@ def test_leaving_out_who_cannot_matter_changes_nothing() -> None:
     x[:20] = answers(generator, 20)[0]
     unwanted, reference = answers(generator)
     mixture = fit_mixture(x, unwanted, reference, degrees_of_freedom=13)
-    found = sensitivity(
-        x, unwanted[:5], np.arange(5), mixture, NULL, q=0.05, rng=np.random.default_rng(0), strengths=(0.7,)
-    )
+    found = sensitivity(x, unwanted[:5], np.arange(5), mixture, q=0.05, rng=np.random.default_rng(0), strengths=(0.7,))
     more, rng = mixture.with_more(5), np.random.default_rng(0)
-    ordinary = np.flatnonzero(mixture.members(mixture.drawn_in(x)).argmax(0) == 0)
+    kinds = mixture.kinds(x)
+    ordinary = np.flatnonzero(kinds.bulk >= np.maximum(kinds.unwanted, kinds.fair))
     hits = [
         flags(np.r_[x, 0.7 * unwanted[:5] + 0.3 * x[rng.choice(ordinary, 5)]], more)[ROWS:].mean() for _ in range(20)
     ]
@@ -93,7 +90,7 @@ def test_nothing_can_be_held_out() -> None:
     x = np.random.default_rng(2).normal(size=(ROWS, 1))
     nothing = np.empty((0, 1))
     mixture = fit_mixture(x, nothing, None, degrees_of_freedom=13)
-    found = sensitivity(x, nothing, np.empty(0, dtype=int), mixture, NULL, q=0.05, rng=np.random.default_rng(0))
+    found = sensitivity(x, nothing, np.empty(0, dtype=int), mixture, q=0.05, rng=np.random.default_rng(0))
     assert (found.tracers, found.clusters, found.points) == (0, 0, ())
 
 
