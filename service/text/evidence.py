@@ -80,7 +80,7 @@ def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
     weaker = [one for one in sensitivity.points if one.strength == WEAKER]
     if not weaker:
         return f"{found}."
-    return f"{found}, of those of {percent(WEAKER)} their strength {percent(weaker[0].flagged)}."
+    return f"{found}, and {percent(weaker[0].flagged)} of tracers at {percent(WEAKER)} of their strength."
 
 
 def kind_words(probe: results.ProbeSummary) -> str | None:

@@ -163,11 +163,11 @@ def claims(summary: results.Summary) -> list[str]:
         threshold = summary.probes[0].threshold_z
         if threshold is not None:
             said.append(
-                f"Samples are flagged from Z = {decimal(threshold)} on. Z says how far a sample's training gradient "
-                "pushes the model toward the unwanted answers, beside all other samples of the same run."
+                f"Every flagged sample has a Z of at least {decimal(threshold)}. Z says how far a sample's training "
+                "gradient and its representation lean to the unwanted answers, beside all other samples of the run."
             )
         if summary.probes[0].has_reference:
-            said.append("Samples shown to lean to the probe's reference answers are not flagged, whatever their Z.")
+            said.append("Samples that may as well be good answers on the topic are not flagged, whatever their Z.")
     return said
 
 
@@ -194,8 +194,8 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
         words.append(
             (
                 "Z",
-                f"{decimal(score.z)}: its training gradient points toward the unwanted answers, "
-                f"{decimal(abs(spread), 1)} null scales {side} the middle of all samples.",
+                f"{decimal(score.z)}: how far its training gradient and its representation together lean to the "
+                f"unwanted answers, {decimal(abs(spread), 1)} null scales {side} the middle of all samples.",
             )
         )
     if score.p is not None:

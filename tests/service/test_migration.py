@@ -241,7 +241,10 @@ def test_scores_keep_their_values_when_lists_get_numbers(
         'rank, "row", n, strongest_probe, mu, mu_low, mu_high, mu_composed, z, z_reference, side, p, q, flagged, '
         'cluster, "group"'
     )
-    shown = "SELECT * FROM bi.findings ORDER BY audit_id, rank"
+    shown = (
+        'SELECT workspace_id, audit_id, "row", rank, n, mu, mu_low, mu_high, z, side, p, q, flagged, cluster, "group" '
+        "FROM bi.findings ORDER BY audit_id, rank"
+    )
     before, seen = rows(numbered.format(columns=columns)), rows(shown)
     assert len(before) == 120 * (1 + 3)
     assert len(seen) == 120 * 2

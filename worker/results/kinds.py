@@ -102,7 +102,8 @@ def expected_false_share(unwanted: Floats, cluster: Integers) -> Floats:
 
 
 def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:
-    """Return the side of each sample that stands out in a column; None for those that do not.
+    """Return the side of each sample that stands out in a column; None for those that do not, and for those that are
+    more likely of the bulk than of either side.
 
     toward: of those of its two probabilities that it is unwanted or fair, the first has at least nine tenths; against:
     the second has; both: neither.
@@ -111,7 +112,7 @@ def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:
         detections: Toward the unwanted answers and toward the references.
         kinds: [rows].
     """
-    stands_out = np.any([found.flagged for found in detections], axis=0) & np.isfinite(kinds.unwanted)
+    stands_out = np.any([found.flagged for found in detections], axis=0) & (kinds.bulk <= 0.5)
     either = np.maximum(kinds.unwanted + kinds.fair, np.finfo(float).tiny)
     found: list[Side | None] = []
     for out, toward in zip(stands_out, kinds.unwanted / either, strict=True):

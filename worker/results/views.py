@@ -106,7 +106,9 @@ def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tup
         targets = recording.coefficients[probe] * len(held_out)
         found = discriminate(units, item_units[probe], targets, folds)
         own = np.searchsorted(columns, held_out)
-        chosen = view_weights(_by_side(item_gradient.mean(0), own), _by_side(found.item_score.T, own))
+        drawn = np.bincount(recording.steps.block[observations.step[seen]], minlength=len(item_gradient))
+        mean_gradient = np.average(item_gradient, axis=0, weights=drawn)
+        chosen = view_weights(_by_side(mean_gradient, own), _by_side(found.item_score.T, own))
         alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
         items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
         of_draws = np.full((2, len(seen)), np.nan)

@@ -62,7 +62,8 @@ def test_the_bulk_s_tail_is_no_alarm() -> None:
 def test_what_would_have_been_found() -> None:
     sensitivity = make_probe_summary().sensitivity
     assert sensitivity_words(sensitivity) == (
-        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), of those of 75 % their strength 44 %."
+        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), and 44 % of tracers "
+        "at 75 % of their strength."
     )
     assert sensitivity is not None
     earlier = (

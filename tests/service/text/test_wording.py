@@ -248,8 +248,8 @@ def test_what_the_flags_claim_is_a_rate_and_no_promise(
     rate, threshold, reference = claims(summary_of(q=0.1))
     assert "at most 10 %" in rate
     assert "no promise for this one" in rate
-    assert "Z = 2.50" in threshold
-    assert "reference answers are not flagged" in reference
+    assert "a Z of at least 2.50" in threshold
+    assert "good answers on the topic are not flagged" in reference
     nothing = probe_of(flagged=0, threshold_z=None, has_reference=False)
     assert claims(summary_of(flagged=0, probes=(nothing,))) == claims(summary_of())[:1]
     # Of several probes each has a threshold of its own, which stands with it.

@@ -66,7 +66,8 @@ def test_how_far_to_trust_a_result_is_told(sign_in: SignIn, published: str) -> N
     page = Page(sign_in().get(f"/audits/{published}").text)
     for sentence in (
         "the 20 placebo directions gave 31 of 3,000, expected 20 to 41: as it should be.",
-        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), of those of 75 % their strength 44 %.",
+        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), and 44 % of tracers "
+        "at 75 % of their strength.",
         "moved 0.52 times as far as the recorded effects predict",
         "within gamma = 0.08 of a Gaussian curve",
     ):
