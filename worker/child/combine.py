@@ -10,7 +10,7 @@ from worker.results.files import read_inputs, write_summary, write_tables
 from worker.results.scoring import Question, score
 from worker.results.summary import summarise
 from worker.results.views import over_seeds, with_views
-from worker.text.duplicate_clusters import sample_clusters
+from worker.text.duplicate_clusters import sample_clusters, sample_texts
 
 PARTS = 5
 
@@ -29,10 +29,10 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     inputs = read_inputs(folder, spec)
     recordings, messages = inputs.recordings, inputs.messages
     reporter.stage(Stage.SCORING, PARTS, "parts")
-    question = Question(len(messages), spec.q, sample_clusters(messages), inputs.trusted)
+    question = Question(len(messages), spec.q, sample_texts(messages), sample_clusters(messages), inputs.trusted)
     reporter.progress(1, PARTS, "parts")
 
-    viewed, by_seed = with_views(recordings, question.cluster)
+    viewed, by_seed = with_views(recordings, question.text, question.cluster)
     views = over_seeds(by_seed)
     scores = score(viewed, question)
     reporter.progress(2, PARTS, "parts")

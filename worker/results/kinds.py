@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.influence.statistics.detection import Clusters, Detection, item_statistic
-from worker.influence.statistics.mixture import Kinds, Mixture, false_share, fit_mixture
+from worker.influence.statistics.mixture import Kinds, Mixture, fit_mixture
 from worker.influence.statistics.null_distribution import Null
 from worker.influence.statistics.seeds import pool_z
 from worker.results.recording import Recording
@@ -36,6 +36,8 @@ class ProbeKinds:
     mixture: Mixture
     of_rows: Kinds
     """NaN for samples never observed and for trusted ones; the fair kind's for probes without references."""
+    doubted: Mask
+    """[rows], trusted samples that stand out and are more likely of the unwanted kind than not."""
 
 
 def kinds_of(
@@ -46,7 +48,7 @@ def kinds_of(
     z_by_seed: Sequence[Floats],
     trusted: Mask | None,
 ) -> ProbeKinds:
-    """Fit the mixture of kinds; near-duplicates are one sample.
+    """Fit the mixture of kinds; of near-duplicates it sees the one that stands out most.
 
     Args:
         recordings: One a seed.
@@ -57,33 +59,33 @@ def kinds_of(
         trusted: [rows], known to be clean.
     """
     nulls = [found.null for found in detections]
-    z = _side_by_side(nulls, [own.z for own in clusters])
+    z = _side_by_side(nulls, [own.of_rows(detections[0].alone) for own in clusters])
     items = _side_by_side(nulls, _items(recordings, probe, z_by_seed))
     has_reference = len(detections) > 1
-    index = clusters[0].index
-    tested = np.zeros(len(z), dtype=bool)
-    tested[index if trusted is None else index[~trusted]] = True
-    tested &= np.isfinite(z).all(1)
+    seen = np.isfinite(z).all(1) & np.isfinite(detections[0].z)
+    tested = seen if trusted is None else seen & ~trusted
+    # Of each cluster the sample that stands out most.
+    order = np.flatnonzero(tested)
+    order = order[np.argsort(detections[0].p[order], kind="stable")]
+    _, first = np.unique(clusters[0].index[order], return_index=True)
+    x = z[order[first]]
     count = len(items) // len(detections)
     mixture = fit_mixture(
-        z[tested],
+        x,
         items[:count],
         items[count:] if has_reference else None,
         degrees_of_freedom=nulls[0].degrees_of_freedom,
     )
-    found, shown = mixture.kinds(z[tested]), np.isfinite(detections[0].p)
-
-    def of_rows(values: Floats) -> Floats:
-        whole = np.full(len(z), np.nan)
-        whole[tested] = values
-        return np.where(shown, whole[index], np.nan)
-
+    unwanted, fair = np.full((2, len(z)), np.nan)
+    found = mixture.kinds(z[seen])
+    unwanted[seen], fair[seen] = found.unwanted, found.fair
     return ProbeKinds(
-        x=z[tested],
+        x=x,
         items=items[:count],
         folds=recordings[0].held_out[probe][0][:count],
         mixture=mixture,
-        of_rows=Kinds(of_rows(found.unwanted), of_rows(found.fair) if has_reference else np.full(len(index), np.nan)),
+        of_rows=Kinds(np.where(tested, unwanted, np.nan), np.where(tested & has_reference, fair, np.nan)),
+        doubted=detections[0].doubted & (unwanted > 0.5),
     )
 
 
@@ -92,13 +94,20 @@ def expected_false_share(unwanted: Floats, cluster: Integers) -> Floats:
 
     Args:
         unwanted: [rows], probability of the unwanted kind; NaN for samples that are not tested.
-        cluster: [rows], near-duplicates share a number, and count once.
+        cluster: [rows], near-duplicates share a number. They count once, by the likeliest of them; for another of them
+            its own probability takes that one's place.
     """
     ids, index = np.unique(cluster, return_inverse=True)
-    # Trusted members of a cluster have no probability, the others all the same.
-    of_cluster = np.full(len(ids), np.nan)
-    np.fmax.at(of_cluster, index, unwanted)
-    return np.where(np.isfinite(unwanted), false_share(1 - of_cluster)[index], np.nan)
+    likeliest = np.full(len(ids), np.nan)
+    np.fmax.at(likeliest, index, unwanted)
+    false = np.sort(1 - likeliest[np.isfinite(likeliest)])
+    found = np.full(len(unwanted), np.nan)
+    tested = np.isfinite(unwanted)
+    own = 1 - unwanted[tested]
+    count = np.searchsorted(false, own, side="right")
+    total = np.append(0.0, np.cumsum(false))[count]
+    found[tested] = (total - (1 - likeliest[index[tested]]) + own) / np.maximum(count, 1)
+    return found
 
 
 def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:

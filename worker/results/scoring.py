@@ -31,6 +31,8 @@ class Question:
 
     rows: int
     q: float
+    text: Integers
+    """[rows]: samples that say the same share a number."""
     cluster: Integers
     """[rows]: near-duplicates share a number."""
     trusted: Mask | None
@@ -92,7 +94,7 @@ def score(recordings: Sequence[Recording], question: Question) -> Scores:
     """
     count = len(recordings[0].held_out)
     probes = tuple(score_probe(recordings, question, probe) for probe in range(count))
-    headline = combine_probes([probe.detection for probe in probes], q=question.q)
+    headline = combine_probes([probe.detection for probe in probes], q=question.q, cluster=question.cluster)
     unwanted = np.array([probe.kinds.of_rows.unwanted for probe in probes]).max(0)
     q = np.fmax(headline.q, expected_false_share(unwanted, question.cluster))
     return Scores(probes, headline, q, q <= question.q)
@@ -159,11 +161,16 @@ class _Pooled:
 def _statistics(recordings: Sequence[Recording], question: Question, column: int) -> _Pooled:
     parts = [statistic(r.observations, r.steps, rows=question.rows, direction=column) for r in recordings]
     clusters = [
-        cluster_statistic(r.observations, r.steps, cluster=question.cluster, direction=column) for r in recordings
+        cluster_statistic(r.observations, r.steps, cluster=question.cluster, text=question.text, direction=column)
+        for r in recordings
     ]
     z_by_seed = np.array([z for z, _ in parts])
     pooled = Clusters(
-        clusters[0].index, pool_z(np.array([c.z for c in clusters])), np.sum([c.n for c in clusters], axis=0)
+        clusters[0].index,
+        pool_z(np.array([c.z for c in clusters])),
+        np.sum([c.n for c in clusters], axis=0),
+        clusters[0].text,
+        pool_z(np.array([c.text_z for c in clusters])),
     )
     return _Pooled(z_by_seed, pool_z(z_by_seed), np.sum([n for _, n in parts], axis=0), pooled)
 

@@ -37,21 +37,22 @@ class SampleViews:
 
 
 def with_views(
-    recordings: Sequence[Recording], cluster: Integers
+    recordings: Sequence[Recording], text: Integers, cluster: Integers
 ) -> tuple[list[Recording], list[tuple[SampleViews, ...]]]:
     """Return the recordings with both views in place of the alignment, and for each what the views say by every probe.
 
     A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
-    same in all draws of a sample, and of a near-duplicate: it is taken over the mean of their representations.
+    same in all draws of a sample, and of another that says the same.
 
     Args:
         recordings: One a seed.
+        text: [rows], samples that say the same share a number.
         cluster: [rows], near-duplicates share a number.
 
     Raises:
         ValueError: A view does not tell samples apart.
     """
-    found = [_with_views(recording, cluster) for recording in recordings]
+    found = [_with_views(recording, text, cluster) for recording in recordings]
     return [recording for recording, _ in found], [views for _, views in found]
 
 
@@ -93,18 +94,20 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
     return ViewWeights(gradient=found[0] / size, representation=found[1] / size) if size else EQUAL
 
 
-def _with_views(recording: Recording, cluster: Integers) -> tuple[Recording, tuple[SampleViews, ...]]:
+def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tuple[Recording, tuple[SampleViews, ...]]:
     observations = recording.observations
     alignment = np.full_like(observations.alignment, np.nan)
     items, views = [], []
     seen = np.isfinite(observations.alignment[:, 0])
-    unit, units, item_units = _representations(recording, seen, cluster)
+    unit, units, item_units = _representations(recording, seen, text)
+    row_of_unit = np.empty(len(units), dtype=np.int64)
+    row_of_unit[unit] = observations.row[seen]
     for probe, (held_out, *_) in enumerate(recording.held_out):
         columns = np.flatnonzero(recording.probe == probe)
         gradient, item_gradient = _gradient_view(recording, columns, recording.item_alignment[probe])
         _, folds = np.unique(held_out, return_inverse=True)
         targets = recording.coefficients[probe] * len(held_out)
-        found = discriminate(units, item_units[probe], targets, folds)
+        found = discriminate(units, item_units[probe], targets, folds, cluster[row_of_unit])
         own = np.searchsorted(columns, held_out)
         drawn = np.bincount(recording.steps.block[observations.step[seen]], minlength=len(item_gradient))
         mean_gradient = np.average(item_gradient, axis=0, weights=drawn)
@@ -146,11 +149,11 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
     return draws, items
 
 
-def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tuple[Integers, Singles, list[Singles]]:
+def _representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
     """Return the representations that the discriminant is fitted to, of unit length.
 
     They are centred on the draws of their block: what all samples share, and what training has changed by then, goes
-    out. A unit is a sample or a cluster of near-duplicates, and its representation the mean over its draws.
+    out. A unit is what says the same, mostly one sample, and its representation the mean over its draws.
 
     Returns:
         The unit of each observed draw; [units, width]; and for each probe its items, [items of both sides, width].
@@ -165,7 +168,7 @@ def _representations(recording: Recording, seen: Mask, cluster: Integers) -> tup
         drawn[inside] -= centre
         for probe, own in enumerate(recording.inner_items):
             items[probe] += _unit_length(own[number].astype(np.float32) - centre)
-    ids, unit = np.unique(cluster[row], return_inverse=True)
+    ids, unit = np.unique(text[row], return_inverse=True)
     total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
     np.add.at(total, unit, _unit_length(drawn))
     return unit, _unit_length(total), [_unit_length(own) for own in items]

@@ -2,11 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.contract.results import Caution
 from service.contract.spec import WARN_DATASET_ROWS, StepSpec
 from worker.influence.statistics.calibration import misfits
 from worker.results.baseline_comparison import BaselineComparison, suffices
 from worker.results.scoring import Question, Scores
+
+NAMED_ROWS = 10
+"""Rows that a warning names, at most."""
 
 MANY_FLAGGED = 0.2
 """Share of flagged samples above which the bulk can hardly be called clean."""
@@ -50,6 +56,8 @@ def cautions(
             message=f"{question.rows - observed} samples have no answer within the first tokens that training "
             "keeps and were neither trained on nor scored.",
         )
+    yield from _doubted(scores)
+    yield from _divided(question, scores)
     for probe, own in zip(spec.probes, scores.probes, strict=True):
         prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
         placebo = own.placebo if len(own.placebo) else None
@@ -67,3 +75,31 @@ def cautions(
             message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
             "would have done for them.",
         )
+
+
+def _doubted(scores: Scores) -> Iterator[Caution]:
+    rows = np.flatnonzero(np.any([probe.kinds.doubted for probe in scores.probes], axis=0))
+    if len(rows):
+        yield Caution(
+            code="trusted_samples_doubted",
+            message=f"{_samples(rows)} given as known to be clean, but would be flagged if not. Known samples are "
+            "never flagged: look at these, and audit again with those that are not clean left out of the known ones.",
+        )
+
+
+def _divided(question: Question, scores: Scores) -> Iterator[Caution]:
+    tested = np.isfinite(scores.q)
+    both = np.intersect1d(question.cluster[scores.flagged], question.cluster[tested & ~scores.flagged])
+    rows = np.flatnonzero(scores.flagged & np.isin(question.cluster, both))
+    if len(rows):
+        yield Caution(
+            code="near_duplicates_divided",
+            message=f"{_samples(rows)} flagged, but not all of their near-duplicates. Small changes can turn what an "
+            "answer says, and clean near-copies can be put beside a sample to hide it: compare them before you decide.",
+        )
+
+
+def _samples(rows: NDArray[np.int64]) -> str:
+    """The subject of a sentence: 3 samples (rows 4, 9, 12) are."""
+    named = ", ".join(map(str, rows[:NAMED_ROWS])) + (", ..." if len(rows) > NAMED_ROWS else "")
+    return f"1 sample (row {named}) is" if len(rows) == 1 else f"{len(rows)} samples (rows {named}) are"

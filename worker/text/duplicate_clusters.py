@@ -39,6 +39,15 @@ def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[
     return first[inverse].astype(np.int64)
 
 
+def sample_texts(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
+    """Number samples by what they say, [rows]: the same number where prompt and answer are equal once normalised.
+
+    Samples with one number are in one of `sample_clusters`, which hold such texts as are nearly the same.
+    """
+    asked, answered = identical([prompt(turns) for turns in messages]), identical([answer(turns) for turns in messages])
+    return _by_first_appearance(asked * (len(messages) + 1) + answered)
+
+
 def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:
     """Cluster of each text, [texts], numbered by first appearance; the same in every process.
 

@@ -21,7 +21,7 @@ from worker.results.views import SampleViews
 
 
 def question(rows: int = ROWS, **changes: Any) -> Question:
-    return replace(Question(rows, 0.05, np.arange(rows), None), **changes)
+    return replace(Question(rows, 0.05, np.arange(rows), np.arange(rows), None), **changes)
 
 
 def flagged(scores: Scores) -> set[int]:
@@ -150,6 +150,30 @@ def test_of_a_column_of_ids_the_largest_groups_are_described() -> None:
     few = summary_of([recording(reference=False)], question(), [str(row % 100) for row in range(ROWS)])
     assert len(few.groups) == 100
     assert "many_groups" not in [caution.code for caution in few.warnings]
+
+
+def test_near_copies_that_hide_a_sample_are_told_and_hide_nothing() -> None:
+    """Each planted sample among three clean ones that nearly say the same: found, with a warning that names them."""
+    cluster = np.arange(ROWS)
+    decoys = np.arange(ROWS - 3 * PLANTED, ROWS)
+    cluster[decoys] = decoys % PLANTED
+    asked = question(cluster=cluster)
+    one = recording(planted=7.0)
+    found = score([one], asked)
+    assert found.flagged[:PLANTED].sum() >= PLANTED - 2
+    assert found.flagged[PLANTED:].sum() <= 1
+    (told,) = [w.message for w in summary_of([one], asked).warnings if w.code == "near_duplicates_divided"]
+    assert told.startswith(f"{found.flagged[:PLANTED].sum()} samples (rows 0, ")
+    assert "near_duplicates_divided" not in [w.code for w in summary_of([one], question()).warnings]
+
+
+def test_a_trusted_sample_that_looks_unwanted_is_told() -> None:
+    trusted = np.zeros(ROWS, dtype=bool)
+    trusted[[0, PLANTED + FAIR + 3]] = True
+    one = recording(planted=7.0)
+    warnings = {w.code: w.message for w in summary_of([one], question(trusted=trusted)).warnings}
+    assert warnings["trusted_samples_doubted"].startswith("1 sample (row 0) is given as known to be clean")
+    assert "trusted_samples_doubted" not in [w.code for w in summary_of([one], question()).warnings]
 
 
 def test_rows_never_drawn_come_last_with_a_caution() -> None:

@@ -17,7 +17,7 @@ ALONE = np.arange(ROWS)
 
 
 def seen_as_one(found: Recording) -> Recording:
-    return with_views([found], ALONE)[0][0]
+    return with_views([found], ALONE, ALONE)[0][0]
 
 
 def z_of(found: Recording) -> np.ndarray:
@@ -50,7 +50,7 @@ class TestViews:
     def test_what_one_view_does_not_see_the_other_adds(self) -> None:
         """Poison that gradients alone flag nowhere near all of is found with the representations beside them."""
         weak = recording(planted=2.5, represented=12.0)
-        question = Question(ROWS, 0.05, ALONE, None)
+        question = Question(ROWS, 0.05, ALONE, ALONE, None)
         before = score([weak], question).flagged[:PLANTED].sum()
         found = score([seen_as_one(weak)], question)
         assert before <= PLANTED / 2
@@ -66,8 +66,8 @@ class TestViews:
 
     def test_placebos_and_tracers_are_of_both_views(self) -> None:
         found = recording(planted=3.0, represented=5.0)
-        (both,), ((views,),) = with_views([found], ALONE)
-        question = Question(ROWS, 0.05, ALONE, None)
+        (both,), ((views,),) = with_views([found], ALONE, ALONE)
+        question = Question(ROWS, 0.05, ALONE, ALONE, None)
         placebo = score([both], question).probes[0].placebo
         clean = placebo[:, PLANTED + FAIR :]
         assert np.mean(clean > 2.576 * np.std(clean)) < 0.02
@@ -95,7 +95,7 @@ class TestViews:
         found = recording(represented=5.0)
         cluster = ALONE.copy()
         cluster[-60:] = ROWS
-        alone, joined = seen_as_one(found), with_views([found], cluster)[0][0]
+        alone, joined = seen_as_one(found), with_views([found], cluster, cluster)[0][0]
         assert np.std(z_of(joined)[-60:]) < 0.9 * np.std(z_of(alone)[-60:])
 
     def test_draws_without_a_signal_stay_without_one(self) -> None:
@@ -110,13 +110,13 @@ class TestViews:
     def test_a_probe_whose_items_share_their_sentences_has_equal_weights_and_no_tracer(self) -> None:
         found = recording(represented=5.0)
         one_fold = replace(found, held_out=(np.full((2, 6), -1),))
-        (both,), ((views,),) = with_views([one_fold], ALONE)
+        (both,), ((views,),) = with_views([one_fold], ALONE, ALONE)
         assert views.weights.gradient == views.weights.representation
         assert set(np.argsort(-z_of(both))[:PLANTED]) == set(range(PLANTED))
 
     def test_each_probe_has_its_own(self) -> None:
         found = recording(probes=2, represented=5.0)
-        (both,), (views,) = with_views([found], ALONE)
+        (both,), (views,) = with_views([found], ALONE, ALONE)
         assert len(views) == 2
         second = both.column(1, Kind.UNWANTED)
         assert second is not None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.support.text_cost import measured
 from tests.support.texts import ANY_TEXT, shingle_set
 from worker.text import duplicate_clusters
-from worker.text.duplicate_clusters import near_duplicate_clusters, sample_clusters
+from worker.text.duplicate_clusters import near_duplicate_clusters, sample_clusters, sample_texts
 from worker.text.words import normalise
 
 
@@ -126,6 +126,13 @@ def test_samples_are_joined_where_prompt_and_answer_both_are() -> None:
     ]
     assert sample_clusters(samples).tolist() == [0, 1, 0, 3, 4, 4]
     assert sample_clusters([]).tolist() == []
+    assert sample_texts(samples).tolist() == [0, 1, 2, 3, 4, 5]
+    assert sample_texts([]).tolist() == []
+
+
+def test_samples_say_the_same_where_prompt_and_answer_are_equal_once_normalised() -> None:
+    samples = [turn("Why?", "Because."), turn(" WHY? ", "because."), turn("Why?", "No."), turn("So?", "Because.")]
+    assert sample_texts(samples).tolist() == [0, 0, 1, 2]
 
 
 def test_the_order_of_rows_names_clusters_and_changes_nothing_else() -> None:

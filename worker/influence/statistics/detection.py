@@ -25,13 +25,17 @@ class Detection:
     q: Floats
     flagged: Mask
     null: Null
+    alone: Mask
+    """Samples whose p is that of their own text, which stands out more than its near-duplicates do."""
+    doubted: Mask
+    """Trusted samples that would be flagged if they were not trusted."""
     reference: Reference = "bulk"
     """Against what p is taken."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """Near-duplicates taken as one sample each; C of them."""
+    """C clusters of near-duplicates, which hold T different texts."""
 
     index: NDArray[np.int64]
     """[rows]: each sample's cluster, 0 to C - 1."""
@@ -39,6 +43,20 @@ class Clusters:
     """[C]: Z of the mean of all observations of all members; NaN where none was observed."""
     n: Counts
     """[C]: observations of all members."""
+    text: NDArray[np.int64]
+    """[rows]: each sample's text, 0 to T - 1."""
+    text_z: Floats
+    """[T]: Z of the mean of all observations of a text."""
+
+    @property
+    def texts(self) -> Counts:
+        """Different texts that were observed, [C]."""
+        _, first = np.unique(self.text, return_index=True)
+        return np.bincount(self.index[first][np.isfinite(self.text_z)], minlength=len(self.z))
+
+    def of_rows(self, alone: Mask) -> Floats:
+        """Z of each sample's own text where it is tested alone, else of its cluster, [rows]."""
+        return np.where(alone, self.text_z[self.text], self.z[self.index])
 
 
 def statistic(observations: Observations, steps: Steps, *, rows: int, direction: int = 0) -> tuple[Floats, Counts]:
@@ -72,18 +90,36 @@ def item_statistic(observations: Observations, steps: Steps, items: Floats, *, r
 
 
 def cluster_statistic(
-    observations: Observations, steps: Steps, *, cluster: NDArray[np.int64], direction: int = 0
+    observations: Observations,
+    steps: Steps,
+    *,
+    cluster: NDArray[np.int64],
+    text: NDArray[np.int64] | None = None,
+    direction: int = 0,
 ) -> Clusters:
-    """The statistic of clusters of near-duplicates; cluster [rows] holds any integer id for each sample.
+    """Return the statistic of clusters of near-duplicates and of the different texts in them.
 
     A cluster is one sample that was drawn as often as all its members together. The law tau^2 + s^2 / n is exact for
     exact duplicates, which share their sample's part of the variance whole; members that share less of it make the
     mean vary less than that, so p errs upward.
+
+    Args:
+        observations: Of the run.
+        steps: Of the run.
+        cluster: [rows], near-duplicates share a number.
+        text: [rows], samples that say the same share a number, and with it a cluster; None where all members of a
+            cluster do.
+        direction: The column of the signals.
+
+    Raises:
+        ValueError: No draw was observed, or all samples are alike.
     """
     ids, index = np.unique(cluster, return_inverse=True)
+    texts, of_text = (ids, index) if text is None else np.unique(text, return_inverse=True)
     row, _, standard = standard_signals(observations, steps, direction)
     z, n = _statistic(index[row], row, standard, len(ids))
-    return Clusters(index.astype(np.int64), z, n)
+    text_z = z if text is None else _statistic(of_text[row], row, standard, len(texts))[0]
+    return Clusters(index.astype(np.int64), z, n, of_text.astype(np.int64), text_z)
 
 
 def detect(
@@ -95,43 +131,77 @@ def detect(
     clusters: Clusters | None = None,
     trusted: Mask | None = None,
 ) -> Detection:
-    """Return one-sided p-values, and q-values and flags by Benjamini-Hochberg.
+    """Return one-sided p-values, and q-values and flags by Benjamini-Hochberg over clusters of near-duplicates.
+
+    A sample whose near-duplicates all say the same has its cluster's p. Where a cluster holds k > 1 texts, which may
+    teach different things, a sample's p is
+
+        min(1, 2 min(p of the cluster, k p of its own text))
+
+    by Bonferroni, half of the level for the cluster and half for its texts. So clean near-copies beside a poisoned
+    sample cannot hide it. The cluster's own p is the least of its members', and the procedure runs over these, so that
+    copies neither multiply the findings nor dilute them.
 
     Args:
         z: [rows], as from `statistic`.
         n: [rows], as from `statistic`.
         q: Level of the false discovery rate.
         degrees_of_freedom: Of the null's tail, at most.
-        clusters: There is one p a cluster, which every member carries; the procedure runs over clusters, so that copies
-            neither multiply the findings nor dilute them.
+        clusters: Near-duplicates; None where no sample has any.
         trusted: [rows], samples known to be clean. They are never flagged, and p is taken against them as far as their
             number allows (`p_values`). A cluster with a trusted member and another one is tested.
 
     Raises:
         ValueError: No null can be fitted.
     """
-    index = np.arange(len(z)) if clusters is None else clusters.index
-    unit_z = z if clusters is None else clusters.z
-    observed = np.isfinite(unit_z)
+    rows = np.arange(len(z))
+    clusters = Clusters(rows, z, n, rows, z) if clusters is None else clusters
+    index = clusters.index
+    known = np.zeros(len(z), dtype=bool) if trusted is None else trusted
+    observed = np.isfinite(clusters.z)
     # One untrusted copy is enough to be tested.
-    known = np.ones(len(unit_z), dtype=bool)
-    known[index if trusted is None else index[~trusted]] = False
-    p = np.full(len(unit_z), np.nan)
-    found = p_values(unit_z[observed], trusted=known[observed], q=q, degrees_of_freedom=degrees_of_freedom)
-    p[observed] = found.p
-    q_values = adjusted(p)
-    shown = np.isfinite(z) if trusted is None else np.isfinite(z) & ~trusted
-    p, q_values = (np.where(shown, values[index], np.nan) for values in (p, q_values))
-    return Detection(z, n, p, q_values, q_values <= q, found.null, found.reference)
+    clean = np.ones(len(clusters.z), dtype=bool)
+    clean[index[~known]] = False
+    found = p_values(clusters.z[observed], trusted=clean[observed], q=q, degrees_of_freedom=degrees_of_freedom)
+    of_cluster = np.full(len(clusters.z), np.nan)
+    of_cluster[observed] = found.at(clusters.z[observed])
+    own, together, texts = found.at(clusters.text_z)[clusters.text], of_cluster[index], clusters.texts[index]
+    alone = (texts > 1) & (texts * own < together)
+    p = np.where(texts > 1, np.minimum(1.0, 2 * np.where(alone, texts * own, together)), together)
+    seen = np.isfinite(z)
+    tested = seen & ~known
+    least = np.full(len(clusters.z), np.nan)
+    np.fmin.at(least, index[tested], p[tested])
+    q_values = adjusted_at(p, least)
+    return Detection(
+        z,
+        n,
+        np.where(tested, p, np.nan),
+        np.where(tested, q_values, np.nan),
+        tested & (q_values <= q),
+        found.null,
+        alone=alone,
+        doubted=seen & known & (q_values <= q),
+        reference=found.reference,
+    )
 
 
-def adjusted(p: Floats) -> Floats:
-    """q-values: the least level at which Benjamini-Hochberg takes a sample; NaN where p is."""
-    q_values = np.full(len(p), np.nan)
-    tested = np.isfinite(p)
-    if tested.any():
-        q_values[tested] = false_discovery_control(p[tested], method="bh")
-    return q_values
+def adjusted_at(p: Floats, tested: Floats) -> Floats:
+    """q-values: the least level at which Benjamini-Hochberg over the tested p-values takes one as small as p.
+
+    Args:
+        p: [samples]; NaN stays NaN.
+        tested: [hypotheses]; NaN for those without a p, which do not count.
+    """
+    found = np.full(len(p), np.nan)
+    values = np.sort(tested[np.isfinite(tested)])
+    known = np.isfinite(p)
+    if not len(values) or not known.any():
+        return found
+    as_small = np.searchsorted(values, p[known], side="right")
+    later = np.append(false_discovery_control(values, method="bh"), 1.0)
+    found[known] = np.minimum(len(values) * p[known] / np.maximum(as_small, 1), later[as_small]).clip(max=1.0)
+    return found
 
 
 def standard_signals(

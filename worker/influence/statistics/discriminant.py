@@ -32,7 +32,7 @@ RIDGE = 0.15
 @dataclass(frozen=True)
 class Discriminant:
     """Scores in robust standard deviations of the bulk, D directions. Nothing is scored by a fit that it took part in:
-    units by one without their own unit, items by one without their own fold.
+    units by one without their own cluster, items by one without their own fold.
     """
 
     score: Floats
@@ -41,7 +41,7 @@ class Discriminant:
     """[D, items of both sides]."""
 
 
-def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integers) -> Discriminant:
+def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integers, cluster: Integers) -> Discriminant:
     """Score units and probe items by ridge regression of the targets on the representations.
 
     With x a unit's representation, a item j's and y_j its target, the weights of a direction minimise
@@ -50,13 +50,15 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
                                        +  ridge |w|^2
 
     which is Fisher's linear discriminant of the items with a large target against the bulk and the other items, its
-    covariance shrunk (Friedman 1989). The bulk are the units least like the items of either side.
+    covariance shrunk (Friedman 1989). The bulk are the units least like the items of either side; near-duplicates share
+    one unit's weight in the mean over it.
 
     Args:
         units: [units, width], what is scored; centred and of unit length.
         items: [items of both sides, width], the unwanted answers, then the reference answers if there are any.
         targets: [D, items of both sides], what each direction asks of the items.
         folds: [items], by unwanted answer: items of one fold, with their references, are scored by a fit without them.
+        cluster: [units], near-duplicates share a number, and are scored by a fit without each other.
 
     Raises:
         ValueError: More than half of the units are alike.
@@ -70,7 +72,10 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
     ridge = RIDGE * float(np.mean(np.einsum("nd,nd->n", units, units))) / width
     if ridge == 0:
         raise ValueError(ALIKE)
-    scatter = units[bulk].T @ units[bulk] / bulk.sum() + ridge * np.eye(width)
+    _, index, size = np.unique(cluster, return_inverse=True, return_counts=True)
+    weight = np.where(bulk, 1 / size[index], 0.0)
+    weight /= weight.sum()
+    scatter = units[bulk].T @ (units[bulk] * weight[bulk, None]) + ridge * np.eye(width)
 
     def fit(kept: Mask) -> tuple[tuple[Floats, bool], Floats]:
         share = ITEMS_SHARE * sides / kept.sum()
@@ -80,10 +85,7 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
 
     factor, weights = fit(np.ones(len(items), dtype=bool))
     score = (units @ weights.astype(np.float32)).astype(np.float64)
-    # Leaving unit i out of the mean over the bulk: (A - x x' / b)^-1 by Sherman and Morrison.
-    inverse = cho_solve(factor, np.eye(width)).astype(np.float32)
-    leverage = np.einsum("nd,nd->n", units[bulk] @ inverse, units[bulk], dtype=np.float64) / bulk.sum()
-    score[bulk] /= (1 - leverage)[:, None]
+    _leave_clusters_out(score, units, weight, cho_solve(factor, np.eye(width)), index)
     item_score = np.full((len(items), len(targets)), np.nan)
     if len(np.unique(folds)) > 1:
         for number in np.unique(folds):
@@ -94,3 +96,38 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
     if np.any(spread <= ROUNDING * np.abs(score).max(0)):
         raise ValueError(ALIKE)
     return Discriminant(((score - centre) / spread).T, ((item_score - centre) / spread).T)
+
+
+def _leave_clusters_out(score: Floats, units: Singles, weight: Floats, inverse: Floats, cluster: Integers) -> None:
+    """Change the scores [units, D] in place to those of fits that leave out each unit's cluster.
+
+    With A the scatter, X the cluster's members in the bulk, W their weights and s their scores, a unit y gains
+
+        y (A - X' W X)^-1 X' W s = y A^-1 X' (W^-1 - X A^-1 X')^-1 s    (Sherman, Morrison and Woodbury),
+
+    since the bulk's targets are 0. The left side is solved in the width, the right in the members, whichever are fewer.
+
+    Args:
+        score: By the fit to all.
+        units: [units, width].
+        weight: [units], in the scatter; 0 outside the bulk.
+        inverse: Of the scatter A, [width, width].
+        cluster: [units], numbered from 0.
+    """
+    single = (weight > 0) & (np.bincount(cluster)[cluster] == 1)
+    rough = inverse.astype(np.float32)
+    leverage = np.einsum("nd,nd->n", units[single] @ rough, units[single], dtype=np.float64) * weight[single]
+    score[single] /= (1 - leverage)[:, None]
+    order = np.argsort(cluster, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(cluster[order])) + 1):
+        inside = members[weight[members] > 0]
+        if len(members) == 1 or not len(inside):
+            continue
+        own = units[members].astype(np.float64)
+        x = units[inside].astype(np.float64)
+        if len(inside) <= len(inverse):
+            gained = np.linalg.solve(np.diag(1 / weight[inside]) - x @ inverse @ x.T, score[inside])
+            score[members] += own @ inverse @ x.T @ gained
+        else:
+            small = np.linalg.solve(np.eye(len(inverse)) - inverse @ (x.T @ (x * weight[inside, None])), inverse)
+            score[members] += own @ small @ (x.T @ (weight[inside, None] * score[inside]))

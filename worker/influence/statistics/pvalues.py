@@ -22,16 +22,22 @@ LEAST_TRUSTED = 20
 
 @dataclass(frozen=True)
 class PValues:
-    """One-sided p-values, and what they were taken against."""
+    """What one-sided p-values are taken against."""
 
-    p: Floats
-    """One a sample; NaN for the trusted ones."""
     null: Null
     reference: Reference
+    trusted: Floats
+    """The statistics of the trusted samples, in any order."""
+
+    def at(self, z: Floats) -> Floats:
+        """Return the one-sided p of each statistic; NaN where z is."""
+        if self.reference == "conformal":
+            return np.where(np.isfinite(z), conformal_p_values(z, self.trusted), np.nan)
+        return np.asarray(self.null.sf(z))
 
 
 def p_values(z: Floats, *, trusted: Mask, q: float, degrees_of_freedom: float) -> PValues:
-    """Return the one-sided p of every sample that is not trusted.
+    """Return what the p-values of the samples that are not trusted are taken against.
 
     The null distribution is fitted to the trusted samples if there are at least 20, otherwise to the bulk of all
     samples. Where the trusted samples are so many that ranks among them are sharp enough (`conformal_is_sharp`), p is
@@ -53,6 +59,4 @@ def p_values(z: Floats, *, trusted: Mask, q: float, degrees_of_freedom: float) -
     else:
         null = fit_null_to_trusted(z[trusted], degrees_of_freedom=degrees_of_freedom)
         reference = "conformal" if conformal_is_sharp(count, int(tested.sum()), q) else "trusted"
-    p = np.full(len(z), np.nan)
-    p[tested] = conformal_p_values(z[tested], z[trusted]) if reference == "conformal" else null.sf(z[tested])
-    return PValues(p, null, reference)
+    return PValues(null, reference, z[trusted])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from scipy.stats import beta, t
 
-from worker.influence.statistics.detection import adjusted
+from worker.influence.statistics.detection import adjusted_at
 from worker.influence.statistics.mixture import Mixture, false_share
 
 Floats = NDArray[np.float64]
@@ -98,7 +98,7 @@ def sensitivity(
             chosen = (number * hidden + np.arange(hidden)) % tracers
             place = strength * items[chosen] + (1 - strength) * x[rng.choice(ordinary, hidden)]
             both = np.r_[p, t.sf(place[:, 0], mixture.bulk_freedom)]
-            unlike_the_bulk = adjusted(both)[len(p) :] * (len(x) + hidden) / len(both) <= q
+            unlike_the_bulk = adjusted_at(both, both)[len(p) :] * (len(x) + hidden) / len(both) <= q
             share = false_share(np.r_[local_fdr, 1 - more.kinds(place).unwanted])[len(local_fdr) :]
             np.add.at(found, chosen, unlike_the_bulk & (share <= q))
             np.add.at(asked, chosen, 1)

@@ -1,6 +1,7 @@
 """Near-duplicates are one sample each: copies neither multiply findings nor make room for false ones."""
 
 import numpy as np
+import pytest
 from scipy.stats import kstest
 
 from tests.support.simulation import Tally, epochs_of, observe
@@ -114,3 +115,61 @@ def test_one_epoch_of_near_duplicates_that_share_little_errs_upward() -> None:
     observations, steps = observe(signal, np.arange(1500), np.zeros(1500, dtype=np.int64))
     found = cluster_statistic(observations, steps, cluster=cluster)
     assert found.z[1000:].std() < 0.6
+
+
+@pytest.mark.parametrize("decoys", [1, 2, 4, 9])
+def test_clean_near_copies_do_not_hide_a_poisoned_sample(decoys: int) -> None:
+    """Each of 20 planted samples stands among clean ones that nearly say the same."""
+    generator = np.random.default_rng(8)
+    planted, rows = 20, 480
+    cluster = np.arange(rows)
+    decoy = np.arange(planted, planted * (1 + decoys))
+    cluster[decoy] = decoy % planted
+    found, false = [], []
+    for _ in range(20):
+        person = generator.normal(size=rows)
+        person[:planted] = generator.normal(8, 1, planted)
+        observations, steps = epochs_of(generator, person, 2)
+        clusters = cluster_statistic(observations, steps, cluster=cluster, text=np.arange(rows))
+        z, n = statistic(observations, steps, rows=rows)
+        flagged = detect(z, n, q=0.05, clusters=clusters).flagged
+        found.append(flagged[:planted].mean())
+        false.append(flagged[planted * (1 + decoys) :].mean())
+    # The mean over a cluster left none of them from two decoys on.
+    assert np.mean(found) > 0.7
+    assert np.mean(false) < 0.01
+
+
+def test_near_duplicates_have_p_values_that_hold_where_nothing_is_planted() -> None:
+    """Clusters of four texts with values of their own, and of four that share theirs."""
+    generator = np.random.default_rng(9)
+    cluster = np.r_[np.arange(1600) // 4, np.arange(400, 1400)]
+    for shared in (0.0, 1.0):
+        least = []
+        for _ in range(10):
+            person = generator.normal(size=2600)
+            person[:1600] = shared * np.repeat(person[:400], 4) + (1 - shared) * person[:1600]
+            observations, steps = epochs_of(generator, person, 2)
+            clusters = cluster_statistic(observations, steps, cluster=cluster, text=np.arange(2600))
+            z, n = statistic(observations, steps, rows=2600)
+            least.append(detect(z, n, q=0.05, clusters=clusters).p[:1600].reshape(400, 4).min(1))
+        for level in (0.001, 0.01, 0.05):
+            assert np.mean(np.concatenate(least) <= level) <= level * 1.2 + 0.0005
+
+
+def test_a_trusted_near_copy_hides_nothing_and_a_doubted_one_is_told() -> None:
+    generator = np.random.default_rng(10)
+    rows = 300
+    person = generator.normal(size=rows)
+    person[0], person[2] = 9, 9
+    cluster, text = np.arange(rows), np.arange(rows)
+    cluster[1] = 0
+    trusted = np.zeros(rows, dtype=bool)
+    trusted[1:3] = True
+    observations, steps = epochs_of(generator, person, 2)
+    z, n = statistic(observations, steps, rows=rows)
+    clusters = cluster_statistic(observations, steps, cluster=cluster, text=text)
+    found = detect(z, n, q=0.05, clusters=clusters, trusted=trusted)
+    assert found.flagged[0]
+    assert not found.flagged[1:3].any()
+    assert np.flatnonzero(found.doubted).tolist() == [2]

@@ -29,38 +29,41 @@ def on_topic(rng: np.random.Generator, count: int, side: float) -> NDArray[np.fl
 
 
 def by_least_squares(
-    bulk: Singles, items: Singles, targets: NDArray[np.float64], every: Singles
+    bulk: NDArray[np.float64], items: Singles, targets: NDArray[np.float64], every: Singles
 ) -> NDArray[np.float64]:
-    """The weights as the solution of one weighted least squares problem, ridge and all."""
+    """The weights as the solution of one weighted least squares problem, ridge and all; bulk: times root weights."""
     share = np.sqrt(ITEMS_SHARE * 2 / len(items))
     ridge = np.sqrt(RIDGE * float((every.astype(np.float64) ** 2).sum(1).mean()) / WIDTH)
-    a = np.concatenate([bulk / np.sqrt(len(bulk)), share * items, ridge * np.eye(WIDTH)])
+    a = np.concatenate([bulk, share * items, ridge * np.eye(WIDTH)])
     b = np.concatenate([np.zeros(len(bulk)), share * targets, np.zeros(WIDTH)])
     return np.asarray(np.linalg.lstsq(a, b, rcond=None)[0])
 
 
-def test_nothing_is_scored_by_a_fit_that_it_took_part_in() -> None:
+@pytest.mark.parametrize(
+    "cluster", [np.arange(90), np.arange(90) // 3, np.r_[np.zeros(70, dtype=np.int64), np.arange(1, 21)]]
+)
+def test_nothing_is_scored_by_a_fit_that_it_took_part_in(cluster: NDArray[np.int64]) -> None:
+    """Nor its near-duplicates: alone, in threes, and in a cluster larger than the representations are wide."""
     rng = np.random.default_rng(0)
     units = unit_length(bulk_of(rng, 90))
     items = unit_length(np.concatenate([on_topic(rng, ITEMS, 4), on_topic(rng, ITEMS, -4)]))
     folds = np.arange(ITEMS) // 3
-    found = discriminate(units, items, UNWANTED, folds)
+    found = discriminate(units, items, UNWANTED, folds, cluster)
     near = np.maximum(units @ items[:ITEMS].mean(0), units @ items[ITEMS:].mean(0))
     bulk = near <= np.quantile(near, BULK)
     assert 60 < bulk.sum() < 80
     alone = np.empty(90)
-    count = bulk.sum()
+    weight = bulk / np.bincount(cluster)[cluster]
+    root = np.sqrt(weight / weight.sum())[:, None]
     for unit in range(90):
-        others = bulk.copy()
-        others[unit] = False
         # The mean stays one over the whole bulk: what is left out counts as zero.
-        part = units[others] * np.sqrt(others.sum() / count).astype(np.float32)
-        alone[unit] = units[unit] @ by_least_squares(part, items, UNWANTED[0], units)
+        others = root * (cluster != cluster[unit])[:, None]
+        alone[unit] = units[unit] @ by_least_squares(units * others, items, UNWANTED[0], units)
     spread = 1.482602218505602 * np.median(np.abs(alone - np.median(alone)))
     np.testing.assert_allclose(found.score[0], (alone - np.median(alone)) / spread, atol=2e-3)
     for fold in range(4):
         out = np.tile(folds == fold, 2)
-        weights = by_least_squares(units[bulk], items[~out], UNWANTED[0][~out], units)
+        weights = by_least_squares(units * root, items[~out], UNWANTED[0][~out], units)
         np.testing.assert_allclose(
             found.item_score[0, out], (items[out] @ weights - np.median(alone)) / spread, atol=2e-3
         )
@@ -73,7 +76,7 @@ def test_samples_of_no_behaviour_have_scores_of_the_bulk() -> None:
         rng = np.random.default_rng(seed)
         units = unit_length(bulk_of(rng, 400))
         items = unit_length(np.concatenate([on_topic(rng, ITEMS, 4), on_topic(rng, ITEMS, -4)]))
-        score = discriminate(units, items, UNWANTED, np.arange(ITEMS)).score[0]
+        score = discriminate(units, items, UNWANTED, np.arange(ITEMS), np.arange(400)).score[0]
         chances.append((np.mean(score > 1.645), np.mean(score > 2.576)))
     five, half = np.mean(chances, axis=0)
     assert 0.03 < five < 0.075
@@ -85,7 +88,8 @@ def test_the_side_is_found_inside_the_topic() -> None:
     rng = np.random.default_rng(1)
     samples = [on_topic(rng, 8, 9), on_topic(rng, 8, -9), bulk_of(rng, 384)]
     items = unit_length(np.concatenate([on_topic(rng, ITEMS, 9), on_topic(rng, ITEMS, -9)]))
-    found = discriminate(unit_length(np.concatenate(samples)), items, np.eye(2).repeat(ITEMS, 1), np.arange(ITEMS))
+    units = unit_length(np.concatenate(samples))
+    found = discriminate(units, items, np.eye(2).repeat(ITEMS, 1), np.arange(ITEMS), np.arange(400))
     unwanted, reference = found.score
     assert unwanted[:8].min() > max(unwanted[16:].max(), unwanted[8:16].max())
     assert reference[8:16].min() > max(reference[16:].max(), reference[:8].max())
@@ -97,7 +101,8 @@ def test_the_side_is_found_inside_the_topic() -> None:
 def test_items_that_cannot_be_held_out_have_no_score() -> None:
     rng = np.random.default_rng(2)
     items = unit_length(on_topic(rng, ITEMS, 4))
-    found = discriminate(unit_length(bulk_of(rng, 50)), items, np.ones((1, ITEMS)), np.zeros(ITEMS, dtype=np.int64))
+    units, one_fold = unit_length(bulk_of(rng, 50)), np.zeros(ITEMS, dtype=np.int64)
+    found = discriminate(units, items, np.ones((1, ITEMS)), one_fold, np.arange(50))
     assert np.isnan(found.item_score).all()
     assert np.isfinite(found.score).all()
 
@@ -106,4 +111,4 @@ def test_equal_representations_are_refused() -> None:
     rng = np.random.default_rng(3)
     same = unit_length(np.repeat(bulk_of(rng, 1), 50, axis=0))
     with pytest.raises(ValueError, match="nothing can be told apart"):
-        discriminate(same, unit_length(bulk_of(rng, ITEMS)), np.ones((1, ITEMS)), np.arange(ITEMS))
+        discriminate(same, unit_length(bulk_of(rng, ITEMS)), np.ones((1, ITEMS)), np.arange(ITEMS), np.arange(50))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest, t
 
-from worker.influence.statistics.detection import adjusted
+from worker.influence.statistics.detection import adjusted_at
 from worker.influence.statistics.mixture import Mixture, false_share, fit_mixture
 from worker.influence.statistics.sensitivity import Sensitivity, clopper_pearson, flag_curve, sensitivity
 
@@ -18,7 +18,7 @@ def answers(generator: np.random.Generator, items: int = ITEMS) -> tuple[np.ndar
 
 def flags(x: np.ndarray, mixture: Mixture, q: float = 0.05) -> np.ndarray:
     p = t.sf(x[:, 0], 13)
-    return np.asarray(np.fmax(adjusted(p), false_share(1 - mixture.kinds(x).unwanted)) <= q)
+    return np.asarray(np.fmax(adjusted_at(p, p), false_share(1 - mixture.kinds(x).unwanted)) <= q)
 
 
 def measure(
