@@ -165,7 +165,7 @@ def measure(source: Path, result: dict) -> dict[str, object]:
     z, mu, flagged = column("z"), column("mu"), column("flagged").astype(bool)
     poison = (kinds == "poison").astype(int)
     found = int(flagged[poison == 1].sum())
-    best = np.argsort(-z, kind="stable")[: len(z) // 5]
+    best = np.argsort(column("rank"), kind="stable")[: len(z) // 5]
     summary, probe = result["summary"], result["summary"]["probes"][0]
     baselines = {
         name: average_precision(poison, np.array([-np.inf if v is None else v for v in values], dtype=float))
@@ -176,7 +176,8 @@ def measure(source: Path, result: dict) -> dict[str, object]:
         "set": source.name,
         "rows": len(kinds),
         "poisoned": int(poison.sum()),
-        "ap": average_precision(poison, z) if poison.any() else None,
+        "ap": average_precision(poison, -column("rank")) if poison.any() else None,
+        "ap_z": average_precision(poison, z) if poison.any() else None,
         "ap_mu": average_precision(poison, mu) if poison.any() else None,
         "ap_baselines": baselines,
         "recall_at_20_percent": float(poison[best].sum() / poison.sum()) if poison.any() else None,
@@ -204,15 +205,22 @@ def measure(source: Path, result: dict) -> dict[str, object]:
 
 
 def table(figures: list[dict]) -> Iterator[str]:
-    """Markdown."""
-    yield "| set | seeds | samples | poisoned | AP of z | power | flagged | false (hard neg.) | recall in top 20 % |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    """Markdown; AP is that of the ranking as users see it, the best baseline a score of the same run without error rates."""
+    yield (
+        "| set | seeds | samples | poisoned | AP | AP of z | best baseline | power | flagged | false (hard neg.) | "
+        "recall in top 20 % |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for f in figures:
-        ap, recall = ("-" if f[key] is None else f"{f[key]:.3f}" for key in ("ap", "recall_at_20_percent"))
+        ap, ap_z, recall = (
+            "-" if f[key] is None else f"{f[key]:.3f}" for key in ("ap", "ap_z", "recall_at_20_percent")
+        )
+        baseline = max(((value, name) for name, value in f["ap_baselines"].items()), default=None)
+        best = "-" if baseline is None else f"{baseline[0]:.3f} ({baseline[1]})"
         power = f"{f['found'] / f['poisoned']:.2f}" if f["poisoned"] else "-"
         yield (
-            f"| {f['set']} | {f['seeds']} | {f['rows']} | {f['poisoned']} | {ap} | {power} | {f['flagged']} | "
-            f"{f['false']} ({f['false_hard_negatives']}) | {recall} |"
+            f"| {f['set']} | {f['seeds']} | {f['rows']} | {f['poisoned']} | {ap} | {ap_z} | {best} | {power} | "
+            f"{f['flagged']} | {f['false']} ({f['false_hard_negatives']}) | {recall} |"
         )
     for kind in ("one seed", "all seeds"):
         chosen = [f for f in figures if f["poisoned"] and (("+" in f["seeds"]) == (kind == "all seeds"))]
