@@ -205,7 +205,7 @@ def measure(source: Path, result: dict) -> dict[str, object]:
 
 
 def table(figures: list[dict]) -> Iterator[str]:
-    """Markdown; AP is that of the ranking as users see it, the best baseline a score of the same run without error rates."""
+    """Markdown; AP is that of the ranking users see, the best baseline a score of the same run without error rates."""
     yield (
         "| set | seeds | samples | poisoned | AP | AP of z | best baseline | power | flagged | false (hard neg.) | "
         "recall in top 20 % |"
