@@ -1,5 +1,6 @@
 """/v1/datasets: uploading instruction-tuning data, looking at it, and getting it back."""
 
+from functools import partial
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -76,6 +77,7 @@ async def upload(
             return earlier.answer(await digest_of(request.stream(), settings.max_upload_bytes))
         dataset = await receive_dataset(
             request.stream(),
+            gone=partial(_gone, request),
             objects=objects,
             settings=settings,
             transactions=transactions,
@@ -91,6 +93,12 @@ async def upload(
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
     background.add_task(wake, settings, "io")
     return _created(dataset)
+
+
+async def _gone(request: Request) -> None:
+    """Return once the client has gone; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _created(dataset: DatasetTable) -> Response:
@@ -118,6 +126,7 @@ router.add_api_route(
         "dataset_empty",
         "dataset_invalid",
         "parser_memory_limit",
+        "parser_time_limit",
         "gzip_corrupt",
         "gzip_truncated",
         "zstd_corrupt",

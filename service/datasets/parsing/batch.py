@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from service.datasets.parsing.records import TURN_COLUMNS, Mapping, Sample
+from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping, Sample
 from service.datasets.parsing.strict_json import MAX_DEPTH
 
 _DIGITS_AS_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
@@ -135,7 +135,7 @@ def _of_turns(
     counts = list(map(len, turns))
     roles: list[Any] = list(map(names.get, map(itemgetter(role_key), flat)))
     contents = list(map(itemgetter(text_key), flat))
-    if None in set(roles) or set(map(type, contents)) != {str} or 0 in counts:
+    if None in set(roles) or set(map(type, contents)) != {str} or 0 in counts or max(counts) > MAX_TURNS:
         return None
     ends = list(accumulate(counts))
     if any(roles[end - 1] != "assistant" for end in ends):

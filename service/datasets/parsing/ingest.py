@@ -12,6 +12,7 @@ from service.datasets.parsing.readers.jsonl import Block, Lines
 from service.datasets.parsing.records import (
     FORMATS,
     MAPPED,
+    MAX_COLUMNS,
     MAX_KEY_LENGTH,
     Mapping,
     Sample,
@@ -25,9 +26,6 @@ from service.datasets.parsing.statistics import Statistics
 from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
 
 LISTED_ERRORS = 100
-MAX_COLUMNS = 1000
-"""Different extra columns of one dataset."""
-
 BATCH_TEXTS = 128
 """As many as stay in a processor's cache while they are parsed."""
 SMALLEST_BATCH = 8

@@ -38,6 +38,13 @@ TURN_COLUMNS = {
 MAX_KEY_LENGTH = 256
 """Characters of a column's name."""
 
+MAX_COLUMNS = 1000
+"""Different extra columns of one dataset."""
+
+MAX_TURNS = 1000
+"""Of one record: a chat template renders the whole beginning again for every answer, so that time grows with the
+square."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
@@ -112,6 +119,10 @@ def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sam
         sample = _alpaca(record) if format == "alpaca" else _prompt_completion(record)
     if not any(message["role"] == "assistant" for message in sample.messages):
         raise RecordError("has no assistant turn, so there is nothing to learn from it")
+    if len(sample.messages) > MAX_TURNS:
+        raise RecordError(
+            f"has {len(sample.messages)} turns, and a record can have {MAX_TURNS}; split the conversation into several"
+        )
     if sample.messages[-1]["role"] != "assistant":
         raise RecordError("the last turn must be the assistant's")
     for key in sample.extra:

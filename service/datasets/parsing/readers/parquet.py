@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -48,8 +48,15 @@ class ParquetRows:
         self._targets = {field.name: _json_type(field.type, shown_key(field.name)) for field in self._schema}
         self._floats = [field.name for field in self._schema if _holds(field.type, pa.types.is_floating)]
 
-    def tables(self) -> Iterator[Table]:
-        """The rows by their position from 0. Raises Refusal: parquet_invalid, decompression_limit."""
+    def tables(self, came: Callable[[int], None]) -> Iterator[Table]:
+        """Read the rows by their position from 0.
+
+        Args:
+            came: Told of bytes that were decompressed.
+
+        Raises:
+            Refusal: parquet_invalid, decompression_limit.
+        """
         row = decoded = 0
         batches = self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
         while True:
@@ -62,6 +69,7 @@ class ParquetRows:
                 raise
             except (pa.ArrowException, OSError) as error:
                 raise _broken(error, row) from None
+            came(batch.nbytes)
             decoded += batch.nbytes
             check_size(decoded, self._size, self._limits)
             yield Table(list(range(row, row + batch.num_rows)), self._records(batch, row))
