@@ -15,6 +15,7 @@ import orjson
 
 from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping, Sample
 from service.datasets.parsing.strict_json import MAX_DEPTH
+from service.datasets.parsing.turns import WEIGHED_KEYS
 
 _DIGITS_AS_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
 _LONG_INTEGER = b"0" * 20
@@ -35,6 +36,8 @@ class Batch:
     """The other columns."""
     ignored: dict[int, tuple[str, ...]]
     """Position in the batch: keys of turns that no audit uses. Rows without any are not there."""
+    noted: dict[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Position in the batch: kinds of notices of its turns, each with what was found."""
     canonical: list[bytes] = field(default_factory=list)
     """The messages of each row as canonical JSON."""
     extra_json: list[bytes] = field(default_factory=list)
@@ -56,6 +59,8 @@ def batch_of_samples(samples: Iterable[Sample]) -> Batch:
         batch.extras.append(sample.extra)
         if sample.ignored_keys:
             batch.ignored[position] = sample.ignored_keys
+        if sample.noted:
+            batch.noted[position] = sample.noted
     _write(batch)
     return batch
 
@@ -142,6 +147,8 @@ def _of_turns(
         return None
     ignored = {}
     if set(map(len, flat)) != {2}:
+        if not WEIGHED_KEYS.isdisjoint(chain.from_iterable(flat)):
+            return None
         for position, (start, end) in enumerate(pairwise([0, *ends])):
             keys = tuple(key for turn in flat[start:end] for key in turn if key not in (role_key, text_key))
             if keys:

@@ -112,6 +112,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
+    "trusted_column_invalid": Meaning(
+        (422,), "the column has values that say neither yes nor no, or none that says yes; nobody would be trusted"
+    ),
     "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
     "bulk_too_large": Meaning(
         (422,), "the filter of a bulk keeps more than 50,000 samples, or too few among too many to find them"

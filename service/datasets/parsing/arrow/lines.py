@@ -23,7 +23,8 @@ from service.datasets.parsing.arrow.line_shape import Shape, learn
 from service.datasets.parsing.columns import Columns, bounds_of, bytes_of, strings_of
 from service.datasets.parsing.json_strings import escaped, json_of, unescaped_quotes
 from service.datasets.parsing.readers.jsonl import Lines
-from service.datasets.parsing.records import MAX_TURNS, ROLES, TURN_COLUMNS, Mapping
+from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping
+from service.datasets.parsing.turns import ROLES
 
 LEARNT_LINES = 32
 """Spread over a text, so many of its lines say which shape the others have."""
