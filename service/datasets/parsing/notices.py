@@ -45,6 +45,9 @@ class Notice:
         self.rows += 1
         if len(self.first) < LISTED_ROWS:
             self.first.append(row)
+        self.count(found)
+
+    def count(self, found: dict[str, int]) -> None:
         for name, count in found.items():
             if name in self.found or len(self.found) < LISTED_CHARACTERS:
                 self.found[name] = self.found.get(name, 0) + count
@@ -57,9 +60,24 @@ class Notices:
         self._rows = 0
         self._notices: dict[str, Notice] = {}
 
-    def note(self, kind: str) -> None:
-        """Of the whole file."""
-        self._notices.setdefault(kind, Notice())
+    def note(self, kind: str, found: Sequence[str] = ()) -> None:
+        """Take note of something of the whole file.
+
+        Args:
+            kind: Its name.
+            found: What it was.
+        """
+        self._notices.setdefault(kind, Notice()).count(_counts(found))
+
+    def of_row(self, kind: str, row: int, found: Sequence[str]) -> None:
+        """Take note of something of one row, which its reader saw.
+
+        Args:
+            kind: Its name.
+            row: Position in the upload.
+            found: What it was.
+        """
+        self._notices.setdefault(kind, Notice()).add(row, _counts(found))
 
     def add(self, columns: Columns) -> None:
         for row in _blank_answers(columns):

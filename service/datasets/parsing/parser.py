@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
-from service.datasets.notice_kinds import SKIPPED_MARK
+from service.datasets.notice_kinds import LEFT_OUT_COLUMNS, LEFT_OUT_VALUES, SKIPPED_MARK
 from service.datasets.parsing.containers import BOM, begin, recognise_container
 from service.datasets.parsing.cpu_limit import CpuLimit
 from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
@@ -29,7 +29,14 @@ from service.datasets.parsing.readers.json_array import split_array
 from service.datasets.parsing.readers.jsonl import split_lines
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.readers.parquet import ParquetRows
-from service.datasets.parsing.records import MAX_COLUMNS, Mapping, describe, recognise, required_columns
+from service.datasets.parsing.records import (
+    MAX_COLUMNS,
+    Mapping,
+    describe,
+    message_columns,
+    recognise,
+    required_columns,
+)
 from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.rows_writer import RowsWriter
 from service.datasets.parsing.strict_json import shown_key
@@ -140,7 +147,17 @@ class _Parsing:
         rows = ParquetRows(self._options.original, self._limits, self._options.max_rows)
         _check_columns(rows.columns, "The Parquet file", "parquet_invalid")
         ingest = self._ingest("row", self._table_format(rows.columns, "The Parquet file has"))
-        for table in rows.tables(self._came):
+        needed = message_columns(ingest.format or "", self._mapping)
+        for name, why in rows.unreadable.items():
+            if name in needed:
+                detail = f"The column {shown_key(name)} {why}. Convert it."
+                raise Refusal("parquet_type_unsupported", detail)
+            ingest.notices.note(LEFT_OUT_COLUMNS, [shown_key(name)[1:-1]])
+
+        def left_out(row: int, names: list[str]) -> None:
+            ingest.notices.of_row(LEFT_OUT_VALUES, row, [shown_key(name)[1:-1] for name in names])
+
+        for table in rows.tables(needed, left_out, self._came):
             ingest.add_table(table)
         return "parquet", ingest
 

@@ -94,6 +94,12 @@ def required_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
     return ("instruction", "output") if format == "alpaca" else ("prompt", "completion")
 
 
+def message_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
+    """Columns that become messages in this format, those that may be missing among them."""
+    optional = ("input",) if format == "alpaca" and mapping is None else ()
+    return (*required_columns(format, mapping), *optional)
+
+
 def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sample:
     """A record of the named format, which is `mapped` where there is a mapping.
 
