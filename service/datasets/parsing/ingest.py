@@ -156,9 +156,12 @@ class Ingest:
         if self.format is None:
             self.format = recognise(record)
             if self.format is None:
-                raise Refusal(
-                    "format_not_recognised", unknown_format(f"The first record is {describe(record)}"), pointer=pointer
-                )
+                detail = unknown_format(f"The first record is {describe(record)}")
+                for key, value in record.items() if isinstance(record, dict) else ():
+                    if isinstance(value, list) and value and isinstance(value[0], dict):
+                        detail += f" If {shown_key(key)} holds the records, upload that list alone, as a JSON array."
+                        break
+                raise Refusal("format_not_recognised", detail, pointer=pointer)
         sample = read_record(record, self.format, self._mapping)
         for key in sample.extra:
             if key not in self.columns:

@@ -25,7 +25,7 @@ from service.datasets.parsing.cpu_limit import CpuLimit
 from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
 from service.datasets.parsing.ingest import Ingest, unknown_format
 from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
-from service.datasets.parsing.readers.json_array import split_array
+from service.datasets.parsing.readers.json_array import split_array, split_objects
 from service.datasets.parsing.readers.jsonl import split_lines
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.readers.parquet import ParquetRows
@@ -171,7 +171,8 @@ class _Parsing:
             ingest = self._csv(pieces)
         elif container == "json":
             ingest = self._ingest("row", self._options.format)
-            for block in split_array(pieces, self._limits):
+            split = split_array if head[mark:].lstrip().startswith(b"[") else split_objects
+            for block in split(pieces, self._limits):
                 ingest.add_texts(block)
         else:
             ingest = self._ingest("line", self._options.format)
