@@ -52,7 +52,7 @@ async def upload(
     answer_column: Annotated[Column | None, Query(description="Goes with prompt_column: the answer.")] = None,
     system_column: Annotated[Column | None, Query(description="May go with them: the system's turn.")] = None,
 ) -> Response:
-    """Takes JSONL, a JSON array, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
+    """Takes JSONL, JSON, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
 
     Texts are parsed while they stream. Invalid data leaves nothing.
     """
@@ -223,7 +223,7 @@ def statistics(dataset_id: PathId, principal: Reader, session: SessionDep, condi
 
 @router.get("/{dataset_id}/validation", operation_id="get_dataset_validation", responses=declared_problems(404))
 def validation(dataset_id: PathId, principal: Reader, session: SessionDep) -> Validation:
-    """What was noticed although it was accepted: hidden characters, empty answers, keys that no audit uses."""
+    """What was noticed although it was accepted: hidden characters, control tokens, columns that no audit trains on."""
     return render_validation(queries.find_dataset(session, principal, dataset_id))
 
 
