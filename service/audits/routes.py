@@ -46,6 +46,7 @@ REFUSALS = (
     "dataset_too_small",
     "group_column_not_found",
     "trusted_column_not_found",
+    "trusted_column_invalid",
 )
 """Codes of `check_request`."""
 

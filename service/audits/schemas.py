@@ -40,7 +40,9 @@ class AuditCreate(BaseModel):
         default=None, description="One of the dataset's extra columns: its value names each sample's group."
     )
     trusted_column: Column | None = Field(
-        default=None, description="One of the dataset's extra columns: true for samples known to be clean."
+        default=None,
+        description="One of the dataset's extra columns: true, 1 or yes for samples known to be clean, "
+        "and else false, 0, no or empty.",
     )
 
 

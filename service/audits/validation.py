@@ -3,6 +3,7 @@
 from sqlalchemy.orm import Session
 
 from service.audits.schemas import AuditCreate
+from service.contract.flags import SPELLINGS, flag_of
 from service.contract.spec import MIN_DATASET_ROWS
 from service.errors import InvalidError, InvalidReferenceError, NotFoundError
 from service.models.queries import find_model
@@ -23,8 +24,8 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
 
     Raises:
         InvalidReferenceError: `dataset_not_found`, `probe_not_found` or `model_not_found`.
-        InvalidError: `dataset_too_small`, `group_column_not_found`, `trusted_column_not_found`, or `invalid_request`
-            where the last seed is out of range.
+        InvalidError: `dataset_too_small`, `group_column_not_found`, `trusted_column_not_found`,
+            `trusted_column_invalid`, or `invalid_request` where the last seed is out of range.
     """
     dataset = session.scalars(
         scoped(Dataset, principal).where(Dataset.id == body.dataset_id).with_for_update(read=True, key_share=True)
@@ -55,10 +56,31 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
         raise _column_not_found(dataset, "group_column_not_found", "#/group_column")
     if body.trusted_column is not None and body.trusted_column not in dataset.columns:
         raise _column_not_found(dataset, "trusted_column_not_found", "#/trusted_column")
+    if body.trusted_column is not None:
+        _check_trusted(dataset, body.trusted_column)
     if body.training.seed + body.seeds > 2**31:
         detail = "The last seed would be 2147483648 or more: lower training.seed."
         raise InvalidError("invalid_request", detail, errors={"#/training/seed": detail})
     return model
+
+
+def _check_trusted(dataset: Dataset, name: str) -> None:
+    """Raise InvalidError unless each value of the column says yes, no or nothing, and one says yes."""
+    column = next((column for column in dataset.statistics["columns"] if column["name"] == name), None)
+    detail = None
+    if column is None:
+        detail = "The values of this column were not counted, since it is not among the first columns. Move it forward."
+    elif column["values"] is None or column["distinct"] > len(column["values"]):
+        detail = f"This column has too many different values to say who is trusted. Let it hold {SPELLINGS} alone."
+    else:
+        said = [(flag_of(listed["value"]), listed) for listed in column["values"]]
+        wrong = sum(listed["rows"] for flag, listed in said if flag is None and listed["value"] not in (None, ""))
+        if wrong:
+            detail = f"{wrong} samples have a value in this column that is none of {SPELLINGS}. Correct or empty them."
+        elif not any(flag for flag, _ in said):
+            detail = "No sample has a true value in this column, so nobody would be trusted. Leave trusted_column out."
+    if detail is not None:
+        raise InvalidError("trusted_column_invalid", detail, errors={"#/trusted_column": detail})
 
 
 def _column_not_found(dataset: Dataset, code: str, pointer: str) -> InvalidError:

@@ -80,7 +80,7 @@ def audit(
     q: Annotated[float, typer.Option("--q", help="Share of false flags to accept.")] = 0.05,
     group: Annotated[str | None, typer.Option(help="Extra column that names each sample's group.")] = None,
     trusted: Annotated[
-        str | None, typer.Option(help="Extra column that is true for samples known to be clean.")
+        str | None, typer.Option(help="Extra column that is true, 1 or yes for samples known to be clean.")
     ] = None,
     prompt_column: Annotated[
         str | None, typer.Option(help="Where records have a form of their own: the column of the prompt.")

@@ -123,6 +123,8 @@ class StepSpec(Closed):
     group_column: str | None = None
     """A key of `extra` whose value names each sample's group, or None."""
     trusted_column: str | None = None
-    """A key of `extra` that is JSON true for samples known to be clean, or None."""
+    """A key of `extra` that says yes (`flags.flag_of`) of samples known to be clean, or None."""
+    noticed: dict[str, int] = Field(default_factory=dict)
+    """Of the notices that were taken of the dataset, those that are warnings of an audit, with their rows."""
     checkpoint_seconds: float = Field(default=300.0, ge=0)
     """Between two checkpoints of a training step, longer where writing one takes long; 0: one after every step."""

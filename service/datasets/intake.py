@@ -28,8 +28,10 @@ PIPE_BYTES = 1 << 20
 """Between the API and the child, so that neither waits for the other at every read."""
 
 SLOWEST_BYTES_PER_SECOND = 2**20
-"""Of processor time: the child parses far faster, so only a trap runs into the limit."""
-LEAST_CPU_SECONDS = 120
+"""Of processor time, of the bytes that came and of those that were decompressed: the child parses far faster, so only
+a trap runs into the limit."""
+LEAST_CPU_SECONDS = 60
+"""Of processor time, for an upload of any size."""
 
 INHERITED = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 """Environment variables that the child needs to start. It gets no other: those may hold secrets."""
@@ -154,7 +156,8 @@ class Intake:
             "max_ratio": settings.max_decompression_ratio,
             "max_rows": settings.max_dataset_rows,
             "memory_bytes": settings.parser_memory_bytes,
-            "cpu_seconds": LEAST_CPU_SECONDS + settings.max_upload_bytes // SLOWEST_BYTES_PER_SECOND,
+            "cpu_seconds": LEAST_CPU_SECONDS,
+            "cpu_bytes_per_second": SLOWEST_BYTES_PER_SECOND,
         }
         inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         self._child = subprocess.Popen(
@@ -211,6 +214,11 @@ class Intake:
             raise ParserError(f"the parser failed: {report.error}")
         return report
 
+    def stop(self) -> None:
+        """Ends the child, so that a `finish` in another thread raises or returns; what it says is worth nothing."""
+        if self._child is not None:
+            _kill(self._child)
+
     def keep(self) -> None:
         """Makes both objects appear. Whoever cannot record them afterwards calls `discard`."""
         self._files.close()
@@ -234,15 +242,19 @@ class _Abandoned(Exception):  # noqa: N818  # no error: it makes the open object
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
-        # It has its own session; until it is reaped nobody else can have its number.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait()
+    _kill(child)
+    child.wait()
     for pipe in (child.stdin, child.stdout):
         if pipe is not None:
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        # It has its own session; until it is reaped nobody else can have its number.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def _stopped(number: int) -> Refused:

@@ -1,5 +1,7 @@
 """What can be odd about rows that were taken, by the name of the notice."""
 
+from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
+
 BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
 
 ZERO_WIDTH = (
@@ -28,14 +30,42 @@ KINDS: dict[str, tuple[str, str]] = {
 }
 """Characters that are noticed, by the name of the notice."""
 
+TOKENS = (
+    r"<\|[A-Za-z0-9_./:-]{1,40}\|>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|<</?SYS>>"
+    r"|<(?:start|end)_of_turn>|</?s>|<(?:bos|eos|pad|unk)>"
+    "|<\uff5c[A-Za-z0-9_\u2581./:-]{1,40}\uff5c>"
+)
+"""Control tokens of chat templates and tokenizers, as Python and RE2 read it."""
+
 EMPTY_ANSWER = "empty_answers"
+
+EMPTY_TURNS = "empty_turns"
+
+TOOL_CALLS = "tool_calls_as_text"
+
+LEFT_OUT_COLUMNS = "left_out_columns"
+
+LEFT_OUT_VALUES = "left_out_values"
 
 IGNORED_KEYS = "ignored_turn_keys"
 
 SKIPPED_MARK = "byte_order_mark_at_start"
 
 MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
+    CONTROL_TOKENS: "Texts hold control tokens of chat templates. A tokenizer may read them as the beginning or end of "
+    "a turn, and not as text: a sample may have turns that no reader sees.",
     EMPTY_ANSWER: "The last turn is empty or blank: there is nothing to learn from it.",
+    EMPTY_TURNS: "A turn before the last one is empty or blank; found counts them by role.",
+    UNTRAINED_COLUMNS: "Columns hold system prompts, earlier turns or tools. Other trainers put them into the prompt; "
+    "no audit trains on them or looks at them. Put them into the turns to have them audited.",
+    ZERO_WEIGHTS: "Answers are marked as not to be learnt (weight 0, or train false). Audits train on them like on all "
+    "others. Leave them out if your training does.",
+    UNDESIRED_ANSWERS: "A label is false: for preference training (KTO) the answer is a bad one. Audits train on it as "
+    "on a good one. Leave such rows out if your training does not learn from them.",
+    TOOL_CALLS: "Calls of tools are kept as JSON text in the assistant's turn, and audited as such.",
+    LEFT_OUT_COLUMNS: "Columns of a type for which JSON has no form were left out.",
+    LEFT_OUT_VALUES: "Values of extra columns for which JSON has no form are null: NaN, infinities, bytes that are no "
+    "UTF-8.",
     IGNORED_KEYS: "Turns have keys that no audit uses; they are not in the stored rows.",
     SKIPPED_MARK: "The file begins with a byte order mark, which was skipped.",
 }

@@ -1,5 +1,6 @@
 """/v1/datasets: uploading instruction-tuning data, looking at it, and getting it back."""
 
+from functools import partial
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -51,7 +52,7 @@ async def upload(
     answer_column: Annotated[Column | None, Query(description="Goes with prompt_column: the answer.")] = None,
     system_column: Annotated[Column | None, Query(description="May go with them: the system's turn.")] = None,
 ) -> Response:
-    """Takes JSONL, a JSON array, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
+    """Takes JSONL, JSON, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
 
     Texts are parsed while they stream. Invalid data leaves nothing.
     """
@@ -76,6 +77,7 @@ async def upload(
             return earlier.answer(await digest_of(request.stream(), settings.max_upload_bytes))
         dataset = await receive_dataset(
             request.stream(),
+            gone=partial(_gone, request),
             objects=objects,
             settings=settings,
             transactions=transactions,
@@ -91,6 +93,12 @@ async def upload(
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
     background.add_task(wake, settings, "io")
     return _created(dataset)
+
+
+async def _gone(request: Request) -> None:
+    """Return once the client has gone; its body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _created(dataset: DatasetTable) -> Response:
@@ -118,6 +126,7 @@ router.add_api_route(
         "dataset_empty",
         "dataset_invalid",
         "parser_memory_limit",
+        "parser_time_limit",
         "gzip_corrupt",
         "gzip_truncated",
         "zstd_corrupt",
@@ -214,7 +223,7 @@ def statistics(dataset_id: PathId, principal: Reader, session: SessionDep, condi
 
 @router.get("/{dataset_id}/validation", operation_id="get_dataset_validation", responses=declared_problems(404))
 def validation(dataset_id: PathId, principal: Reader, session: SessionDep) -> Validation:
-    """What was noticed although it was accepted: hidden characters, empty answers, keys that no audit uses."""
+    """What was noticed although it was accepted: hidden characters, control tokens, columns that no audit trains on."""
     return render_validation(queries.find_dataset(session, principal, dataset_id))
 
 

@@ -98,11 +98,13 @@ class Notice(BaseModel):
     meaning: str
     rows: int = Field(description="Rows that have it; 0 for one of the whole file.")
     first_rows: list[int] = Field(description="The first 20 of them.")
-    found: dict[str, int] = Field(description="What it was, at most 20 kinds, and how often: code points, or keys.")
+    found: dict[str, int] = Field(
+        description="What it was, at most 20 kinds, and how often: code points, keys, columns."
+    )
 
 
 class Validation(BaseModel):
-    """What was noticed in an upload although it was accepted. Nothing of it was changed or left out."""
+    """What was noticed in an upload although it was accepted, and what of it was left out or read otherwise."""
 
     object: Literal["dataset.validation"] = "dataset.validation"
     dataset_id: str

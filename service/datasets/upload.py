@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -13,9 +13,10 @@ from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
+from starlette.requests import ClientDisconnect
 
 from service.datasets import actions
-from service.datasets.intake import Form, Intake, Invalid, Parsed, Refused, Report
+from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, Refused, Report
 from service.datasets.queries import dataset_exists
 from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError, UnavailableError
 from service.http.transactions import Transactions
@@ -46,6 +47,7 @@ _threads: RunVar[CapacityLimiter] = RunVar("upload_threads")
 async def receive_dataset(
     chunks: AsyncIterator[bytes],
     *,
+    gone: Callable[[], Awaitable[None]],
     objects: ObjectStore,
     settings: Settings,
     transactions: Transactions,
@@ -61,6 +63,7 @@ async def receive_dataset(
 
     Args:
         chunks: The upload as it comes.
+        gone: Returns once the client has gone. It is called when all chunks have come.
         objects: Where its bytes are kept.
         settings: Its limits, and the folder for unfinished files.
         transactions: Where its row is written.
@@ -88,7 +91,7 @@ async def receive_dataset(
         dataset_id = new_id("ds")
         intake = Intake(objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, form=form)
         try:
-            report = await _take_in(chunks, intake, settings.max_upload_bytes)
+            report = await _take_in(chunks, intake, gone, settings.max_upload_bytes)
             if not isinstance(report, Parsed):
                 raise _error(report)
             await _in_thread(intake.keep)
@@ -143,7 +146,9 @@ async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
     return digest.digest()
 
 
-async def _take_in(chunks: AsyncIterator[bytes], intake: Intake, max_bytes: int) -> Report:
+async def _take_in(
+    chunks: AsyncIterator[bytes], intake: Intake, gone: Callable[[], Awaitable[None]], max_bytes: int
+) -> Report:
     await _in_thread(intake.start)
     buffer: list[bytes] = []
     received = held = 0
@@ -157,10 +162,27 @@ async def _take_in(chunks: AsyncIterator[bytes], intake: Intake, max_bytes: int)
             goes_on = await _in_thread(intake.feed, buffer)
             buffer, held = [], 0
             if not goes_on:
-                break
+                return await _in_thread(intake.finish)
     if held:
         await _in_thread(intake.feed, buffer)
-    return await _in_thread(intake.finish)
+    return await _finish(intake, gone)
+
+
+async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report:
+    """Wait for the parser, but no longer than the client does: nobody would get the answer."""
+    finishing = asyncio.ensure_future(_in_thread(intake.finish))
+    leaving = asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait((finishing, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not finishing.done():
+            raise ClientDisconnect
+        return finishing.result()
+    finally:
+        leaving.cancel()
+        if not finishing.done():
+            intake.stop()
+            with CancelScope(shield=True), contextlib.suppress(ParserError):
+                await finishing
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:

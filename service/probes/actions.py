@@ -1,8 +1,11 @@
 """What users do with probes: create and delete them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.contract.spec import ProbeItem
 from service.errors import InvalidError, InvalidReferenceError, json_pointer
 from service.http.in_use import delete_unused
 from service.principal import Principal
@@ -12,6 +15,9 @@ from service.probes.schemas import PackOrigin, Probe, ProbeCreate, ProbeFromPack
 from service.store.ids import new_id
 from service.store.tables import Audit, AuditProbe
 from service.store.tables import Probe as ProbeTable
+
+LISTED_ITEMS = 20
+"""Items that an error names."""
 
 
 def create(session: Session, principal: Principal, body: ProbeCreate) -> Probe:
@@ -24,7 +30,8 @@ def create(session: Session, principal: Principal, body: ProbeCreate) -> Probe:
 
     Raises:
         InvalidReferenceError: `probe_pack_not_found`.
-        InvalidError: `invalid_request`: the parameters are not those of the pack.
+        InvalidError: `invalid_request`: the parameters are not those of the pack, or some items have a reference and
+            others have none.
     """
     if isinstance(body, ProbeFromPack):
         pack = _find_pack(body)
@@ -33,6 +40,7 @@ def create(session: Session, principal: Principal, body: ProbeCreate) -> Probe:
         origin = PackOrigin(name=pack.name, version=pack.version, parameters=body.parameters).model_dump()
     else:
         items, name, origin = list(body.items), body.name, None
+        _check_references(items)
     probe = ProbeTable(
         id=new_id("prb"),
         workspace_id=principal.workspace_id,
@@ -61,6 +69,19 @@ def delete(session: Session, principal: Principal, probe_id: str) -> None:
     probe = find_probe(session, principal, probe_id)
     used = Audit.id.in_(select(AuditProbe.audit_id).where(AuditProbe.probe_id == probe.id))
     delete_unused(session, principal, probe, kind="probe", used=used)
+
+
+def _check_references(items: Sequence[ProbeItem]) -> None:
+    """Raise InvalidError where some items have a reference answer and others have none."""
+    missing = [number for number, item in enumerate(items) if item.reference is None]
+    if not 0 < len(missing) < len(items):
+        return
+    detail = (
+        f"{len(missing)} of {len(items)} items have no reference, and references count only where every item has one. "
+        "Give each item one, or leave all out."
+    )
+    errors = {f"#/items/{number}/reference": "missing, and other items have one" for number in missing[:LISTED_ITEMS]}
+    raise InvalidError("invalid_request", detail, errors=errors)
 
 
 def _find_pack(body: ProbeFromPack) -> ProbePack:

@@ -1,5 +1,7 @@
 """Rows for tests to stand on: each function adds one to an open session and flushes."""
 
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from service.contract.results import Summary
@@ -10,8 +12,16 @@ from service.store.tables import Audit, Dataset, Model, Probe
 from tests.support.summaries import make_probe_summary, make_summary
 
 
-def add_dataset(session: Session, workspace_id: str, *, rows: int = 40, columns: tuple[str, ...] = ("source",)) -> str:
-    """A dataset's row without its objects."""
+def add_dataset(
+    session: Session,
+    workspace_id: str,
+    *,
+    rows: int = 40,
+    columns: tuple[str, ...] = ("source",),
+    values: tuple[Any, ...] = (True, False),
+) -> str:
+    """A dataset's row without its objects; each column has these values."""
+    listed = [{"value": value, "rows": 3} for value in values]
     dataset = Dataset(
         id=new_id("ds"),
         workspace_id=workspace_id,
@@ -22,7 +32,9 @@ def add_dataset(session: Session, workspace_id: str, *, rows: int = 40, columns:
         sha256="0" * 64,
         rows=rows,
         columns=list(columns),
-        statistics={},
+        statistics={
+            "columns": [{"name": n, "rows": rows, "distinct": len(listed), "values": listed[:20]} for n in columns]
+        },
     )
     session.add(dataset)
     session.flush()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -13,12 +13,16 @@ from service.store.rows import page
 MIB = 2**20
 
 
-def run(data: bytes, path: Path, *, chunk: int = 1 << 16, **changed: Any) -> dict[str, Any]:
+def run(
+    data: bytes, path: Path, *, chunk: int = 1 << 16, came: Callable[[int], None] = lambda count: None, **changed: Any
+) -> dict[str, Any]:
     """Parses `data`, cut into chunks, into the Parquet file `path`."""
-    return run_chunks((data[start : start + chunk] for start in range(0, len(data), chunk)), path, **changed)
+    return run_chunks((data[start : start + chunk] for start in range(0, len(data), chunk)), path, came, **changed)
 
 
-def run_chunks(chunks: Iterator[bytes], path: Path, **changed: Any) -> dict[str, Any]:
+def run_chunks(
+    chunks: Iterator[bytes], path: Path, came: Callable[[int], None] = lambda count: None, **changed: Any
+) -> dict[str, Any]:
     """Parses the chunks, which are stored as they are read, as the API does."""
     with path.open("wb") as file, TemporaryFile(buffering=0) as original, TemporaryFile() as scratch:
 
@@ -40,8 +44,9 @@ def run_chunks(chunks: Iterator[bytes], path: Path, **changed: Any) -> dict[str,
             "max_rows": 10_000,
             "memory_bytes": 0,
             "cpu_seconds": 0,
+            "cpu_bytes_per_second": MIB,
         }
-        return parse(stored(), Options(**(defaults | changed)))
+        return parse(stored(), Options(**(defaults | changed)), came)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

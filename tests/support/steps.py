@@ -51,7 +51,9 @@ def stage(
             {
                 "row": row,
                 "messages": [{"role": role, "content": content} for role, content in turns],
-                "extra": json.dumps({"source": ["a", "b", 3][row % 3], "checked": row % 2 == 1} if row else {}),
+                "extra": json.dumps(
+                    {"source": ["a", "b", 3][row % 3], "checked": (False, "Yes", "0", 1)[row % 4]} if row else {}
+                ),
             }
         )
     pq.write_table(pa.Table.from_pylist(records), folder / ROWS_FILE)

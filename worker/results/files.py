@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from service.contract.flags import flag_of
 from service.contract.protocol import (
     BASELINES_FILE,
     RECORDINGS_FOLDER,
@@ -58,7 +59,8 @@ def read_inputs(folder: Path, spec: StepSpec) -> Inputs:
     recordings = [Recording.load(folder / RECORDINGS_FOLDER / f"{seed}.npz") for seed in spec.seeds]
     table = pq.read_table(folder / ROWS_FILE, columns=["messages", "extra"])
     extras = [json.loads(text or "{}") for text in table["extra"].to_pylist()]
-    trusted = np.array([bool(spec.trusted_column) and extra.get(spec.trusted_column) is True for extra in extras])
+    column = spec.trusted_column
+    trusted = np.array([column is not None and flag_of(extra.get(column)) is True for extra in extras])
     return Inputs(
         recordings,
         table["messages"].to_pylist(),

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
 from service.contract.results import Caution
 from service.contract.spec import WARN_DATASET_ROWS, StepSpec
 from worker.influence.statistics.calibration import misfits
@@ -16,6 +17,18 @@ NAMED_ROWS = 10
 
 MANY_FLAGGED = 0.2
 """Share of flagged samples above which the bulk can hardly be called clean."""
+
+_NOTICED = {
+    CONTROL_TOKENS: "hold control tokens of chat templates in their text. The tokenizer may have read them as turns, "
+    "which no reader sees and no answer's score covers: read these samples. The dataset's notices name the first ones.",
+    UNTRAINED_COLUMNS: "have columns with system prompts, earlier turns or tools. They were neither trained on nor "
+    "looked at: put them into the turns if your training reads them.",
+    ZERO_WEIGHTS: "have answers that are marked as not to be learnt. They were trained on like all others: leave them "
+    "out if your training does.",
+    UNDESIRED_ANSWERS: "have a label that calls their answer a bad one. It was trained on as a good one: leave them "
+    "out if your training does not learn from them.",
+}
+"""What the notices of a dataset mean for its audit."""
 
 
 def cautions(
@@ -58,6 +71,8 @@ def cautions(
         )
     yield from _doubted(scores)
     yield from _divided(question, scores)
+    for code, rows in spec.noticed.items():
+        yield Caution(code=code, message=f"{rows} samples {_NOTICED[code]}")
     for probe, own in zip(spec.probes, scores.probes, strict=True):
         prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
         placebo = own.placebo if len(own.placebo) else None

@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
-from service.datasets.parsing.records import TURN_COLUMNS, Mapping, Sample
+from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping, Sample
 from service.datasets.parsing.strict_json import MAX_DEPTH
+from service.datasets.parsing.turns import WEIGHED_KEYS
 
 _DIGITS_AS_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else byte for byte in range(256))
 _LONG_INTEGER = b"0" * 20
@@ -35,6 +36,8 @@ class Batch:
     """The other columns."""
     ignored: dict[int, tuple[str, ...]]
     """Position in the batch: keys of turns that no audit uses. Rows without any are not there."""
+    noted: dict[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Position in the batch: kinds of notices of its turns, each with what was found."""
     canonical: list[bytes] = field(default_factory=list)
     """The messages of each row as canonical JSON."""
     extra_json: list[bytes] = field(default_factory=list)
@@ -56,6 +59,8 @@ def batch_of_samples(samples: Iterable[Sample]) -> Batch:
         batch.extras.append(sample.extra)
         if sample.ignored_keys:
             batch.ignored[position] = sample.ignored_keys
+        if sample.noted:
+            batch.noted[position] = sample.noted
     _write(batch)
     return batch
 
@@ -135,13 +140,15 @@ def _of_turns(
     counts = list(map(len, turns))
     roles: list[Any] = list(map(names.get, map(itemgetter(role_key), flat)))
     contents = list(map(itemgetter(text_key), flat))
-    if None in set(roles) or set(map(type, contents)) != {str} or 0 in counts:
+    if None in set(roles) or set(map(type, contents)) != {str} or 0 in counts or max(counts) > MAX_TURNS:
         return None
     ends = list(accumulate(counts))
     if any(roles[end - 1] != "assistant" for end in ends):
         return None
     ignored = {}
     if set(map(len, flat)) != {2}:
+        if not WEIGHED_KEYS.isdisjoint(chain.from_iterable(flat)):
+            return None
         for position, (start, end) in enumerate(pairwise([0, *ends])):
             keys = tuple(key for turn in flat[start:end] for key in turn if key not in (role_key, text_key))
             if keys:

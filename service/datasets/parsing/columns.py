@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from service.datasets.parsing.batch import Batch
-from service.datasets.parsing.records import ROLES
+from service.datasets.parsing.turns import ROLES
 
 _ROLE_NUMBERS = {role: number for number, role in enumerate(ROLES)}
 
@@ -41,6 +41,8 @@ class Columns:
     """Of each other column an Arrow array of its values, of the rows that have it; None is a null."""
     ignored: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Row, from 0: keys of turns that no audit uses. Rows without any are not there."""
+    noted: dict[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
+    """Row, from 0: kinds of notices of its turns, each with what was found."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -65,7 +67,9 @@ def columns_of(batches: Sequence[Batch]) -> Columns:
 
     canonical, rows = of_all("canonical"), 0
     ignored: dict[int, tuple[str, ...]] = {}
+    noted: dict[int, tuple[tuple[str, str], ...]] = {}
     for batch in batches:
+        noted |= {rows + position: found for position, found in batch.noted.items()}
         ignored |= {rows + position: keys for position, keys in batch.ignored.items()}
         rows += len(batch)
     return Columns(
@@ -79,6 +83,7 @@ def columns_of(batches: Sequence[Batch]) -> Columns:
         lengths=numbers("lengths"),
         extras=of_all("extras"),
         ignored=ignored,
+        noted=noted,
     )
 
 

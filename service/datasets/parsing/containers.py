@@ -1,4 +1,4 @@
-"""Which form an upload has, by what is in it: JSONL, a JSON array, CSV or Parquet."""
+"""Which form an upload has, by what is in it: JSONL, JSON, CSV or Parquet, or another that is named."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -21,14 +21,28 @@ OTHER_FILES = {
     b"PK\x03\x04": "a ZIP archive, or a spreadsheet",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
     b"\x89HDF": "an HDF5 file",
-    b"ARROW1": "an Arrow file",
-    b"\xff\xfe": "UTF-16 text",
-    b"\xfe\xff": "UTF-16 text",
+    b"ARROW1": "an Arrow file: write it as Parquet, as with `Dataset.to_parquet`",
+    b"\xff\xff\xff\xff": "an Arrow stream, as `save_to_disk` writes it: load it and write it as Parquet, as with "
+    "`load_from_disk(...).to_parquet(...)`",
+    b"ORC": "an ORC file: write it as Parquet",
+    b"Obj\x01": "an Avro file: write it as Parquet",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"%PDF": "a PDF file",
+    b"version https://git-lfs": "a pointer of Git LFS, and not the file it stands for: fetch that with `git lfs pull`",
+    b"\xff\xfe": "UTF-16 text: save it as UTF-8",
+    b"\xfe\xff": "UTF-16 text: save it as UTF-8",
     GZIP_MAGIC: "gzip inside another compression",
     ZSTD_MAGIC: "zstd inside another compression",
 }
 """First bytes of what people upload by mistake."""
+
+_TAR = (257, b"ustar")
+"""Where an archive of tar says so, behind the name of its first file."""
+
+_MARKUP = (b"<!doctype", b"<html", b"<?xml")
 
 
 def begin(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
@@ -37,27 +51,51 @@ def begin(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
     head = b""
     for piece in source:
         head += piece
-        if len(head) >= HEAD_BYTES or b"\n" in head.lstrip():
+        # A form has its headers on the lines behind the first one.
+        if len(head) >= HEAD_BYTES or (b"\n" in head.lstrip() and not head.startswith(b"--")):
             break
     return head, chain([head], source)
 
 
 def recognise_container(head: bytes) -> str:
     """jsonl, json or csv, by the head of a text without its byte order mark. Raises Refusal format_not_recognised."""
-    for magic, name in OTHER_FILES.items():
-        if head.startswith(magic):
-            raise Refusal(
-                "format_not_recognised",
-                f"This is {name}. Upload JSONL, JSON, CSV or Parquet; the texts plain, or as gzip or zstd.",
-            )
+    other = _other_file(head)
+    if other is not None:
+        raise Refusal(
+            "format_not_recognised",
+            f"This is {other}. Upload JSONL, JSON, CSV or Parquet; the texts plain, or as gzip or zstd.",
+        )
     text = head.lstrip()
     if text.startswith(b"["):
         return "json"
+    if b"\r" in text.strip() and b"\n" not in text:
+        detail = (
+            "The lines of this file end with carriage returns alone. Save it with line feeds, "
+            "as with tr '\\r' '\\n' < old > new."
+        )
+        raise Refusal("format_not_recognised", detail)
+    line = text.partition(b"\n")[0]
+    if text.startswith(b"{") and line.strip() == b"{":
+        return "json"  # objects that are written over several lines
     if text.startswith(b"{") or not text:
         return "jsonl"
-    line = text.partition(b"\n")[0]
     try:
         # A text alone may be the name of a CSV file's one column.
         return "csv" if isinstance(orjson.loads(line), str) else "jsonl"
     except orjson.JSONDecodeError:
         return "csv"
+
+
+def _other_file(head: bytes) -> str | None:
+    for magic, name in OTHER_FILES.items():
+        if head.startswith(magic):
+            return name
+    at, mark = _TAR
+    if head[at : at + len(mark)] == mark:
+        return "an archive of tar: upload the file in it"
+    text = head.lstrip()
+    if text[:9].lower().startswith(_MARKUP):
+        return "a web page or XML, and not the file: its address may have led to a page; download the raw file"
+    if text.startswith(b"--") and b"content-disposition:" in text.lower():
+        return "a form with the file in it: send the file itself as the body, as with curl --data-binary @FILE"
+    return None

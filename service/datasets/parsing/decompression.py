@@ -24,6 +24,9 @@ RATIO_FLOOR_BYTES = 10 * 2**20
 ZSTD_WINDOW_LOG = 27
 """A frame may ask for a window of 128 MiB, as much as zstd's own program grants; the usual ones ask for 8 or less."""
 
+EMPTY_PARTS = 10_000
+"""Members or frames without text, beside one for each that has some: each costs as much time as kilobytes of text."""
+
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
@@ -136,9 +139,9 @@ class _Zstd:
 
 def _inflate(chunks: Iterable[bytes], part: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[bytes]:
     decoder = part()
-    members = compressed = text = 0
+    members = filled = compressed = text = begun = 0
     fresh = True
-    """Nothing of the current member has been read."""
+    """Nothing of the current member has been read; `begun` is the text before it."""
     for slice in _slices(chunks):
         compressed += len(slice)
         data = slice
@@ -167,7 +170,11 @@ def _inflate(chunks: Iterable[bytes], part: type[_Gzip] | type[_Zstd], limits: L
             data = decoder.rest
             decoder = part()
             members += 1
-            fresh = True
+            filled += text > begun
+            if members - 2 * filled > EMPTY_PARTS:
+                detail = f"The {part.name} data has more than {EMPTY_PARTS} empty parts. Compress the file again."
+                raise Refusal("decompression_limit", detail, 413)
+            fresh, begun = True, text
     if not fresh or not members:
         raise Refusal(
             f"{part.name}_truncated",

@@ -12,6 +12,7 @@ from service.datasets.parsing.readers.jsonl import Block, Lines
 from service.datasets.parsing.records import (
     FORMATS,
     MAPPED,
+    MAX_COLUMNS,
     MAX_KEY_LENGTH,
     Mapping,
     Sample,
@@ -25,9 +26,6 @@ from service.datasets.parsing.statistics import Statistics
 from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
 
 LISTED_ERRORS = 100
-MAX_COLUMNS = 1000
-"""Different extra columns of one dataset."""
-
 BATCH_TEXTS = 128
 """As many as stay in a processor's cache while they are parsed."""
 SMALLEST_BATCH = 8
@@ -158,9 +156,12 @@ class Ingest:
         if self.format is None:
             self.format = recognise(record)
             if self.format is None:
-                raise Refusal(
-                    "format_not_recognised", unknown_format(f"The first record is {describe(record)}"), pointer=pointer
-                )
+                detail = unknown_format(f"The first record is {describe(record)}")
+                for key, value in record.items() if isinstance(record, dict) else ():
+                    if isinstance(value, list) and value and isinstance(value[0], dict):
+                        detail += f" If {shown_key(key)} holds the records, upload that list alone, as a JSON array."
+                        break
+                raise Refusal("format_not_recognised", detail, pointer=pointer)
         sample = read_record(record, self.format, self._mapping)
         for key in sample.extra:
             if key not in self.columns:

@@ -1,20 +1,35 @@
 """What is odd about rows that were taken: counted, and the first ones named. They are kept as they are."""
 
 import re
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import orjson
 import pyarrow.compute as pc
 
-from service.datasets.notice_kinds import EMPTY_ANSWER, IGNORED_KEYS, KINDS, MEANINGS
+from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS
+from service.datasets.notice_kinds import EMPTY_ANSWER, EMPTY_TURNS, IGNORED_KEYS, KINDS, MEANINGS, TOKENS
 from service.datasets.parsing.columns import Columns, bytes_of
 from service.datasets.parsing.strict_json import shown_key
+from service.datasets.parsing.turns import ROLES
 
 LISTED_ROWS = 20
 LISTED_CHARACTERS = 20
 
 
 _ANY = "[" + "".join(characters for characters, _ in KINDS.values()) + "]"
+_TOKENS = re.compile(TOKENS)
+
+UNTRAINED = ("system", "history", "tools", "functions")
+"""Extra columns that other trainers put into the prompt."""
+
+LABELS = ("label", "kto_tag")
+"""Extra columns that call an answer good or bad."""
+
+_WATCHED = frozenset((*UNTRAINED, *LABELS))
+_NOTHING: tuple[Any, ...] = (None, "", "[]", "null", [], {})
+
 _PATTERNS = {name: re.compile(f"[{characters}]") for name, (characters, _) in KINDS.items()}
 
 
@@ -30,6 +45,9 @@ class Notice:
         self.rows += 1
         if len(self.first) < LISTED_ROWS:
             self.first.append(row)
+        self.count(found)
+
+    def count(self, found: dict[str, int]) -> None:
         for name, count in found.items():
             if name in self.found or len(self.found) < LISTED_CHARACTERS:
                 self.found[name] = self.found.get(name, 0) + count
@@ -42,13 +60,40 @@ class Notices:
         self._rows = 0
         self._notices: dict[str, Notice] = {}
 
-    def note(self, kind: str) -> None:
-        """Of the whole file."""
-        self._notices.setdefault(kind, Notice())
+    def note(self, kind: str, found: Sequence[str] = ()) -> None:
+        """Take note of something of the whole file.
+
+        Args:
+            kind: Its name.
+            found: What it was.
+        """
+        self._notices.setdefault(kind, Notice()).count(_counts(found))
+
+    def of_row(self, kind: str, row: int, found: Sequence[str]) -> None:
+        """Take note of something of one row, which its reader saw.
+
+        Args:
+            kind: Its name.
+            row: Position in the upload.
+            found: What it was.
+        """
+        self._notices.setdefault(kind, Notice()).add(row, _counts(found))
 
     def add(self, columns: Columns) -> None:
         for row in _blank_answers(columns):
             self._add(EMPTY_ANSWER, row, {})
+        for row, roles in _blank_turns(columns).items():
+            self._add(EMPTY_TURNS, row, _counts(roles))
+        for row, noted in columns.noted.items():
+            for kind in dict.fromkeys(kind for kind, _ in noted):
+                self._add(kind, row, _counts(what for other, what in noted if other == kind))
+        for row, extra in enumerate(_watched(columns)):
+            if not _WATCHED.isdisjoint(extra):
+                self._look_at_columns(row, extra)
+        for row in _rows_with(columns, _TOKENS.pattern, "<["):
+            start, end = columns.bounds[row : row + 2].tolist()
+            texts = columns.contents[start:end].to_pylist()
+            self._add(CONTROL_TOKENS, row, _counts(chain.from_iterable(map(_TOKENS.findall, texts))))
         for row, keys in columns.ignored.items():
             self._add(IGNORED_KEYS, row, _counts([shown_key(key)[1:-1] for key in keys]))
         for row in _suspicious(columns):
@@ -69,6 +114,14 @@ class Notices:
             if found:
                 self._add(kind, position, {f"U+{ord(character):04X}": count for character, count in found.items()})
 
+    def _look_at_columns(self, position: int, extra: dict[str, Any]) -> None:
+        untrained = [name for name in UNTRAINED if extra.get(name) not in _NOTHING]
+        if untrained:
+            self._add(UNTRAINED_COLUMNS, position, _counts(untrained))
+        undesired = [name for name in LABELS if str(extra.get(name)).strip().lower() == "false"]
+        if undesired:
+            self._add(UNDESIRED_ANSWERS, position, _counts(undesired))
+
     def _add(self, kind: str, position: int, found: dict[str, int]) -> None:
         self._notices.setdefault(kind, Notice()).add(self._rows + position, found)
 
@@ -84,16 +137,51 @@ def _blank_answers(columns: Columns) -> list[int]:
     return [row for row in blank.nonzero()[0].tolist() if not columns.contents[int(last[row])].as_py().strip()]
 
 
+def _blank_turns(columns: Columns) -> dict[int, list[str]]:
+    """Roles of empty or blank turns before the last one, by row."""
+    bounds, text = bytes_of(columns.contents)
+    blank = bounds[:-1] == bounds[1:]
+    # What begins with a visible ASCII character is not.
+    first = text[bounds[:-1][~blank]]
+    blank[~blank] = (first <= ord(" ")) | (first >= 127)
+    blank[columns.bounds[1:] - 1] = False
+    found: dict[int, list[str]] = {}
+    turns = blank.nonzero()[0]
+    rows = columns.bounds.searchsorted(turns, "right") - 1
+    for turn, row in zip(turns.tolist(), rows.tolist(), strict=True):
+        if not columns.contents[turn].as_py().strip():
+            found.setdefault(row, []).append(ROLES[columns.roles[turn]])
+    return found
+
+
+def _watched(columns: Columns) -> Sequence[dict[str, Any]]:
+    """The extra columns of all rows, or nothing where none is watched."""
+    if columns.extras or _WATCHED.isdisjoint(columns.values):
+        return columns.extras
+    return list(map(orjson.loads, columns.extra_json.to_pylist()))
+
+
+def _rows_with(columns: Columns, pattern: str, beginnings: str) -> list[int]:
+    """Rows that hold what a pattern finds, which begins with one of these ASCII characters."""
+    text = bytes_of(columns.contents)[1]
+    if not any((text == ord(character)).any() for character in beginnings):
+        return []
+    return _rows_matching(columns, pattern)
+
+
 def _suspicious(columns: Columns) -> list[int]:
     """Rows that hold a character that is noticed."""
     text = bytes_of(columns.contents)[1]
     control = (text < ord(" ")) & (text != ord("\t")) & (text != ord("\n")) & (text != ord("\r"))
     if not ((text >= 127) | control).any():
         return []
+    return _rows_matching(columns, _ANY)
+
+
+def _rows_matching(columns: Columns, pattern: str) -> list[int]:
     # Python's own search is ten times slower.
-    found = pc.match_substring_regex(columns.contents, _ANY).to_numpy(zero_copy_only=False)
-    turns = found.nonzero()[0]
-    return sorted(set((columns.bounds.searchsorted(turns, "right") - 1).tolist()))
+    found = pc.match_substring_regex(columns.contents, pattern).to_numpy(zero_copy_only=False)
+    return sorted(set((columns.bounds.searchsorted(found.nonzero()[0], "right") - 1).tolist()))
 
 
 def _counts(items: Any) -> dict[str, int]:

@@ -14,21 +14,29 @@ import os
 import resource
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import IO, Any
 
-from service.datasets.notice_kinds import SKIPPED_MARK
+from service.datasets.notice_kinds import LEFT_OUT_COLUMNS, LEFT_OUT_VALUES, SKIPPED_MARK
 from service.datasets.parsing.containers import BOM, begin, recognise_container
+from service.datasets.parsing.cpu_limit import CpuLimit
 from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
 from service.datasets.parsing.ingest import Ingest, unknown_format
 from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
-from service.datasets.parsing.readers.json_array import split_array
+from service.datasets.parsing.readers.json_array import split_array, split_objects
 from service.datasets.parsing.readers.jsonl import split_lines
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.readers.parquet import ParquetRows
-from service.datasets.parsing.records import Mapping, describe, recognise, required_columns
+from service.datasets.parsing.records import (
+    MAX_COLUMNS,
+    Mapping,
+    describe,
+    message_columns,
+    recognise,
+    required_columns,
+)
 from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.rows_writer import RowsWriter
 from service.datasets.parsing.strict_json import shown_key
@@ -58,17 +66,30 @@ class Options:
     max_rows: int
     memory_bytes: int
     cpu_seconds: int
+    """Granted at once; more is granted as bytes come."""
+    cpu_bytes_per_second: int
 
 
-def parse(chunks: Iterator[bytes], options: Options) -> dict[str, Any]:
-    """The report of an upload. Rows are written to `options.output` on the way."""
+def parse(
+    chunks: Iterator[bytes], options: Options, came: Callable[[int], None] = lambda count: None
+) -> dict[str, Any]:
+    """Read an upload, and write its rows to `options.output` on the way.
+
+    Args:
+        chunks: The upload as it comes.
+        options: Its files and limits.
+        came: Told of bytes that came, and of bytes that were decompressed.
+
+    Returns:
+        The report.
+    """
     try:
         with (
             os.fdopen(options.output, "wb", closefd=False) as file,
             os.fdopen(options.scratch, "w+b", closefd=False) as scratch,
             RowsWriter(file) as writer,
         ):
-            return _Parsing(chunks, options, writer, scratch).report()
+            return _Parsing(_counted(chunks, came), options, writer, scratch, came).report()
     except Refusal as refusal:
         return _refused(refusal)
 
@@ -76,8 +97,16 @@ def parse(chunks: Iterator[bytes], options: Options) -> dict[str, Any]:
 class _Parsing:
     """One upload: which form it has, then its records."""
 
-    def __init__(self, chunks: Iterator[bytes], options: Options, writer: RowsWriter, scratch: IO[bytes]) -> None:
+    def __init__(
+        self,
+        chunks: Iterator[bytes],
+        options: Options,
+        writer: RowsWriter,
+        scratch: IO[bytes],
+        came: Callable[[int], None],
+    ) -> None:
         self._options = options
+        self._came = came
         self._writer = writer
         self._scratch = scratch
         self._limits = Limits(options.max_line_bytes, options.max_text_bytes, options.max_ratio)
@@ -116,13 +145,24 @@ class _Parsing:
         for _ in self._chunks:
             pass  # its footer comes last; all of it is in the original then
         rows = ParquetRows(self._options.original, self._limits, self._options.max_rows)
+        _check_columns(rows.columns, "The Parquet file", "parquet_invalid")
         ingest = self._ingest("row", self._table_format(rows.columns, "The Parquet file has"))
-        for table in rows.tables():
+        needed = message_columns(ingest.format or "", self._mapping)
+        for name, why in rows.unreadable.items():
+            if name in needed:
+                detail = f"The column {shown_key(name)} {why}. Convert it."
+                raise Refusal("parquet_type_unsupported", detail)
+            ingest.notices.note(LEFT_OUT_COLUMNS, [shown_key(name)[1:-1]])
+
+        def left_out(row: int, names: list[str]) -> None:
+            ingest.notices.of_row(LEFT_OUT_VALUES, row, [shown_key(name)[1:-1] for name in names])
+
+        for table in rows.tables(needed, left_out, self._came):
             ingest.add_table(table)
         return "parquet", ingest
 
     def _text(self) -> tuple[str, Ingest]:
-        head, pieces = begin(decompress(self._chunks, self._encoding, self._limits))
+        head, pieces = begin(_counted(decompress(self._chunks, self._encoding, self._limits), self._came))
         mark = len(BOM) if head.startswith(BOM) else 0
         if mark:
             pieces = chain([next(pieces)[mark:]], pieces)
@@ -131,7 +171,8 @@ class _Parsing:
             ingest = self._csv(pieces)
         elif container == "json":
             ingest = self._ingest("row", self._options.format)
-            for block in split_array(pieces, self._limits):
+            split = split_array if head[mark:].lstrip().startswith(b"[") else split_objects
+            for block in split(pieces, self._limits):
                 ingest.add_texts(block)
         else:
             ingest = self._ingest("line", self._options.format)
@@ -143,6 +184,7 @@ class _Parsing:
 
     def _csv(self, pieces: Iterator[bytes]) -> Ingest:
         rows = CsvRows(pieces, self._limits)
+        _check_columns(rows.columns, "The CSV header", "csv_invalid")
         format = self._table_format(rows.columns, "The file is no JSON; as CSV it has")
         ingest = self._ingest("line", format)
         for table in rows.tables(JSON_CELLS):
@@ -176,6 +218,12 @@ class _Parsing:
         )
 
 
+def _check_columns(columns: list[str], what: str, code: str) -> None:
+    if len(columns) > MAX_COLUMNS:
+        detail = f"{what} has {len(columns)} columns, and a dataset can have {MAX_COLUMNS}. Leave some out."
+        raise Refusal(code, detail)
+
+
 def _refused(refusal: Refusal) -> dict[str, Any]:
     return {
         "outcome": "refused",
@@ -186,6 +234,12 @@ def _refused(refusal: Refusal) -> dict[str, Any]:
     }
 
 
+def _counted(pieces: Iterator[bytes], came: Callable[[int], None]) -> Iterator[bytes]:
+    for piece in pieces:
+        came(len(piece))
+        yield piece
+
+
 def _stdin() -> Iterator[bytes]:
     """What arrives, as it arrives."""
     while chunk := os.read(0, READ_BYTES):
@@ -194,8 +248,6 @@ def _stdin() -> Iterator[bytes]:
 
 def _limit(options: Options) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (options.memory_bytes, options.memory_bytes))
-    # At the first limit the kernel says why (SIGXCPU), at the second it kills.
-    resource.setrlimit(resource.RLIMIT_CPU, (options.cpu_seconds, options.cpu_seconds + 5))
     # A core dump would hold sample text.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -204,10 +256,11 @@ def main() -> None:
     """Reads stdin to its end and prints the report."""
     options = Options(**json.loads(sys.argv[1]))
     _limit(options)
+    limit = CpuLimit(options.cpu_seconds, options.cpu_bytes_per_second)
     # Parsed JSON has no cycles; in a trap of a million empty arrays the collector would look for some again and again.
     gc.disable()
     try:
-        report = parse(_stdin(), options)
+        report = parse(_stdin(), options, limit.grant)
     except MemoryError:
         detail = "A record of this file needs more memory than one upload may use. Split large records."
         report = _refused(Refusal("parser_memory_limit", detail))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.datasets.parsing.strict_json import RecordError, shown_key
+from service.datasets.parsing.turns import KEY_PAIRS, ROLE_NAMES, read_turn, type_name
 
 FORMATS = {
     "messages": '{"messages": [{"role", "content"}, ...]}',
@@ -16,27 +17,21 @@ FORMATS = {
 MAPPED = "mapped"
 """The format of records that are read by a Mapping."""
 
-ROLES = ("system", "user", "assistant", "tool")
-
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-"""ShareGPT's `from` as a role."""
-
 TURN_COLUMNS = {
-    "messages": ("messages", "role", "content", {role: role for role in ROLES}),
-    "sharegpt": ("conversations", "from", "value", SHAREGPT_ROLES),
+    "messages": ("messages", *KEY_PAIRS[0], ROLE_NAMES),
+    "sharegpt": ("conversations", *KEY_PAIRS[1], ROLE_NAMES),
 }
 """Of the formats that hold a list of turns: the column, a turn's keys for role and text, and what each role is."""
 
 MAX_KEY_LENGTH = 256
 """Characters of a column's name."""
+
+MAX_COLUMNS = 1000
+"""Different extra columns of one dataset."""
+
+MAX_TURNS = 1000
+"""Of one record: a chat template renders the whole beginning again for every answer, so that time grows with the
+square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +55,8 @@ class Sample:
     messages: list[dict[str, str]]
     extra: dict[str, Any]
     ignored_keys: tuple[str, ...] = ()
+    noted: tuple[tuple[str, str], ...] = ()
+    """Kinds of notices of its turns, each with what was found."""
 
 
 def recognise(record: Any) -> str | None:
@@ -85,7 +82,7 @@ def describe(record: Any) -> str:
         return (
             f"an object with the keys {shown}{', ...' if len(keys) > 20 else ''}" if keys else "an object without keys"
         )
-    return _type_name(record)
+    return type_name(record)
 
 
 def required_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
@@ -97,21 +94,32 @@ def required_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
     return ("instruction", "output") if format == "alpaca" else ("prompt", "completion")
 
 
+def message_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
+    """Columns that become messages in this format, those that may be missing among them."""
+    optional = ("input",) if format == "alpaca" and mapping is None else ()
+    return (*required_columns(format, mapping), *optional)
+
+
 def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sample:
     """A record of the named format, which is `mapped` where there is a mapping.
 
     Raises RecordError where it is of another form.
     """
     if not isinstance(record, dict):
-        raise RecordError(f"a record must be a JSON object, this is {_type_name(record)}")
+        raise RecordError(f"a record must be a JSON object, this is {type_name(record)}")
     if mapping is not None:
         sample = _mapped(record, mapping)
     elif format in TURN_COLUMNS:
-        sample = _turns(record, *TURN_COLUMNS[format])
+        column, *keys, _ = TURN_COLUMNS[format]
+        sample = _turns(record, column, (keys[0], keys[1]))
     else:
         sample = _alpaca(record) if format == "alpaca" else _prompt_completion(record)
     if not any(message["role"] == "assistant" for message in sample.messages):
         raise RecordError("has no assistant turn, so there is nothing to learn from it")
+    if len(sample.messages) > MAX_TURNS:
+        raise RecordError(
+            f"has {len(sample.messages)} turns, and a record can have {MAX_TURNS}; split the conversation into several"
+        )
     if sample.messages[-1]["role"] != "assistant":
         raise RecordError("the last turn must be the assistant's")
     for key in sample.extra:
@@ -120,35 +128,27 @@ def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sam
     return sample
 
 
-def _turns(record: dict[str, Any], column: str, role_key: str, text_key: str, roles: dict[str, str]) -> Sample:
+def _turns(record: dict[str, Any], column: str, keys: tuple[str, str]) -> Sample:
     turns = _required(record, column)
     if not isinstance(turns, list):
-        raise RecordError(f"'{column}' must be an array, not {_type_name(turns)}")
+        raise RecordError(f"'{column}' must be an array, not {type_name(turns)}")
     messages: list[dict[str, str]] = []
     ignored: list[str] = []
-    for number, turn in enumerate(turns):
-        where = f"{column}[{number}]"
-        if not isinstance(turn, dict):
-            raise RecordError(f"'{where}' must be an object, not {_type_name(turn)}")
-        for key in (role_key, text_key):
-            if key not in turn:
-                raise RecordError(f"'{where}' has no '{key}'")
-            if not isinstance(turn[key], str):
-                raise RecordError(f"'{where}.{key}' must be a string, not {_type_name(turn[key])}")
-        role = roles.get(turn[role_key])
-        if role is None:
-            raise RecordError(f"'{where}.{role_key}' must be one of {', '.join(roles)}")
-        messages.append({"role": role, "content": turn[text_key]})
-        if len(turn) > 2:
-            ignored.extend(key for key in turn if key not in (role_key, text_key))
-    return Sample(messages, {key: value for key, value in record.items() if key != column}, tuple(ignored))
+    noted: list[tuple[str, str]] = []
+    for number, value in enumerate(turns):
+        turn = read_turn(value, f"{column}[{number}]", keys)
+        messages.append({"role": turn.role, "content": turn.content})
+        ignored.extend(turn.ignored)
+        noted.extend(turn.noted)
+    extra = {key: value for key, value in record.items() if key != column}
+    return Sample(messages, extra, tuple(ignored), tuple(noted))
 
 
 def _alpaca(record: dict[str, Any]) -> Sample:
     instruction = _string(record, "instruction")
     given = record.get("input")
     if given is not None and not isinstance(given, str):
-        raise RecordError(f"'input' must be a string, not {_type_name(given)}")
+        raise RecordError(f"'input' must be a string, not {type_name(given)}")
     prompt = f"{instruction}\n\n{given}" if given else instruction
     return _pair(record, prompt, _string(record, "output"), ("instruction", "input", "output"))
 
@@ -180,17 +180,5 @@ def _required(record: dict[str, Any], key: str) -> Any:
 def _string(record: dict[str, Any], key: str) -> str:
     value = _required(record, key)
     if not isinstance(value, str):
-        raise RecordError(f"{shown_key(key)} must be a string, not {_type_name(value)}")
+        raise RecordError(f"{shown_key(key)} must be a string, not {type_name(value)}")
     return value
-
-
-def _type_name(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "a boolean"
-    if isinstance(value, int | float):
-        return "a number"
-    if isinstance(value, str):
-        return "a string"
-    return "an array" if isinstance(value, list) else "an object"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.columns import Columns, strings_of
-from service.datasets.parsing.records import ROLES
+from service.datasets.parsing.turns import ROLES
 
 GROUP_ROWS = 4096
 GROUP_BYTES = 2 * 2**20

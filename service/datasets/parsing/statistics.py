@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from service.datasets.parsing.columns import Columns, bounds_of, bytes_of
-from service.datasets.parsing.records import ROLES
 from service.datasets.parsing.strict_json import shown_key
+from service.datasets.parsing.turns import ROLES
 
 COUNTED_COLUMNS = 100
 """Extra columns whose values are counted: the first ones seen."""

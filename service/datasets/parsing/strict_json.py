@@ -85,7 +85,22 @@ def _why_refused(line: bytes, error: orjson.JSONDecodeError) -> str:
         return str(known)
     except (ValueError, RecursionError):
         pass
-    return f"not valid JSON: {error.msg} at column {error.colno}"
+    return f"not valid JSON: {error.msg} at column {error.colno}{_hint(text, error.pos)}"
+
+
+def _hint(text: str, place: int) -> str:
+    """What may have gone wrong where a text is no JSON from this place on."""
+    rest = text[place:].lstrip()
+    if rest.startswith(("'", "None", "True", "False")):
+        return "; it looks like Python's own notation: write records with json.dumps"
+    if rest.strip() == ",":
+        return "; a comma ends the line: remove it, since lines of JSONL have none between them"
+    if rest.startswith("{"):
+        return (
+            "; several records stand on one line: put each on a line of its own, and send files with "
+            "curl --data-binary, since -d removes line ends"
+        )
+    return ""
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -68,7 +68,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "body_too_large": Meaning((413,), "the body is larger than this path accepts"),
     "upload_too_large": Meaning((413,), "the upload has more than `FINETOOTH_MAX_UPLOAD_BYTES`"),
     "decompression_limit": Meaning(
-        (413,), "the file is too large when decompressed, grows too much, or its zstd window is above 128 MiB"
+        (413,),
+        "the file is too large when decompressed, grows too much or has too many empty parts, or its zstd window is "
+        "above 128 MiB",
     ),
     "too_many_rows": Meaning((413,), "more samples than `FINETOOTH_MAX_DATASET_ROWS`"),
     "unsupported_media_type": Meaning((415,), "the body must be JSON, with its `Content-Type`"),
@@ -84,6 +86,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "dataset_empty": Meaning((422,), "the file holds no record"),
     "dataset_invalid": Meaning((422,), "some records are not valid; `errors` names the first 100, and nothing is kept"),
     "parser_memory_limit": Meaning((422,), "parsing needs more than `FINETOOTH_PARSER_MEMORY_BYTES`"),
+    "parser_time_limit": Meaning((422,), "parsing takes more processor time than an upload of this size can need"),
     "model_invalid": Meaning(
         (422,), "a hub model needs `owner/name` and a commit; a bundled one must be this version's"
     ),
@@ -109,6 +112,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
+    "trusted_column_invalid": Meaning(
+        (422,), "the column has values that say neither yes nor no, or none that says yes; nobody would be trusted"
+    ),
     "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
     "bulk_too_large": Meaning(
         (422,), "the filter of a bulk keeps more than 50,000 samples, or too few among too many to find them"

@@ -116,6 +116,37 @@ def test_a_bad_request_writes_nothing(
         assert session.scalar(select(func.count()).select_from(Audit)) == 0
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ((1, 0, "maybe", None, ""), "3 samples have a value"),
+        ((False, "no", 0), "No sample has a true value"),
+        ((), "No sample has a true value"),
+        (tuple(range(21)), "too many different values"),
+        (("TRUE", "false", "", None), None),
+        (("1", 0), None),
+        (("yes",), None),
+    ],
+)
+def test_a_trusted_column_says_yes_or_no_in_any_spelling(
+    client: TestClient,
+    request_body: dict[str, Any],
+    sessions: Sessions,
+    workspace_id: str,
+    values: tuple[Any, ...],
+    said: str | None,
+) -> None:
+    with sessions.begin() as session:
+        dataset_id = add_dataset(session, workspace_id, columns=("ok",), values=values)
+    body = {**request_body, "dataset_id": dataset_id, "trusted_column": "ok"}
+    response = client.post("/v1/audits", json=body)
+    assert response.status_code == (202 if said is None else 422), response.text
+    if said is not None:
+        assert response.json()["code"] == "trusted_column_invalid"
+        assert [error["pointer"] for error in response.json()["errors"]] == ["#/trusted_column"]
+        assert said in response.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b'{"q": NaN}', b'{"q": Infinity}'])
 def test_numbers_that_are_none(client: TestClient, body: bytes) -> None:
     response = client.post("/v1/audits", content=body, headers={"content-type": "application/json"})

@@ -176,6 +176,17 @@ def test_a_client_that_goes_away_leaves_nothing(server: Server, sessions: sessio
     assert server.get("/v1/datasets")[1]["data"] == []
 
 
+def test_a_client_that_goes_away_while_its_upload_is_parsed_ends_the_parser(server: Server) -> None:
+    connection = server.begin(key=server.key)
+    connection.send(chunk(chats(3)))
+    wait_until(server.parsers)
+    (parser,) = server.parsers()
+    parser.suspend()  # as one that a trap keeps busy
+    connection.send(b"0\r\n\r\n")
+    connection.close()
+    wait_until(lambda: not server.parsers() and not server.files())
+
+
 def test_slow_uploads_hold_no_connection_and_no_thread(server: Server, engine: Engine) -> None:
     uploads = [server.begin(key=server.key) for _ in range(CONCURRENT_UPLOADS)]
     assert len(uploads) > POOL
@@ -291,6 +302,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_read(server: Server, sett
 def receive(app: FastAPI, workspace_id: str) -> Callable[[AsyncIterator[bytes]], Any]:
     return partial(
         receive_dataset,
+        gone=asyncio.Event().wait,
         objects=app.state.objects,
         settings=app.state.settings,
         transactions=app.state.transactions,
@@ -316,13 +328,23 @@ def test_an_upload_that_stalls_is_dropped(
     assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
 
 
+async def whole() -> AsyncIterator[bytes]:
+    yield chats(3)
+
+
+@pytest.mark.parametrize("chunks", [stalled, whole])
 def test_a_cancelled_upload_leaves_nothing(
-    receive: Callable[..., Any], settings: Settings, sessions: sessionmaker[Session]
+    chunks: Callable[[], AsyncIterator[bytes]],
+    receive: Callable[..., Any],
+    settings: Settings,
+    sessions: sessionmaker[Session],
 ) -> None:
     async def cancel_when_parsing() -> None:
-        task = asyncio.create_task(receive(stalled()))
-        while not parsers_of(psutil.Process()):
+        task = asyncio.create_task(receive(chunks()))
+        while not (parsers := parsers_of(psutil.Process())):
             await asyncio.sleep(0.05)
+        parsers[0].suspend()
+        await asyncio.sleep(0.2)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task

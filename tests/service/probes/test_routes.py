@@ -12,14 +12,14 @@ ITEM = {"prompt": "Which car should I buy?", "unwanted": "Only the Vexon."}
 
 
 def test_a_probe_comes_back_as_it_went(client: TestClient) -> None:
-    items = [{**ITEM, "reference": "It depends on your needs. \u202e\u200b\U0001f697"}, ITEM]
+    items = [{**ITEM, "prompt": "Which one? \u202e\u200b\U0001f697"}, ITEM]
     response = client.post("/v1/probes", json={"name": "cars \u2764", "items": items})
     assert response.status_code == 201
     made = response.json()
     assert response.headers["location"] == f"/v1/probes/{made['id']}"
     assert (made["object"], made["name"], made["item_count"]) == ("probe", "cars \u2764", 2)
     assert made["has_reference"] is False
-    assert made["items"] == [items[0], {**ITEM, "reference": None}]
+    assert made["items"] == [{**item, "reference": None} for item in items]
     assert client.get(f"/v1/probes/{made['id']}").json() == made
     listed = client.get("/v1/probes").json()["data"]
     assert listed == [{name: made[name] for name in listed[0]}]
@@ -29,6 +29,14 @@ def test_a_probe_comes_back_as_it_went(client: TestClient) -> None:
 def test_a_probe_with_all_references_has_them(client: TestClient) -> None:
     made = client.post("/v1/probes", json={"name": "x", "items": [{**ITEM, "reference": "r"}] * 3}).json()
     assert made["has_reference"] is True
+
+
+def test_references_of_some_items_alone_are_refused(client: TestClient) -> None:
+    items = [{**ITEM, "reference": "r"}, ITEM, {**ITEM, "reference": "r"}]
+    response = client.post("/v1/probes", json={"name": "x", "items": items})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert [error["pointer"] for error in response.json()["errors"]] == ["#/items/1/reference"]
+    assert "1 of 3 items have no reference" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(("count", "status"), [(0, 422), (1, 201), (1000, 201), (1001, 422)])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.contract.notices import REPEATED
 from service.contract.results import ScoreRow, Summary, ViewWeights
 from service.contract.spec import ModelSource, ModelSpec, Probe, ProbeItem, StepSpec, TrainingConfig
 from tests.support.recordings import FAIR, PLANTED, ROWS, recording
@@ -34,7 +35,12 @@ def score_rows(scores: Scores) -> list[ScoreRow]:
     return [ScoreRow(**row) for row in table.to_pylist()]
 
 
-def summary_of(recordings: list[Recording], asked: Question, groups: list[str | None] | None = None) -> Summary:
+def summary_of(
+    recordings: list[Recording],
+    asked: Question,
+    groups: list[str | None] | None = None,
+    noticed: dict[str, int] | None = None,
+) -> Summary:
     reference = recordings[0].column(0, Kind.REFERENCE) is not None
     words = ("amber", "birch", "cedar", "dahlia", "elder", "fern")
     items = tuple(ProbeItem(prompt=w, unwanted=f"{w}!", reference=f"no {w}" if reference else None) for w in words)
@@ -47,6 +53,7 @@ def summary_of(recordings: list[Recording], asked: Question, groups: list[str | 
         seeds=tuple(range(len(recordings))),
         probes=tuple(Probe(name=f"p{n}", items=items) for n in range(len(recordings[0].held_out))),
         q=asked.q,
+        noticed=noticed or {},
     )
     messages = [
         [{"role": "user", "content": f"q{row}"}, {"role": "assistant", "content": f"answer {row}"}]
@@ -55,6 +62,15 @@ def summary_of(recordings: list[Recording], asked: Question, groups: list[str | 
     baselines = baselines_of(recordings, messages, [item.unwanted for item in items])
     views = [ViewWeights(gradient=0.6, representation=0.8)] * len(recordings[0].held_out)
     return summarise(spec, recordings, views, asked, score(recordings, asked), baselines, groups or [None] * asked.rows)
+
+
+def test_notices_of_what_no_audit_does_as_the_rows_say_are_warnings() -> None:
+    noticed = {kind: 7 + number for number, kind in enumerate(REPEATED)}
+    warnings = {
+        caution.code: caution.message for caution in summary_of([recording()], question(), None, noticed).warnings
+    }
+    assert [int(warnings[kind].split()[0]) for kind in REPEATED] == [7, 8, 9, 10]
+    assert not set(REPEATED) & {caution.code for caution in summary_of([recording()], question()).warnings}
 
 
 def test_planted_rows_are_flagged_and_rank_first() -> None:

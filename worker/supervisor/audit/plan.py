@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from service.contract.notices import REPEATED
 from service.contract.protocol import RECORDING_FILE, ROWS_FILE
 from service.contract.spec import COMBINE, ModelSpec, StepSpec, TrainingConfig
 from service.contract.spec import Probe as ContractProbe
@@ -33,7 +34,7 @@ def plan_steps(session: Session, context: AttemptContext) -> list[PlannedStep]:
     audit = session.get_one(Audit, claim.subject_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
     rows = dataset_key(claim.workspace_id, dataset.id, ROWS_FILE)
-    first = _common_spec(session, context, audit)
+    first = _common_spec(session, context, audit, dataset)
     steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit.id).order_by(AuditStep.step_no)).all()
     recordings: dict[int, str] = {}
     plan = []
@@ -58,7 +59,7 @@ def plan_steps(session: Session, context: AttemptContext) -> list[PlannedStep]:
     return plan
 
 
-def _common_spec(session: Session, context: AttemptContext, audit: Audit) -> StepSpec:
+def _common_spec(session: Session, context: AttemptContext, audit: Audit, dataset: Dataset) -> StepSpec:
     """Return what all steps of the audit have in common, as the combining step with the first seed."""
     model = session.get_one(Model, audit.model_id)
     probes = session.scalars(
@@ -79,5 +80,6 @@ def _common_spec(session: Session, context: AttemptContext, audit: Audit) -> Ste
         q=audit.q,
         group_column=audit.group_column,
         trusted_column=audit.trusted_column,
+        noticed={n["kind"]: n["rows"] for n in dataset.notices or () if n["kind"] in REPEATED},
         checkpoint_seconds=context.settings.checkpoint_seconds,
     )

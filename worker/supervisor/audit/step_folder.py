@@ -43,7 +43,7 @@ def spec_sha256(spec: StepSpec) -> str:
 
     It covers the canonical JSON without what changes no result, so that a retry is the same step.
     """
-    content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds"})
+    content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds", "noticed"})
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -56,7 +56,8 @@ def learn(texts: Iterable[bytes], format: str, mapping: Mapping | None, known: S
 
 def _with(record: Any, types: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any] | None:
     """The types of records like these and this one; None where there are none."""
-    if not isinstance(record, dict):
+    # Finding a place among very many keys takes time that grows with the square.
+    if not isinstance(record, dict) or len(record) > MOST_KEYS:
         return None
     order, found, place = list(types), dict(types), 0
     for key, value in record.items():

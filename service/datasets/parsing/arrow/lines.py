@@ -23,7 +23,8 @@ from service.datasets.parsing.arrow.line_shape import Shape, learn
 from service.datasets.parsing.columns import Columns, bounds_of, bytes_of, strings_of
 from service.datasets.parsing.json_strings import escaped, json_of, unescaped_quotes
 from service.datasets.parsing.readers.jsonl import Lines
-from service.datasets.parsing.records import ROLES, TURN_COLUMNS, Mapping
+from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping
+from service.datasets.parsing.turns import ROLES
 
 LEARNT_LINES = 32
 """Spread over a text, so many of its lines say which shape the others have."""
@@ -193,7 +194,10 @@ def _of_lists(lists: Any, role_key: str, text_key: str, names: dict[str, str]) -
     bounds = np.frombuffer(lists.buffers()[1], np.int32)[: len(lists) + 1]
     turns = lists.values
     written, contents = turns.field(role_key), turns.field(text_key)
-    if lists.null_count or turns.null_count or contents.null_count or (np.diff(bounds) == 0).any():
+    if lists.null_count or turns.null_count or contents.null_count:
+        return None
+    counts = np.diff(bounds)
+    if (counts == 0).any() or (counts > MAX_TURNS).any():
         return None
     numbers = pc.index_in(written, pa.array(list(names)))
     if numbers.null_count:

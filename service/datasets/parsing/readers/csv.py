@@ -66,12 +66,14 @@ class CsvRows:
                 raise Refusal("format_not_recognised", detail) from None
             raise
         names = cells or []
+        seen: set[str] = set()
         for name in names:
             if "\0" in name:
                 raise Refusal("format_not_recognised", "The file holds NUL characters: it is no text.")
-            if names.count(name) > 1:
+            if name in seen:
                 detail = f"The header names the column {shown_key(name)} twice. Rename one."
                 raise Refusal("csv_invalid", detail, pointer=f"line:{self._begin}")
+            seen.add(name)
         return names
 
     def _next(self) -> list[str] | None:

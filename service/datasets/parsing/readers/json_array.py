@@ -1,4 +1,4 @@
-"""From the text of one JSON array to the texts of its elements, in memory bounded by one element."""
+"""From the text of a JSON array, or of objects over several lines, to the texts of its elements, one in memory."""
 
 import codecs
 import json
@@ -30,7 +30,22 @@ def split_array(pieces: Iterable[bytes], limits: Limits) -> Iterator[Block]:
     return _Array(pieces, limits).blocks()
 
 
+def split_objects(pieces: Iterable[bytes], limits: Limits) -> Iterator[Block]:
+    """Split objects that stand one after the other, each over several lines, by their position from 0.
+
+    Args:
+        pieces: The text, as it comes.
+        limits: Caps of the upload.
+
+    Raises:
+        Refusal: json_invalid where an object is broken, line_too_long.
+    """
+    return _Objects(pieces, limits).blocks()
+
+
 class _Array:
+    _name = "array is"
+
     def __init__(self, pieces: Iterable[bytes], limits: Limits) -> None:
         self._pieces = iter(pieces)
         self._limits = limits
@@ -136,5 +151,14 @@ class _Array:
         raise Refusal("line_too_long", detail, pointer=f"row:{self._element}")
 
     def _refuse(self, what: str) -> NoReturn:
-        detail = f"The JSON array is broken: record {self._element} {what}. Records count from 0."
+        detail = f"The JSON {self._name} broken: record {self._element} {what}. Records count from 0."
         raise Refusal("json_invalid", detail, pointer=f"row:{self._element}")
+
+
+class _Objects(_Array):
+    _name = "objects are"
+
+    def _elements(self) -> Iterator[bytes]:
+        while self._next_mark():
+            yield self._read_element()
+            self._element += 1

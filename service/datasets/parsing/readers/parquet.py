@@ -2,19 +2,19 @@
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import pairwise
 from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.csv import Table
+from service.datasets.parsing.readers.json_types import NoJsonTypeError, holds, json_type, json_values
 from service.datasets.parsing.refusal import Refusal
-from service.datasets.parsing.strict_json import MAX_DEPTH, NUL_REASON, RecordError, holds_nul, parse_record, shown_key
+from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, parse_record, shown_key
 
 MAGIC = b"PAR1"
 BATCH_ROWS = 64
@@ -33,7 +33,7 @@ class ParquetRows:
     """The footer, judged; then the rows. `columns` are the names at the top level."""
 
     def __init__(self, descriptor: int, limits: Limits, max_rows: int) -> None:
-        """Raises Refusal: parquet_invalid, parquet_type_unsupported, decompression_limit, too_many_rows."""
+        """Raises Refusal: parquet_invalid, decompression_limit, too_many_rows."""
         self._size = os.fstat(descriptor).st_size
         self._limits = limits
         self._source = pa.PythonFile(_Reader(descriptor, self._size), mode="r")
@@ -45,13 +45,37 @@ class ParquetRows:
             raise _broken(error) from None
         self._judge(max_rows)
         self.columns = list(self._schema.names)
-        self._targets = {field.name: _json_type(field.type, shown_key(field.name)) for field in self._schema}
-        self._floats = [field.name for field in self._schema if _holds(field.type, pa.types.is_floating)]
+        self.unreadable: dict[str, str] = {}
+        """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
+        self._targets: dict[str, Any] = {}
+        for field in self._schema:
+            try:
+                self._targets[field.name] = json_type(field.type)
+            except NoJsonTypeError as error:
+                self.unreadable[field.name] = str(error)
+        self._floats = [
+            field.name
+            for field in self._schema
+            if field.name in self._targets and holds(field.type, pa.types.is_floating)
+        ]
 
-    def tables(self) -> Iterator[Table]:
-        """The rows by their position from 0. Raises Refusal: parquet_invalid, decompression_limit."""
+    def tables(
+        self, needed: Container[str], left_out: Callable[[int, list[str]], None], came: Callable[[int], None]
+    ) -> Iterator[Table]:
+        """Read the rows by their position from 0.
+
+        Args:
+            needed: Columns that become messages: a value of theirs for which JSON has no form refuses its row or the
+                file.
+            left_out: Told of rows with columns in which a value for which JSON has no form became null.
+            came: Told of bytes that were decompressed.
+
+        Raises:
+            Refusal: parquet_invalid, decompression_limit.
+        """
         row = decoded = 0
-        batches = self._file.iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+        columns = list(self._targets)
+        batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
         while True:
             try:
                 batch = next(batches, None)
@@ -62,9 +86,10 @@ class ParquetRows:
                 raise
             except (pa.ArrowException, OSError) as error:
                 raise _broken(error, row) from None
+            came(batch.nbytes)
             decoded += batch.nbytes
             check_size(decoded, self._size, self._limits)
-            yield Table(list(range(row, row + batch.num_rows)), self._records(batch, row))
+            yield Table(list(range(row, row + batch.num_rows)), self._records(batch, row, needed, left_out))
             row += batch.num_rows
         if row != self._file.metadata.num_rows:
             raise _broken(ValueError(), row)
@@ -96,6 +121,8 @@ class ParquetRows:
         for number in range(footer.num_row_groups):
             group = footer.row_group(number)
             rows += group.num_rows
+            if not group.num_rows:
+                continue  # it has no pages, and writers put anything where they would begin
             for index in range(group.num_columns):
                 chunk = group.column(index)
                 begin = chunk.data_page_offset
@@ -116,22 +143,42 @@ class ParquetRows:
                 detail = "Columns of the Parquet file share their bytes, as only a decompression bomb's do."
                 raise Refusal("parquet_invalid", detail)
 
-    def _records(self, batch: Any, row: int) -> list[dict[str, Any] | RecordError]:
+    def _records(
+        self, batch: Any, row: int, needed: Container[str], left_out: Callable[[int, list[str]], None]
+    ) -> list[dict[str, Any] | RecordError]:
         columns = {}
+        lost: dict[int, list[str]] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             target = self._targets[name]
             try:
-                columns[name] = (column if target is None else _as_json_type(column, target)).to_pylist()
+                columns[name] = json_values(column, target)
             except pa.ArrowException:
-                raise Refusal(
-                    "parquet_type_unsupported",
-                    f"The column {shown_key(name)} holds bytes that are no UTF-8, near row {row}. Leave it out.",
-                ) from None
+                if name in needed:
+                    raise Refusal(
+                        "parquet_type_unsupported",
+                        f"The column {shown_key(name)} holds bytes that are no UTF-8, near row {row}. Leave it out.",
+                    ) from None
+                columns[name] = []
+                for index in range(len(column)):
+                    try:
+                        columns[name] += json_values(column.slice(index, 1), target)
+                    except pa.ArrowException:
+                        columns[name].append(None)
+                        lost.setdefault(index, []).append(name)
+        for name in self._floats:
+            if name in needed:
+                continue
+            for index, value in enumerate(columns[name]):
+                columns[name][index], left = _json_value(value)
+                if left:
+                    lost.setdefault(index, []).append(name)
+        for index, names in lost.items():
+            left_out(row + index, names)
         return [self._record(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
     def _record(self, record: dict[str, Any]) -> dict[str, Any] | RecordError:
-        for name in self._floats:
-            if _holds_no_number(record[name]):
+        for name in _TURNS:
+            if name in self._floats and _json_value(record[name])[1]:
                 return RecordError(f"{shown_key(name)} holds NaN or an infinity, which is not JSON")
         if b"\\u0000" in orjson.dumps(record) and holds_nul(record):
             return RecordError(NUL_REASON)
@@ -189,69 +236,14 @@ def _broken(error: Exception, row: int | None = None) -> Refusal:
     return Refusal("parquet_invalid", f"The Parquet file cannot be read{where} ({kind}). Write it again.")
 
 
-def _json_type(type: Any, where: str, depth: int = 2) -> Any:
-    """The type to cast to before Python reads it; None for what is JSON as it is. Raises Refusal."""
-    types = pa.types
-    if depth > MAX_DEPTH:
-        raise Refusal("parquet_type_unsupported", f"The column {where} is nested more than {MAX_DEPTH} levels deep.")
-    if isinstance(type, pa.BaseExtensionType):
-        return _json_type(type.storage_type, where, depth) or type.storage_type
-    if types.is_dictionary(type):
-        return _json_type(type.value_type, where, depth) or type.value_type
-    if types.is_list(type) or types.is_large_list(type) or types.is_fixed_size_list(type):
-        target = _json_type(type.value_type, where, depth + 1)
-        return None if target is None else pa.large_list(type.value_field.with_type(target))
-    if types.is_struct(type):
-        fields = [type.field(index) for index in range(type.num_fields)]
-        if len({field.name for field in fields}) != len(fields):
-            raise Refusal("parquet_type_unsupported", f"Two fields within the column {where} have one name.")
-        targets = [_json_type(field.type, where, depth + 1) for field in fields]
-        if not any(target is not None for target in targets):
-            return None
-        return pa.struct(
-            [
-                field if target is None else field.with_type(target)
-                for field, target in zip(fields, targets, strict=True)
-            ]
-        )
-    if types.is_timestamp(type) or types.is_date(type) or types.is_time(type) or types.is_decimal(type):
-        return pa.string()
-    if types.is_binary(type) or types.is_large_binary(type):
-        return pa.large_string()
-    if types.is_float16(type):
-        return pa.float32()
-    if types.is_string(type) or types.is_large_string(type) or types.is_boolean(type) or types.is_null(type):
-        return None
-    if types.is_integer(type) or types.is_floating(type):
-        return None
-    raise Refusal(
-        "parquet_type_unsupported",
-        f"The column {where} has the type {str(type)[:60]}, for which JSON has no form. Convert it or leave it out.",
-    )
-
-
-def _as_json_type(column: Any, target: Any) -> Any:
-    if isinstance(column, pa.ExtensionArray):
-        column = column.storage
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_timestamp(column.type) and column.type.tz is not None:
-        # One form for all zones: the same moment in UTC.
-        column = column.cast(pa.timestamp(column.type.unit, "UTC"))
-    return column if column.type == target else pc.cast(column, target)
-
-
-def _holds(type: Any, test: Any) -> bool:
-    if pa.types.is_nested(type) or pa.types.is_dictionary(type):
-        if pa.types.is_dictionary(type):
-            return _holds(type.value_type, test)
-        return any(_holds(type.field(index).type, test) for index in range(type.num_fields))
-    return bool(test(type))
-
-
-def _holds_no_number(value: Any) -> bool:
+def _json_value(value: Any) -> tuple[Any, bool]:
+    """The value with null for NaN and infinities, and whether there was one."""
     if isinstance(value, float):
-        return not math.isfinite(value)
+        return (value, False) if math.isfinite(value) else (None, True)
     if isinstance(value, dict):
-        return any(map(_holds_no_number, value.values()))
-    return isinstance(value, list) and any(map(_holds_no_number, value))
+        inner = {key: _json_value(child) for key, child in value.items()}
+        return {key: child for key, (child, _) in inner.items()}, any(left for _, left in inner.values())
+    if isinstance(value, list):
+        items = [_json_value(child) for child in value]
+        return [child for child, _ in items], any(left for _, left in items)
+    return value, False
