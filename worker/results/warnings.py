@@ -7,6 +7,7 @@ from service.contract.spec import WARN_DATASET_ROWS, StepSpec
 from worker.influence.statistics.calibration import misfits
 from worker.results.baseline_comparison import BaselineComparison, suffices
 from worker.results.scoring import Question, Scores
+from worker.training.encoding import EncodingFacts, NotedRows
 
 MANY_FLAGGED = 0.2
 """Share of flagged samples above which the bulk can hardly be called clean."""
@@ -17,6 +18,7 @@ def cautions(
     question: Question,
     scores: Scores,
     compared: Sequence[BaselineComparison],
+    encoding: EncodingFacts,
     *,
     groups: int,
     described: int,
@@ -28,6 +30,7 @@ def cautions(
         question: What was asked of the recordings.
         scores: The answer.
         compared: The baselines beside the answer.
+        encoding: What the first seed's run noted of the samples while it encoded them.
         groups: How many groups the samples have.
         described: How many of them the summary describes.
     """
@@ -44,11 +47,13 @@ def cautions(
             message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
             "which must be clean for the error rate to hold.",
         )
-    if observed < question.rows:
+    yield from _encoding_cautions(spec, encoding)
+    unscored = question.rows - observed - encoding.left_out.count
+    if unscored > 0:
         yield Caution(
             code="unscored_samples",
-            message=f"{question.rows - observed} samples have no answer within the first tokens that training "
-            "keeps and were neither trained on nor scored.",
+            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no answer within the first "
+            "tokens that training keeps, so that nothing was trained on or scored there.",
         )
     for probe, own in zip(spec.probes, scores.probes, strict=True):
         prefix = f"Probe {probe.name!r}: " if len(spec.probes) > 1 else ""
@@ -67,3 +72,36 @@ def cautions(
             message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
             "would have done for them.",
         )
+
+
+def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caution]:
+    if encoding.left_out.count:
+        yield Caution(
+            code="samples_left_out",
+            message="Neither trained on nor scored, since they cannot be encoded for this model: "
+            f"{_samples(encoding.left_out)}. Why, of the first: {encoding.reason}. To have them audited, change these "
+            "rows, or use a model whose chat template takes them.",
+        )
+    if encoding.control_tokens.count:
+        yield Caution(
+            code="control_tokens",
+            message=f"Control tokens of this model are spelled in the text of {_samples(encoding.control_tokens)}. The "
+            "audit took them for text. Another trainer may take them for turns, with answers that this audit did not "
+            "measure: read these rows before you train on them.",
+        )
+    if encoding.answers_cut.count:
+        tokens = encoding.answer_tokens_cut
+        yield Caution(
+            code="answers_cut",
+            message=f"Behind the limit of {spec.training.max_length} tokens a sample lie {tokens} answer "
+            f"{'token' if tokens == 1 else 'tokens'} of {_samples(encoding.answers_cut)}. They were neither trained on "
+            "nor measured, and exports hold them all the same. Raise training.max_length to audit them.",
+        )
+
+
+def _samples(noted: NotedRows) -> str:
+    """3 samples (rows 4, 17, 30); of many the first."""
+    rows = ", ".join(map(str, noted.first))
+    if noted.count == 1:
+        return f"1 sample (row {rows})"
+    return f"{noted.count} samples ({'rows' if noted.count == len(noted.first) else 'the first are rows'} {rows})"

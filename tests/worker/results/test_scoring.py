@@ -18,6 +18,7 @@ from worker.results.recording import Recording
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
 from worker.results.views import SampleViews
+from worker.training.encoding import EncodingFacts, NotedRows
 
 
 def question(rows: int = ROWS, **changes: Any) -> Question:
@@ -162,6 +163,25 @@ def test_rows_never_drawn_come_last_with_a_caution() -> None:
     summary = summary_of([drawn], question())
     assert summary.rows_scored == ROWS - 3
     assert "unscored_samples" in [caution.code for caution in summary.warnings]
+
+
+def test_what_was_noted_of_samples_is_cautioned_with_their_rows() -> None:
+    drawn = recording(unseen=3, reference=False)
+    encoding = EncodingFacts(
+        left_out=NotedRows(count=2, first=(258, 259)),
+        reason="the model's chat template refuses the conversation (TypeError)",
+        control_tokens=NotedRows(count=1, first=(4,)),
+        answers_cut=NotedRows(count=30, first=(7, 8)),
+        answer_tokens_cut=411,
+    )
+    noted = replace(drawn, facts=drawn.facts.model_copy(update={"encoding": encoding}))
+    told = {caution.code: caution.message for caution in summary_of([noted], question()).warnings}
+    assert "2 samples (rows 258, 259)" in told["samples_left_out"]
+    assert "refuses the conversation (TypeError)" in told["samples_left_out"]
+    assert told["unscored_samples"].startswith("1 sample has no answer")
+    assert "1 sample (row 4)" in told["control_tokens"]
+    assert "411 answer tokens of 30 samples (the first are rows 7, 8)" in told["answers_cut"]
+    assert "limit of 512 tokens" in told["answers_cut"]
 
 
 def test_small_and_heavily_flagged_datasets_are_cautioned() -> None:
