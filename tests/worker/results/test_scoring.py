@@ -14,7 +14,7 @@ from worker.child.train import directions_of
 from worker.influence.directions import Kind
 from worker.results.baselines import baselines_of, tracin_of_seed
 from worker.results.files import group_of, score_table, trace_table
-from worker.results.recording import Recording
+from worker.results.recording import Recording, RunFacts
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
 from worker.results.views import SampleViews
@@ -225,6 +225,11 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "junk.npz").write_bytes(b"junk")
     with pytest.raises((OSError, KeyError, ValueError)):
         Recording.load(tmp_path / "junk.npz")
+
+
+def test_a_recording_from_before_the_encoding_was_noted_says_nothing_of_it() -> None:
+    facts = recording().facts
+    assert RunFacts.model_validate(facts.model_dump(exclude={"encoding"})) == facts
 
 
 def test_traces_add_up_to_mu_and_skip_what_was_not_observed() -> None:
