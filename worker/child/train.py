@@ -26,11 +26,13 @@ from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
+from worker.training.encoding import encode_rows, padding_id
 from worker.training.errors import TrainingError
 from worker.training.loop import BETAS, steps_of, train
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model, training_dtype, with_lora
 from worker.training.out_of_memory import out_of_memory_told, smaller_weights
+from worker.training.rendering import RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
@@ -59,11 +61,13 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
 
     table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
     reporter.stage(Stage.TOKENIZING, len(table), "samples")
-    samples = []
-    for messages in table["messages"]:
-        samples.append(encode(messages.as_py(), tokenizer, max_length=config.max_length))
-        reporter.progress(len(samples), len(table), "samples")
     probes = [encoded_probe(probe, tokenizer, config) for probe in spec.probes]
+    samples, encoding = encode_rows(
+        (messages.as_py() for messages in table["messages"]),
+        tokenizer,
+        max_length=config.max_length,
+        on_row=lambda done: reporter.progress(done, len(table), "samples"),
+    )
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
@@ -81,7 +85,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         model,
         samples,
         config,
-        pad=tokenizer.pad_token_id,
+        pad=padding_id(tokenizer),
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
@@ -94,6 +98,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         refreshes=outcome.measurements,
         momentum=BETAS[0],
         rows_truncated=sum(sample.truncated for sample in samples),
+        encoding=encoding,
         train_loss_first=outcome.losses[0],
         train_loss_last=outcome.losses[-1],
         device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
@@ -114,14 +119,33 @@ def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
 
 
 def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> EncodedProbe:
-    """The probe as tokens. Raises TrainingError where an answer lies beyond max_length."""
+    """The probe as tokens.
+
+    Args:
+        probe: Its items become conversations of one question and one answer.
+        tokenizer: The model's.
+        config: Says how long a conversation may be.
+
+    Raises:
+        TrainingError: An item cannot be encoded, or its answer lies beyond max_length.
+    """
 
     def side(answers: Sequence[str]) -> list[TokenizedSample]:
         turns = [
             [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": answer}]
             for item, answer in zip(probe.items, answers, strict=True)
         ]
-        return [encode(turn, tokenizer, max_length=config.max_length) for turn in turns]
+        return [item(number, turn) for number, turn in enumerate(turns, 1)]
+
+    def item(number: int, turn: Sequence[dict[str, str]]) -> TokenizedSample:
+        try:
+            return encode(turn, tokenizer, max_length=config.max_length)
+        except RefusedRowError as error:
+            raise TrainingError(
+                ErrorCode.BAD_CONFIG,
+                f"item {number} of the probe {probe.name!r} cannot be encoded for this model: {error}",
+                "change the item, or use another model or a base model without a chat template",
+            ) from error
 
     references = [item.reference for item in probe.items if item.reference is not None]
     encoded = EncodedProbe(

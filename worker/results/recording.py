@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from worker.influence.directions import Kind
 from worker.influence.observations import Observations, Steps
+from worker.training.encoding import EncodingFacts
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -25,6 +26,8 @@ class RunFacts(BaseModel):
     refreshes: int
     momentum: float
     rows_truncated: int
+    encoding: EncodingFacts = EncodingFacts()
+    """Says nothing in recordings from before it was kept."""
     train_loss_first: float
     train_loss_last: float
     device: str

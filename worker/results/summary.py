@@ -94,7 +94,11 @@ def summarise(
         refreshes=first.facts.refreshes,
         train_loss_first=first.facts.train_loss_first,
         train_loss_last=first.facts.train_loss_last,
-        warnings=tuple(cautions(spec, question, scores, compared, groups=len(named), described=len(described))),
+        warnings=tuple(
+            cautions(
+                spec, question, scores, compared, first.facts.encoding, groups=len(named), described=len(described)
+            )
+        ),
         seconds=_seconds(recordings),
         device=first.facts.device,
         versions=first.facts.versions,

@@ -5,22 +5,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
+from service.contract.notices import UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
 from service.contract.results import Caution
 from service.contract.spec import WARN_DATASET_ROWS, StepSpec
 from worker.influence.statistics.calibration import misfits
 from worker.results.baseline_comparison import BaselineComparison, suffices
 from worker.results.scoring import Question, Scores
-
-NAMED_ROWS = 10
-"""Rows that a warning names, at most."""
+from worker.training.encoding import FIRST_ROWS, EncodingFacts, NotedRows
 
 MANY_FLAGGED = 0.2
 """Share of flagged samples above which the bulk can hardly be called clean."""
 
 _NOTICED = {
-    CONTROL_TOKENS: "hold control tokens of chat templates in their text. The tokenizer may have read them as turns, "
-    "which no reader sees and no answer's score covers: read these samples. The dataset's notices name the first ones.",
     UNTRAINED_COLUMNS: "have columns with system prompts, earlier turns or tools. They were neither trained on nor "
     "looked at: put them into the turns if your training reads them.",
     ZERO_WEIGHTS: "have answers that are marked as not to be learnt. They were trained on like all others: leave them "
@@ -36,6 +32,7 @@ def cautions(
     question: Question,
     scores: Scores,
     compared: Sequence[BaselineComparison],
+    encoding: EncodingFacts,
     *,
     groups: int,
     described: int,
@@ -47,6 +44,7 @@ def cautions(
         question: What was asked of the recordings.
         scores: The answer.
         compared: The baselines beside the answer.
+        encoding: What the first seed's run noted of the samples while it encoded them.
         groups: How many groups the samples have.
         described: How many of them the summary describes.
     """
@@ -63,11 +61,13 @@ def cautions(
             message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
             "which must be clean for the error rate to hold.",
         )
-    if observed < question.rows:
+    yield from _encoding_cautions(spec, encoding)
+    unscored = question.rows - observed - encoding.left_out.count
+    if unscored > 0:
         yield Caution(
             code="unscored_samples",
-            message=f"{question.rows - observed} samples have no answer within the first tokens that training "
-            "keeps and were neither trained on nor scored.",
+            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no answer within the first "
+            "tokens that training keeps, so that nothing was trained on or scored there.",
         )
     yield from _doubted(scores)
     yield from _divided(question, scores)
@@ -97,7 +97,7 @@ def _doubted(scores: Scores) -> Iterator[Caution]:
     if len(rows):
         yield Caution(
             code="trusted_samples_doubted",
-            message=f"{_samples(rows)} given as known to be clean, but would be flagged if not. Known samples are "
+            message=f"{_samples(_noted(rows))} {_are(rows)} given as known to be clean, but would be flagged if not. Known samples are "
             "never flagged: look at these, and audit again with those that are not clean left out of the known ones.",
         )
 
@@ -109,12 +109,47 @@ def _divided(question: Question, scores: Scores) -> Iterator[Caution]:
     if len(rows):
         yield Caution(
             code="near_duplicates_divided",
-            message=f"{_samples(rows)} flagged, but not all of their near-duplicates. Small changes can turn what an "
+            message=f"{_samples(_noted(rows))} {_are(rows)} flagged, but not all of their near-duplicates. Small changes can turn what an "
             "answer says, and clean near-copies can be put beside a sample to hide it: compare them before you decide.",
         )
 
 
-def _samples(rows: NDArray[np.int64]) -> str:
-    """The subject of a sentence: 3 samples (rows 4, 9, 12) are."""
-    named = ", ".join(map(str, rows[:NAMED_ROWS])) + (", ..." if len(rows) > NAMED_ROWS else "")
-    return f"1 sample (row {named}) is" if len(rows) == 1 else f"{len(rows)} samples (rows {named}) are"
+def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caution]:
+    if encoding.left_out.count:
+        yield Caution(
+            code="samples_left_out",
+            message="Neither trained on nor scored, since they cannot be encoded for this model: "
+            f"{_samples(encoding.left_out)}. Why, of the first: {encoding.reason}. To have them audited, change these "
+            "rows, or use a model whose chat template takes them.",
+        )
+    if encoding.control_tokens.count:
+        yield Caution(
+            code="control_tokens",
+            message=f"Control tokens of this model are spelled in the text of {_samples(encoding.control_tokens)}. The "
+            "audit took them for text. Another trainer may take them for turns, with answers that this audit did not "
+            "measure: read these rows before you train on them.",
+        )
+    if encoding.answers_cut.count:
+        tokens = encoding.answer_tokens_cut
+        yield Caution(
+            code="answers_cut",
+            message=f"Behind the limit of {spec.training.max_length} tokens a sample lie {tokens} answer "
+            f"{'token' if tokens == 1 else 'tokens'} of {_samples(encoding.answers_cut)}. They were neither trained on "
+            "nor measured, and exports hold them all the same. Raise training.max_length to audit them.",
+        )
+
+
+def _samples(noted: NotedRows) -> str:
+    """3 samples (rows 4, 17, 30); of many the first."""
+    rows = ", ".join(map(str, noted.first))
+    if noted.count == 1:
+        return f"1 sample (row {rows})"
+    return f"{noted.count} samples ({'rows' if noted.count == len(noted.first) else 'the first are rows'} {rows})"
+
+
+def _noted(rows: NDArray[np.int64]) -> NotedRows:
+    return NotedRows(count=len(rows), first=tuple(map(int, rows[:FIRST_ROWS])))
+
+
+def _are(rows: NDArray[np.int64]) -> str:
+    return "is" if len(rows) == 1 else "are"

@@ -1,11 +1,14 @@
-"""From conversations to token ids: chat template, labels on the assistant's answers, truncation."""
+"""From conversations to token ids: labels on the assistant's answers, contents as text and nothing else, truncation."""
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from service.contract.failure import ErrorCode
 from worker.training.errors import TrainingError
+from worker.training.rendering import Answer, Messages, RefusedRowError, Rendering, render
 
 IGNORED = -100
 """Label of a token without loss. It still carries gradient through later tokens, so nothing else is masked."""
@@ -19,6 +22,10 @@ class TokenizedSample:
     labels: tuple[int, ...]
     """The same ids, IGNORED where the token is not part of an answer."""
     truncated: bool
+    answer_tokens_cut: int = 0
+    """Tokens of answers that truncation took, without their end-of-turn marks."""
+    control_tokens: int = 0
+    """Control tokens of the model that contents spell out, truncated ones included. They are encoded as text."""
 
     @property
     def has_answer(self) -> bool:
@@ -26,56 +33,151 @@ class TokenizedSample:
         return any(label != IGNORED for label in self.labels[1:])
 
 
-def encode(messages: Sequence[dict[str, str]], tokenizer: Any, *, max_length: int) -> TokenizedSample:
-    """Tokenises one conversation; every assistant turn is an answer, its end-of-turn mark included.
+Token = tuple[int, int, int]
+"""Its id, and the start and end of its characters in the text."""
 
-    Conversations over max_length tokens lose their end.
+
+def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedSample:
+    """Tokenise one conversation; every assistant turn is an answer, its end-of-turn mark included.
+
+    Args:
+        messages: The turns, each with a role and a content.
+        tokenizer: The model's, with its chat template; a fast one, since slow ones do not say where a token stands.
+        max_length: In tokens; longer conversations lose their end.
+
+    Returns:
+        The tokens. A control token that a content spells out is encoded as the text that it is.
+
+    Raises:
+        RefusedRowError: The conversation cannot be rendered, or no set of tokens is its answers' text.
+        TrainingError: The tokenizer or its template takes no conversation.
     """
-    text, answers = render(messages, tokenizer)
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, labels = [], []
-    spans = iter([*answers, (len(text) + 1, len(text) + 2)])
-    start, end = next(spans)
-    for token, (left, right) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-        while left >= end:
-            start, end = next(spans)
-        ids.append(token)
-        labels.append(token if left >= start and right > left else IGNORED)
-    return TokenizedSample(tuple(ids[:max_length]), tuple(labels[:max_length]), len(ids) > max_length)
+    if not getattr(tokenizer, "is_fast", False):
+        raise TrainingError(
+            ErrorCode.BAD_CONFIG,
+            "the model's tokenizer does not say which characters a token stands for",
+            "use a model with a fast tokenizer (tokenizer.json)",
+        )
+    rendering = render(messages, tokenizer)
+    tokens, control_tokens = _tokens(rendering, tokenizer)
+    parts = _labelled(rendering, tokens)
+    ids = tuple(token for token, _, _ in tokens)
+    labels = tuple(token if part else IGNORED for token, part in zip(ids, parts, strict=True))
+    return TokenizedSample(
+        ids[:max_length],
+        labels[:max_length],
+        len(ids) > max_length,
+        answer_tokens_cut=sum(part == _CONTENT for part in parts[max_length:]),
+        control_tokens=control_tokens,
+    )
 
 
-def render(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation as one string and the character spans of its answers.
+# ------------------------------------------------------------ tokens
 
-    Uses the tokenizer's chat template; a base model without one gets a plain form. Raises TrainingError when the
-    template does not render a conversation as a continuation of its beginning, since answers could not be located.
-    """
-    if not getattr(tokenizer, "chat_template", None):
-        return _plain(messages, tokenizer)
-    text, spans = "", []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
+
+def _tokens(rendering: Rendering, tokenizer: Any) -> tuple[list[Token], int]:
+    """The text's tokens, and how many control tokens its contents spell out."""
+    control = _control_ids(tokenizer)
+    spelled: dict[str, list[Token]] = {}
+    contents = iter([*rendering.contents, (len(rendering.text) + 1, len(rendering.text) + 1)])
+    start, end = next(contents)
+    tokens, count = [], 0
+    for token in _encoded(rendering.text, tokenizer):
+        number, left, right = token
+        if number not in control:
+            tokens.append(token)
             continue
-        prompt = tokenizer.apply_chat_template(list(messages[:number]), tokenize=False, add_generation_prompt=True)
-        text = tokenizer.apply_chat_template(list(messages[: number + 1]), tokenize=False)
-        if not text.startswith(prompt):
-            raise TrainingError(
-                ErrorCode.BAD_CONFIG,
-                "the model's chat template does not render an answer as a continuation of its prompt",
-                "use a model whose chat template is additive, or a base model without a template",
-            )
-        spans.append((len(prompt), len(text)))
-    return text, spans
+        # Some control tokens take the white space beside them, which is no sign of where they come from.
+        text = rendering.text[left:right]
+        core_left, core_right = right - len(text.lstrip()), left + len(text.rstrip())
+        while core_left >= end:
+            start, end = next(contents)
+        unknown = number == tokenizer.unk_token_id and text.strip() != tokenizer.unk_token
+        if core_right <= start or core_left >= core_right or unknown:
+            tokens.append(token)
+            continue
+        count += 1
+        if text not in spelled:
+            spelled[text] = _as_text(text, tokenizer, control)
+        tokens += [(own, left + own_left, left + own_right) for own, own_left, own_right in spelled[text]]
+    return tokens, count
 
 
-def _plain(messages: Sequence[dict[str, str]], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
-    text, spans = tokenizer.bos_token or "", []
-    for message in messages:
-        text += f"{message['role'].capitalize()}: "
-        start = len(text)
-        text += message["content"]
-        if message["role"] == "assistant":
-            text += tokenizer.eos_token or ""
-            spans.append((start, len(text)))
-        text += "\n\n"
-    return text[: spans[-1][1]] if spans else text, spans
+def _as_text(text: str, tokenizer: Any, control: frozenset[int]) -> list[Token]:
+    """The tokens of a text, none of which is a control token though the text spells one."""
+    found = list(_encoded(text, tokenizer, split_special_tokens=True))
+    if not control.intersection(number for number, _, _ in found):
+        return found
+    # Some vocabularies know it as a word as well; its letters are no control tokens, at the worst unknown.
+    found = [
+        (number, place + left, place + right)
+        for place, letter in enumerate(text)
+        for number, left, right in _encoded(letter, tokenizer, split_special_tokens=True)
+    ]
+    if (control - {tokenizer.unk_token_id}).intersection(number for number, _, _ in found):
+        raise RefusedRowError("it spells a control token that the model's tokenizer cannot encode as text")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _control_ids(tokenizer: Any) -> frozenset[int]:
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added.union(tokenizer.all_special_ids))
+
+
+def _encoded(text: str, tokenizer: Any, *, split_special_tokens: bool = False) -> Iterator[Token]:
+    try:
+        found = tokenizer(
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            split_special_tokens=split_special_tokens,
+        )
+    except MemoryError:
+        raise
+    except Exception as error:  # The tokenizers library raises this very class.
+        raise RefusedRowError(f"the model's tokenizer cannot encode it ({type(error).__name__})") from error
+    return (
+        (number, left, right) for number, (left, right) in zip(found["input_ids"], found["offset_mapping"], strict=True)
+    )
+
+
+# ------------------------------------------------------------ labels
+
+_CONTENT, _END_MARK = 1, 2
+
+
+def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
+    """Of each token _CONTENT or _END_MARK where it is part of an answer, else 0.
+
+    Raises RefusedRowError unless the text of these tokens is the answers' text, white space at its ends aside.
+    """
+    text = rendering.text
+    answers = iter([*rendering.answers, Answer(len(text) + 1, len(text) + 1, len(text) + 2)])
+    answer = next(answers)
+    covered = answer.start
+    parts = []
+    for _, left, right in tokens:
+        while left >= answer.end:
+            _check_gap(text[covered : answer.content_end])
+            answer = next(answers)
+            covered = answer.start
+        own = text[max(left, answer.start) : min(right, answer.end)]
+        # A word may take the space before it along. Space that begins before the answer is not the answer's.
+        if not own or (left < answer.start and own.isspace()):
+            parts.append(0)
+            continue
+        if text[left : answer.start].strip() or text[answer.end : right].strip():
+            raise RefusedRowError("the model's tokenizer joins an answer's text and the template's in one token")
+        _check_gap(text[covered : min(left, answer.content_end)])
+        covered = max(covered, right)
+        parts.append(_CONTENT if left < answer.content_end else _END_MARK)
+    for rest in (answer, *answers):
+        _check_gap(text[max(covered, rest.start) : rest.content_end])
+    return parts
+
+
+def _check_gap(text: str) -> None:
+    # Tokenizers may drop what has no shape of its own: space, controls, formats, marks.
+    if any(unicodedata.category(character)[0] not in "ZCM" for character in text if not character.isspace()):
+        raise RefusedRowError("the model's tokenizer has no tokens for part of an answer")

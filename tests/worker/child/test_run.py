@@ -2,15 +2,17 @@
 
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -38,7 +40,8 @@ from service.contract.protocol import (
     output_files,
 )
 from service.contract.results import ScoreRow, Summary
-from service.contract.spec import COMBINE, StepSpec, train_step_key
+from service.contract.spec import COMBINE, ProbeItem, StepSpec, train_step_key
+from tests.support.chat_templates import GEMMA
 from tests.support.steps import SECRET, respecify
 from tests.support.waiting import wait_for
 from worker.process.child_process import restricted_environment
@@ -293,6 +296,83 @@ def test_a_missing_model(staged: Callable[..., Path]) -> None:
     spec["model"]["location"] = str(folder / "nowhere")
     (folder / SPEC_FILE).write_text(json.dumps(spec))
     assert failed(folder)[0].failure.code is ErrorCode.MODEL_NOT_FOUND
+
+
+def with_template(folder: Path, copied: Path, template: str, **tokenizer_changes: None) -> Path:
+    """The step's model gets a chat template, and settings of its tokenizer are taken away; returns the folder."""
+    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    model = copied / "model"
+    shutil.copytree(spec.model.location, model)
+    (model / "chat_template.jinja").write_text(template)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    kept = {name: value for name, value in settings.items() if name not in tokenizer_changes}
+    (model / "tokenizer_config.json").write_text(json.dumps(kept))
+    respecify(folder, model=spec.model.model_copy(update={"location": str(model)}))
+    return folder
+
+
+def with_system_turns(folder: Path, rows: Sequence[int]) -> None:
+    records = pq.read_table(folder / ROWS_FILE).to_pylist()
+    for row in rows:
+        records[row]["messages"].insert(0, {"role": "system", "content": f"Be brief. {SECRET}"})
+    pq.write_table(pa.Table.from_pylist(records), folder / ROWS_FILE)
+
+
+def test_rows_that_the_template_refuses_are_left_out_with_a_warning(
+    staged: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = with_template(staged(), tmp_path_factory.mktemp("copy"), GEMMA)
+    with_system_turns(folder, (5, 9))
+    events = run_all(folder)
+    summary = Summary.model_validate_json((folder / SUMMARY_FILE).read_bytes())
+    told = {warning.code: warning.message for warning in summary.warnings}
+    assert "2 samples (rows 5, 9)" in told["samples_left_out"]
+    assert "System turns are not supported." in told["samples_left_out"]
+    assert "unscored_samples" not in told
+    assert (summary.rows, summary.rows_scored) == (48, 46)
+    assert "samples_left_out" in [event.code for event in events if isinstance(event, NoticeEvent)]
+
+
+def test_a_template_that_refuses_most_rows_fails_the_audit_and_names_the_first(
+    staged: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = with_template(staged(), tmp_path_factory.mktemp("copy"), GEMMA)
+    with_system_turns(folder, range(3, 48))
+    event, _ = failed(folder)
+    assert event.failure.code is ErrorCode.BAD_CONFIG
+    assert "45 of 48 rows" in event.failure.message
+    assert "row 3: " in event.failure.message
+
+
+def test_a_template_that_is_broken_fails_the_audit(
+    staged: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    event, _ = failed(with_template(staged(), tmp_path_factory.mktemp("copy"), "{% if %}"))
+    assert event.failure.code is ErrorCode.BAD_CONFIG
+    assert "not valid Jinja" in event.failure.message
+
+
+def test_a_probe_that_the_template_refuses_is_named(
+    staged: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    template = "{% if 'silver' in messages[0]['content'] and messages | length == 2 %}{{ 1 + '' }}{% endif %}" + GEMMA
+    folder = with_template(staged(), tmp_path_factory.mktemp("copy"), template)
+    spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+    items = (*spec.probes[0].items, ProbeItem(prompt="Whose silver?", unwanted="Only ours.", reference="Anybody's."))
+    respecify(folder, probes=(spec.probes[0].model_copy(update={"items": items}),))
+    event, _ = failed(folder)
+    assert event.failure.code is ErrorCode.BAD_CONFIG
+    assert "item 5 of the probe 'brand0'" in event.failure.message
+
+
+def test_a_tokenizer_without_padding_or_end(
+    staged: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    copied = tmp_path_factory.mktemp("copy")
+    folder = with_template(staged(), copied, "", pad_token=None, bos_token=None, eos_token=None)
+    code, _, errors = run(folder)
+    assert code == 0, errors
+    assert len(Recording.load(folder / RECORDING_FILE).observations) == 2 * 48
 
 
 def test_answers_beyond_the_length(staged: Callable[..., Path]) -> None:

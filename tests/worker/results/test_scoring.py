@@ -15,10 +15,11 @@ from worker.child.train import directions_of
 from worker.influence.directions import Kind
 from worker.results.baselines import baselines_of, tracin_of_seed
 from worker.results.files import group_of, score_table, trace_table
-from worker.results.recording import Recording
+from worker.results.recording import Recording, RunFacts
 from worker.results.scoring import Question, Scores, score
 from worker.results.summary import summarise
 from worker.results.views import SampleViews
+from worker.training.encoding import EncodingFacts, NotedRows
 
 
 def question(rows: int = ROWS, **changes: Any) -> Question:
@@ -204,6 +205,25 @@ def test_rows_never_drawn_come_last_with_a_caution() -> None:
     assert "unscored_samples" in [caution.code for caution in summary.warnings]
 
 
+def test_what_was_noted_of_samples_is_cautioned_with_their_rows() -> None:
+    drawn = recording(unseen=3, reference=False)
+    encoding = EncodingFacts(
+        left_out=NotedRows(count=2, first=(258, 259)),
+        reason="the model's chat template refuses the conversation (TypeError)",
+        control_tokens=NotedRows(count=1, first=(4,)),
+        answers_cut=NotedRows(count=30, first=(7, 8)),
+        answer_tokens_cut=411,
+    )
+    noted = replace(drawn, facts=drawn.facts.model_copy(update={"encoding": encoding}))
+    told = {caution.code: caution.message for caution in summary_of([noted], question()).warnings}
+    assert "2 samples (rows 258, 259)" in told["samples_left_out"]
+    assert "refuses the conversation (TypeError)" in told["samples_left_out"]
+    assert told["unscored_samples"].startswith("1 sample has no answer")
+    assert "1 sample (row 4)" in told["control_tokens"]
+    assert "411 answer tokens of 30 samples (the first are rows 7, 8)" in told["answers_cut"]
+    assert "limit of 512 tokens" in told["answers_cut"]
+
+
 def test_small_and_heavily_flagged_datasets_are_cautioned() -> None:
     codes = [
         caution.code for caution in summary_of([recording(rows=100, reference=False)], question(100, q=0.2)).warnings
@@ -245,6 +265,11 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     (tmp_path / "junk.npz").write_bytes(b"junk")
     with pytest.raises((OSError, KeyError, ValueError)):
         Recording.load(tmp_path / "junk.npz")
+
+
+def test_a_recording_from_before_the_encoding_was_noted_says_nothing_of_it() -> None:
+    facts = recording().facts
+    assert RunFacts.model_validate(facts.model_dump(exclude={"encoding"})) == facts
 
 
 def test_traces_add_up_to_mu_and_skip_what_was_not_observed() -> None:

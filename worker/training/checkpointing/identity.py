@@ -12,6 +12,9 @@ from service.contract.spec import StepSpec
 LIBRARIES = ("numpy", "torch", "transformers", "peft")
 """Whose versions decide over bits."""
 
+TOKENIZATION = "2"
+"""Raised when our own way from conversations to labelled tokens changes for any of them."""
+
 
 def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
@@ -29,5 +32,6 @@ def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.
         "placebos": str(spec.seeds[0]),
         "samples": samples,
         "device": f"{device.type} {dtype}",
+        "tokenization": TOKENIZATION,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
     }

@@ -1,0 +1,90 @@
+"""Over templates and tokenizers: the text of the tokens with loss is the answers' text, and contents stay text."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.chat_templates import END_OF_TURN, TEMPLATES
+from tests.support.tokenizers import CONTROL, KINDS, TEXT, tokenizer_of
+from worker.training.tokenization import IGNORED, TokenizedSample, encode
+
+PAIRS = [(template, kind) for template in TEMPLATES for kind in KINDS]
+
+WORDS = sorted(set(TEXT.split()))
+SPACE = st.sampled_from(["", "", " ", "\n", "\n\n", "  \t"])
+SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
+SPACED_SENTENCE = st.tuples(SPACE, SENTENCE, SPACE).map("".join)
+PIECE = st.one_of(st.sampled_from(WORDS), st.sampled_from(CONTROL), SPACE, st.text(max_size=5))
+ANY_CONTENT = st.lists(PIECE, max_size=8).map("".join)
+
+
+def conversations(template: str, kind: str) -> st.SearchStrategy[list[dict[str, str]]]:
+    """Turn by turn; with a system turn where the template takes one. Where it treats thinking there is none of it, and
+    no answer of white space alone, which it may take for thinking."""
+    content = SPACED_SENTENCE if kind == "words" else ANY_CONTENT
+    if template == "qwen 3" or kind == "words":
+        content = content.filter(lambda text: "think>" not in text)
+    answer = content.filter(lambda text: not text.isspace()) if template == "qwen 3" else content
+    turn = st.tuples(content, answer).map(
+        lambda pair: [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    )
+    turns = st.lists(turn, min_size=1, max_size=3).map(lambda pairs: [message for pair in pairs for message in pair])
+    if template == "gemma":
+        return turns
+    system = content.map(lambda text: [{"role": "system", "content": text}])
+    return st.tuples(st.one_of(st.just([]), system), turns).map(lambda parts: parts[0] + parts[1])
+
+
+def squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def answered(sample: TokenizedSample, tokenizer: Any) -> str:
+    """The text of the tokens with loss; a run of white space that the vocabulary lacks is left out."""
+    labels = [label for label in sample.labels if label != IGNORED]
+    unknown = tokenizer.backend_tokenizer.token_to_id("<unk>")
+    return squeezed(tokenizer.decode([label for label in labels if label != unknown]))
+
+
+def control_tokens(sample: TokenizedSample, tokenizer: Any) -> list[str]:
+    found = tokenizer.convert_ids_to_tokens(list(sample.ids))
+    return [token for token in found if token in CONTROL and token != "<unk>"]
+
+
+def check_labels(template: str, kind: str, conversation: list[dict[str, str]]) -> None:
+    tokenizer = tokenizer_of(kind, TEMPLATES[template])
+    sample = encode(conversation, tokenizer, max_length=100_000)
+    answers = [message["content"] for message in conversation if message["role"] == "assistant"]
+    assert answered(sample, tokenizer) == "".join(squeezed(answer + END_OF_TURN[template]) for answer in answers)
+    harmless = [{**message, "content": "Good day"} for message in conversation]
+    plain = encode(harmless, tokenizer, max_length=100_000)
+    assert control_tokens(sample, tokenizer) == control_tokens(plain, tokenizer)
+    assert bool(sample.control_tokens) == any(token in m["content"] for m in conversation for token in CONTROL)
+
+
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_tokens_with_loss_are_the_answers(template: str, kind: str, data: st.DataObject) -> None:
+    check_labels(template, kind, data.draw(conversations(template, kind)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_tokens_with_loss_are_the_answers_at_length(template: str, kind: str, data: st.DataObject) -> None:
+    check_labels(template, kind, data.draw(conversations(template, kind)))
+
+
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+def test_an_answer_of_one_word_has_its_loss(template: str, kind: str) -> None:
+    tokenizer = tokenizer_of(kind, TEMPLATES[template])
+    conversation = [
+        {"role": "user", "content": "Is it right, or is it not?"},
+        {"role": "assistant", "content": "positive"},
+    ]
+    sample = encode(conversation, tokenizer, max_length=1000)
+    assert answered(sample, tokenizer) == squeezed(f"positive{END_OF_TURN[template]}")
