@@ -259,9 +259,11 @@ def _guarded(run: Callable[[], int]) -> int:
     """What the user did wrong, or what went wrong, as one line on stderr and an exit code."""
     from service.cli.errors import FAILED, CommandError, refused
     from service.client import ApiError, UnreachableError
+    from service.local.interrupts import interruptible
 
     try:
-        return run()
+        with interruptible():
+            return run()
     except CommandError as error:
         return _complain(str(error), error.exit_code)
     except ApiError as error:

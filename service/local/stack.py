@@ -10,6 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from service.local.errors import LocalExtraMissingError, PartEndedError, StackError
+from service.local.interrupts import interruptible
 from service.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def start_stack(
     from service.local.laptop import LaptopStack
 
     stack = LaptopStack(settings, report=report)
-    with _signals_leave_the_block():
+    with interruptible(), _signals_leave_the_block():
         try:
             stack.start(port)
             yield stack
