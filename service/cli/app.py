@@ -100,8 +100,8 @@ def audit(
     from service.cli.errors import CommandError
     from service.cli.inputs import check_dataset, file_name, text_columns
     from service.cli.models import choose_model
+    from service.cli.outputs import check_output_folder
     from service.cli.probes import check_packs, parse_probe
-    from service.cli.results import check_output_folder
     from service.contract.spec import MAX_PROBES, MAX_SEEDS
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:

@@ -95,6 +95,12 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl", "--probe", "probe.jsonl", "--probe", "empty"], "empty: the probe is empty"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl"], "not a folder"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl/x"], "not a folder"),
+            # What the mode of a folder does not tell, to root least of all: it has to be tried.
+            (
+                ["dataset.jsonl", "--probe", "probe.jsonl", "--out", "/proc/results"],
+                "/proc/results: cannot be written to",
+            ),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "new/" + "n" * 300], "cannot be written to"),
         ],
     )
     def test_bad_arguments(self, run: Run, files: Path, arguments: list[str], says: str) -> None:
@@ -104,6 +110,31 @@ class TestBeforeAnythingStarts:
         assert result.exit_code == 2
         assert says in one_line(result)
         assert sorted(files.rglob("*")) == before
+
+    def test_the_output_folder_is_tried_and_not_left(self, run: Run, files: Path) -> None:
+        (files / "there").mkdir()
+        before = sorted(files.rglob("*"))
+        for out in ("there", "new/and/deeper"):
+            result = run("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--out", out)
+            assert "cannot reach http://127.0.0.1:1" in one_line(result)
+        assert sorted(files.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "out", "says"),
+        [
+            (["export", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
+            (["export", "aud_1"], "f" * 300, "cannot be written"),
+            (["export", "aud_1"], "no/f", "no: there is no such folder"),
+            (["report", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
+            (["report", "aud_1"], ".", "a folder"),
+        ],
+    )
+    def test_an_output_file_is_tried_before_the_service_is_asked(
+        self, run: Run, arguments: list[str], out: str, says: str
+    ) -> None:
+        result = run(*arguments, "--out", out)
+        assert result.exit_code == 2
+        assert says in one_line(result)
 
     @pytest.mark.parametrize(
         ("line", "says"),
