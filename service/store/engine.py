@@ -27,13 +27,14 @@ def make_engine(
 
     statement_timeout_ms bounds every statement (None: unbounded, for workers). A transaction in which nothing happens
     for idle_transaction_seconds is ended by the database: a frozen process must not keep its locks. application_name
-    is what pg_stat_activity shows.
+    is what pg_stat_activity shows. Times come back in UTC, whatever zone the server has.
     """
-    limits = {
+    session = {
+        "timezone": "UTC",
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
     }
-    options = " ".join(f"-c {name}={value}" for name, value in limits.items() if value is not None)
+    options = " ".join(f"-c {name}={value}" for name, value in session.items() if value is not None)
     engine = create_engine(
         url,
         pool_size=pool_size,
