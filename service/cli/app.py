@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from service.settings import Settings, get_settings
+from service.settings import BadSettingsError, Settings, get_settings
 
 if TYPE_CHECKING:
     from service.cli.audit import Request
@@ -269,6 +269,8 @@ def _guarded(run: Callable[[], int]) -> int:
     except ApiError as error:
         failure = refused(error)
         return _complain(str(failure), failure.exit_code)
+    except BadSettingsError as error:
+        return _complain(str(error), 2)
     except UnreachableError as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from service.local.errors import LocalExtraMissingError, PartEndedError, StackError
 from service.local.interrupts import interruptible
-from service.settings import Settings, get_settings
+from service.settings import BadSettingsError, Settings, get_settings
 
 if TYPE_CHECKING:
     from service.local.laptop import LaptopStack
@@ -40,7 +40,7 @@ def up(port: int) -> int:
                     time.sleep(WATCH_SECONDS)
             finally:
                 status.start()
-    except StackError as error:
+    except (StackError, BadSettingsError) as error:
         errors.print(f"finetooth up: {error}", markup=False)
         return 1 if isinstance(error, PartEndedError) else 2
     except (KeyboardInterrupt, Stopped):
@@ -66,7 +66,8 @@ def start_stack(
     """The whole stack, ready, for the time of the block: `url`, `admin_key`, `settings` with both URLs filled in.
 
     port 0: a free one. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
-    Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start.
+    Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start; and
+    BadSettingsError: a folder cannot be used.
     """
     if find_spec("psutil") is None:
         raise LocalExtraMissingError

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -82,6 +82,20 @@ def _has_word(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+class DatabaseUnreachableError(Exception):
+    """The database of the settings takes no connection; the message is one line, without the address."""
+
+
+def check_reachable(engine: Engine) -> None:
+    """Opens a connection. Raises DatabaseUnreachableError where none comes about."""
+    try:
+        with engine.connect():
+            pass
+    except OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        raise DatabaseUnreachableError(f"the database of FINETOOTH_DATABASE_URL cannot be reached: {reason}") from error
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
