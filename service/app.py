@@ -25,6 +25,7 @@ from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
 from service.http.middleware.edge import KnownHosts, SecurityHeaders
 from service.http.middleware.request_ids import RequestIds
+from service.http.middleware.sub_path import SubPath
 from service.http.openapi import install_openapi
 from service.http.problems.handlers import UnexpectedErrors, install_problem_handlers
 from service.http.streaming.stop_signals import on_stop_signal
@@ -89,6 +90,7 @@ def _make_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
         middleware=[
+            Middleware(SubPath, root=settings.root_path),
             Middleware(RequestIds),
             Middleware(MeasuredRequests, metrics=request_metrics),
             Middleware(SecurityHeaders),
@@ -139,7 +141,7 @@ def _make_app(settings: Settings) -> FastAPI:
         web,
     ):
         app.include_router(router)
-    install_openapi(app)
+    install_openapi(app, settings.root_path)
     return app
 
 

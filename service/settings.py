@@ -105,6 +105,17 @@ class Settings(BaseSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers answered; anything else is refused (DNS rebinding)."""
 
+    root_path: str = ""
+    """Under which path of its host a proxy serves us, such as /finetooth; empty: the host is ours alone."""
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+            raise ValueError("is a path that begins with /, such as /finetooth")
+        return path
+
     @field_validator("database_url")
     @classmethod
     def _postgres(cls, url: SecretStr | None) -> SecretStr | None:

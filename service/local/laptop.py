@@ -111,7 +111,7 @@ class LaptopStack:
                     private_folder(folder)
             self._start_servers()
             self._prepare_database()
-            self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+            self.url = f"http://{HOST}:{listener.getsockname()[1]}{self.settings.root_path}"
             self._report("Starting the API")
             self._api = self._python_child(
                 "API", [sys.executable, "-m", "service.local.api", str(listener.fileno())], "api.log", listener.fileno()

@@ -36,6 +36,7 @@ BAD = {
     "checkpoint_seconds": ["-1", "never"],
     "findings_top": ["-1", "all"],
     "log_format": ["xml", "JSON"],
+    "root_path": ["finetooth", "/a b", "/../up", "//host", "https://host/finetooth"],
     "allowed_hosts": ["localhost", '"localhost"', "[1]", "[", "*", "[" * 100_000],
 }
 
