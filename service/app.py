@@ -25,10 +25,10 @@ from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
 from service.http.middleware.edge import KnownHosts, SecurityHeaders
 from service.http.middleware.request_ids import RequestIds
-from service.http.middleware.sub_path import SubPath
 from service.http.openapi import install_openapi
 from service.http.problems.handlers import UnexpectedErrors, install_problem_handlers
 from service.http.streaming.stop_signals import on_stop_signal
+from service.http.sub_path import SubPath
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.sign_in_routes import router as sign_in

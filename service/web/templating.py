@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from service.http.middleware.sub_path import address
+from service.http.sub_path import address
 from service.text import evidence, visible_text, wording
 from service.web import charts
 

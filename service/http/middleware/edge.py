@@ -6,8 +6,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.middleware.sub_path import own_path
 from service.http.problems.problem import Problem, problem_response
+from service.http.sub_path import own_path
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered under any host name: load balancers and Prometheus ask by address. A page that points its own name here

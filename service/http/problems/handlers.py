@@ -30,8 +30,8 @@ from service.errors import (
     UnavailableError,
     json_pointer,
 )
-from service.http.middleware.sub_path import own_path
 from service.http.problems.problem import Problem, problem_response
+from service.http.sub_path import own_path
 from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 

@@ -15,8 +15,8 @@ from service.http.auth.authentication import RequireScope
 from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.middleware.request_ids import request_id
-from service.http.middleware.sub_path import address
 from service.http.pagination import PageDep
+from service.http.sub_path import address
 from service.lifecycle.transitions import TERMINAL
 from service.principal import Principal
 from service.store.tables import Audit

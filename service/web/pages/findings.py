@@ -14,8 +14,8 @@ from service.findings.queries import read_finding, read_page
 from service.findings.schemas import FindingDetail, Observation
 from service.http.dependencies import RowsDep, SessionDep
 from service.http.fields import PathId, Row
-from service.http.middleware.sub_path import address
 from service.http.pagination import PageDep
+from service.http.sub_path import address
 from service.lifecycle.transitions import State
 from service.text import visible_text, wording
 from service.web import charts, queries

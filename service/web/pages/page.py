@@ -11,9 +11,9 @@ from service.audits.schemas import AuditSummary
 from service.contract.results import ScoreRow, Summary
 from service.findings.schemas import Finding
 from service.http.auth.authentication import RequireScope
-from service.http.middleware.sub_path import address
 from service.http.pagination import Page
 from service.http.problems.problem import Problem
+from service.http.sub_path import address
 from service.principal import Principal
 from service.text import visible_text
 from service.web import charts, queries
