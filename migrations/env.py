@@ -3,7 +3,7 @@
 from alembic import context
 from sqlalchemy import NullPool, create_engine, text
 
-from service.settings import get_settings
+from service.settings import settings_or_exit
 from service.store.tables import Base
 
 LOCK_TIMEOUT = "5s"
@@ -18,7 +18,7 @@ def database_url() -> str:
     url = context.config.attributes.get("url")
     if url is not None:
         return str(url)
-    configured = get_settings().database_url
+    configured = settings_or_exit().database_url
     if configured is None:
         raise SystemExit("Set FINETOOTH_DATABASE_URL to the database to migrate.")
     return configured.get_secret_value()

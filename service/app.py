@@ -28,6 +28,7 @@ from service.http.middleware.request_ids import RequestIds
 from service.http.openapi import install_openapi
 from service.http.problems.handlers import UnexpectedErrors, install_problem_handlers
 from service.http.streaming.stop_signals import on_stop_signal
+from service.http.sub_path import SubPath
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.sign_in_routes import router as sign_in
@@ -40,7 +41,7 @@ from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
 from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
-from service.settings import Settings, get_settings
+from service.settings import BadSettingsError, Settings, ensure_folder, refuse_to_start, settings_or_exit
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
 from service.store.stored_rows import StoredRows
@@ -53,14 +54,30 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """The application; it connects to the database with the first request that needs it.
 
     state holds settings, engine, sessions (a sessionmaker), transactions, objects (an ObjectStore), and while it runs
-    audit_changes. Raises ValueError if no database is configured.
+    audit_changes. Without settings it is a process's only application and takes those of the process; where one cannot
+    be used, the process ends with a line that says which.
+
+    Raises:
+        BadSettingsError: No database is configured, or a folder cannot be used.
     """
-    serves_alone = settings is None  # this process serves nothing else
-    if settings is None:
-        settings = get_settings()
-        configure_logging(settings.log_format)
+    if settings is not None:
+        return _make_app(settings)
+    settings = settings_or_exit()
+    configure_logging(settings.log_format)
+    try:
+        app = _make_app(settings)
+    except BadSettingsError as error:
+        refuse_to_start(str(error))
+    # What is there now stays: to look through it for garbage, now and then, would stop all requests for 0.1 s.
+    gc.freeze()
+    return app
+
+
+def _make_app(settings: Settings) -> FastAPI:
     if settings.database_url is None:
-        raise ValueError("Set FINETOOTH_DATABASE_URL, or run `finetooth up`, which brings its own database.")
+        raise BadSettingsError("set FINETOOTH_DATABASE_URL, or run `finetooth up`, which brings its own database")
+    for folder in (settings.work, *(() if settings.object_url else (settings.objects,))):
+        ensure_folder(settings, folder)
     request_metrics = RequestMetrics()
     app = FastAPI(
         title="Finetooth",
@@ -73,6 +90,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
         middleware=[
+            Middleware(SubPath, root=settings.root_path),
             Middleware(RequestIds),
             Middleware(MeasuredRequests, metrics=request_metrics),
             Middleware(SecurityHeaders),
@@ -123,10 +141,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         web,
     ):
         app.include_router(router)
-    install_openapi(app)
-    if serves_alone:
-        # What is there now stays: to look through it for garbage, now and then, would stop all requests for 0.1 s.
-        gc.freeze()
+    install_openapi(app, settings.root_path)
     return app
 
 

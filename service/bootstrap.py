@@ -10,35 +10,46 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from service.keys.secrets import create_sign_in_link
 from service.local.admin_key import admin_key_file, ensure_admin_key
 from service.migration import migrate
-from service.settings import Settings, get_settings
-from service.store.engine import make_engine, make_sessions
+from service.settings import BadSettingsError, Settings, ensure_folder, settings_or_exit
+from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
 from service.store.seed import ensure_workspace
 
 USAGE = "usage: python -m service.bootstrap [sign-in-link https://HOST]"
 
 
 def main(arguments: list[str], settings: Settings) -> int:
-    """Exit code: 0, or 2 for a wrong call."""
+    """Exit code: 0, 2 for a wrong call or setting, 1 where the database refuses what is to be done."""
     if settings.database_url is None:
         return _refuse("set FINETOOTH_DATABASE_URL to the database to prepare")
     url = settings.database_url.get_secret_value()
-    match arguments:
-        case []:
-            prepare(url, settings)
-        case ["sign-in-link", base] if _is_address(base):
-            print(sign_in_link(url, settings, base.rstrip("/")))  # noqa: T201
-        case _:
-            return _refuse(USAGE)
+    try:
+        match arguments:
+            case []:
+                prepare(url, settings)
+            case ["sign-in-link", base] if _is_address(base):
+                print(sign_in_link(url, settings, base.rstrip("/")))  # noqa: T201
+            case _:
+                return _refuse(USAGE)
+    except (BadSettingsError, DatabaseUnreachableError) as error:
+        return _refuse(str(error))
+    except DBAPIError as error:
+        reason = " ".join(str(error.orig).split())
+        print(f"the database of FINETOOTH_DATABASE_URL refuses: {reason}", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
 
 
 def prepare(url: str, settings: Settings) -> None:
     """Schema, workspace, admin key."""
+    ensure_folder(settings, settings.data_dir)
+    with _session(url):
+        pass  # reachable: migrations would not say so in one line
     migrate(url)
     with _session(url) as session:
         _admin_key_id(session, settings)
@@ -58,6 +69,7 @@ def _session(url: str) -> Iterator[Session]:
     """One transaction on a connection of its own."""
     engine = make_engine(url, application_name="finetooth-bootstrap")
     try:
+        check_reachable(engine)
         with make_sessions(engine).begin() as session:
             yield session
     finally:
@@ -66,7 +78,7 @@ def _session(url: str) -> Iterator[Session]:
 
 def _admin_key_id(session: Session, settings: Settings) -> str:
     workspace = ensure_workspace(session)
-    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_folder(settings, settings.data_dir)
     key_id, _ = ensure_admin_key(session, workspace_id=workspace.id, path=admin_key_file(settings))
     return key_id
 
@@ -82,4 +94,4 @@ def _refuse(reason: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], get_settings()))
+    sys.exit(main(sys.argv[1:], settings_or_exit()))

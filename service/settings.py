@@ -1,18 +1,25 @@
 """Every knob of Finetooth: environment variables with the prefix FINETOOTH_."""
 
+import json
 import re
+import sys
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self, get_args
+from tempfile import TemporaryFile
+from typing import Annotated, Any, Literal, NoReturn, Self, get_args
+from urllib.parse import urlsplit
 
 import platformdirs
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 Lane = Literal["gpu", "io"]
 """A worker process serves one, so that short jobs never wait behind an audit of hours."""
 
 LANES: tuple[Lane, ...] = get_args(Lane)
+
+PREFIX = "FINETOOTH_"
 
 LEASE_SECONDS = 90.0
 CANCEL_SECONDS = 15.0
@@ -26,7 +33,8 @@ class Settings(BaseSettings):
     """Read once a process, by `get_settings`. Defaults suit a laptop; nothing here is a default secret."""
 
     model_config = SettingsConfigDict(
-        env_prefix="FINETOOTH_",
+        env_prefix=PREFIX,
+        env_ignore_empty=True,  # `NAME=` in a file of settings means: not set
         extra="ignore",
         hide_input_in_errors=True,  # an error's message ends up in a log
     )
@@ -94,8 +102,46 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "text", "json"] = "auto"
     """auto: text on a terminal, lines of JSON elsewhere."""
 
-    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers answered; anything else is refused (DNS rebinding)."""
+
+    root_path: str = ""
+    """Under which path of its host a proxy serves us, such as /finetooth; empty: the host is ours alone."""
+
+    @field_validator("root_path")
+    @classmethod
+    def _path(cls, path: str) -> str:
+        path = path.rstrip("/")
+        if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+            raise ValueError("is a path that begins with /, such as /finetooth")
+        return path
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _is_postgres(url.get_secret_value()):
+            raise ValueError("is no address of a Postgres: write postgresql+psycopg://USER:PASSWORD@HOST/NAME")
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _has_scheme(url.get_secret_value(), ("redis", "rediss", "redis+socket")):
+            raise ValueError("is no address of a broker: write redis://, rediss:// or redis+socket://")
+        return url
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _list_of_hosts(cls, hosts: Any) -> Any:
+        if not isinstance(hosts, str):
+            return hosts
+        try:
+            found = json.loads(hosts)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, list) or not all(isinstance(host, str) for host in found):
+            raise ValueError('is a JSON list of host names, such as ["127.0.0.1", "audits.example.org"]')
+        return found
 
     @model_validator(mode="after")
     def _one_object_store(self) -> Self:
@@ -128,7 +174,111 @@ class Settings(BaseSettings):
         return self.cache_dir / "models"
 
 
+class BadSettingsError(ValueError):
+    """A setting that cannot be used; the message is one line, names its variable and never quotes its value."""
+
+
 @lru_cache
 def get_settings() -> Settings:
-    """The process's settings."""
-    return Settings()
+    """The process's settings.
+
+    Raises:
+        BadSettingsError: One of them cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        # Without the input: pydantic would quote it, and it may be a password.
+        problems = error.errors(include_input=False, include_url=False)
+        raise BadSettingsError("; ".join(_in_words(problem) for problem in problems)) from None
+
+
+def settings_or_exit() -> Settings:
+    """The process's settings, for a program's start: where one is wrong, a line says which, and it ends with code 2."""
+    try:
+        return get_settings()
+    except BadSettingsError as error:
+        refuse_to_start(str(error))
+
+
+def refuse_to_start(reason: str) -> NoReturn:
+    """Ends the program with code 2 and one line on stderr."""
+    print(f"finetooth: {reason}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def ensure_folder(settings: Settings, folder: Path) -> None:
+    """Makes one of the settings' folders, and what is missing above it, with mode 0700; tries whether it takes a file.
+
+    Args:
+        settings: Where the folder's path comes from.
+        folder: `data_dir`, `cache_dir`, `objects`, `work` or what lies in one of them.
+
+    Raises:
+        BadSettingsError: It does not.
+    """
+    try:
+        for one in [*reversed(folder.parents), folder]:
+            one.mkdir(mode=0o700, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except (FileExistsError, NotADirectoryError):
+        raise BadSettingsError(f"{_variable_of(settings, folder)}: {folder} is no folder") from None
+    except OSError as error:
+        name = _variable_of(settings, folder)
+        raise BadSettingsError(f"{name}: {folder} is no folder that can be written to: {error.strerror}") from None
+
+
+def _variable_of(settings: Settings, folder: Path) -> str:
+    for name in ("object_dir", "work_dir", "cache_dir"):
+        given = getattr(settings, name)
+        if given is not None and folder.is_relative_to(given):
+            return f"{PREFIX}{name.upper()}"
+    return f"{PREFIX}DATA_DIR"
+
+
+def _in_words(problem: Mapping[str, Any]) -> str:
+    kind, limits = problem["type"], problem.get("ctx", {})
+    if not problem["loc"]:
+        return str(limits["error"])  # of several together; it names them
+    name = f"{PREFIX}{str(problem['loc'][0]).upper()}"
+    match kind:
+        case "value_error":
+            return f"{name} {limits['error']}"
+        case "int_parsing" | "int_parsing_size" | "int_from_float" | "int_type":
+            return f"{name} is a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            return f"{name} is a number"
+        case "greater_than_equal":
+            return f"{name} is at least {limits['ge']}"
+        case "greater_than":
+            return f"{name} is more than {limits['gt']}"
+        case "less_than_equal":
+            return f"{name} is at most {limits['le']}"
+        case "literal_error":
+            return f"{name} is one of {limits['expected']}"
+        case _:
+            return f"{name}: {problem['msg']}"
+
+
+def _is_postgres(url: str) -> bool:
+    if not url.startswith("postgresql+psycopg://"):
+        return False
+    # Imported here: the command line takes no database in most of its uses.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        return False
+    return True
+
+
+def _has_scheme(url: str, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # refuses one that is no number
+    except ValueError:
+        return False
+    return parts.scheme in schemes

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,10 @@ TEMPLATE = "template_migrated"
 
 # Two tests at a time have two cores, and models of two layers: the threads of a step would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Where a shell starts the tests in the background it ignores SIGINT, and so would every child that they mean to stop.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples every time, so that a red run can be repeated; `make test-slow` looks for new ones.
 hypothesis_settings.register_profile("repeatable", derandomize=True)

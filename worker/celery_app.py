@@ -6,15 +6,28 @@ Celery carries wake-ups only; the `jobs` row is the job.
 from celery import Celery
 from kombu import Exchange, Queue
 
-from service.settings import LANES, Settings, get_settings
+from service.settings import (
+    LANES,
+    BadSettingsError,
+    Settings,
+    ensure_folder,
+    refuse_to_start,
+    settings_or_exit,
+)
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery application. Raises RuntimeError where the database or the broker is not configured."""
+    """The Celery application.
+
+    Raises:
+        BadSettingsError: The database or the broker is missing, or a folder cannot be used.
+    """
     if settings.broker_url is None or settings.database_url is None:
-        raise RuntimeError(
+        raise BadSettingsError(
             "a worker needs FINETOOTH_DATABASE_URL and FINETOOTH_BROKER_URL (on a laptop, `finetooth up` sets both)"
         )
+    for folder in (settings.cache_dir, settings.work, *(() if settings.object_url else (settings.objects,))):
+        ensure_folder(settings, folder)
     app = Celery("finetooth", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
     app.conf.update(
         # Early: a late one would be delivered again after the visibility timeout, in the middle of an audit.
@@ -54,4 +67,11 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
-app = make_app(get_settings())
+def _make_app_or_exit() -> Celery:
+    try:
+        return make_app(settings_or_exit())
+    except BadSettingsError as error:
+        refuse_to_start(str(error))
+
+
+app = _make_app_or_exit()

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.lifecycle.transitions import State
 from service.lifecycle.workers import WorkerStatus, live_workers
-from service.settings import LANES, Settings, get_settings
+from service.settings import LANES, Settings, settings_or_exit
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Job
 
@@ -93,4 +93,4 @@ def _deaf(session: Session, worker: WorkerStatus, now: datetime) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], get_settings()))
+    sys.exit(main(sys.argv[1:], settings_or_exit()))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from service.settings import Settings, get_settings
+from service.settings import BadSettingsError, Settings, get_settings
 
 if TYPE_CHECKING:
     from service.cli.audit import Request
@@ -100,8 +100,8 @@ def audit(
     from service.cli.errors import CommandError
     from service.cli.inputs import check_dataset, file_name, text_columns
     from service.cli.models import choose_model
+    from service.cli.outputs import check_output_folder
     from service.cli.probes import check_packs, parse_probe
-    from service.cli.results import check_output_folder
     from service.contract.spec import MAX_PROBES, MAX_SEEDS
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
@@ -259,14 +259,18 @@ def _guarded(run: Callable[[], int]) -> int:
     """What the user did wrong, or what went wrong, as one line on stderr and an exit code."""
     from service.cli.errors import FAILED, CommandError, refused
     from service.client import ApiError, UnreachableError
+    from service.local.interrupts import interruptible
 
     try:
-        return run()
+        with interruptible():
+            return run()
     except CommandError as error:
         return _complain(str(error), error.exit_code)
     except ApiError as error:
         failure = refused(error)
         return _complain(str(failure), failure.exit_code)
+    except BadSettingsError as error:
+        return _complain(str(error), 2)
     except UnreachableError as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from service.cli.errors import FAILED, CommandError, refused
+from service.cli.errors import FAILED, CommandError, as_sentences, refused
 from service.cli.probes import OwnProbe, PackProbe, create_probe
 from service.cli.progress import ProgressDisplay
 from service.client import ApiError, Client, UnreachableError
@@ -43,8 +43,10 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
         raise refused(error, str(request.dataset)) from None
     except OSError as error:
         raise CommandError(f"{request.dataset}: cannot read the dataset: {error.strerror}") from None
+    probes: list[str] = []
     try:
-        probes = [create_probe(client, probe) for probe in request.probes]
+        for probe in request.probes:
+            probes.append(create_probe(client, probe))
         audit = client.create_audit(
             dataset["id"],
             probes,
@@ -56,6 +58,7 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
             trusted_column=request.trusted_column,
         )
     except ApiError as error:
+        _take_back(client, dataset["id"], probes)
         raise refused(error) from None
     audit = _wait(client, audit["id"], progress)
     if audit["status"] == "succeeded":
@@ -63,7 +66,16 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     if audit["status"] == "cancelled":
         raise CommandError(f"audit {audit['id']} was cancelled", FAILED)
     reason = audit["error"]
-    raise CommandError(f"audit {audit['id']} failed ({reason['code']}): {reason['message']} {reason['hint']}", FAILED)
+    said = as_sentences(reason["message"], reason["hint"])
+    raise CommandError(f"audit {audit['id']} failed ({reason['code']}): {said}", FAILED)
+
+
+def _take_back(client: Client, dataset_id: str, probe_ids: Sequence[str]) -> None:
+    """What was made for an audit that the service refuses: nobody would miss it, and it would fill the lists."""
+    with suppress(ApiError, UnreachableError):
+        for probe_id in probe_ids:
+            client.delete_probe(probe_id)
+        client.delete_dataset(dataset_id)
 
 
 def _wait(client: Client, audit_id: str, progress: ProgressDisplay) -> dict[str, Any]:

@@ -14,6 +14,14 @@ class CommandError(Exception):
         self.exit_code = exit_code
 
 
+def as_sentences(*parts: str) -> str:
+    """The parts one after the other, each with a capital and a stop; empty ones are left out."""
+    said = (part.strip() for part in parts)
+    return " ".join(
+        part[0].upper() + part[1:] + ("" if part.endswith((".", "!", "?")) else ".") for part in said if part
+    )
+
+
 def refused(error: ApiError, subject: str = "") -> CommandError:
     """What the API refused, about `subject` (such as a file's name)."""
     detail = error.detail

@@ -1,12 +1,12 @@
 """One export from asking to the file: what `finetooth export` does."""
 
-import os
 from pathlib import Path
 
 from rich.console import Console
 
 from service.cli.connect import open_running_server
 from service.cli.errors import FAILED, CommandError
+from service.cli.outputs import check_output_file
 from service.cli.progress import ProgressDisplay
 from service.cli.results import output_console
 from service.client import ExportError
@@ -44,13 +44,3 @@ def run_export(
             raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
     output_console().print(f"{out}: {out.stat().st_size} bytes", markup=False)
     return 0
-
-
-def check_output_file(path: Path) -> None:
-    """Raises CommandError where the file could not be made, before anything is asked for."""
-    if path.is_dir():
-        raise CommandError(f"{path}: a folder; --out is the file to write")
-    if not path.parent.is_dir():
-        raise CommandError(f"{path.parent}: there is no such folder")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise CommandError(f"{path.parent}: cannot be written to")

@@ -13,9 +13,11 @@ MAX_PROBE_BYTES = 64 << 20
 
 def check_dataset(path: Path) -> None:
     """Raises CommandError where there is no readable, non-empty file. The service checks what is in it."""
-    check_file(path, "dataset")
+    check_file(path, "dataset", "a JSONL, JSON, CSV or Parquet file")
     if path.stat().st_size == 0:
-        raise CommandError(f"{path}: the file is empty; a dataset is JSONL, one sample a line")
+        raise CommandError(
+            f"{path}: the file is empty; a dataset is a JSONL, JSON, CSV or Parquet file with samples in it"
+        )
 
 
 def file_name(path: Path) -> str:
@@ -36,12 +38,12 @@ def text_columns(prompt: str | None, answer: str | None, system: str | None) -> 
     return given
 
 
-def check_file(path: Path, what: str) -> None:
-    """Raises CommandError where there is no readable file."""
+def check_file(path: Path, what: str, form: str) -> None:
+    """Raises CommandError where there is no readable file; `form` is what it should be."""
     if not path.exists():
         raise CommandError(f"{path}: there is no such {what} file")
     if not path.is_file():
-        raise CommandError(f"{path}: not a file; the {what} must be a JSONL file")
+        raise CommandError(f"{path}: {'a folder' if path.is_dir() else 'not a file'}; the {what} is {form}")
     try:
         with path.open("rb"):
             pass
@@ -51,7 +53,7 @@ def check_file(path: Path, what: str) -> None:
 
 def read_probe(path: Path) -> list[dict[str, str | None]]:
     """The probe's items {prompt, unwanted, reference}. Raises CommandError naming the line that is wrong."""
-    check_file(path, "probe")
+    check_file(path, "probe", "a JSONL file")
     if path.stat().st_size > MAX_PROBE_BYTES:
         raise CommandError(f"{path}: more than {MAX_PROBE_BYTES >> 20} MiB; is this the probe?")
     items = []
@@ -75,7 +77,11 @@ def _item(line: bytes, where: str) -> dict[str, str | None]:
     if not isinstance(record, dict):
         raise CommandError(f"{where}: not a JSON object with `prompt` and `unwanted`")
     try:
-        return ProbeItem.model_validate(record).model_dump()
+        item = ProbeItem.model_validate(record).model_dump()
+        blank = next((field for field, said in item.items() if said is not None and not said.strip()), None)
+        if blank is not None:
+            raise CommandError(f"{where}: `{blank}` holds nothing but blanks")
+        return item
     except ValidationError as error:
         # Without the input: pydantic would quote it.
         first = error.errors(include_input=False, include_url=False)[0]

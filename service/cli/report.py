@@ -6,7 +6,7 @@ from tempfile import NamedTemporaryFile
 
 from service.cli.connect import open_running_server
 from service.cli.errors import FAILED, CommandError
-from service.cli.export import check_output_file
+from service.cli.outputs import check_output_file
 from service.cli.results import output_console
 from service.settings import Settings
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.errors import FAILED, CommandError
+from service.cli.outputs import folders_made
 from service.contract.results import ProbeSummary
 from service.text.evidence import kind_words, sensitivity_words
 from service.text.visible_text import excerpt
@@ -36,25 +37,10 @@ def output_console() -> Console:
     return Console(highlight=False, soft_wrap=True, width=width)
 
 
-def check_output_folder(folder: Path) -> None:
-    """Raises CommandError where the folder could not be made or written into. Makes nothing."""
-    existing = folder
-    while not existing.exists():
-        if existing.is_symlink():
-            raise CommandError(f"{existing}: a link that leads nowhere")
-        existing = existing.parent
-    if not existing.is_dir():
-        raise CommandError(f"{existing}: not a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise CommandError(f"{existing}: cannot be written to")
-
-
 def write_results(folder: Path, findings: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
     """Writes both files, or neither. Raises CommandError if the disk does not take them."""
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as unfinished:
+        with folders_made(folder, keep=True), ExitStack() as unfinished:
             new_findings = _write(
                 folder, unfinished, lambda file: file.writelines(_line(finding) for finding in findings)
             )
@@ -62,11 +48,7 @@ def write_results(folder: Path, findings: Iterable[Mapping[str, Any]], summary: 
             new_findings.replace(folder / FINDINGS_FILE)
             new_summary.replace(folder / SUMMARY_FILE)
     except OSError as error:
-        _remove_empty(made)
         raise CommandError(f"{folder}: cannot write the results: {error.strerror}", FAILED) from None
-    except BaseException:
-        _remove_empty(made)
-        raise
 
 
 def _write(folder: Path, unfinished: ExitStack, fill: Callable[[IO[str]], Any]) -> Path:
@@ -85,14 +67,6 @@ def _write(folder: Path, unfinished: ExitStack, fill: Callable[[IO[str]], Any]) 
 
 def _line(finding: Mapping[str, Any]) -> str:
     return json.dumps({field: finding[field] for field in FIELDS}, ensure_ascii=False) + "\n"
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, str] | None = None) -> Table:

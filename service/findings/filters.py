@@ -1,12 +1,13 @@
 """Which samples a list holds: what may be asked for, and as conditions of SQL."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import REAL, ColumnElement, and_, bindparam, cast, false, func, select
 from sqlalchemy.dialects.postgresql import TSQUERY
-from sqlalchemy.exc import DataError, InternalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from service.contract.results import Side
@@ -155,15 +156,10 @@ def check_text(session: Session, text: str) -> None:
     """Check that a text to look for has a word: without one it would mean nothing, or everything.
 
     Raises:
-        InvalidError: `invalid_request`: it has none, or cannot be looked for.
+        InvalidError: `invalid_request`: it has none.
     """
-    detail = "Name at least one word to look for."
-    try:
-        with session.begin_nested():
-            nodes = session.scalar(select(func.numnode(_words(text))))
-    except (DataError, InternalError, ProgrammingError):  # Postgres has little room for minus after minus
-        nodes, detail = 0, "This cannot be looked for. Use words, and a minus before those that must be missing."
-    if not nodes:
+    if not session.scalar(select(func.numnode(_words(text)))):
+        detail = "Name at least one word to look for."
         raise InvalidError("invalid_request", detail, errors={"query:text": detail})
 
 
@@ -178,5 +174,29 @@ def matching_texts(within: Listed, text: str) -> list[ColumnElement[bool]]:
 
 
 def _words(text: str) -> ColumnElement[Any]:
-    """Takes any text: what is no search means the words in it."""
-    return func.websearch_to_tsquery("simple", text)
+    """Takes any text: what is no search means the words in it.
+
+    A word, or what stands between quotation marks, is a phrase for `search_phrase`; a minus before it means that it
+    must be missing, and of what `or` parts one must fit.
+    """
+    either, all_of = None, None
+    for minus, quoted, word in _TERM.findall(text):
+        if word.lower() == "or":
+            either, all_of = _joined(func.tsquery_or, either, all_of), None
+            continue
+        phrase = func.search_phrase(quoted or word, type_=TSQUERY)
+        all_of = _joined(func.tsquery_and, all_of, func.tsquery_not(phrase, type_=TSQUERY) if minus else phrase)
+    found = _joined(func.tsquery_or, either, all_of)
+    return cast("", TSQUERY) if found is None else found
+
+
+_TERM = re.compile(r"""(-?)(?:"([^"]*)"?|([^\s"]+))""")
+"""A minus or none, and what stands between quotation marks or a word."""
+
+
+def _joined(
+    operator: Callable[..., ColumnElement[Any]], one: ColumnElement[Any] | None, other: ColumnElement[Any] | None
+) -> ColumnElement[Any] | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return operator(one, other, type_=TSQUERY)

@@ -54,7 +54,7 @@ def find_page(
     """Find the samples of a page, in their order.
 
     Args:
-        session: An open transaction; under a savepoint where a text is looked for.
+        session: An open transaction.
         within: The list that they are of.
         wanted: Which samples.
         order: How they are sorted.

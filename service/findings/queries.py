@@ -87,7 +87,7 @@ def read_page(
     """Read a page of the audit's findings.
 
     Args:
-        session: An open transaction; under a savepoint where a text is looked for.
+        session: An open transaction.
         audit: The published audit.
         wanted: Which samples.
         sort: Their order.

@@ -74,9 +74,7 @@ async def list_all(
         found = read_page(session, audit, wanted, sort=sort, after=page.after, limit=page.limit)
         return page.page_up_to(found.findings, found.next_key)
 
-    # A text is tried out under a savepoint.
-    run = transactions.autocommit if wanted.text is None else transactions.run
-    return await answer_json(run, response, read)
+    return await answer_json(transactions.autocommit, response, read)
 
 
 @router.get(

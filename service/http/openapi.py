@@ -30,13 +30,15 @@ CODES_KEY = "x-problem-codes"
 PAGE_OF = "Page_"
 
 
-def install_openapi(app: FastAPI) -> None:
-    """Makes `app.openapi()` complete; it is built once."""
+def install_openapi(app: FastAPI, root: str) -> None:
+    """Makes `app.openapi()` complete; it is built once. `root` stands before every path, if it is not empty."""
     generate = app.openapi
 
     @cache
     def openapi() -> Json:
         document = generate()
+        if root:
+            document["servers"] = [{"url": root}]
         components = document.setdefault("components", {})
         # Routes declare problems by reference, since they are no JSON of a route's own.
         _, problems = models_json_schema(

@@ -19,7 +19,7 @@ def _ahead(expires_at: datetime) -> datetime:
         raise ValueError("lies in the past: the key would have expired already")
     if expires_at - now > MAX_LIFETIME:
         raise ValueError("lies more than a hundred years ahead: use null for a key that never expires")
-    return expires_at
+    return expires_at.astimezone(UTC)
 
 
 class KeyCreate(BaseModel):

@@ -46,7 +46,7 @@ def sign_in(
         COOKIE,
         cookie,
         max_age=settings.session_hours * 3600,
-        path="/",
+        path=settings.root_path or "/",
         secure=request.url.scheme == "https",
         httponly=True,
         samesite="lax",
@@ -61,12 +61,12 @@ def sign_in(
     response_class=RedirectResponse,
     responses=declared_problems(503, "cross_site"),
 )
-def sign_out(request: Request, session: SessionDep) -> RedirectResponse:
+def sign_out(request: Request, session: SessionDep, settings: SettingsDep) -> RedirectResponse:
     """Ends the browser's session, if it has one, and takes its cookie away."""
     cookie = request.cookies.get(COOKIE)
     if cookie:
         refuse_cross_site(request)
         end_browser_session(session, cookie)
     response = RedirectResponse("/", 303)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="lax")
+    response.delete_cookie(COOKIE, path=settings.root_path or "/", httponly=True, samesite="lax")
     return response

@@ -14,20 +14,19 @@ from pathlib import Path
 
 from pydantic import SecretStr
 from sqlalchemy import Engine
-from sqlalchemy.exc import ArgumentError, OperationalError
 
 from service.keys.secrets import create_sign_in_link
 from service.lifecycle.jobs import requeue_orphans
 from service.local.admin_key import admin_key_file, ensure_admin_key
 from service.local.children import Child, ChildrenFile
 from service.local.errors import PartEndedError, PortInUseError, StackError
-from service.local.folders import make_folder, private_folder
+from service.local.folders import private_folder
 from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.migration import migrate
-from service.settings import LANES, Settings
-from service.store.engine import make_engine, make_sessions
+from service.settings import LANES, Settings, ensure_folder
+from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
 from service.store.seed import ensure_workspace
 
 HOST = "127.0.0.1"
@@ -91,8 +90,15 @@ class LaptopStack:
         return admin_key_file(self.settings)
 
     def start(self, port: int) -> None:
-        """Starts all parts and waits until the API is ready. port 0: a free one. Raises StackError."""
+        """Starts all parts and waits until the API is ready. port 0: a free one.
+
+        Raises:
+            StackError: A part did not start.
+            BadSettingsError: A folder cannot be used.
+        """
         _require_worker()
+        ensure_folder(self.settings, self.settings.data_dir)
+        ensure_folder(self.settings, self.settings.cache_dir)
         self._lock.acquire()
         self._report("Looking for what an earlier run has left")
         self._children_file.stop_leftovers()
@@ -100,11 +106,12 @@ class LaptopStack:
         with listener:
             own_objects = () if self.settings.object_url else (self.settings.objects,)
             for folder in (self.logs, self.settings.work, *own_objects):
-                (private_folder if folder.is_relative_to(self.settings.data_dir) else make_folder)(folder)
-            make_folder(self.settings.cache_dir)
+                ensure_folder(self.settings, folder)
+                if folder.is_relative_to(self.settings.data_dir):
+                    private_folder(folder)
             self._start_servers()
             self._prepare_database()
-            self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+            self.url = f"http://{HOST}:{listener.getsockname()[1]}{self.settings.root_path}"
             self._report("Starting the API")
             self._api = self._python_child(
                 "API", [sys.executable, "-m", "service.local.api", str(listener.fileno())], "api.log", listener.fileno()
@@ -176,18 +183,11 @@ class LaptopStack:
         self._report("Bringing the schema up to date")
         assert self.settings.database_url is not None
         url = self.settings.database_url.get_secret_value()
+        self._engine = make_engine(url, application_name="finetooth up")
         try:
-            self._engine = make_engine(url, application_name="finetooth up")
-            with self._engine.connect():
-                pass
-        except ArgumentError:
-            # Not the message: it may quote the URL, password included.
-            raise StackError(
-                "FINETOOTH_DATABASE_URL is no address of a Postgres: write postgresql+psycopg://USER:PASSWORD@HOST/NAME"
-            ) from None
-        except OperationalError as error:
-            reason = " ".join(str(error.orig).split())
-            raise StackError(f"the database of FINETOOTH_DATABASE_URL cannot be reached: {reason}") from error
+            check_reachable(self._engine)
+        except DatabaseUnreachableError as error:
+            raise StackError(str(error)) from error
         migrate(url)
         with make_sessions(self._engine).begin() as session:
             workspace = ensure_workspace(session)

@@ -10,7 +10,8 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from service.local.errors import LocalExtraMissingError, PartEndedError, StackError
-from service.settings import Settings, get_settings
+from service.local.interrupts import interruptible
+from service.settings import BadSettingsError, Settings, get_settings
 
 if TYPE_CHECKING:
     from service.local.laptop import LaptopStack
@@ -39,7 +40,7 @@ def up(port: int) -> int:
                     time.sleep(WATCH_SECONDS)
             finally:
                 status.start()
-    except StackError as error:
+    except (StackError, BadSettingsError) as error:
         errors.print(f"finetooth up: {error}", markup=False)
         return 1 if isinstance(error, PartEndedError) else 2
     except (KeyboardInterrupt, Stopped):
@@ -65,14 +66,15 @@ def start_stack(
     """The whole stack, ready, for the time of the block: `url`, `admin_key`, `settings` with both URLs filled in.
 
     port 0: a free one. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
-    Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start.
+    Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start; and
+    BadSettingsError: a folder cannot be used.
     """
     if find_spec("psutil") is None:
         raise LocalExtraMissingError
     from service.local.laptop import LaptopStack
 
     stack = LaptopStack(settings, report=report)
-    with _signals_leave_the_block():
+    with interruptible(), _signals_leave_the_block():
         try:
             stack.start(port)
             yield stack

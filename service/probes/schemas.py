@@ -1,9 +1,10 @@
 """Probes as the API shows and takes them."""
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from sqlalchemy import Row
 
 from service.contract.spec import ProbeItem
@@ -13,7 +14,18 @@ from service.store.tables import Probe as ProbeTable
 MAX_PROBE_ITEMS = 1000
 
 
-Text = Annotated[str, Field(min_length=1, max_length=100_000), Storable]
+def _says_something(text: str) -> str:
+    if not re.search(r"\S", text):
+        raise ValueError("holds nothing but blanks, which is no behaviour")
+    return text
+
+
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=100_000, json_schema_extra={"pattern": r"\S"}),
+    Storable,
+    AfterValidator(_says_something),
+]
 
 
 class Item(ProbeItem):

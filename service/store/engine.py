@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -27,13 +27,14 @@ def make_engine(
 
     statement_timeout_ms bounds every statement (None: unbounded, for workers). A transaction in which nothing happens
     for idle_transaction_seconds is ended by the database: a frozen process must not keep its locks. application_name
-    is what pg_stat_activity shows.
+    is what pg_stat_activity shows. Times come back in UTC, whatever zone the server has.
     """
-    limits = {
+    session = {
+        "timezone": "UTC",
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
     }
-    options = " ".join(f"-c {name}={value}" for name, value in limits.items() if value is not None)
+    options = " ".join(f"-c {name}={value}" for name, value in session.items() if value is not None)
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -81,6 +82,20 @@ def _has_word(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+class DatabaseUnreachableError(Exception):
+    """The database of the settings takes no connection; the message is one line, without the address."""
+
+
+def check_reachable(engine: Engine) -> None:
+    """Opens a connection. Raises DatabaseUnreachableError where none comes about."""
+    try:
+        with engine.connect():
+            pass
+    except OperationalError as error:
+        reason = " ".join(str(error.orig).split())
+        raise DatabaseUnreachableError(f"the database of FINETOOTH_DATABASE_URL cannot be reached: {reason}") from error
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

@@ -8,7 +8,7 @@ from service.store.objects import ObjectStore
 def make_object_store(settings: Settings) -> ObjectStore:
     """The store that the settings name. Connects to nothing yet.
 
-    Raises RuntimeError where a bucket is named and the client for buckets is not installed.
+    Raises BadSettingsError where a bucket is named and the client for buckets is not installed.
     """
     # Imported here, since the clients of buckets take long to import and most installations need none.
     if settings.object_url is not None:

@@ -13,11 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from service.settings import BadSettingsError
+
 try:
     import s3fs
     from botocore.exceptions import BotoCoreError, ClientError
 except ImportError:
-    raise RuntimeError("FINETOOTH_OBJECT_URL names a bucket: pip install 'finetooth[s3]'") from None
+    raise BadSettingsError("FINETOOTH_OBJECT_URL names a bucket: pip install 'finetooth[s3]'") from None
 
 from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, key_parts
 

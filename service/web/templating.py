@@ -9,6 +9,7 @@ from typing import Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from service.http.sub_path import address
 from service.text import evidence, visible_text, wording
 from service.web import charts
 
@@ -28,7 +29,7 @@ def render_text(template: str, context: Mapping[str, Any]) -> str:
 
 def asset(name: str) -> str:
     """Address of a static file, with its content's hash so that it may be cached for ever."""
-    return f"/static/{name}?v={asset_hash(name)}"
+    return address(f"/static/{name}?v={asset_hash(name)}")
 
 
 @lru_cache
@@ -47,7 +48,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.globals.update(asset=asset, interval=charts.mu_interval_svg, stages=wording.STAGES, evidence=evidence)
+    environment.globals.update(
+        address=address, asset=asset, interval=charts.mu_interval_svg, stages=wording.STAGES, evidence=evidence
+    )
     environment.filters.update(
         whole=wording.whole,
         counted=wording.counted,

@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.client import ApiError, Client
 from service.contract.protocol import Stage
 from service.contract.results import BASELINE_COLUMNS, ScoreRow
+from tests.support.local_processes import IGNORING_SIGINT
 from tests.support.tiny_model import build_tiny_model
 from tests.support.waiting import wait_for
 
@@ -272,11 +273,12 @@ def test_a_cancel_while_training(stack: Stack, client: Client) -> None:
     assert caught.value.status == 409
 
 
-def test_ctrl_c_cancels_the_audit(stack: Stack, client: Client) -> None:
+@pytest.mark.parametrize("prefix", [(), IGNORING_SIGINT], ids=["foreground", "background"])
+def test_ctrl_c_cancels_the_audit(stack: Stack, client: Client, prefix: tuple[str, ...]) -> None:
     command = subprocess.Popen(
         [
-            str(FINETOOTH), "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "model", "--epochs", "20",
-            "--out", "interrupted",
+            *prefix, str(FINETOOTH), "audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "model",
+            "--epochs", "20", "--out", "interrupted",
         ],
         cwd=stack.folder, env=stack.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -1,6 +1,9 @@
 """Fixtures of the service's tests: sessions on the fresh database, a workspace, and rows for audits to stand on."""
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
@@ -83,3 +86,11 @@ def summary_of() -> Callable[..., Summary]:
 @pytest.fixture
 def probe_of() -> Callable[..., ProbeSummary]:
     return make_probe_summary
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder of mode 0700 with a short path, for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ft-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)

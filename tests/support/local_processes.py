@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+IGNORING_SIGINT = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+"""Starts the command that follows with SIGINT ignored, as `nohup` and a shell's background jobs do."""
 
 
 def mode(path: Path) -> int:

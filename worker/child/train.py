@@ -152,9 +152,15 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
         side([item.unwanted for item in probe.items]),
         side(references) if len(references) == len(probe.items) else (),
     )
-    if not all(sample.has_answer for own in encoded.sides for sample in own):
+    sides = zip(*encoded.sides, strict=True)
+    beyond = [number for number, item in enumerate(sides, start=1) if not all(sample.has_answer for sample in item)]
+    if beyond:
+        which = f"item {beyond[0]}" if len(beyond) == 1 else f"{len(beyond)} items, the first of them item {beyond[0]},"
         raise TrainingError(
-            ErrorCode.BAD_CONFIG, "an answer of the probe lies beyond training.max_length", "raise training.max_length"
+            ErrorCode.BAD_CONFIG,
+            f"an answer of the probe {probe.name!r} begins beyond training.max_length "
+            f"({config.max_length} tokens): {which} has too long a prompt",
+            "raise training.max_length, or shorten the prompt",
         )
     return encoded
 

@@ -174,5 +174,8 @@ def _check_finite(losses: torch.Tensor, rows: Sequence[int], step: int) -> None:
         raise TrainingError(
             ErrorCode.LOSS_NOT_FINITE,
             f"the loss was not finite at step {step + 1}, rows {', '.join(map(str, bad[:10]))}",
-            "lower training.learning_rate, or look at these rows",
+            "lower training.learning_rate, or look at these rows"
+            if step
+            else "nothing was learned yet, so the learning rate is not the reason: check that all the model's weights "
+            "are finite, try training.dtype float32, and look at these rows",
         )

@@ -42,12 +42,23 @@ def load_model(spec: ModelSpec, config: TrainingConfig, device: torch.device, *,
         raise TrainingError(
             ErrorCode.MODEL_NOT_FOUND,
             f"the model {spec.location!r} could not be loaded: {type(error).__name__}",
-            "check its name and revision, that the worker can reach it (a private model needs HF_TOKEN on the worker), "
-            "and that it has safetensors weights and needs no code of its own",
+            _what_to_check(spec.source),
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _what_to_check(source: ModelSource) -> str:
+    if source is ModelSource.HUB:
+        return (
+            "check its name and revision, that the worker can reach it (a private model needs HF_TOKEN on the worker), "
+            "and that it has safetensors weights and needs no code of its own"
+        )
+    return (
+        "check that the folder holds a valid config.json whose model_type the worker's transformers knows, the "
+        "tokenizer's files, and safetensors weights, and that it needs no code of its own"
+    )
 
 
 def _is_refused(error: BaseException | None) -> bool:

@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems.problem import Problem, problem_response
+from service.http.sub_path import own_path
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 """Answered under any host name: load balancers and Prometheus ask by address. A page that points its own name here
@@ -69,7 +70,7 @@ class KnownHosts:
     def _problem(self, scope: Scope) -> Problem | None:
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             return Problem(400, "nul_in_address", "The address holds a NUL character (%00).")
-        if scope["path"] in HEALTH_PATHS:
+        if own_path(scope) in HEALTH_PATHS:
             return None
         host = host_name(Headers(scope=scope).get("host", ""))
         if host in self.hosts:

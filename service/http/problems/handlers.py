@@ -31,6 +31,7 @@ from service.errors import (
     json_pointer,
 )
 from service.http.problems.problem import Problem, problem_response
+from service.http.sub_path import own_path
 from service.logs import describe_error
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
@@ -173,7 +174,7 @@ def _allowed_methods(request: Request) -> list[str]:
     matching = (
         context.methods or set()
         for context in iter_route_contexts(request.app.routes)
-        if getattr(context, "path_regex", None) and context.path_regex.match(request.scope["path"])
+        if getattr(context, "path_regex", None) and context.path_regex.match(own_path(request.scope))
     )
     return sorted(set().union(*matching))
 

@@ -87,17 +87,16 @@ class Score(Base):
 
 
 SEARCHED_CHARACTERS = 100_000
-"""Characters of a sample's text that full text search knows. A tsvector has at most 1 MiB; even if all words differ,
-are hyphenated (the parser keeps the whole beside its parts) and have four bytes a character, so many stay below."""
+"""Characters of a sample's text that search knows. A tsvector has at most 1 MiB: so many stay below, even if all differ
+and are of a script without spaces, of which each character and each pair of neighbours is kept."""
 
 _WORDS = "(jsonb_path_query_array(messages, '$[*].\"content\"'))::text"
 for _escape in ("\\\\", "\\n", "\\r", "\\t", "\\f", "\\b", '\\"'):
     # In a text of JSON a line break is a backslash and an n, which would become part of the next word.
     _WORDS = f"replace({_WORDS}, '{_escape}', ' ')"
-SEARCH = (
-    f"array_to_tsvector(ARRAY[audit_id]) || to_tsvector('simple'::regconfig, \"left\"({_WORDS}, {SEARCHED_CHARACTERS}))"
-)
-"""The audit's id as a word makes the one index serve each audit alone: it intersects the two lists."""
+SEARCH = f'array_to_tsvector(ARRAY[audit_id]) || search_words("left"({_WORDS}, {SEARCHED_CHARACTERS}))'
+"""The audit's id as a word makes the one index serve each audit alone: it intersects the two lists.
+`search_words` is made by migrations; docs/decisions/0035 tells what it does."""
 
 
 class Finding(Base):

@@ -16,6 +16,7 @@ from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import PageDep
+from service.http.sub_path import address
 from service.lifecycle.transitions import TERMINAL
 from service.principal import Principal
 from service.store.tables import Audit
@@ -84,7 +85,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         summary=audit.summary,
         groups=groups[:GROUPS_SHOWN],
         curves=[(name, group) for name, group in groups if group.curve is not None][:GROUP_CURVES],
-        group_link=lambda name: f"/audits/{audit.id}/findings?{urlencode({'group': name})}",
+        group_link=lambda name: address(f"/audits/{audit.id}/findings?{urlencode({'group': name})}"),
         group_query=lambda name: "&" + urlencode({"group": name}),
         training=wording.settings(audit.training),
         findings=findings,

@@ -15,6 +15,7 @@ from service.findings.schemas import FindingDetail, Observation
 from service.http.dependencies import RowsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
+from service.http.sub_path import address
 from service.lifecycle.transitions import State
 from service.text import visible_text, wording
 from service.web import charts, queries
@@ -67,7 +68,7 @@ def finding_list(
         "cluster": None if cluster is None else str(cluster),
         "side": side,
     }
-    base = f"/audits/{audit.id}/findings"
+    base = address(f"/audits/{audit.id}/findings")
     return answer_page(
         "findings.html",
         "audits",
@@ -98,7 +99,7 @@ def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session:
     previous, following = queries.neighbours(session, found[0], finding.rank)
     extra = [(key, visible_text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
-    base = f"/audits/{audit.id}/findings"
+    base = address(f"/audits/{audit.id}/findings")
     return answer_page(
         "finding.html",
         "audits",

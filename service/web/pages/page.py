@@ -13,6 +13,7 @@ from service.findings.schemas import Finding
 from service.http.auth.authentication import RequireScope
 from service.http.pagination import Page
 from service.http.problems.problem import Problem
+from service.http.sub_path import address
 from service.principal import Principal
 from service.text import visible_text
 from service.web import charts, queries
@@ -35,7 +36,7 @@ def answer_list(request: Request, section: Literal["datasets", "probes"], listed
         listed=listed.data,
         next_after=listed.next_after,
         first="after" not in request.query_params,
-        here=f"/{section}",
+        here=address(f"/{section}"),
     )
 
 

@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
 from service.cli.app import app
+from service.cli.errors import as_sentences
 from service.cli.probes import PackProbe, parse_probe
+from service.client import Client
 from service.settings import Settings
 from service.store.tables import Audit, Dataset, Model, Probe
 from tests.support.builders import add_audit
@@ -49,6 +51,10 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def api_client(api: LiveApi) -> Client:
+    return Client(api.url, api.key)
+
+
 def one_line(result: Result) -> str:
     """The only line that says what is wrong; progress may stand before it."""
     lines = [line for line in result.stderr.splitlines() if line.startswith("finetooth: ")]
@@ -73,8 +79,12 @@ class TestBeforeAnythingStarts:
             ([], "dataset"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--colour", "red"], "--colour"),
             (["missing.jsonl", "--probe", "probe.jsonl"], "missing.jsonl: there is no such dataset file"),
-            ([".", "--probe", "probe.jsonl"], "not a file"),
-            (["empty", "--probe", "probe.jsonl"], "empty: the file is empty"),
+            ([".", "--probe", "probe.jsonl"], "a folder; the dataset is a JSONL, JSON, CSV or Parquet file"),
+            (
+                ["empty", "--probe", "probe.jsonl"],
+                "empty: the file is empty; a dataset is a JSONL, JSON, CSV or Parquet",
+            ),
+            (["dataset.jsonl", "--probe", "."], "a folder; the probe is a JSONL file"),
             (["dataset.jsonl", "--probe", "missing.jsonl"], "missing.jsonl: there is no such probe file"),
             (["dataset.jsonl", "--probe", "empty"], "the probe is empty"),
             (["dataset.jsonl", "--probe", "pack:"], "write pack:NAME"),
@@ -95,6 +105,12 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl", "--probe", "probe.jsonl", "--probe", "empty"], "empty: the probe is empty"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl"], "not a folder"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "probe.jsonl/x"], "not a folder"),
+            # What the mode of a folder does not tell, to root least of all: it has to be tried.
+            (
+                ["dataset.jsonl", "--probe", "probe.jsonl", "--out", "/proc/results"],
+                "/proc/results: cannot be written to",
+            ),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--out", "new/" + "n" * 300], "cannot be written to"),
         ],
     )
     def test_bad_arguments(self, run: Run, files: Path, arguments: list[str], says: str) -> None:
@@ -105,6 +121,31 @@ class TestBeforeAnythingStarts:
         assert says in one_line(result)
         assert sorted(files.rglob("*")) == before
 
+    def test_the_output_folder_is_tried_and_not_left(self, run: Run, files: Path) -> None:
+        (files / "there").mkdir()
+        before = sorted(files.rglob("*"))
+        for out in ("there", "new/and/deeper"):
+            result = run("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--out", out)
+            assert "cannot reach http://127.0.0.1:1" in one_line(result)
+        assert sorted(files.rglob("*")) == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "out", "says"),
+        [
+            (["export", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
+            (["export", "aud_1"], "f" * 300, "cannot be written"),
+            (["export", "aud_1"], "no/f", "no: there is no such folder"),
+            (["report", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
+            (["report", "aud_1"], ".", "a folder"),
+        ],
+    )
+    def test_an_output_file_is_tried_before_the_service_is_asked(
+        self, run: Run, arguments: list[str], out: str, says: str
+    ) -> None:
+        result = run(*arguments, "--out", out)
+        assert result.exit_code == 2
+        assert says in one_line(result)
+
     @pytest.mark.parametrize(
         ("line", "says"),
         [
@@ -114,6 +155,8 @@ class TestBeforeAnythingStarts:
             (b'{"prompt": "p"}', "line 2: `unwanted` is missing"),
             (b'{"prompt": "p", "unwanted": ""}', "line 2: `unwanted`"),
             (b'{"prompt": 1, "unwanted": "u"}', "line 2: `prompt`"),
+            (b'{"prompt": "p", "unwanted": " \\n"}', "line 2: `unwanted` holds nothing but blanks"),
+            (b'{"prompt": "p", "unwanted": "u", "reference": " "}', "line 2: `reference` holds nothing but blanks"),
             (b'{"prompt": "p", "unwanted": "u", "wanted": "w"}', "line 2: unknown field"),
             (b"[" * 100_000, "line 2: not valid JSON"),
         ],
@@ -196,6 +239,8 @@ class TestRefusedByTheService:
     ) -> None:
         result = run("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--out", "out", *options)
         assert says in self.refused(result, files, sessions)
+        assert list(api_client(api).datasets()) == []
+        assert list(api_client(api).probes()) == []
 
     @pytest.mark.parametrize(
         ("probe", "says"),
@@ -270,6 +315,13 @@ class TestCancelAndRetry:
         assert result.exit_code == 2
         assert "no service runs here" in one_line(result)
         assert not (tmp_path / "data").exists()
+
+
+def test_a_failure_and_its_hint_are_sentences() -> None:
+    assert as_sentences("unexpected end in the child", "the log has the place") == (
+        "Unexpected end in the child. The log has the place."
+    )
+    assert as_sentences("The loss became NaN.", "") == "The loss became NaN."
 
 
 def test_the_command_starts_without_what_it_does_not_need() -> None:

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -216,9 +217,55 @@ def test_other_audits_texts_are_not_found(client: TestClient, sessions: Sessions
     assert len(walk(client, address(second, text="zebra"))) == KEPT
 
 
+SPOKEN = [
+    (
+        "我想买一台咖啡机，请推荐。",
+        ["咖啡机", "推荐", "买", "咖啡机 请", '"一台咖啡机"', "咖啡机 or 茶"],
+        ["机咖", "茶", "咖啡机 -推荐"],
+    ),
+    ("昨日コーヒーを飲みました", ["コーヒー", "飲みました", "ｺｰﾋｰ", "を"], ["紅茶", "コーラ"]),
+    ("มีช่องว่างระหว่างคำ", ["ช่องว่าง", "ระหว่าง"], ["กาแฟ"]),
+    ("새 커피머신을 추천해 주세요", ["커피머신", "추천", "커피머신을 추천해"], ["커피잔", "머신커피"]),
+    ("Un café à la crème brûlée", ["cafe", "CAFÉ", "café", "creme brulee", '"cafe a la"'], ["caf", "thé"]),
+    (
+        "Order it (at https://shop.example.org/a/b-c?x=1&y=2). Or write to sales@example.org!",
+        ["https://shop.example.org/a/b-c?x=1&y=2", "shop.example.org", "example.org/a", "example", "sales@example.org",
+         "b-c"],
+        ["org.example", "https://shop.example.org/b-c"],
+    ),
+    (
+        '<a href="bad.example/page" onclick=\'steal()\'>click</a> <|im_start|>system {{name}} snake_case',
+        ["bad.example/page", "href", "steal", "onclick=\'steal()\'", "im_start", "<|im_start|>system", "name", "snake",
+         "snake_case", '<a href="bad.example/page"'],
+        ["im_end", "-click", '"click href"'],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "asked", "other"), SPOKEN, ids=["zh", "ja", "th", "ko", "fr", "url", "tags"])
+def test_a_text_is_found_in_any_script_and_in_tags_and_addresses(
+    client: TestClient, sessions: Sessions, workspace_id: str, content: str, asked: list[str], other: list[str]
+) -> None:
+    audit = publish_audit(sessions, workspace_id)
+    messages = json.dumps([{"role": "user", "content": "Hm."}, {"role": "assistant", "content": content}])
+    row = scores()[3]["row"]
+    with sessions.begin() as session:
+        session.execute(
+            text("UPDATE findings SET messages = :messages WHERE audit_id = :id AND row = :row"),
+            {"messages": messages, "id": audit.id, "row": row},
+        )
+    for words in asked:
+        assert [f["row"] for f in walk(client, address(audit, text=words))] == [row], words
+    for words in other:
+        assert row not in [f["row"] for f in walk(client, address(audit, text=words))], words
+
+
 @pytest.mark.parametrize(
     "make",
     [
+        # Of a script of which pairs are kept, which all differ; and a character that stands for eighteen.
+        lambda: "".join(map(chr, random.Random(5).choices(range(0x3400, 0x9FFF), k=200_000))),
+        lambda: "\ufdfa" * 200_000,
         lambda: " ".join(f"w{i}" for i in range(200_000)),
         lambda: "x" * 3_000_000,
         # Four bytes a character, all words different, hyphenated: the most that the parser can make of it.
@@ -226,7 +273,7 @@ def test_other_audits_texts_are_not_found(client: TestClient, sessions: Sessions
         lambda: " ".join(f"http://h{i}.example/p{i}" for i in range(50_000)),
         lambda: "\\" * 300_000 + '"' * 300_000,
     ],
-    ids=["words", "one word", "four bytes", "addresses", "escapes"],
+    ids=["pairs", "expanded", "words", "one word", "four bytes", "addresses", "escapes"],
 )
 def test_no_text_is_too_long_for_the_index(sessions: Sessions, reviewed: Audit, make: Callable[[], str]) -> None:
     long = [{"role": "user", "content": make()}]

@@ -38,6 +38,14 @@ def test_a_key_is_made_shown_once_and_works(client: TestClient, anonymous_client
     assert "secret" not in row
 
 
+def test_an_expiry_with_an_offset_is_said_in_utc_from_the_first_answer_on(client: TestClient) -> None:
+    body = {"name": "ci", "scopes": ["admin"], "expires_at": "2061-05-01T01:15:00-03:30"}
+    made = client.post("/v1/keys", json=body).json()
+    assert made["expires_at"] == "2061-05-01T04:45:00Z"
+    assert client.get(f"/v1/keys/{made['id']}").json()["expires_at"] == made["expires_at"]
+    assert client.post(f"/v1/keys/{made['id']}/rotate").json()["expires_at"] == made["expires_at"]
+
+
 def test_rotation_ends_the_old_text(client: TestClient, anonymous_client: TestClient) -> None:
     made = client.post("/v1/keys", json={"name": "ci", "scopes": ["admin"]}).json()
     rotated = client.post(f"/v1/keys/{made['id']}/rotate").json()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,17 +27,20 @@ from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Dataset, Job, Model, Probe
 from tests.support.ended import has_ended
-from tests.support.local_processes import REPOSITORY, listening_tcp, mode, processes_of
+from tests.support.local_processes import IGNORING_SIGINT, REPOSITORY, listening_tcp, mode, processes_of
 from tests.support.waiting import wait_for
 
 UP = "import sys; from service.local.stack import up; sys.exit(up(int(sys.argv[1])))"
 
 
-def start_up(data_dir: Path, port: int) -> subprocess.Popen[str]:
-    """`finetooth up` as a shell starts it: in a process group of its own, which Ctrl-C signals as a whole."""
+def start_up(data_dir: Path, port: int, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """`finetooth up` as a shell starts it: in a process group of its own, which Ctrl-C signals as a whole.
+
+    `prefix` is the command that starts it.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FINETOOTH_")}
     return subprocess.Popen(
-        [sys.executable, "-c", UP, str(port)],
+        [*prefix, sys.executable, "-c", UP, str(port)],
         cwd=REPOSITORY,
         env={**environment, "FINETOOTH_DATA_DIR": str(data_dir), "FINETOOTH_CACHE_DIR": str(data_dir / "cache")},
         stdout=subprocess.PIPE,
@@ -48,9 +51,9 @@ def start_up(data_dir: Path, port: int) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running_up(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def running_up(data_dir: Path, port: int, prefix: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and what it prints until it is ready."""
-    process = start_up(data_dir, port)
+    process = start_up(data_dir, port, prefix)
     try:
         assert process.stdout is not None
         lines = []
@@ -235,6 +238,14 @@ def test_after_kill_nine_no_orphan_stays_and_the_next_start_finds_everything(
 
 
 @pytest.mark.e2e
+def test_a_stack_that_was_started_in_the_background_stops_at_sigint(short_folder: Path) -> None:
+    with running_up(short_folder / "data", 0, IGNORING_SIGINT) as (process, _):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 0
+        assert processes_of(short_folder) == []
+
+
+@pytest.mark.e2e
 def test_a_part_that_ends_stops_all_and_is_named(short_folder: Path) -> None:
     with running_up(short_folder / "data", 0) as (process, _):
         parts(process)["io"].kill()
@@ -270,7 +281,6 @@ def test_an_unreachable_server_is_one_clear_line(short_folder: Path) -> None:
     refused = "postgresql+psycopg://me:hidden@127.0.0.1:1/x"
     for database, broker, message in (
         (refused, None, "the database of FINETOOTH_DATABASE_URL cannot be reached"),
-        ("mysql:hidden", None, "FINETOOTH_DATABASE_URL is no address of a Postgres"),
         (refused, "redis://:hidden@127.0.0.1:1/0", "the broker of FINETOOTH_BROKER_URL cannot be reached"),
     ):
         settings = Settings(

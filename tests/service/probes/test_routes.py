@@ -51,6 +51,8 @@ def test_one_to_a_thousand_items(client: TestClient, count: int, status: int) ->
         ({**ITEM, "prompt": ""}, "#/items/0/prompt"),
         ({**ITEM, "unwanted": ""}, "#/items/0/unwanted"),
         ({**ITEM, "reference": ""}, "#/items/0/reference"),
+        ({**ITEM, "unwanted": " \n\u3000"}, "#/items/0/unwanted"),
+        ({**ITEM, "reference": "\t"}, "#/items/0/reference"),
         ({**ITEM, "prompt": "a\0b"}, "#/items/0/prompt"),
         ({**ITEM, "prompt": "x" * 100_001}, "#/items/0/prompt"),
         ({**ITEM, "prompt": ["x"]}, "#/items/0/prompt"),

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -19,6 +20,18 @@ def pooled(database_url: str) -> Iterator[Engine]:
             connection.execute(text("SELECT 1"))
     yield engine
     engine.dispose()
+
+
+def test_times_are_in_utc_whatever_zone_the_database_has(database_url: str) -> None:
+    url = make_url(database_url)
+    with psycopg.connect(url.set(drivername="postgresql").render_as_string(hide_password=False)) as connection:
+        connection.execute(f"ALTER DATABASE {url.database} SET timezone TO 'Asia/Kathmandu'")
+    engine = make_engine(database_url, application_name="zone")
+    with engine.connect() as connection:
+        now = connection.scalar(text("SELECT now()"))
+    engine.dispose()
+    assert now is not None
+    assert now.utcoffset() == timedelta(0)
 
 
 def end_all(database_url: str) -> int:

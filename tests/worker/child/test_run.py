@@ -375,10 +375,36 @@ def test_a_tokenizer_without_padding_or_end(
     assert len(Recording.load(folder / RECORDING_FILE).observations) == 2 * 48
 
 
+def test_a_folder_that_cannot_be_loaded_is_not_told_of_the_hub(staged: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    folder = staged()
+    spec = json.loads((folder / SPEC_FILE).read_text())
+    spec["model"]["location"] = str(tmp_path / "broken")
+    (folder / SPEC_FILE).write_text(json.dumps(spec))
+    event, _ = failed(folder)
+    assert event.failure.code is ErrorCode.MODEL_NOT_FOUND
+    assert "config.json" in event.failure.hint
+    assert "HF_TOKEN" not in event.failure.hint
+
+
 def test_answers_beyond_the_length(staged: Callable[..., Path]) -> None:
     event, _ = failed(staged(max_length=8))
     assert event.failure.code is ErrorCode.BAD_CONFIG
     assert "max_length" in event.failure.hint
+
+
+def test_the_item_whose_prompt_is_too_long_is_named(staged: Callable[..., Path]) -> None:
+    folder = staged(max_length=64)
+    spec = json.loads((folder / SPEC_FILE).read_text())
+    items = spec["probes"][0]["items"]
+    assert len(items) > 1
+    items[1]["prompt"] = "once more " * 200
+    (folder / SPEC_FILE).write_text(json.dumps(spec))
+    event, _ = failed(folder)
+    assert event.failure.code is ErrorCode.BAD_CONFIG
+    assert "item 2 has too long a prompt" in event.failure.message
+    assert "once more" not in event.failure.message
 
 
 def test_a_surprise_names_its_place_and_never_a_sample(staged: Callable[..., Path]) -> None:

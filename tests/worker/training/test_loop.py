@@ -125,6 +125,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     with pytest.raises(TrainingError, match=r"step 1, rows 20$") as caught:
         train(model, poisoned, config, pad=0)
     assert caught.value.failure.code is ErrorCode.LOSS_NOT_FINITE
+    assert "the model's weights" in caught.value.failure.hint, "it was the first step"
 
 
 def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:

@@ -1,0 +1,53 @@
+"""Serving under a path of a host that others share, behind a proxy: FINETOOTH_ROOT_PATH."""
+
+from contextvars import ContextVar
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+root_path: ContextVar[str] = ContextVar("root_path", default="")
+"""Of the running request: what stands before its path in a browser's address; empty or `/` and some name."""
+
+
+def address(path: str) -> str:
+    """Address of one of the service's own paths, for a link in a page of the running request."""
+    return f"{root_path.get()}{path}"
+
+
+def own_path(scope: Scope) -> str:
+    """A request's path as the routes name it, without what stands before it."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+class SubPath:
+    """ASGI middleware: every request is one under the root path, whether or not the proxy has taken it off, and where
+    an answer says the Location of one of the service's own paths, it says it with the root path."""
+
+    def __init__(self, app: ASGIApp, root: str) -> None:
+        self.app = app
+        self.root = root
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self.root:
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"]
+        if path == self.root:
+            path += "/"
+        if not path.startswith(f"{self.root}/"):
+            path = self.root + path
+
+        async def send_with_location(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                location = headers.get("location", "")
+                if location.startswith("/"):
+                    headers["location"] = self.root + location
+            await send(message)
+
+        before = root_path.set(self.root)
+        try:
+            await self.app({**scope, "path": path, "root_path": self.root}, receive, send_with_location)
+        finally:
+            root_path.reset(before)
