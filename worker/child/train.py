@@ -18,18 +18,22 @@ from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_F
 from service.contract.spec import Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
+from worker.child.failures import at_row
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.results.recording import Recording, RunFacts
+from worker.text.duplicate_clusters import sample_clusters
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
 from worker.training.errors import TrainingError
+from worker.training.fitness import check_encoded, check_trainable
 from worker.training.loop import BETAS, steps_of, train
+from worker.training.lora import with_lora
 from worker.training.measurement import EncodedProbe
-from worker.training.models import load_model, training_dtype, with_lora
+from worker.training.models import embedding_count, load_model, pad_id, position_count, training_dtype
 from worker.training.out_of_memory import out_of_memory_told, smaller_weights
 from worker.training.tokenization import TokenizedSample, encode
 
@@ -55,15 +59,20 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
     with out_of_memory_told(partial(smaller_weights, config)):
         base, tokenizer = load_model(spec.model, config, device, cache=cache)
+        pad, embeddings, positions = pad_id(tokenizer, base), embedding_count(base), position_count(base)
         model = with_lora(base, config).to(device)
 
     table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
     reporter.stage(Stage.TOKENIZING, len(table), "samples")
     samples = []
-    for messages in table["messages"]:
-        samples.append(encode(messages.as_py(), tokenizer, max_length=config.max_length))
+    for row, messages in enumerate(table["messages"]):
+        with at_row(row):
+            samples.append(encode(messages.as_py(), tokenizer, max_length=config.max_length))
         reporter.progress(len(samples), len(table), "samples")
     probes = [encoded_probe(probe, tokenizer, config) for probe in spec.probes]
+    check_encoded(samples, probes, embeddings=embeddings, positions=positions)
+    clusters = sample_clusters(table["messages"].to_pylist())
+    check_trainable(samples, clusters, config)
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
@@ -81,7 +90,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         model,
         samples,
         config,
-        pad=tokenizer.pad_token_id,
+        pad=pad,
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
@@ -130,7 +139,9 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
     )
     if not all(sample.has_answer for own in encoded.sides for sample in own):
         raise TrainingError(
-            ErrorCode.BAD_CONFIG, "an answer of the probe lies beyond training.max_length", "raise training.max_length"
+            ErrorCode.BAD_CONFIG,
+            f"An answer of the probe {probe.name!r} lies beyond the first {config.max_length} tokens.",
+            "Raise training.max_length, or shorten the probe's prompts.",
         )
     return encoded
 

@@ -109,7 +109,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (422,),
         "the file is none of JSONL, JSON, CSV and Parquet, or its first record or header has none of the formats",
     ),
-    "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
+    "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
     "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
