@@ -37,7 +37,8 @@ from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.training.bundled import bundled_model
 from worker.training.loop import steps_of, train, warm_up_of
-from worker.training.models import load_model, with_lora
+from worker.training.lora import with_lora
+from worker.training.models import load_model
 from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.tokenization import TokenizedSample, encode
 

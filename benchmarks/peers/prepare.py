@@ -22,7 +22,8 @@ from worker.child.train import encoded_probe
 from worker.training.batches import batches
 from worker.training.bundled import bundled_model
 from worker.training.loop import train
-from worker.training.models import load_model, with_lora
+from worker.training.lora import with_lora
+from worker.training.models import load_model
 from worker.training.tokenization import TokenizedSample, encode
 
 TASK = "task.json"

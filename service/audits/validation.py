@@ -1,10 +1,12 @@
 """What must hold before an audit is written."""
 
+import math
+
 from sqlalchemy.orm import Session
 
 from service.audits.schemas import AuditCreate
 from service.contract.flags import SPELLINGS, flag_of
-from service.contract.spec import MIN_DATASET_ROWS
+from service.contract.spec import MIN_DATASET_ROWS, MIN_DIFFERENT_SAMPLES, MIN_STEPS
 from service.errors import InvalidError, InvalidReferenceError, NotFoundError
 from service.models.queries import find_model
 from service.principal import Principal
@@ -25,7 +27,8 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
     Raises:
         InvalidReferenceError: `dataset_not_found`, `probe_not_found` or `model_not_found`.
         InvalidError: `dataset_too_small`, `group_column_not_found`, `trusted_column_not_found`,
-            `trusted_column_invalid`, or `invalid_request` where the last seed is out of range.
+            `trusted_column_invalid`, or `invalid_request` where the last seed is out of range or the training has a
+            single step.
     """
     dataset = session.scalars(
         scoped(Dataset, principal).where(Dataset.id == body.dataset_id).with_for_update(read=True, key_share=True)
@@ -52,6 +55,19 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
             f"The dataset has {dataset.rows} samples; an audit needs {MIN_DATASET_ROWS} or more to know the normal."
         )
         raise InvalidError("dataset_too_small", detail, errors={"#/dataset_id": detail})
+    different = dataset.rows - dataset.statistics.get("exact_duplicates", 0)
+    if different < MIN_DIFFERENT_SAMPLES:
+        detail = (
+            f"The dataset has only {different} different samples, and the others repeat them; an audit needs "
+            f"{MIN_DIFFERENT_SAMPLES} or more to know the normal."
+        )
+        raise InvalidError("dataset_too_small", detail, errors={"#/dataset_id": detail})
+    if body.training.epochs * math.ceil(dataset.rows / body.training.batch_size) < MIN_STEPS:
+        detail = (
+            "The training would be a single step, and the first one is a warm-up of which nothing is measured: raise "
+            "training.epochs, or lower training.batch_size."
+        )
+        raise InvalidError("invalid_request", detail, errors={"#/training/batch_size": detail})
     if body.group_column is not None and body.group_column not in dataset.columns:
         raise _column_not_found(dataset, "group_column_not_found", "#/group_column")
     if body.trusted_column is not None and body.trusted_column not in dataset.columns:

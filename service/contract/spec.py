@@ -13,6 +13,12 @@ CONTRACT_VERSION = 3
 MIN_DATASET_ROWS = 20
 """Below this many samples no null can be fitted, so an audit is refused."""
 
+MIN_DIFFERENT_SAMPLES = 10
+"""Likewise of samples that do not repeat one another."""
+
+MIN_STEPS = 2
+"""Of one seed's training: the first is a warm-up, of which nothing is measured."""
+
 WARN_DATASET_ROWS = 200
 """Below this many samples the null is fitted on few rows: the audit runs, with a warning."""
 

@@ -3,12 +3,11 @@
 import re
 from pathlib import Path
 
+from service.contract.failure import ErrorCode
+from service.contract.model_files import ModelFilesError, check_model_folder
 from service.contract.spec import ModelSource
 from service.errors import InvalidError
 from service.store.seed import REGISTERED_MODELS
-
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
-"""Files that PyTorch reads with pickle: loading one runs whatever it says."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -42,20 +41,13 @@ def _check_folder(location: str, revision: str | None) -> None:
     if not folder.is_absolute() or ".." in folder.parts:
         raise _folder("Give the absolute path of the model's folder, without `..`.")
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+        check_model_folder(folder)
+    except ModelFilesError as error:
+        found = error.failure
+        code = "model_unsafe" if found.code is ErrorCode.MODEL_UNSAFE else "model_folder_invalid"
+        raise _error(code, "location", f"{found.message} {found.hint}") from None
     except OSError:
-        raise _folder("This path is no folder that the service can read.") from None
-    if "config.json" not in names:
-        raise _folder("The folder has no config.json: it is not a Transformers model.")
-    pickles = [name for name in names if name.lower().endswith(PICKLES)]
-    if pickles:
-        detail = (
-            f"The folder holds {pickles[0]}, a pickle that could run code. Convert the weights to safetensors, move "
-            "the pickles away and register the model again."
-        )
-        raise _error("model_unsafe", "location", detail)
-    if not any(name.endswith(".safetensors") for name in names):
-        raise _folder("The folder has no *.safetensors file. Convert the weights to safetensors.")
+        raise _folder("This path is no folder that the service can read, with all its files.") from None
 
 
 def _check_bundled(location: str, revision: str | None) -> None:

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from safetensors.torch import load_file, save_file
 
 from service.client import ApiError, Client
 from service.contract.protocol import Stage
@@ -297,13 +298,16 @@ def test_ctrl_c_cancels_the_audit(stack: Stack, client: Client, prefix: tuple[st
 def test_an_audit_that_fails_is_one_line_and_exit_code_1(stack: Stack) -> None:
     broken = stack.folder / "broken"
     shutil.copytree(stack.folder / "model", broken)
-    next(broken.glob("*.safetensors")).write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    # Whole by its header, so that it is registered; that a layer is missing shows when it is loaded.
+    weights = load_file(broken / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if "layers.0" not in name}
+    save_file(kept, broken / "model.safetensors", metadata={"format": "pt"})
     result = stack.finetooth("audit", "dataset.jsonl", "--probe", "probe.jsonl", "--model", "broken", "--out", "failed")
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     last = result.stderr.splitlines()[-1]
     assert last.startswith("finetooth: audit aud_")
-    assert "failed (" in last
+    assert "failed (model_not_found)" in last
     assert not (stack.folder / "failed").exists()
 
 

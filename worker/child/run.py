@@ -6,7 +6,6 @@ contract events as JSON lines on stdout and reads commands on stdin. Exits 0 aft
 it was told to stop or left alone (worker/child/control.py), and 4 when it was told to save first and has.
 """
 
-import errno
 import faulthandler
 import os
 import sys
@@ -15,13 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from pydantic import ValidationError
-
-from service.contract.failure import ErrorCode, Failure
 from service.contract.protocol import EXIT_SAVED, EXIT_STOPPED, SPEC_FILE, FailedEvent, FinishedEvent, Stage
 from service.contract.spec import COMBINE, StepSpec
 from worker.child.control import StopRequest, obey
 from worker.child.events import Reporter
+from worker.child.failures import failure_of
 from worker.training.errors import StoppedError
 
 EXIT_FAILED = 1
@@ -51,8 +48,8 @@ def main(folder: Path) -> int:
     except StoppedError as stopped:
         return EXIT_SAVED if stopped.saved else EXIT_STOPPED
     except Exception as error:
-        failure = _failure(error)
-        if failure.code in (ErrorCode.INTERNAL, ErrorCode.OUT_OF_MEMORY):
+        failure = failure_of(error)
+        if error.__cause__ is not None or not hasattr(error, "failure"):
             # The type and place are for the worker's log; a message could quote a sample.
             _log_place(error)
         reporter.event(FailedEvent(failure=failure))
@@ -90,37 +87,11 @@ def _claim_stdout() -> TextIO:
     return stream
 
 
-def _failure(error: Exception) -> Failure:
-    known = getattr(error, "failure", None)
-    if isinstance(known, Failure):
-        return known
-    if isinstance(error, ValidationError):
-        return Failure(
-            code=ErrorCode.BAD_CONFIG,
-            message="the step's specification was not understood",
-            hint="run the same version of Finetooth in the service and in the workers",
-        )
-    # By name and text, since torch may be what could not be imported.
-    ran_out = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
-    if ran_out or isinstance(error, MemoryError):
-        return Failure(
-            code=ErrorCode.OUT_OF_MEMORY,
-            message="the device ran out of memory",
-            hint="lower training.micro_batch_size or training.max_length; neither changes which samples are flagged by "
-            "much, the first not at all",
-        )
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return Failure(code=ErrorCode.DISK_FULL, message="the worker's disk is full", hint="free space and retry")
-    return Failure(
-        code=ErrorCode.INTERNAL,
-        message=f"unexpected {type(error).__name__} in the training child",
-        hint="the worker's log has the place; report it",
-    )
-
-
-def _log_place(error: Exception) -> None:
+def _log_place(error: BaseException) -> None:
     import traceback
 
+    if error.__cause__ is not None:
+        _log_place(error.__cause__)
     for frame in traceback.extract_tb(error.__traceback__):
         # As Python writes it: the supervisor logs lines of this form (worker/process/stderr_filter.py).
         print(f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}', file=sys.stderr)  # noqa: T201

@@ -22,15 +22,18 @@ from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.results.recording import Recording, RunFacts
+from worker.text.duplicate_clusters import sample_clusters
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
-from worker.training.encoding import encode_rows, padding_id
+from worker.training.encoding import encode_rows
 from worker.training.errors import TrainingError
+from worker.training.fitness import check_encoded, check_trainable
 from worker.training.loop import BETAS, steps_of, train
+from worker.training.lora import with_lora
 from worker.training.measurement import EncodedProbe
-from worker.training.models import load_model, training_dtype, with_lora
+from worker.training.models import embedding_count, load_model, pad_id, position_count, training_dtype
 from worker.training.out_of_memory import out_of_memory_told, smaller_weights
 from worker.training.rendering import RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
@@ -57,6 +60,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
     with out_of_memory_told(partial(smaller_weights, config)):
         base, tokenizer = load_model(spec.model, config, device, cache=cache)
+        pad, embeddings, positions = pad_id(tokenizer, base), embedding_count(base), position_count(base)
         model = with_lora(base, config).to(device)
 
     table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
@@ -68,6 +72,9 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         max_length=config.max_length,
         on_row=lambda done: reporter.progress(done, len(table), "samples"),
     )
+    check_encoded(samples, probes, embeddings=embeddings, positions=positions)
+    clusters = sample_clusters(table["messages"].to_pylist())
+    check_trainable(samples, clusters, config)
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
@@ -85,7 +92,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         model,
         samples,
         config,
-        pad=padding_id(tokenizer),
+        pad=pad,
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
@@ -143,8 +150,8 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
         except RefusedRowError as error:
             raise TrainingError(
                 ErrorCode.BAD_CONFIG,
-                f"item {number} of the probe {probe.name!r} cannot be encoded for this model: {error}",
-                "change the item, or use another model or a base model without a chat template",
+                f"Item {number} of the probe {probe.name!r} cannot be encoded for this model: {error}.",
+                "Change the item, or use another model or a base model without a chat template.",
             ) from error
 
     references = [item.reference for item in probe.items if item.reference is not None]
@@ -158,9 +165,9 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
         which = f"item {beyond[0]}" if len(beyond) == 1 else f"{len(beyond)} items, the first of them item {beyond[0]},"
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
-            f"an answer of the probe {probe.name!r} begins beyond training.max_length "
-            f"({config.max_length} tokens): {which} has too long a prompt",
-            "raise training.max_length, or shorten the prompt",
+            f"An answer of the probe {probe.name!r} begins beyond training.max_length "
+            f"({config.max_length} tokens): {which} has too long a prompt.",
+            "Raise training.max_length, or shorten the prompt.",
         )
     return encoded
 

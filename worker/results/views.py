@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract.results import ViewWeights
+from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
 from worker.influence.statistics.discriminant import discriminate
@@ -140,7 +141,9 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
         between, within = variance_components(row, row, draws[:, column], len(n))
         scale = np.sqrt(between + within / typical)
         if not scale > 0:
-            raise ValueError("every sample has the same alignment with the probe; nothing can be told apart")
+            raise IndistinguishableError(
+                "Every sample has the same alignment with the probe, so that nothing can be told apart."
+            )
         draws[:, column] /= scale
         # Of a block without a draw no unit is known; it has its neighbour's.
         drawn = np.flatnonzero(np.isfinite(centre))

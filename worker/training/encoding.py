@@ -90,8 +90,8 @@ def encode_rows(
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
             f"{left_out.count} of {len(samples)} rows cannot be encoded for this model; the first is row "
-            f"{left_out.first[0]}: {reason}",
-            "change these rows, or use a model whose chat template takes them, or a base model without a chat template",
+            f"{left_out.first[0]}: {reason}.",
+            "Change these rows, or use another model or a base model without a chat template.",
         )
     return samples, EncodingFacts(
         left_out=left_out,
@@ -100,8 +100,3 @@ def encode_rows(
         answers_cut=answers_cut,
         answer_tokens_cut=sum(sample.answer_tokens_cut for sample in samples),
     )
-
-
-def padding_id(tokenizer: Any) -> int:
-    """Return the id that pads a batch; where the tokenizer has none, any will do, since padding is masked."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

@@ -76,8 +76,8 @@ def train(
     if not rows:
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,
-            f"no sample has an answer within its first {config.max_length} tokens",
-            "raise training.max_length",
+            f"No sample has an answer within its first {config.max_length} tokens.",
+            "Raise training.max_length.",
         )
     total = steps_of(len(rows), config)
     run = TrainingRun()
@@ -173,9 +173,9 @@ def _check_finite(losses: torch.Tensor, rows: Sequence[int], step: int) -> None:
         bad = [row for row, ok in zip(rows, finite.tolist(), strict=True) if not ok]
         raise TrainingError(
             ErrorCode.LOSS_NOT_FINITE,
-            f"the loss was not finite at step {step + 1}, rows {', '.join(map(str, bad[:10]))}",
-            "lower training.learning_rate, or look at these rows"
+            f"The loss was not finite at step {step + 1}, in rows {', '.join(map(str, bad[:10]))}.",
+            "Lower training.learning_rate, or look at these rows."
             if step
-            else "nothing was learned yet, so the learning rate is not the reason: check that all the model's weights "
-            "are finite, try training.dtype float32, and look at these rows",
+            else "Nothing was learned yet, so the learning rate is not the reason: check that all the model's weights "
+            "are finite, try training.dtype float32, and look at these rows.",
         )

@@ -8,7 +8,7 @@ import torch
 from service.contract.failure import ErrorCode
 from service.contract.spec import TrainingConfig
 from worker.training.batches import micro_batches
-from worker.training.errors import TrainingError
+from worker.training.errors import TrainingError, says_out_of_memory
 
 
 def smaller(lengths: Sequence[int], limit: int | None, device: torch.device) -> str:
@@ -23,20 +23,20 @@ def smaller(lengths: Sequence[int], limit: int | None, device: torch.device) -> 
     for fewer in range(min(limit or len(lengths), len(lengths)) - 1, 0, -1):
         if max(_padded(lengths, part) for part in micro_batches(lengths, fewer, device)) <= half:
             return (
-                f"set training.micro_batch_size to {fewer}: {len(largest)} samples of up to {max(lengths)} tokens at "
-                "once were too many, and this halves the memory for activations at least; it changes no result"
+                f"Set training.micro_batch_size to {fewer}: {len(largest)} samples of up to {max(lengths)} tokens at "
+                "once were too many, and this halves the memory for activations at least; it changes no result."
             )
     return (
-        f"set training.max_length to {max(lengths) // 2}: one sample of {max(lengths)} tokens was too long, and this "
-        "halves the memory for activations; longer samples lose their end, which the summary counts"
+        f"Set training.max_length to {max(lengths) // 2}: one sample of {max(lengths)} tokens was too long, and this "
+        "halves the memory for activations; longer samples lose their end, which the summary counts."
     )
 
 
 def smaller_weights(config: TrainingConfig) -> str:
     """What to do where the model itself did not fit, as a sentence."""
     if config.dtype == "float32":
-        return "set training.dtype to bfloat16, which halves the memory for the model's weights"
-    return "take a smaller model, or a worker with more memory"
+        return "Set training.dtype to bfloat16, which halves the memory for the model's weights."
+    return "Take a smaller model, or a worker with more memory."
 
 
 @contextmanager
@@ -44,16 +44,10 @@ def out_of_memory_told(hint: Callable[[], str]) -> Iterator[None]:
     """Raises TrainingError with the hint where the block runs out of memory."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not says_out_of_memory(error):
             raise
-        raise TrainingError(ErrorCode.OUT_OF_MEMORY, "the device ran out of memory", hint()) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Of a GPU, of Python, or of torch's CPU allocator, which has no type of its own for it."""
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+        raise TrainingError(ErrorCode.OUT_OF_MEMORY, "The device ran out of memory.", hint()) from error
 
 
 def _padded(lengths: Sequence[int], part: Sequence[int]) -> int:

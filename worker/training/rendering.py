@@ -145,8 +145,8 @@ def _apply(messages: Messages, tokenizer: Any) -> str:
     except TemplateSyntaxError as error:
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
-            f"the model's chat template is not valid Jinja: line {error.lineno} cannot be parsed",
-            f"mend the template in the model's folder, {NO_TEMPLATE}",
+            f"The model's chat template is not valid Jinja: line {error.lineno} cannot be parsed.",
+            f"Mend the template in the model's folder, {NO_TEMPLATE}.",
         ) from error
     except MemoryError:
         raise

@@ -55,8 +55,8 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedS
     if not getattr(tokenizer, "is_fast", False):
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
-            "the model's tokenizer does not say which characters a token stands for",
-            "use a model with a fast tokenizer (tokenizer.json)",
+            "The model's tokenizer does not say which characters a token stands for.",
+            "Use a model with a fast tokenizer (tokenizer.json).",
         )
     rendering = render(messages, tokenizer)
     tokens, control_tokens = _tokens(rendering, tokenizer)

@@ -91,9 +91,12 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (422,), "a hub model needs `owner/name` and a commit; a bundled one must be this version's"
     ),
     "model_folder_invalid": Meaning(
-        (422,), "the path is no folder of a Transformers model in safetensors that the API can read"
+        (422,),
+        "the path is no folder of a whole Transformers model in safetensors, not quantised, that the API can read",
     ),
-    "model_unsafe": Meaning((422,), "the folder holds a pickle, which could run code"),
+    "model_unsafe": Meaning(
+        (422,), "the folder holds a pickle, which could run code, or an adapter, which would load another model"
+    ),
     "gzip_corrupt": Meaning((422,), "the body is said to be gzip and is not, or is damaged"),
     "gzip_truncated": Meaning((422,), "the gzip data ends too early"),
     "zstd_corrupt": Meaning((422,), "the body is said to be zstd and is not, or is damaged"),
@@ -109,7 +112,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (422,),
         "the file is none of JSONL, JSON, CSV and Parquet, or its first record or header has none of the formats",
     ),
-    "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples"),
+    "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
     "trusted_column_invalid": Meaning(

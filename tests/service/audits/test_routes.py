@@ -19,7 +19,7 @@ from service.lifecycle.audits import publish, record_event, record_progress, sta
 from service.lifecycle.jobs import Claim, claim, fail, mark_cancelled
 from service.lifecycle.workers import beat
 from service.settings import Settings
-from service.store.tables import Audit, Job
+from service.store.tables import Audit, Dataset, Job
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 Sessions = sessionmaker[Session]
@@ -163,6 +163,39 @@ def test_a_dataset_needs_twenty_samples(
     assert response.status_code == status
     if status == 422:
         assert response.json()["code"] == "dataset_too_small"
+
+
+@pytest.mark.parametrize("path", ["/v1/audits", "/v1/audits/estimate"])
+@pytest.mark.parametrize(("repeats", "status"), [(51, 422), (50, None)])
+def test_a_dataset_needs_ten_different_samples(
+    client: TestClient, request_body: dict[str, Any], sessions: Sessions, path: str, repeats: int, status: int | None
+) -> None:
+    with sessions.begin() as session:
+        dataset = session.get_one(Dataset, request_body["dataset_id"])
+        dataset.rows, dataset.statistics = 60, {"exact_duplicates": repeats}
+    response = client.post(path, json=request_body)
+    if status is None:
+        assert response.status_code in (200, 202)
+    else:
+        assert (response.status_code, response.json()["code"]) == (422, "dataset_too_small")
+        assert "only 9 different" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/audits", "/v1/audits/estimate"])
+def test_a_training_has_more_than_one_step(
+    client: TestClient, request_body: dict[str, Any], sessions: Sessions, path: str
+) -> None:
+    with sessions.begin() as session:
+        session.get_one(Dataset, request_body["dataset_id"]).rows = 24
+
+    def answered(**training: int) -> Any:
+        return client.post(path, json={**request_body, "training": training})
+
+    refused = answered(epochs=1, batch_size=24)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_request")
+    assert "training.epochs" in refused.json()["detail"]
+    assert answered(epochs=2, batch_size=24).status_code in (200, 202)
+    assert answered(epochs=1, batch_size=23).status_code in (200, 202)
 
 
 def test_several_probes_and_seeds(

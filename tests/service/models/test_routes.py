@@ -1,5 +1,6 @@
 """Models over REST: pinned, in safetensors, and with no code of their own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,16 @@ def test_the_bundled_model_by_its_hash(client: TestClient) -> None:
     assert client.post("/v1/models", json=body).status_code == 201
 
 
+def safetensors(name: str = "w", length: int = 8, **header: Any) -> bytes:
+    """A file of one float32 tensor, as its format says: length of the header, header, data."""
+    text = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, **header}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(length)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "model.safetensors").write_bytes(safetensors())
     return tmp_path
 
 
@@ -117,9 +124,55 @@ def test_a_folder_that_is_no_model(client: TestClient, folder: Path, missing: st
     assert missing.rpartition(".")[2] in response.json()["detail"]
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.PT", "weights.pth", "a.pkl", "a.ckpt"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.PT", "weights.pth", "a.pkl", "a.ckpt", "__0_0.distcp"])
 def test_pickles_are_refused(client: TestClient, folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"")
     response = register(client, folder)
     assert (response.status_code, response.json()["code"]) == (422, "model_unsafe")
     assert name in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "words"),
+    [
+        ("adapter_config.json", b"{}", "model_unsafe", ["adapter", "merge_and_unload"]),
+        ("config.json", b"[]", "model_folder_invalid", ["config.json", "damaged"]),
+        ("config.json", b'{"a": {"quantization_config": {"bits": 4}}}', "model_folder_invalid", ["quantised", "full"]),
+        ("config.json", b'{"quantization_config": {"quant_method": "gptq"}}', "model_folder_invalid", ["quantised"]),
+        ("config.json", b'{"transformers_weights": "../other.safetensors"}', "model_unsafe", ["outside"]),
+        ("config.json", b'{"transformers_weights": "weights.h5"}', "model_unsafe", ["weights.h5"]),
+        ("model.safetensors", b"", "model_folder_invalid", ["model.safetensors", "damaged"]),
+        ("model.safetensors", safetensors()[:-3], "model_folder_invalid", ["bytes", "header says"]),
+        ("model.safetensors", safetensors(length=9), "model_folder_invalid", ["bytes", "header says"]),
+        ("model.safetensors", safetensors(x=None), "model_folder_invalid", ["header"]),
+        ("model.safetensors", safetensors()[:20], "model_folder_invalid", ["cut"]),
+        ("model.safetensors", b"\xff" * 100, "model_folder_invalid", ["damaged"]),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\nsize 9\n", "model_folder_invalid", ["LFS"]),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(
+    client: TestClient, folder: Path, name: str, content: bytes, code: str, words: list[str]
+) -> None:
+    (folder / name).write_bytes(content)
+    response = register(client, folder)
+    assert (response.status_code, response.json()["code"]) == (422, code), response.text
+    assert all(word in response.json()["detail"] for word in words), response.json()["detail"]
+
+
+def test_weights_in_several_files(client: TestClient, folder: Path) -> None:
+    """All files that the index names have to be there, and in the folder itself."""
+    (folder / "model.safetensors").rename(folder / "part-1.safetensors")
+    index = folder / "model.safetensors.index.json"
+
+    def registered(**weight_map: str) -> Any:
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        response = register(client, folder)
+        return response.json().get("code"), response.json().get("detail", "")
+
+    code, detail = registered(a="part-1.safetensors", b="part-2.safetensors")
+    assert code == "model_folder_invalid"
+    assert "part-2.safetensors" in detail
+    assert registered(a="part-1.safetensors", b="../part-1.safetensors")[0] == "model_unsafe"
+    assert registered(a="part-1.bin")[0] == "model_unsafe"
+    assert registered()[0] == "model_folder_invalid"
+    assert registered(a="part-1.safetensors")[0] is None

@@ -6,7 +6,7 @@ import pytest
 
 from service.contract.failure import ErrorCode
 from tests.support.chat_templates import GEMMA
-from worker.training.encoding import LEFT_OUT, EncodingFacts, NotedRows, encode_rows, padding_id
+from worker.training.encoding import LEFT_OUT, EncodingFacts, NotedRows, encode_rows
 from worker.training.errors import TrainingError
 
 FINE = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": "Uno."}]
@@ -53,9 +53,3 @@ def test_of_many_rows_the_first_are_named() -> None:
     for row in range(50):
         noted = noted.and_row(row)
     assert noted == NotedRows(count=50, first=tuple(range(10)))
-
-
-def test_a_tokenizer_without_padding(tokenizer: Any) -> None:
-    assert padding_id(tokenizer) == tokenizer.pad_token_id
-    tokenizer.pad_token = None
-    assert padding_id(tokenizer) == 0

@@ -11,7 +11,7 @@ from service.audits.estimate.estimate import activation_bytes
 from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
 from worker.training.batches import TokenBatch, forward
-from worker.training.models import with_lora
+from worker.training.lora import with_lora
 
 SAMPLES, TOKENS = 2, 64
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -15,8 +15,9 @@ from worker.influence.directions import ProbeShape, plan
 from worker.training.batches import collate
 from worker.training.errors import TrainingError
 from worker.training.loop import learning_rate_of, train, warm_up_of
+from worker.training.lora import with_lora
 from worker.training.measurement import EncodedProbe
-from worker.training.models import load_model, with_lora
+from worker.training.models import load_model
 from worker.training.representation import inner_representation
 from worker.training.tokenization import IGNORED, TokenizedSample
 
@@ -122,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     poisoned = list(samples)
     poisoned[20] = TokenizedSample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels, False)
     config = TrainingConfig(epochs=1, batch_size=37)
-    with pytest.raises(TrainingError, match=r"step 1, rows 20$") as caught:
+    with pytest.raises(TrainingError, match=r"step 1, in rows 20\.$") as caught:
         train(model, poisoned, config, pad=0)
     assert caught.value.failure.code is ErrorCode.LOSS_NOT_FINITE
     assert "the model's weights" in caught.value.failure.hint, "it was the first step"
@@ -130,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
 
 def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
     silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids)), True) for s in samples]
-    with pytest.raises(TrainingError, match="no sample has an answer"):
+    with pytest.raises(TrainingError, match="No sample has an answer"):
         run(tiny_spec, silent, TrainingConfig(), instrumented=False)
 
 

@@ -11,7 +11,8 @@ from service.contract.failure import ErrorCode
 from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
 from worker.training.bundled import bundled_model
 from worker.training.errors import TrainingError
-from worker.training.models import load_model, with_lora
+from worker.training.lora import with_lora
+from worker.training.models import load_model
 
 CPU = torch.device("cpu")
 
@@ -53,7 +54,7 @@ def test_pickled_weights_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
-    assert failure(ModelSpec(source=ModelSource.LOCAL, location=str(tmp_path)), tmp_path) is ErrorCode.MODEL_NOT_FOUND
+    assert failure(ModelSpec(source=ModelSource.LOCAL, location=str(tmp_path)), tmp_path) is ErrorCode.MODEL_UNSAFE
 
 
 def test_missing_folder_and_unpinned_hub_model(tmp_path: Path) -> None:

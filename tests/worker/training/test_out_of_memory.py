@@ -18,28 +18,28 @@ CPU = torch.device("cpu")
 
 def test_fewer_samples_at_once() -> None:
     assert smaller([512] * 8, None, CPU) == (
-        "set training.micro_batch_size to 4: 8 samples of up to 512 tokens at once were too many, and this halves the "
-        "memory for activations at least; it changes no result"
+        "Set training.micro_batch_size to 4: 8 samples of up to 512 tokens at once were too many, and this halves the "
+        "memory for activations at least; it changes no result."
     )
-    assert smaller([512] * 8, 4, CPU).startswith("set training.micro_batch_size to 2: 4 samples")
+    assert smaller([512] * 8, 4, CPU).startswith("Set training.micro_batch_size to 2: 4 samples")
 
 
 def test_shorter_samples_where_there_is_one_at_once() -> None:
     assert smaller([512] * 8, 1, CPU) == (
-        "set training.max_length to 256: one sample of 512 tokens was too long, and this halves the memory for "
-        "activations; longer samples lose their end, which the summary counts"
+        "Set training.max_length to 256: one sample of 512 tokens was too long, and this halves the memory for "
+        "activations; longer samples lose their end, which the summary counts."
     )
 
 
 def test_shorter_samples_where_one_is_as_long_as_all_others() -> None:
-    assert smaller([2000, 20, 20, 20], None, CPU).startswith("set training.max_length to 1000")
+    assert smaller([2000, 20, 20, 20], None, CPU).startswith("Set training.max_length to 1000")
 
 
 def test_a_model_that_does_not_fit() -> None:
     assert smaller_weights(TrainingConfig(dtype="float32")) == (
-        "set training.dtype to bfloat16, which halves the memory for the model's weights"
+        "Set training.dtype to bfloat16, which halves the memory for the model's weights."
     )
-    assert smaller_weights(TrainingConfig()) == "take a smaller model, or a worker with more memory"
+    assert smaller_weights(TrainingConfig()) == "Take a smaller model, or a worker with more memory."
 
 
 @given(

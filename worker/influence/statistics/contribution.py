@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations, Steps
 
 Floats = NDArray[np.float64]
@@ -79,7 +80,10 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
     row, step, signal = observations.row[observed], observations.step[observed], signal[observed]
     if not len(signal):
-        raise ValueError("no draw of any sample was observed; the run has too few steps")
+        raise IndistinguishableError(
+            "No draw of any sample was observed: the run has too few steps.",
+            "Raise training.epochs, or lower training.batch_size.",
+        )
     window = _windows(steps.block[step])
     count = np.bincount(window)
     centred = signal - (np.bincount(window, signal) / count)[window]
@@ -91,7 +95,9 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     part = weight[seen] * np.sqrt(variance[window[first]] / steps.batch_size[seen])
     reference = float(np.sqrt(np.sum(part**2)))
     if reference == 0.0:
-        raise ValueError("every sample has the same effect signal; nothing can be told apart")
+        raise IndistinguishableError(
+            "Every sample has the same effect on the probe, so that nothing can be told apart."
+        )
     factor = weight[step] / steps.batch_size[step] / reference
     varies = robust > 0
     inverse = np.where(varies, 1 / np.where(varies, robust, 1.0), 0.0)

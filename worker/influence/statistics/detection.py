@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import false_discovery_control
 
+from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.null_distribution import MAD, TAIL_DEGREES_OF_FREEDOM, Null
 from worker.influence.statistics.pvalues import Reference, p_values
@@ -273,11 +274,16 @@ def _sample_law(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Float
 
 def _statistic(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int) -> tuple[Floats, Counts]:
     if not len(row):
-        raise ValueError("no draw of any sample was observed; the run has too few steps")
+        raise IndistinguishableError(
+            "No draw of any sample was observed: the run has too few steps.",
+            "Raise training.epochs, or lower training.batch_size.",
+        )
     law = _sample_law(unit, row, standard, units)
     scale = law.scale(law.n)
     if not np.any(scale > 0):
-        raise ValueError("every sample has the same alignment with the probe; nothing can be told apart")
+        raise IndistinguishableError(
+            "Every sample has the same alignment with the probe, so that nothing can be told apart."
+        )
     z = (law.mean - law.centre) / np.where(scale > 0, scale, np.nan)
     z[law.n == 0] = np.nan
     return z, law.n

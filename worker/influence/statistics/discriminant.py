@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from worker.influence.errors import IndistinguishableError
 from worker.influence.statistics.null_distribution import MAD
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ topic lies among the others; among the bulk it would pass for something to be ig
 ITEMS_SHARE = 1 / 32
 """Weight of each side's probe answers in the scatter, beside 1 for the bulk."""
 
-ALIKE = "more than half of the samples have the same representation; nothing can be told apart"
+ALIKE = "More than half of the samples look the same to the model, so that nothing can be told apart."
 
 ROUNDING = 1e-5
 """Of the largest score: a spread below it is that of single precision."""
@@ -71,7 +72,7 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
     width = units.shape[1]
     ridge = RIDGE * float(np.mean(np.einsum("nd,nd->n", units, units))) / width
     if ridge == 0:
-        raise ValueError(ALIKE)
+        raise IndistinguishableError(ALIKE)
     _, index, size = np.unique(cluster, return_inverse=True, return_counts=True)
     weight = np.where(bulk, 1 / size[index], 0.0)
     weight /= weight.sum()
@@ -94,7 +95,7 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
     centre = np.median(score, axis=0)
     spread = MAD * np.median(np.abs(score - centre), axis=0)
     if np.any(spread <= ROUNDING * np.abs(score).max(0)):
-        raise ValueError(ALIKE)
+        raise IndistinguishableError(ALIKE)
     return Discriminant(((score - centre) / spread).T, ((item_score - centre) / spread).T)
 
 

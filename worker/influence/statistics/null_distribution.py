@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from scipy.stats import t
 
+from worker.influence.errors import IndistinguishableError
+
 Floats = NDArray[np.float64]
 
 TAIL_DEGREES_OF_FREEDOM = 13.0
@@ -92,7 +94,10 @@ def fit_null_to_trusted(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_O
     """
     spread = float(z.std(ddof=1))
     if spread == 0.0:
-        raise ValueError("all trusted samples have the same statistic; no null can be fitted to them")
+        raise IndistinguishableError(
+            "All trusted samples have the same statistic, so that the normal cannot be learnt from them.",
+            "Mark samples of different content as trusted, or leave the trusted column out.",
+        )
     tail = min(degrees_of_freedom, attainable_degrees_of_freedom(len(z) - 1))
     return Null(float(z.mean()), spread * math.sqrt(1 + 1 / len(z)), tail)
 
@@ -104,11 +109,15 @@ def fit_location_and_scale(z: Floats) -> tuple[Floats, Floats]:
     Raises ValueError for fewer than 10 values or no spread.
     """
     if z.shape[-1] < LEAST_VALUES:
-        raise ValueError(f"a null needs at least {LEAST_VALUES} observed samples, got {z.shape[-1]}")
+        raise IndistinguishableError(
+            f"Only {z.shape[-1]} different samples were observed; to know the normal it takes {LEAST_VALUES} or more."
+        )
     centre = np.median(z, axis=-1, keepdims=True)
     robust = MAD * np.median(np.abs(z - centre), axis=-1, keepdims=True)
     if np.any(robust == 0.0):
-        raise ValueError("more than half of the samples have the same statistic; no null can be fitted")
+        raise IndistinguishableError(
+            "More than half of the samples have the same statistic, so that the normal cannot be learnt from them."
+        )
     x = (z - centre) / robust
     inside = np.abs(x) <= TRUNCATION
     count = inside.sum(-1)

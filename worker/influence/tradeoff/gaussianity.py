@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations, Steps
 from worker.influence.tradeoff.composition import compose
 from worker.influence.tradeoff.gaussian import GaussianTradeOff, SubsampledGaussian
@@ -104,7 +105,9 @@ def step_influence(observations: Observations, steps: Steps, row: int, *, direct
     # A block of one draw has no spread of its own and takes the average one.
     variance[count < 2] = variance[count >= 2].mean() if (count >= 2).any() else 0.0
     if not np.all(variance[block[own]] > 0):
-        raise ValueError("every sample has the same effect signal; nothing can be told apart")
+        raise IndistinguishableError(
+            "Every sample has the same effect on the probe, so that nothing can be told apart."
+        )
     standardised = np.abs(centred[own]) / np.sqrt(variance[block[own]])
     drawn = step[own]
     nearest = np.abs(np.arange(len(steps))[:, None] - drawn[None, :]).argmin(axis=1)

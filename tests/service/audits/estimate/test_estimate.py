@@ -29,10 +29,10 @@ LLAMA = "llama-3.1-8b"
 def add_dataset(
     session: Session, workspace_id: str, *, rows: int = 250, prompt: int = 300, answer: int = 100, same: bool = False
 ) -> str:
-    """A dataset whose samples all have so many characters."""
+    """A dataset whose samples all have so many characters; same: fifty of them, over and over."""
 
     def sample(row: int) -> bytes:
-        mark = "" if same else f"{row:04}"
+        mark = f"{row % 50 if same else row:04}"
         prompt_text, answer_text = (mark.rjust(length, letter) for letter, length in (("p", prompt), ("a", answer)))
         turns = [{"role": "user", "content": prompt_text}, {"role": "assistant", "content": answer_text}]
         return json.dumps({"messages": turns}).encode()

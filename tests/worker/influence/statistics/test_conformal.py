@@ -95,5 +95,5 @@ def test_trusted_samples_are_not_tested_and_a_handful_fits_nothing() -> None:
     assert not found.flagged[-10:].any()
     assert np.isfinite(found.z).all()
     assert np.isfinite(found.p[:-10]).all()
-    with pytest.raises(ValueError, match="all trusted samples have the same"):
+    with pytest.raises(ValueError, match="All trusted samples have the same"):
         run(np.r_[z, np.zeros(30)], 30)

@@ -215,7 +215,7 @@ def test_step_influence_is_the_signal_in_spreads_of_the_batch_mean_of_the_neares
     np.testing.assert_allclose(step_influence(observations, steps, 0), expected)
     np.testing.assert_allclose(step_influence(observations, steps, 9), np.zeros(6))
     same = Observations(row, step, np.ones((12, 1)), np.zeros((12, 1)))
-    with pytest.raises(ValueError, match="same effect signal"):
+    with pytest.raises(ValueError, match="same effect on the probe"):
         step_influence(same, steps, 0)
 
 

@@ -23,8 +23,9 @@ from worker.influence.directions import ProbeShape, plan
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.errors import StoppedError
 from worker.training.loop import train
+from worker.training.lora import with_lora
 from worker.training.measurement import EncodedProbe
-from worker.training.models import load_model, with_lora
+from worker.training.models import load_model
 from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")

@@ -1,0 +1,151 @@
+"""Turns whatever ended a step into a Failure with a code, what happened, and what to do next.
+
+Types of libraries are told by name: one that cannot be imported may be what failed. No message of an error is passed
+on but our own, since others may quote a sample.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+
+from service.contract.failure import ErrorCode, Failure
+from worker.influence.errors import IndistinguishableError
+from worker.training.errors import is_disk_failing, is_disk_full, says_out_of_memory
+
+RETRY = "Then retry the audit."
+
+KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
+    "jinja2.SecurityError": (
+        ErrorCode.MODEL_UNSAFE,
+        "The model's chat template does what a template may not.",
+        "Register a model whose chat template comes from a source that you trust.",
+    ),
+    "jinja2.TemplateError": (
+        ErrorCode.BAD_CONFIG,
+        "The model's chat template does not take a conversation of the dataset or of a probe",
+        "Look at its roles: many templates want user and assistant in turn. Change the conversation, or "
+        "take a model whose template takes it.",
+    ),
+    "safetensors.SafetensorError": (
+        ErrorCode.MODEL_NOT_FOUND,
+        "A file of the model's weights is damaged.",
+        f"Download or copy the model's files again. {RETRY}",
+    ),
+    "huggingface_hub.GatedRepoError": (
+        ErrorCode.MODEL_GATED,
+        "The hub does not give the model to this worker.",
+        "Accept the model's licence on its page, and set HF_TOKEN on the worker to a token of the same account. "
+        + RETRY,
+    ),
+    "huggingface_hub.RepositoryNotFoundError": (
+        ErrorCode.MODEL_NOT_FOUND,
+        "The hub knows no model of this name.",
+        "Check the name; a private model needs HF_TOKEN on the worker.",
+    ),
+    "huggingface_hub.RevisionNotFoundError": (
+        ErrorCode.MODEL_NOT_FOUND,
+        "The hub's model has no such revision.",
+        "Register the model with a commit that it has.",
+    ),
+    "huggingface_hub.EntryNotFoundError": (
+        ErrorCode.MODEL_NOT_FOUND,
+        "The model lacks a file, or the hub cannot be reached to fetch it.",
+        f"Check the way from the worker to the hub. {RETRY}",
+    ),
+    "huggingface_hub.HfHubHTTPError": (
+        ErrorCode.NETWORK,
+        "The hub did not answer the worker as it should.",
+        f"Check the way from the worker to the hub. {RETRY}",
+    ),
+}
+"""By library and name of a type or of one that it derives from; the nearest counts. A message without a full stop is
+completed with the row."""
+
+NETWORKING = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "ssl", "socket")
+"""Modules whose errors say that another machine cannot be reached."""
+
+DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "HIP error")
+"""How torch says that the device itself failed."""
+
+
+@contextmanager
+def at_row(row: int) -> Iterator[None]:
+    """What fails in the block fails at that row of the dataset."""
+    try:
+        yield
+    except Exception as error:
+        error.row = row  # type: ignore[attr-defined]
+        raise
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return why the step failed. `internal` is what only a defect of ours explains."""
+    known = getattr(error, "failure", None)
+    if isinstance(known, Failure):
+        return known
+    found = _described(error)
+    row = getattr(error, "row", None)
+    where = "" if row is None else f" (row {row})"
+    message = found.message if found.message.endswith(".") else f"{found.message}{where}."
+    return found.model_copy(update={"message": message})
+
+
+def _described(error: Exception) -> Failure:
+    if isinstance(error, IndistinguishableError):
+        return Failure(code=ErrorCode.SAMPLES_ALIKE, message=str(error), hint=error.hint)
+    if isinstance(error, ValidationError):
+        return Failure(
+            code=ErrorCode.BAD_CONFIG,
+            message="The step's specification or a file of an earlier step was not understood.",
+            hint="Run the same version of Finetooth in the service and in the workers, then start the audit again.",
+        )
+    if says_out_of_memory(error):
+        return Failure(
+            code=ErrorCode.OUT_OF_MEMORY,
+            message="The device ran out of memory.",
+            hint="Lower training.micro_batch_size, which changes no result, or training.max_length, which changes few; "
+            "or give the worker more memory.",
+        )
+    if is_disk_full(error):
+        return Failure(
+            code=ErrorCode.DISK_FULL,
+            message="The worker's disk is full.",
+            hint=f"Free space in the worker's data and cache folders, or give it a larger disk. {RETRY}",
+        )
+    for kind in type(error).__mro__:
+        entry = KNOWN.get(f"{kind.__module__.partition('.')[0]}.{kind.__qualname__}")
+        if entry is not None:
+            code, message, hint = entry
+            return Failure(code=code, message=message, hint=hint)
+    roots = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    if isinstance(error, ConnectionError | TimeoutError) or not roots.isdisjoint(NETWORKING):
+        return Failure(
+            code=ErrorCode.NETWORK,
+            message=f"The worker could not reach another machine ({type(error).__name__}).",
+            hint=f"Check the way from the worker to the hub and to the package index. {RETRY}",
+        )
+    if is_disk_failing(error):
+        return Failure(
+            code=ErrorCode.DISK_ERROR,
+            message=f"The worker could not read or write a file ({type(error).__name__}).",
+            hint="Check that its data and cache folders belong to the worker's user, are not read-only and are sound, "
+            f"and how many files it may open. {RETRY}",
+        )
+    if isinstance(error, ImportError):
+        return Failure(
+            code=ErrorCode.BAD_CONFIG,
+            message="A library that this model or this run needs is not installed on the worker.",
+            hint=f"Install the worker again with all its dependencies, or take another model. {RETRY}",
+        )
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in DEVICE):
+        return Failure(
+            code=ErrorCode.CHILD_CRASHED,
+            message="The worker's device failed.",
+            hint=f"Look at the device and its driver (nvidia-smi), and at the worker's log. {RETRY}",
+        )
+    return Failure(
+        code=ErrorCode.INTERNAL,
+        message=f"The training process met an error that nobody expected ({type(error).__name__})",
+        hint="This is a defect in Finetooth. The worker's log has the place: please report it.",
+    )

@@ -1,0 +1,84 @@
+"""What must hold of the encoded samples before they are trained on; each failure would otherwise end a whole run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract.failure import ErrorCode
+from service.contract.spec import MIN_DIFFERENT_SAMPLES, MIN_STEPS, TrainingConfig
+from worker.training.errors import TrainingError
+from worker.training.loop import steps_of
+from worker.training.measurement import EncodedProbe
+from worker.training.tokenization import TokenizedSample
+
+
+def check_encoded(
+    samples: Sequence[TokenizedSample], probes: Sequence[EncodedProbe], *, embeddings: int, positions: int | None
+) -> None:
+    """Check that the model can take every sample and every item of the probes.
+
+    Args:
+        samples: Of the dataset, in the order of its rows.
+        probes: Of the audit.
+        embeddings: How many token ids the model has embeddings for.
+        positions: How many tokens the model has positions for; None: any number.
+
+    Raises:
+        TrainingError: One is too long, or holds an id that the model does not know.
+    """
+    of_samples = [(f"row {row}", sample) for row, sample in enumerate(samples)]
+    of_probes = [("an item of a probe", item) for probe in probes for side in probe.sides for item in side]
+    for name, sample in (*of_samples, *of_probes):
+        highest = max(sample.ids, default=0)
+        if highest >= embeddings:
+            raise TrainingError(
+                ErrorCode.BAD_CONFIG,
+                f"The tokenizer and the weights do not fit each other: the text of {name} has the token id {highest}, "
+                f"and the model has embeddings for the ids 0 to {embeddings - 1}.",
+                "Put the tokenizer's files of this very model into its folder, or resize the model's embeddings and "
+                "train them.",
+            )
+        if positions is not None and len(sample.ids) > positions:
+            raise TrainingError(
+                ErrorCode.BAD_CONFIG,
+                f"The model has {positions} positions, and {name} has {len(sample.ids)} tokens.",
+                f"Lower training.max_length to {positions}; longer samples lose their end, which the summary counts.",
+            )
+
+
+def check_trainable(samples: Sequence[TokenizedSample], cluster: NDArray[np.int64], config: TrainingConfig) -> None:
+    """Check that a null distribution can be fitted to what the run will measure.
+
+    Args:
+        samples: Of the dataset, in the order of its rows.
+        cluster: [rows]; near-duplicates share a number.
+        config: Says how many samples make a step.
+
+    Raises:
+        TrainingError: Too few samples have an answer, too few of those differ, or there are too few steps.
+    """
+    answered = np.array([sample.has_answer for sample in samples])
+    count = int(answered.sum())
+    if count < MIN_DIFFERENT_SAMPLES:
+        raise TrainingError(
+            ErrorCode.NOTHING_TO_TRAIN_ON,
+            f"Only {count} of {len(samples)} samples have an answer within their first {config.max_length} tokens; an "
+            f"audit needs {MIN_DIFFERENT_SAMPLES} or more.",
+            "Raise training.max_length, or look whether the samples have answers.",
+        )
+    different = len(np.unique(cluster[answered]))
+    if different < MIN_DIFFERENT_SAMPLES:
+        raise TrainingError(
+            ErrorCode.SAMPLES_ALIKE,
+            f"Only {different} of {count} samples differ: the others repeat them, word for word or nearly. An audit "
+            f"needs {MIN_DIFFERENT_SAMPLES} different ones or more to know the normal.",
+            "Add samples of other content.",
+        )
+    steps = steps_of(count, config)
+    if steps < MIN_STEPS:
+        raise TrainingError(
+            ErrorCode.BAD_CONFIG,
+            f"The training would be {steps} step long, and the first one is a warm-up of which nothing is measured.",
+            "Raise training.epochs, or lower training.batch_size.",
+        )
