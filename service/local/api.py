@@ -6,16 +6,14 @@ The stack binds the port before it starts anything, so that a taken port costs n
 import socket
 import sys
 
-import uvicorn
-
-from service.server.config import server_config
+from service.server.config import serve, server_config
 
 GRACEFUL_SECONDS = 5
 
 
 def main(descriptor: int) -> None:
     """Serves until SIGTERM; open requests get GRACEFUL_SECONDS to end."""
-    uvicorn.Server(server_config(graceful_seconds=GRACEFUL_SECONDS)).run(sockets=[socket.socket(fileno=descriptor)])
+    serve(server_config(graceful_seconds=GRACEFUL_SECONDS), [socket.socket(fileno=descriptor)])
 
 
 if __name__ == "__main__":

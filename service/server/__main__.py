@@ -2,9 +2,7 @@
 
 import sys
 
-import uvicorn
-
-from service.server.config import server_config
+from service.server.config import serve, server_config
 
 GRACEFUL_SECONDS = 20
 
@@ -13,7 +11,7 @@ def main(host: str, port: int) -> None:
     """Serves until SIGTERM; open requests get GRACEFUL_SECONDS to end."""
     config = server_config(graceful_seconds=GRACEFUL_SECONDS, proxy_headers=True)
     config.host, config.port = host, port
-    uvicorn.Server(config).run()
+    serve(config)
 
 
 if __name__ == "__main__":

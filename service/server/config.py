@@ -1,5 +1,8 @@
 """How uvicorn is run, on a laptop, in containers and in tests."""
 
+import contextlib
+import socket
+
 import uvicorn
 from uvicorn._types import ASGIApplication
 
@@ -38,3 +41,14 @@ def server_config(
         timeout_graceful_shutdown=graceful_seconds,
         log_level=log_level,
     )
+
+
+def serve(config: uvicorn.Config, sockets: list[socket.socket] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, whose KeyboardInterrupt is no error.
+
+    Args:
+        config: What is served, and how.
+        sockets: Listen already; None: the server binds host and port of the configuration.
+    """
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=sockets)

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MOST_HEAD_BYTES = 64 * 2**10
 """Of a request line and its headers together, and of a chunk's header or a body's trailers."""
 
-HEAD_SECONDS = 15.0
+HEAD_SECONDS = 8.0
 """A connection on which no request is being answered gets so long to bring the next one's headers."""
 
 STALLED_SECONDS = 60.0
