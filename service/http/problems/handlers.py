@@ -154,6 +154,7 @@ _HTTP_CODES = {
     400: ("bad_request", "The request cannot be read: {detail}."),
     404: ("not_found", "There is nothing at this path. GET /openapi.json lists what there is."),
     405: ("method_not_allowed", "This path does not answer {method}. The Allow header lists what it answers."),
+    408: ("body_stalled", "The body did not come to its end in time. Send the request again."),
     413: ("body_too_large", "The body is larger than this path accepts. GET /v1/info lists the limits."),
 }
 

@@ -176,3 +176,16 @@ def test_more_connections_than_the_server_takes_are_refused(api: LiveApi, monkey
         assert received.startswith(b"HTTP/1.1 503 ")
         assert b"Try again" in received
     wait_for(lambda: httpx.get(f"{api.url}/healthz").status_code == 200, PATIENCE)
+
+
+def test_a_json_body_that_never_ends_is_given_up(api: LiveApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.http.routing.JSON_BODY_SECONDS", 0.5)
+    head = (
+        f"POST /v1/probes HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {api.key}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    )
+    with connected(api) as connection:
+        connection.sendall(head.encode() + b"{")
+        received = answer(connection)
+    assert received.startswith(b"HTTP/1.1 408 ")
+    assert b"body_stalled" in received
