@@ -36,6 +36,9 @@ from service.store.objects import ObjectMissingError, ObjectStoreUnavailableErro
 
 log = logging.getLogger(__name__)
 
+MOST_NAMED = 100
+"""Of what is wrong in a request: a small one can be wrong in very many places."""
+
 STATUSES: dict[type[DomainError], int] = {
     ForbiddenError: 403,
     NotFoundError: 404,
@@ -126,9 +129,10 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         if media_type != "application/json" and not media_type.endswith("+json"):
             detail = "Send a JSON body with the header Content-Type: application/json."
             return problem_response(request, Problem(415, "unsupported_media_type", detail))
-    found = [{"pointer": _pointer(entry["loc"], error.body), "detail": entry["msg"]} for entry in errors]
+    found = [{"pointer": _pointer(entry["loc"], error.body), "detail": entry["msg"]} for entry in errors[:MOST_NAMED]]
     places = ", ".join(entry["pointer"] for entry in found[:3])
-    detail = f"The request has {len(found)} invalid value{'s' if len(found) > 1 else ''}: see {places}."
+    more = f" The first {MOST_NAMED} are listed." if len(errors) > MOST_NAMED else ""
+    detail = f"The request has {len(errors)} invalid value{'s' if len(errors) > 1 else ''}: see {places}.{more}"
     return problem_response(request, Problem(422, "invalid_request", detail, errors=found))
 
 
