@@ -53,9 +53,7 @@ WORKDIR /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=3)"]
-# The access log would hold the token of a sign-in link.
-CMD ["uvicorn", "service.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", \
-    "--no-access-log", "--no-server-header", "--timeout-graceful-shutdown", "20"]
+CMD ["python", "-m", "service.server", "0.0.0.0", "8000"]
 
 FROM base AS worker
 ENV HF_HOME=/cache/huggingface \

@@ -199,7 +199,7 @@ def serving(url: str, data: Path) -> Iterator[tuple[str, psutil.Process]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--port", str(port)]
+    command = [sys.executable, "-m", "service.server", "127.0.0.1", str(port)]
     environment = {**os.environ, "FINETOOTH_DATABASE_URL": url, "FINETOOTH_DATA_DIR": str(data)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"

@@ -255,10 +255,9 @@ def api(url: str, folder: Path):  # type: ignore[no-untyped-def]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(512)
-        command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--no-access-log"]
         with (folder / "api.log").open("wb") as log:
             process = subprocess.Popen(
-                [*command, "--fd", str(listener.fileno())],
+                [sys.executable, "-m", "service.local.api", str(listener.fileno())],
                 pass_fds=[listener.fileno()],
                 env=environment,
                 stdout=log,

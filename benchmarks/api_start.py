@@ -24,7 +24,7 @@ def start_once() -> float:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--port", str(port)]
+    command = [sys.executable, "-m", "service.server", "127.0.0.1", str(port)]
     environment = {**os.environ, "FINETOOTH_DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none"}
     started = time.perf_counter()
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

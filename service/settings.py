@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
     """Of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
+    max_queued_audits: int = Field(default=200, ge=1)
+    """Of one workspace; running ones do not count."""
+    max_workspace_bytes: int = Field(default=2**40, ge=1)
+    """Of all uploads of one workspace together."""
+    max_workspace_rows: int = Field(default=500_000_000, ge=1)
+    """Of all datasets of one workspace together."""
+    max_workspace_probes: int = Field(default=10_000, ge=1)
+    """Of one workspace."""
     parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**29)
     """Address space of the child that parses an upload."""
 

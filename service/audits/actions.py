@@ -8,6 +8,7 @@ from service.audits.queries import find_audit, render_audit
 from service.audits.schemas import Audit, AuditCreate
 from service.audits.validation import check_request
 from service.errors import ConflictError, missing_is_not_found
+from service.http.quotas import check_queued_audits
 from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.jobs import NotEndedError
@@ -44,8 +45,10 @@ def create(
 
     Raises:
         InvalidError: As `check_request` does.
+        ConflictError: `queued_audits_quota`.
     """
     model = check_request(session, principal, body)
+    check_queued_audits(session, principal.workspace_id, settings)
     audit = create_audit(
         session,
         workspace_id=principal.workspace_id,
@@ -106,10 +109,11 @@ def retry(
 
     Raises:
         NotFoundError: `audit_not_found`.
-        ConflictError: `audit_not_retryable`.
+        ConflictError: `audit_not_retryable` or `queued_audits_quota`.
     """
     try:
         with missing_is_not_found("audit"):
+            check_queued_audits(session, principal.workspace_id, settings, besides=audit_id)
             retry_audit(session, workspace_id=principal.workspace_id, audit_id=audit_id, request_id=request_id)
     except NotRetryableError as error:
         if error.state is State.SUCCEEDED:

@@ -59,7 +59,7 @@ RETRY_AFTER = {"Retry-After": str(actions.POLL_SECONDS)}
     status_code=202,
     operation_id="create_audit",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, *REFUSALS),
+    responses=declared_problems(403, *REFUSALS, "queued_audits_quota"),
 )
 def create(
     body: AuditCreate,
@@ -100,7 +100,7 @@ def list_all(
     "/{audit_id}",
     operation_id="get_audit",
     response_model=Audit,
-    responses=declared_problems(404, "too_many_waiting") | NOT_MODIFIED,
+    responses=declared_problems(404, "too_many_waiting", "waiting_share_taken") | NOT_MODIFIED,
 )
 async def get(
     audit_id: PathId,
@@ -130,11 +130,11 @@ async def get(
         def is_news(version: Version | None) -> bool:
             return version is None or not conditions.knows(version.tag)
 
-        changes.enter()
+        changes.enter(principal.workspace_id)
         try:
             waited = await unless_disconnected(request, lambda: changes.next(audit_id, is_news, wait))
         finally:
-            changes.leave()
+            changes.leave(principal.workspace_id)
         if waited:
             response = await transactions.autocommit(look)
     if wait and conditions.asked:
@@ -170,7 +170,7 @@ def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: S
     "/{audit_id}/retry",
     status_code=202,
     operation_id="retry_audit",
-    responses=declared_problems(403, 404, 409, "audit_not_retryable"),
+    responses=declared_problems(403, 404, 409, "audit_not_retryable", "queued_audits_quota"),
 )
 def retry(
     audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
@@ -186,7 +186,7 @@ def retry(
     "/{audit_id}/events",
     operation_id="list_audit_events",
     response_model=Page[AuditEvent],
-    responses=declared_problems(404, "too_many_waiting")
+    responses=declared_problems(404, "too_many_waiting", "waiting_share_taken")
     | {
         200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
         204: {"description": "Of a stream: the audit has ended, and you have all its events."},

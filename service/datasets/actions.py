@@ -5,9 +5,11 @@ from sqlalchemy.orm import Session
 from service.datasets.intake import Parsed
 from service.datasets.queries import find_dataset
 from service.http.in_use import delete_unused
+from service.http.quotas import check_datasets
 from service.lifecycle.datasets import queue_duplicate_count
 from service.lifecycle.purging import purge_objects
 from service.principal import Principal
+from service.settings import Settings
 from service.store.objects import dataset_key
 from service.store.tables import Audit, Dataset
 
@@ -22,6 +24,7 @@ def record(
     sha256: str,
     parsed: Parsed,
     request_id: str | None,
+    settings: Settings,
 ) -> Dataset:
     """Write the row of a dataset whose objects are complete, and the job that counts its near-duplicates.
 
@@ -34,7 +37,12 @@ def record(
         sha256: Hexadecimal digest of the upload.
         parsed: The parser's report.
         request_id: Of the request that brings it.
+        settings: Hold the quotas.
+
+    Raises:
+        ConflictError: `dataset_quota`.
     """
+    check_datasets(session, principal.workspace_id, settings, more_bytes=size, more_rows=parsed.rows)
     dataset = Dataset(
         id=dataset_id,
         workspace_id=principal.workspace_id,

@@ -118,6 +118,8 @@ router.add_api_route(
         403,
         "upload_interrupted",
         "upload_stalled",
+        "upload_too_slow",
+        "dataset_quota",
         "upload_too_large",
         "decompression_limit",
         "too_many_rows",
@@ -138,6 +140,7 @@ router.add_api_route(
         "line_too_long",
         "format_not_recognised",
         "too_many_uploads",
+        "upload_share_taken",
         "storage_full",
     ),
     openapi_extra={

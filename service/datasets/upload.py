@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from anyio import CancelScope, CapacityLimiter, WouldBlock
+from anyio import CancelScope, CapacityLimiter
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +20,8 @@ from service.datasets import actions
 from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, Refused, Report
 from service.datasets.queries import dataset_exists
 from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError, UnavailableError
+from service.http.places import Places
+from service.http.quotas import check_datasets
 from service.http.transactions import Transactions
 from service.principal import Principal
 from service.settings import Settings
@@ -30,17 +33,20 @@ BUFFER_BYTES = 1 << 20
 """Collected before a thread stores them and hands them on: as many as the pipe to the parser takes."""
 
 CONCURRENT_UPLOADS = 8
-"""Each has a parsing child; a further one is asked to come again."""
+"""Each has a parsing child; a further one is asked to come again. One workspace may have half of them."""
 
 IDLE_SECONDS = 60.0
 """An upload that sends nothing for so long is dropped: it holds a child and an unfinished file."""
+
+LEAST_BYTES_PER_SECOND = 16 * 2**10
+"""An upload that keeps us waiting for IDLE_SECONDS, and for as long as its bytes take at this rate, is dropped too."""
 
 _REFUSALS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError, 507: StorageFullError}
 """What the parser's statuses mean."""
 
 T = TypeVar("T")
 
-_uploads: RunVar[CapacityLimiter] = RunVar("uploads")
+_uploads: RunVar[Places] = RunVar("uploads")
 _threads: RunVar[CapacityLimiter] = RunVar("upload_threads")
 
 
@@ -74,20 +80,18 @@ async def receive_dataset(
         recorded: Runs in the transaction that writes the row; what it raises is raised.
 
     Raises:
-        UnavailableError: `too_many_uploads`.
-        TimedOutError: `upload_stalled`.
+        UnavailableError: `too_many_uploads` or `upload_share_taken`.
+        ConflictError: `dataset_quota`.
+        TimedOutError: `upload_stalled` or `upload_too_slow`.
         TooLargeError: `upload_too_large`, `too_many_rows` or `decompression_limit`.
         InvalidError: The parser refuses the file, or some of its records.
         StorageFullError: `storage_full`.
         ClientDisconnect: The connection ended before the upload did.
     """
-    uploads = _limiter(_uploads)
+    uploads = _take_place(principal.workspace_id)
     try:
-        uploads.acquire_nowait()
-    except WouldBlock:
-        detail = f"{CONCURRENT_UPLOADS} uploads are running, which is as many as this server takes. Try again."
-        raise UnavailableError("too_many_uploads", detail, retry_after=10) from None
-    try:
+        room = partial(check_datasets, workspace_id=principal.workspace_id, settings=settings)
+        await transactions.run(room)
         dataset_id = new_id("ds")
         intake = Intake(objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, form=form)
         try:
@@ -112,6 +116,7 @@ async def receive_dataset(
                 sha256=intake.sha256,
                 parsed=report,
                 request_id=request_id,
+                settings=settings,
             )
             recorded(session, dataset)
             return dataset
@@ -121,7 +126,7 @@ async def receive_dataset(
             dataset = await _record(record, intake, transactions, dataset_id)
         return dataset  # noqa: RET504  # mypy takes a return inside the block for one that may not happen
     finally:
-        uploads.release()
+        uploads.give_back(principal.workspace_id)
 
 
 async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
@@ -132,13 +137,14 @@ async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
         max_bytes: The most that are taken.
 
     Raises:
-        TimedOutError: `upload_stalled`.
+        TimedOutError: `upload_stalled` or `upload_too_slow`.
         TooLargeError: `upload_too_large`.
         ClientDisconnect: The connection ended before the upload did.
     """
     digest = hashlib.sha256()
     received = 0
-    while (chunk := await _next(chunks)) is not None:
+    pace = _Pace()
+    while (chunk := await pace.next(chunks)) is not None:
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
@@ -152,7 +158,8 @@ async def _take_in(
     await _in_thread(intake.start)
     buffer: list[bytes] = []
     received = held = 0
-    while (chunk := await _next(chunks)) is not None:
+    pace = _Pace()
+    while (chunk := await pace.next(chunks)) is not None:
         received += len(chunk)
         if received > max_bytes:
             raise too_large(max_bytes)
@@ -185,13 +192,51 @@ async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report
                 await finishing
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+class _Pace:
+    """How long an upload has kept us waiting, for how many bytes. The time that we take ourselves does not count."""
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._received = 0
+
+    async def next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
+        """What comes next; None at the end. Raises TimedOutError: `upload_stalled` or `upload_too_slow`."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                chunk = await anext(chunks, None)
+        except TimeoutError:
+            detail = f"Nothing came for {IDLE_SECONDS:.0f} seconds. Upload the file again."
+            raise TimedOutError("upload_stalled", detail) from None
+        self._waited += time.monotonic() - began
+        self._received += len(chunk or b"")
+        if self._waited > IDLE_SECONDS + self._received / LEAST_BYTES_PER_SECOND:
+            detail = (
+                f"The upload came with fewer than {LEAST_BYTES_PER_SECOND} bytes a second, which keeps others from "
+                "theirs. Nothing was kept. Compress the file with gzip or zstd, or split it, and upload it again."
+            )
+            raise TimedOutError("upload_too_slow", detail)
+        return chunk
+
+
+def _take_place(workspace_id: str) -> Places:
+    """Takes a place of the process's uploads; raises UnavailableError."""
     try:
-        async with asyncio.timeout(IDLE_SECONDS):
-            return await anext(chunks, None)
-    except TimeoutError:
-        detail = f"Nothing came for {IDLE_SECONDS:.0f} seconds. Upload the file again."
-        raise TimedOutError("upload_stalled", detail) from None
+        uploads = _uploads.get()
+    except LookupError:
+        uploads = Places(CONCURRENT_UPLOADS)
+        _uploads.set(uploads)
+    if uploads.full:
+        detail = f"{uploads.total} uploads are running, which is as many as this server takes. Try again."
+        raise UnavailableError("too_many_uploads", detail, retry_after=10)
+    if uploads.share_taken(workspace_id):
+        detail = (
+            f"{uploads.share} uploads of this workspace are running, which is as many as this server takes of one. "
+            "Try again once one of them has ended."
+        )
+        raise UnavailableError("upload_share_taken", detail, retry_after=10)
+    uploads.take(workspace_id)
+    return uploads
 
 
 async def _record(
@@ -208,7 +253,7 @@ async def _record(
     try:
         return await transactions.run(work)
     except Exception:
-        # A commit may have happened although its answer was lost. Objects without a row can be swept later; a row
+        # A commit may have happened although its answer was lost. Objects without a row are swept a day later; a row
         # without objects could never be read. So they go only where the row is known to be absent.
         with contextlib.suppress(SQLAlchemyError):
             if not inserted or not await transactions.run(partial(dataset_exists, dataset_id=dataset_id)):
@@ -241,13 +286,13 @@ def _error(report: Invalid | Refused) -> DomainError:
 
 async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
     """In threads of the uploads' own, so that parsing never keeps other requests from theirs."""
-    return await run_sync(work, *arguments, limiter=_limiter(_threads))
+    return await run_sync(work, *arguments, limiter=_thread_limiter())
 
 
-def _limiter(variable: RunVar[CapacityLimiter]) -> CapacityLimiter:
+def _thread_limiter() -> CapacityLimiter:
     try:
-        return variable.get()
+        return _threads.get()
     except LookupError:
         limiter = CapacityLimiter(CONCURRENT_UPLOADS)
-        variable.set(limiter)
+        _threads.set(limiter)
         return limiter

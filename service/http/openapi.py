@@ -113,6 +113,7 @@ def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tu
     if json_body:
         yield 400, "bad_request"
         yield 400, "malformed_json"
+        yield 408, "body_stalled"
         yield 413, "body_too_large"
         yield 415, "unsupported_media_type"
     if parameters or json_body:

@@ -1,5 +1,6 @@
 """Routers of JSON resources: who asks is known before the body is read, and every error is declared."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,9 +16,13 @@ from service.http.problems.problem import MEDIA_TYPE
 JSON_BODY_BYTES = 10 * 2**20
 """The largest JSON body that is read."""
 
+JSON_BODY_SECONDS = 60.0
+"""All of it comes within this time: until then it stays in memory."""
+
 
 class AuthenticatedRoute(APIRoute):
-    """Authenticates first, then reads at most JSON_BODY_BYTES of a JSON body; else 413 `body_too_large`.
+    """Authenticates first, then reads at most JSON_BODY_BYTES of a JSON body, for JSON_BODY_SECONDS; else 413
+    `body_too_large` or 408 `body_stalled`.
 
     FastAPI alone would read and parse a body of any size before it asks who sent it, and its own limit answers in plain
     text. Routes that stream their body (they declare none) set limits of their own.
@@ -44,12 +49,19 @@ class AuthenticatedRoute(APIRoute):
 def _limited(request: Request) -> Receive:
     declared = request.headers.get("content-length", "")
     received = 0
+    whole = False
+    until = asyncio.get_running_loop().time() + JSON_BODY_SECONDS
 
     async def receive() -> Message:
-        nonlocal received
+        nonlocal received, whole
         if declared.isdigit() and int(declared) > JSON_BODY_BYTES:
             raise HTTPException(413)
-        message = await request.receive()
+        try:
+            async with asyncio.timeout_at(None if whole else until):
+                message = await request.receive()
+        except TimeoutError:
+            raise HTTPException(408, headers={"Connection": "close"}) from None
+        whole = not message.get("more_body", False)
         received += len(message.get("body", b""))
         if received > JSON_BODY_BYTES:
             raise HTTPException(413)

@@ -7,7 +7,7 @@ may follow what is in transitions.py. Times are the database's.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.contract.failure import NEXT_STEP, ErrorCode, Failure
@@ -46,16 +46,30 @@ class NotEndedError(Exception):
 
 
 def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
-    """Takes the oldest due job of the lane for `owner`, or None where none is due.
+    """Takes a due job of the lane for `owner`, or None where none is due.
+
+    It is the oldest one of the workspace for which the fewest jobs of the lane run, and among those of the one served
+    the longest ago. So a workspace with hundreds of jobs keeps no other one waiting for more than the job that runs.
 
     `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
     longer with every `renew`.
     """
+    served = (
+        select(
+            Job.workspace_id,
+            func.count().filter(Job.state.in_(sorted(HELD))).label("running"),
+            func.max(Job.started_at).label("last"),
+        )
+        .where(Job.lane == lane)
+        .group_by(Job.workspace_id)
+        .subquery()
+    )
     found = first(
         session,
         locked(skip_locked=True)
+        .join(served, served.c.workspace_id == Job.workspace_id)
         .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
-        .order_by(Job.next_attempt_at, Job.id)
+        .order_by(served.c.running, served.c.last.nulls_first(), Job.next_attempt_at, Job.id)
         .limit(1),
     )
     if found is None:

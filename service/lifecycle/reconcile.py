@@ -7,6 +7,7 @@ two to do it at once, each job would still be locked by one of them only, and a 
 
 import logging
 import threading
+import time
 from datetime import timedelta
 
 from sqlalchemy import Interval, literal
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.lifecycle.job_rows import now
 from service.lifecycle.jobs import expire_one
 from service.lifecycle.leftovers import leftover_prefixes, purge
+from service.lifecycle.orphans import sweep_datasets
 from service.lifecycle.purging import purge_due
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
@@ -28,6 +30,9 @@ from service.store.tables import Scheduler
 
 PURGING = 0.4
 """Of the time between two rounds, what is spent at most on clearing away deleted resources."""
+
+SWEEP_SECONDS = 3600.0
+"""Between two looks for objects of datasets that were never recorded."""
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ class Reconciler:
         self._sessions = sessions
         self._objects = objects
         self._owner = owner
+        self._sweep_at = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -95,6 +101,9 @@ class Reconciler:
                 wake(self._settings, lane, slots)
         # Last, and not for long: nobody waits for it.
         purge_due(self._sessions, self._objects, seconds=PURGING * self._settings.reconcile_seconds)
+        if time.monotonic() >= self._sweep_at:
+            self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            sweep_datasets(self._sessions, self._objects)
         return True
 
     def _expire_one(self) -> bool:

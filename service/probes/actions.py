@@ -8,10 +8,12 @@ from sqlalchemy.orm import Session
 from service.contract.spec import ProbeItem
 from service.errors import InvalidError, InvalidReferenceError, json_pointer
 from service.http.in_use import delete_unused
+from service.http.quotas import check_probes
 from service.principal import Principal
 from service.probes.packs import ProbePack, fill, load_packs, parameter_error
 from service.probes.queries import find_probe
 from service.probes.schemas import PackOrigin, Probe, ProbeCreate, ProbeFromPack, render_probe
+from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import Audit, AuditProbe
 from service.store.tables import Probe as ProbeTable
@@ -20,19 +22,22 @@ LISTED_ITEMS = 20
 """Items that an error names."""
 
 
-def create(session: Session, principal: Principal, body: ProbeCreate) -> Probe:
+def create(session: Session, principal: Principal, body: ProbeCreate, *, settings: Settings) -> Probe:
     """Keep a probe of the workspace's own items, or of those of a built-in pack.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
         body: The items, or the pack and its parameters.
+        settings: Hold the quota.
 
     Raises:
         InvalidReferenceError: `probe_pack_not_found`.
         InvalidError: `invalid_request`: the parameters are not those of the pack, or some items have a reference and
             others have none.
+        ConflictError: `probe_quota`.
     """
+    check_probes(session, principal.workspace_id, settings)
     if isinstance(body, ProbeFromPack):
         pack = _find_pack(body)
         items = fill(pack, body.parameters)

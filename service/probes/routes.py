@@ -7,7 +7,7 @@ from sqlalchemy.orm import defer
 
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
-from service.http.dependencies import SessionDep
+from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.pagination import Page, PageDep
@@ -28,11 +28,13 @@ Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
     status_code=201,
     operation_id="create_probe",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, 413, "probe_pack_not_found"),
+    responses=declared_problems(403, 413, "probe_pack_not_found", "probe_quota"),
 )
-def create(body: ProbeCreate, principal: Writer, session: SessionDep, response: Response) -> Probe:
+def create(
+    body: ProbeCreate, principal: Writer, session: SessionDep, settings: SettingsDep, response: Response
+) -> Probe:
     """Keeps a probe of 1 to 1000 items, one's own or those of a built-in pack."""
-    probe = actions.create(session, principal, body)
+    probe = actions.create(session, principal, body, settings=settings)
     response.headers["Location"] = f"/v1/probes/{probe.id}"
     return probe
 

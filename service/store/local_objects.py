@@ -3,8 +3,10 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
@@ -51,6 +53,14 @@ class LocalObjects(ObjectStore):
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
 
+    def untouched(self, prefix: str, span: timedelta) -> list[str]:
+        before = time.time() - span.total_seconds()
+        try:
+            children = list(self.path(prefix).iterdir())
+        except FileNotFoundError:
+            return []
+        return sorted(child.name for child in children if _last_write(child) < before)
+
     def delete_tree(self, prefix: str) -> bool:
         whole = True
 
@@ -62,3 +72,11 @@ class LocalObjects(ObjectStore):
 
         shutil.rmtree(self.path(prefix), onerror=report)
         return whole
+
+
+def _last_write(top: Path) -> float:
+    """Of the folder and all that is in it; in seconds since the epoch. Now, where it is just being deleted."""
+    try:
+        return max(path.stat().st_mtime for path in (top, *top.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

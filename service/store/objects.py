@@ -6,6 +6,7 @@ Whoever stores or reads holds no whole object in memory. An object appears whole
 import shutil
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +52,13 @@ class ObjectStore(ABC):
     def delete_tree(self, prefix: str) -> bool:
         """Deletes every object under `prefix/`; nothing there is no error. False: some are left, as the log says."""
 
+    @abstractmethod
+    def untouched(self, prefix: str, span: timedelta) -> list[str]:
+        """Names right under `prefix/` beneath which nothing was written for `span`, not even what is unfinished.
+
+        Raises ObjectStoreUnavailableError.
+        """
+
     def put_file(self, key: str, source: Path) -> None:
         """Copies a file in. Raises as `create` does."""
         with source.open("rb") as reader, self.create(key) as writer:
@@ -73,6 +81,11 @@ def key_parts(key: str) -> list[str]:
 def dataset_key(workspace_id: str, dataset_id: str, name: str = "") -> str:
     """`name` is `original` or `rows.parquet`; empty gives the dataset's folder."""
     return "/".join(part for part in (workspace_id, "datasets", dataset_id, name) if part)
+
+
+def datasets_prefix(workspace_id: str) -> str:
+    """The folders of all datasets of a workspace."""
+    return f"{workspace_id}/datasets"
 
 
 def audit_prefix(workspace_id: str, audit_id: str) -> str:

@@ -9,6 +9,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +101,18 @@ class S3Objects(ObjectStore):
                 return bool(self._bucket.info(path)["type"] == "file")
         except ObjectMissingError:
             return False
+
+    def untouched(self, prefix: str, span: timedelta) -> list[str]:
+        path = f"{self._path(prefix)}/"
+        with self._answers():
+            found = self._bucket.find(path, detail=True)
+        before = datetime.now(UTC) - span
+        # An unfinished object lies in a local file without a name, and in no bucket.
+        last: dict[str, datetime] = {}
+        for name, about in found.items():
+            child = name.removeprefix(path).partition("/")[0]
+            last[child] = max(last.get(child, about["LastModified"]), about["LastModified"])
+        return sorted(child for child, at in last.items() if at < before)
 
     def delete_tree(self, prefix: str) -> bool:
         path = self._path(prefix)

@@ -2,8 +2,6 @@
 
 from typing import Annotated
 
-from anyio import CapacityLimiter
-from anyio.to_thread import run_sync
 from fastapi import Depends, Response
 
 from service.http.auth.authentication import RequireScope
@@ -13,6 +11,7 @@ from service.http.dependencies import TransactionsDep
 from service.http.fields import PathId
 from service.http.routing import declared_problems, resource_router
 from service.principal import Principal
+from service.web.painting import paint
 from service.web.report import content_security_policy, read_report, render_report
 
 router = resource_router("audits")
@@ -20,9 +19,6 @@ Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 """Whoever may read the findings: the report has their text."""
 
 MEDIA_TYPE = "text/html; charset=utf-8"
-
-_painters = CapacityLimiter(2)
-"""A report of many probes is drawn in seconds of a processor: no more at a time than this."""
 
 
 @router.get(
@@ -41,7 +37,7 @@ async def report(
     """The whole answer for a person who decides: one HTML file without scripts that needs nothing else."""
     found = await transactions.run(lambda session: read_report(session, principal, audit_id))
     conditions.serve(found.tag)
-    content = await run_sync(render_report, found, limiter=_painters)
+    content = await paint(render_report, found)
     headers = {
         "ETag": found.tag,
         "Content-Disposition": content_disposition(found.filename, "inline"),

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.app import create_app
 from service.keys.secrets import create_key, create_sign_in_link
+from service.server.config import server_config
 from service.settings import Settings
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -47,7 +48,7 @@ def browser() -> Iterator[Browser]:
 def server(settings: Settings) -> Iterator[str]:
     """The address of uvicorn with the whole application."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(settings), log_level="warning", timeout_graceful_shutdown=15)
+    config = server_config(create_app(settings), graceful_seconds=15, log_level="warning")
     running = uvicorn.Server(config)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

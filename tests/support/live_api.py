@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from service.app import create_app
 from service.keys.secrets import create_key
+from service.server.config import server_config
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import ensure_workspace
@@ -39,7 +40,7 @@ def live_api(settings: Settings) -> Iterator[LiveApi]:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
         app = create_app(settings)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        server = uvicorn.Server(server_config(app, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True, kwargs={"sockets": [listener]})
         thread.start()
         try:

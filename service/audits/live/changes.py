@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.live.versions import Version, read_versions
 from service.errors import UnavailableError
+from service.http.places import Places
 from service.http.transactions import Transactions
 
 POLL_SECONDS = 1.0
@@ -36,12 +37,11 @@ class _Waiter:
 
 
 class AuditChanges:
-    """Of one process, on one event loop. At most `limit` requests wait."""
+    """Of one process, on one event loop. At most `limit` requests wait, and half as many of one workspace."""
 
     def __init__(self, transactions: Transactions, limit: int) -> None:
         self._transactions = transactions
-        self._limit = limit
-        self._places = 0
+        self._places = Places(limit)
         self._waiters: set[_Waiter] = set()
         self._reads = 0
         self._next_read_at = 0.0
@@ -49,25 +49,35 @@ class AuditChanges:
         self.stopping = False
         """The server ends: nobody waits any more."""
 
-    def enter(self) -> None:
+    def enter(self, workspace_id: str) -> None:
         """Take a place among the requests that may wait; call `leave` afterwards.
 
-        Raises:
-            UnavailableError: `too_many_waiting`.
-        """
-        if self._places >= self._limit:
-            detail = f"{self._limit} requests are waiting for news, which is as many as this server holds. Ask again."
-            raise UnavailableError("too_many_waiting", detail, retry_after=5)
-        self._places += 1
+        Args:
+            workspace_id: Of whoever waits.
 
-    def leave(self) -> None:
+        Raises:
+            UnavailableError: `too_many_waiting` or `waiting_share_taken`.
+        """
+        places = self._places
+        if places.full:
+            detail = f"{places.total} requests are waiting for news, which is as many as this server holds. Ask again."
+            raise UnavailableError("too_many_waiting", detail, retry_after=5)
+        if places.share_taken(workspace_id):
+            detail = (
+                f"{places.share} requests of this workspace are waiting for news, which is as many as this server "
+                "holds for one. Close streams that nobody reads, or ask without `Prefer: wait`."
+            )
+            raise UnavailableError("waiting_share_taken", detail, retry_after=5)
+        places.take(workspace_id)
+
+    def leave(self, workspace_id: str) -> None:
         """Gives the place back."""
-        self._places -= 1
+        self._places.give_back(workspace_id)
 
     @property
     def places_taken(self) -> int:
         """Requests that wait, or are between two waits."""
-        return self._places
+        return self._places.taken
 
     async def next(self, audit_id: str, news: News, seconds: float) -> bool:
         """Waits until `news` holds of what is read from now on; False after `seconds`, or when the server stops."""

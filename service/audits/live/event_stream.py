@@ -93,12 +93,12 @@ async def stream_events(
 
     Raises:
         NotFoundError: `audit_not_found`.
-        UnavailableError: `too_many_waiting`.
+        UnavailableError: `too_many_waiting` or `waiting_share_taken`.
     """
     batch = await transactions.run(partial(read_batch, principal=principal, audit_id=audit_id, after=after))
     if batch.ended and not batch.events:
         return Response(status_code=204)
-    changes.enter()
+    changes.enter(principal.workspace_id)
 
     async def events() -> AsyncGenerator[bytes, None]:
         nonlocal batch
@@ -133,7 +133,7 @@ async def stream_events(
                 # Of use again when the reader of changes has the database again.
                 batch = EventBatch([], batch.last, complete=True, ended=False)
 
-    return EventStream(events(), ended=changes.leave)
+    return EventStream(events(), ended=partial(changes.leave, principal.workspace_id))
 
 
 def _follows(last: int, version: Version | None) -> bool:

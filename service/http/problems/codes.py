@@ -50,6 +50,8 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "probe_pack_not_found": Meaning((404, 422), "no built-in pack of this name"),
     "method_not_allowed": Meaning((405,), "the path does not answer this method"),
     "upload_stalled": Meaning((408,), "the upload sent nothing for too long"),
+    "upload_too_slow": Meaning((408,), "the upload came with fewer than 16 KiB a second"),
+    "body_stalled": Meaning((408,), "the body did not come to its end within a minute"),
     "key_revoked": Meaning((409,), "a revoked key cannot be rotated"),
     "workspace_name_taken": Meaning((409,), "there is a workspace of this name"),
     "audit_not_ended": Meaning((409,), "the audit is queued or runs; cancel it before you delete it"),
@@ -62,6 +64,11 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "probe_in_use": Meaning((409,), "audits stand on this probe; delete them first"),
     "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
     "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
+    "queued_audits_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_QUEUED_AUDITS` audits in the queue"),
+    "dataset_quota": Meaning(
+        (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_BYTES` or `..._ROWS`"
+    ),
+    "probe_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_PROBES` probes"),
     "idempotency_key_in_use": Meaning((409,), "a request with this `Idempotency-Key` is being handled just now"),
     "model_name_taken": Meaning((409,), "the workspace has a model of this name"),
     "precondition_failed": Meaning((412,), "it has changed: `If-Match` does not hold its `ETag`"),
@@ -131,8 +138,14 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "database_unavailable": Meaning((503,), "the database does not answer; nothing was changed"),
     "schema_outdated": Meaning((503,), "the database's schema is not this version's: run the migrations"),
     "too_many_uploads": Meaning((503,), "as many uploads run as the server takes; try again after `Retry-After`"),
+    "upload_share_taken": Meaning(
+        (503,), "half of the uploads that the server takes are this workspace's; try again after `Retry-After`"
+    ),
     "too_many_waiting": Meaning(
         (503,), "`FINETOOTH_MAX_WAITING_REQUESTS` requests wait for news already; try again after `Retry-After`"
+    ),
+    "waiting_share_taken": Meaning(
+        (503,), "half of the requests that may wait for news are this workspace's; try again after `Retry-After`"
     ),
     "storage_full": Meaning((507,), "the server's disk is full; nothing was kept"),
 }

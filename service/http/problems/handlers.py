@@ -37,6 +37,9 @@ from service.store.objects import ObjectMissingError, ObjectStoreUnavailableErro
 
 log = logging.getLogger(__name__)
 
+MOST_NAMED = 100
+"""Of what is wrong in a request: a small one can be wrong in very many places."""
+
 STATUSES: dict[type[DomainError], int] = {
     ForbiddenError: 403,
     NotFoundError: 404,
@@ -127,9 +130,10 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
         if media_type != "application/json" and not media_type.endswith("+json"):
             detail = "Send a JSON body with the header Content-Type: application/json."
             return problem_response(request, Problem(415, "unsupported_media_type", detail))
-    found = [{"pointer": _pointer(entry["loc"], error.body), "detail": entry["msg"]} for entry in errors]
+    found = [{"pointer": _pointer(entry["loc"], error.body), "detail": entry["msg"]} for entry in errors[:MOST_NAMED]]
     places = ", ".join(entry["pointer"] for entry in found[:3])
-    detail = f"The request has {len(found)} invalid value{'s' if len(found) > 1 else ''}: see {places}."
+    more = f" The first {MOST_NAMED} are listed." if len(errors) > MOST_NAMED else ""
+    detail = f"The request has {len(errors)} invalid value{'s' if len(errors) > 1 else ''}: see {places}.{more}"
     return problem_response(request, Problem(422, "invalid_request", detail, errors=found))
 
 
@@ -155,6 +159,7 @@ _HTTP_CODES = {
     400: ("bad_request", "The request cannot be read: {detail}."),
     404: ("not_found", "There is nothing at this path. GET /openapi.json lists what there is."),
     405: ("method_not_allowed", "This path does not answer {method}. The Allow header lists what it answers."),
+    408: ("body_stalled", "The body did not come to its end in time. Send the request again."),
     413: ("body_too_large", "The body is larger than this path accepts. GET /v1/info lists the limits."),
 }
 

@@ -25,7 +25,7 @@ def test_a_request_is_followed_down_to_the_worker_and_no_text_is_logged(chaos: C
     log = chaos.folder / "api.log"
     with chaos.sessions.begin() as session:
         _, secret = create_key(session, workspace_id=chaos.workspace_id, name="test", scopes=["admin"])
-    command = [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--port", str(port)]
+    command = [sys.executable, "-m", "service.server", "127.0.0.1", str(port)]
     with log.open("wb") as output:
         api = subprocess.Popen(command, env=chaos.environment(), stderr=output, stdout=output)
     try:

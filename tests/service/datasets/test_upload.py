@@ -120,6 +120,13 @@ def key(sessions: sessionmaker[Session], workspace_id: str) -> str:
 
 
 @pytest.fixture
+def other_key(sessions: sessionmaker[Session], other_workspace_id: str) -> str:
+    """Of another tenant."""
+    with sessions.begin() as session:
+        return create_key(session, workspace_id=other_workspace_id, name="test", scopes=["datasets:write"])[1]
+
+
+@pytest.fixture
 def server(settings: Settings, key: str) -> Iterator[Server]:
     """The API as `finetooth up` runs it, on few database connections."""
     assert settings.database_url is not None
@@ -187,8 +194,19 @@ def test_a_client_that_goes_away_while_its_upload_is_parsed_ends_the_parser(serv
     wait_until(lambda: not server.parsers() and not server.files())
 
 
-def test_slow_uploads_hold_no_connection_and_no_thread(server: Server, engine: Engine) -> None:
-    uploads = [server.begin(key=server.key) for _ in range(CONCURRENT_UPLOADS)]
+def test_one_workspace_leaves_half_of_the_uploads_to_others(server: Server, other_key: str) -> None:
+    uploads = [server.begin(key=server.key) for _ in range(CONCURRENT_UPLOADS // 2)]
+    for connection in uploads:
+        connection.send(chunk(chats(3)))
+    wait_until(lambda: len(server.parsers()) == len(uploads))
+    _, refused = send_all(server.begin(key=server.key), [chats(3)])
+    assert (refused.status, json.loads(refused.read())["code"]) == (503, "upload_share_taken")
+    _, taken = send_all(server.begin(key=other_key), [chats(3)])
+    assert taken.status == 201
+
+
+def test_slow_uploads_hold_no_connection_and_no_thread(server: Server, other_key: str, engine: Engine) -> None:
+    uploads = [server.begin(key=key) for key in (server.key, other_key) for _ in range(CONCURRENT_UPLOADS // 2)]
     assert len(uploads) > POOL
     for connection in uploads:
         connection.send(chunk(chats(3)))
@@ -325,6 +343,21 @@ def test_an_upload_that_stalls_is_dropped(
     monkeypatch.setattr(upload_module, "IDLE_SECONDS", 0.5)
     with pytest.raises(TimedOutError, match="upload_stalled"):
         asyncio.run(receive(stalled()))
+    assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
+
+
+async def trickling() -> AsyncIterator[bytes]:
+    for line in chats(200).splitlines(keepends=True):
+        yield line
+        await asyncio.sleep(0.1)
+
+
+def test_an_upload_that_trickles_is_dropped(
+    receive: Callable[..., Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_module, "IDLE_SECONDS", 0.5)
+    with pytest.raises(TimedOutError, match="upload_too_slow"):
+        asyncio.run(receive(trickling()))
     assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
 
 

@@ -338,3 +338,33 @@ def test_audits_of_one_workspace_do_not_share_event_numbers(sessions: Sessions, 
     with sessions.begin() as session:
         first, second = add_audit(session, workspace_id), add_audit(session, workspace_id)
     assert event_types(sessions, first.id)[0][0] == event_types(sessions, second.id)[0][0] == 1
+
+
+def test_workspaces_take_turns(sessions: Sessions, workspace_id: str, other_workspace_id: str) -> None:
+    with sessions.begin() as session:
+        ours = [add_audit(session, workspace_id).id for _ in range(3)]
+    with sessions.begin() as session:
+        theirs = [add_audit(session, other_workspace_id).id for _ in range(2)]
+    assert [take(sessions, f"worker-{number}").subject_id for number in range(5)] == [
+        ours[0],
+        theirs[0],  # none of theirs runs
+        ours[1],  # as many run, and ours was served the longest ago
+        theirs[1],
+        ours[2],
+    ]
+
+
+def test_a_workspace_without_running_jobs_comes_first(
+    sessions: Sessions, workspace_id: str, other_workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        ours = [add_audit(session, workspace_id).id for _ in range(2)]
+        theirs = [add_audit(session, other_workspace_id).id for _ in range(3)]
+    assert {take(sessions, "a").subject_id, take(sessions, "b").subject_id} == {ours[0], theirs[0]}
+    with sessions.begin() as session:
+        session.execute(
+            update(Job)
+            .where(Job.subject_id == theirs[0])
+            .values(state="succeeded", finished_at=func.now(), lease_expires_at=None, owner=None)
+        )
+    assert take(sessions, "c").subject_id == theirs[1]

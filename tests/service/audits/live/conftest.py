@@ -21,7 +21,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def api(settings: Settings) -> Iterator[LiveApi]:
-    with live_api(settings.model_copy(update={"max_waiting_requests": 60})) as api:
+    with live_api(settings.model_copy(update={"max_waiting_requests": 120})) as api:
         yield api
 
 

@@ -138,6 +138,25 @@ class TestLongPolls:
                 assert http.get(path).status_code == 200
             wait_for(lambda: waiting(api) == 0)
 
+    def test_one_workspace_leaves_half_of_the_places_to_others(
+        self, settings: Settings, sessions: Sessions, other_workspace_id: str
+    ) -> None:
+        events = {"Accept": "text/event-stream"}
+        with live_api(settings.model_copy(update={"max_waiting_requests": 2})) as api, client_of(api) as http:
+            with sessions.begin() as session:
+                audit_id = add_audit(session, api.workspace_id).id
+                theirs = add_audit(session, other_workspace_id).id
+                _, key = create_key(session, workspace_id=other_workspace_id, name="test", scopes=["admin"])
+            path = f"/v1/audits/{audit_id}/events"
+            with http.stream("GET", path, headers=events) as stream:
+                assert stream.status_code == 200
+                refused = http.get(path, headers=events, timeout=SOON)
+                assert (refused.status_code, refused.json()["code"]) == (503, "waiting_share_taken")
+                other = events | {"Authorization": f"Bearer {key}"}
+                with http.stream("GET", f"/v1/audits/{theirs}/events", headers=other) as another:
+                    assert another.status_code == 200
+            wait_for(lambda: waiting(api) == 0)
+
     def test_what_a_read_found_that_began_before_is_no_news(
         self,
         api: LiveApi,

@@ -92,7 +92,7 @@ def test_a_server_that_is_told_to_stop_ends_those_who_wait(
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--factory", "service.app:create_app", "--fd", str(listener.fileno())],
+            [sys.executable, "-m", "service.local.api", str(listener.fileno())],
             pass_fds=[listener.fileno()],
             env=environment,
             cwd=Path(__file__).parents[4],

@@ -226,3 +226,10 @@ def test_a_database_that_is_down(tmp_path: Any) -> None:
         assert response.headers["retry-after"] == "5"
         response = client.get("/v1/probes", headers={"Authorization": f"Bearer {new_key()}"})
         check_problem(response, 503, "database_unavailable")
+
+
+def test_of_very_many_wrong_values_the_first_hundred_are_named(client: TestClient) -> None:
+    answer = client.post("/v1/probes", json={f"key{number}": 0 for number in range(5_000)}).json()
+    assert len(answer["errors"]) == 100
+    assert "500" in answer["detail"]
+    assert answer["detail"].endswith("The first 100 are listed.")

@@ -1,0 +1,94 @@
+"""What one workspace may have at most: each is a setting, and counted while nobody else creates in the workspace."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.errors import ConflictError
+from service.lifecycle.transitions import State
+from service.settings import Settings
+from service.store.tables import Dataset, Job, Probe, Workspace
+
+
+def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
+    """See that one more audit may be queued.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose audit it becomes.
+        settings: Hold the quota.
+        besides: Id of an audit that does not count: the one that is to be queued again.
+
+    Raises:
+        ConflictError: `queued_audits_quota`.
+    """
+    _one_at_a_time(session, workspace_id)
+    queued = session.scalar(
+        select(func.count())
+        .select_from(Job)
+        .where(Job.workspace_id == workspace_id, Job.kind == "audit", Job.state == State.QUEUED)
+        .where(Job.subject_id != (besides or ""))
+    )
+    if (queued or 0) >= settings.max_queued_audits:
+        detail = (
+            f"{queued} audits of this workspace are queued, and it may queue {settings.max_queued_audits}. Let some "
+            "start, or cancel some, and try again."
+        )
+        raise ConflictError("queued_audits_quota", detail)
+
+
+def check_datasets(
+    session: Session, workspace_id: str, settings: Settings, *, more_bytes: int = 0, more_rows: int = 0
+) -> None:
+    """See that the workspace has room for one more dataset.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose dataset it becomes.
+        settings: Hold the quotas.
+        more_bytes: Of the upload, where they are known.
+        more_rows: Likewise its samples.
+
+    Raises:
+        ConflictError: `dataset_quota`.
+    """
+    _one_at_a_time(session, workspace_id)
+    size, rows = session.execute(
+        select(func.coalesce(func.sum(Dataset.bytes), 0), func.coalesce(func.sum(Dataset.rows), 0)).where(
+            Dataset.workspace_id == workspace_id
+        )
+    ).one()
+    full = size >= settings.max_workspace_bytes or rows >= settings.max_workspace_rows
+    beyond = size + more_bytes > settings.max_workspace_bytes or rows + more_rows > settings.max_workspace_rows
+    if full or beyond:
+        detail = (
+            f"The datasets of this workspace have {size} bytes and {rows} samples, and with this one they would have "
+            f"more than the {settings.max_workspace_bytes} bytes or {settings.max_workspace_rows} samples that it may "
+            "have. Nothing was kept. Delete datasets that you no longer need, and upload it again."
+        )
+        raise ConflictError("dataset_quota", detail)
+
+
+def check_probes(session: Session, workspace_id: str, settings: Settings) -> None:
+    """See that the workspace may have one more probe.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose probe it becomes.
+        settings: Hold the quota.
+
+    Raises:
+        ConflictError: `probe_quota`.
+    """
+    _one_at_a_time(session, workspace_id)
+    probes = session.scalar(select(func.count()).select_from(Probe).where(Probe.workspace_id == workspace_id))
+    if (probes or 0) >= settings.max_workspace_probes:
+        detail = (
+            f"This workspace has {probes} probes, and may have {settings.max_workspace_probes}. Delete some that you "
+            "no longer need, and try again."
+        )
+        raise ConflictError("probe_quota", detail)
+
+
+def _one_at_a_time(session: Session, workspace_id: str) -> None:
+    # Rows that name the workspace can still be written: their foreign keys take a weaker lock.
+    session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
