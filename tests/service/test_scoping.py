@@ -8,6 +8,7 @@ MAY_COMPARE = {
     "scoping.py": "the one place for requests",
     "http/auth/authentication.py": "joins a key with its workspace",
     "http/idempotency.py": "finds a record by everything that was asked, the workspace among it",
+    "http/quotas.py": "counts what a workspace has, whoever asks in it",
     "audits/queries.py": "joins an audit with its job",
     "audits/live/versions.py": "joins an audit with its job",
     "exports/queries.py": "joins an export with its job",

@@ -15,7 +15,8 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.idempotency import Idempotent, StreamedKey, streamed_key
+from service.datasets.intake import Intake
+from service.http.idempotency import Idempotent, streamed_key
 from service.lifecycle.reconcile import Reconciler
 from service.settings import Settings
 from service.store.object_store_factory import make_object_store
@@ -246,15 +247,15 @@ class TestUploads:
         monkeypatch: pytest.MonkeyPatch,
         second: bytes,
     ) -> None:
-        """Both have been parsed when the first records its answer: the second one's files go."""
+        """Both have been parsed and kept when the first records its answer: the second one's files go."""
         both = threading.Barrier(2, timeout=60)
-        record = StreamedKey.record
+        keep = Intake.keep
 
-        def meet(self: StreamedKey, *arguments: Any) -> None:
+        def meet(self: Intake) -> None:
+            keep(self)
             both.wait()
-            record(self, *arguments)
 
-        monkeypatch.setattr(StreamedKey, "record", meet)
+        monkeypatch.setattr(Intake, "keep", meet)
         with ThreadPoolExecutor(2) as pool:
             answers = list(
                 pool.map(lambda data: client.post("/v1/datasets", content=data, headers=keyed("k")), [LINES, second])

@@ -362,7 +362,7 @@ def test_a_probe_that_the_template_refuses_is_named(
     respecify(folder, probes=(spec.probes[0].model_copy(update={"items": items}),))
     event, _ = failed(folder)
     assert event.failure.code is ErrorCode.BAD_CONFIG
-    assert "item 5 of the probe 'brand0'" in event.failure.message
+    assert "Item 5 of the probe 'brand0'" in event.failure.message
 
 
 def test_a_tokenizer_without_padding_or_end(
@@ -384,7 +384,7 @@ def test_a_folder_that_cannot_be_loaded_is_not_told_of_the_hub(staged: Callable[
     (folder / SPEC_FILE).write_text(json.dumps(spec))
     event, _ = failed(folder)
     assert event.failure.code is ErrorCode.MODEL_NOT_FOUND
-    assert "config.json" in event.failure.hint
+    assert "config.json is damaged" in event.failure.message
     assert "HF_TOKEN" not in event.failure.hint
 
 

@@ -71,7 +71,7 @@ def test_one_seed_is_left_as_it_is() -> None:
 
 
 def test_a_constant_statistic_is_refused() -> None:
-    with pytest.raises(ValueError, match="more than half"):
+    with pytest.raises(ValueError, match="More than half"):
         pool_z(np.array([[1.0] * 11 + [2], np.arange(12.0)]))
     twice = np.tile(np.arange(12.0) ** 2, (2, 1))
     assert seed_correlation(twice) == 1
