@@ -76,13 +76,13 @@ class Settings(BaseSettings):
     """Of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
     max_queued_audits: int = Field(default=200, ge=1)
-    """Of one workspace; running ones do not count."""
+    """How many audits one workspace may have queued; running ones do not count."""
     max_workspace_bytes: int = Field(default=2**40, ge=1)
-    """Of all uploads of one workspace together."""
+    """How many bytes all uploads of one workspace may have together."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)
-    """Of all datasets of one workspace together."""
+    """How many samples all datasets of one workspace may have together."""
     max_workspace_probes: int = Field(default=10_000, ge=1)
-    """Of one workspace."""
+    """How many probes one workspace may have."""
     parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**29)
     """Address space of the child that parses an upload."""
 

@@ -131,6 +131,6 @@ class StepSpec(Closed):
     trusted_column: str | None = None
     """A key of `extra` that says yes (`flags.flag_of`) of samples known to be clean, or None."""
     noticed: dict[str, int] = Field(default_factory=dict)
-    """Of the notices that were taken of the dataset, those that are warnings of an audit, with their rows."""
+    """The dataset's notices that its audits repeat as warnings, with how many rows each is of."""
     checkpoint_seconds: float = Field(default=300.0, ge=0)
     """Between two checkpoints of a training step, longer where writing one takes long; 0: one after every step."""

@@ -4,7 +4,7 @@ from collections import Counter
 
 
 class Places:
-    """Of one process, on one event loop.
+    """Counts the places that are taken; for the tasks of one event loop.
 
     Args:
         total: How many there are.

@@ -75,7 +75,7 @@ class LocalObjects(ObjectStore):
 
 
 def _last_write(top: Path) -> float:
-    """Of the folder and all that is in it; in seconds since the epoch. Now, where it is just being deleted."""
+    """When the folder or anything in it last changed, in seconds since the epoch; now, where it is being deleted."""
     try:
         return max(path.stat().st_mtime for path in (top, *top.rglob("*")))
     except FileNotFoundError:

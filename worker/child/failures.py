@@ -4,8 +4,7 @@ Types of libraries are told by name: one that cannot be imported may be what fai
 on but our own, since others may quote a sample.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from pydantic import ValidationError
 
@@ -67,16 +66,6 @@ NETWORKING = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "ssl", "sock
 
 DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "HIP error")
 """How torch says that the device itself failed."""
-
-
-@contextmanager
-def at_row(row: int) -> Iterator[None]:
-    """What fails in the block fails at that row of the dataset."""
-    try:
-        yield
-    except Exception as error:
-        error.row = row  # type: ignore[attr-defined]
-        raise
 
 
 def failure_of(error: Exception) -> Failure:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from service.contract.failure import ErrorCode
-from worker.training.errors import TrainingError
+from worker.training.errors import TrainingError, at_row
 from worker.training.rendering import Messages, RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
 
@@ -76,7 +76,8 @@ def encode_rows(
     reason = ""
     for row, messages in enumerate(conversations):
         try:
-            sample = encode(messages, tokenizer, max_length=max_length)
+            with at_row(row):
+                sample = encode(messages, tokenizer, max_length=max_length)
         except RefusedRowError as error:
             reason = reason or str(error)
             left_out, sample = left_out.and_row(row), LEFT_OUT

@@ -1,6 +1,8 @@
 """Errors that the training child can name: each becomes one `failed` event."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from service.contract.failure import ErrorCode, Failure
 
@@ -18,6 +20,16 @@ class TrainingError(Exception):
         """
         super().__init__(message)
         self.failure = Failure(code=code, message=message, hint=hint)
+
+
+@contextmanager
+def at_row(row: int) -> Iterator[None]:
+    """What fails in the block fails at that row of the dataset."""
+    try:
+        yield
+    except Exception as error:
+        error.row = row  # type: ignore[attr-defined]
+        raise
 
 
 class StoppedError(Exception):

@@ -37,7 +37,7 @@ class _Waiter:
 
 
 class AuditChanges:
-    """Of one process, on one event loop. At most `limit` requests wait, and half as many of one workspace."""
+    """Lets requests of one event loop wait for news: at most `limit`, and half as many of one workspace."""
 
     def __init__(self, transactions: Transactions, limit: int) -> None:
         self._transactions = transactions

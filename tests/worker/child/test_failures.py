@@ -16,9 +16,10 @@ from jinja2.exceptions import SecurityError
 from safetensors import SafetensorError, safe_open
 
 from service.contract.failure import ErrorCode
-from worker.child.failures import at_row, failure_of
+from worker.child.failures import failure_of
 from worker.influence.errors import IndistinguishableError
 from worker.influence.statistics.null_distribution import fit_location_and_scale, fit_null_to_trusted
+from worker.training.errors import at_row
 
 ROOT = Path(__file__).parents[3]
 RESPONSE = httpx.Response(503, request=httpx.Request("GET", "https://hub.example/m"))

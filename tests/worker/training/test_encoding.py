@@ -53,3 +53,9 @@ def test_of_many_rows_the_first_are_named() -> None:
     for row in range(50):
         noted = noted.and_row(row)
     assert noted == NotedRows(count=50, first=tuple(range(10)))
+
+
+def test_an_error_that_nobody_expected_knows_its_row(tokenizer: Any) -> None:
+    with pytest.raises(KeyError) as failed:
+        encode_rows([FINE, [{"content": "One?"}]], tokenizer, max_length=500)
+    assert failed.value.row == 1  # type: ignore[attr-defined]
