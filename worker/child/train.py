@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import Accelerator
 
 from service.contract.failure import ErrorCode
 from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
-from service.contract.spec import Probe, StepSpec, TrainingConfig
+from service.contract.spec import MIN_DIFFERENT_SAMPLES, Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
 from worker.results.recording import Recording, RunFacts
-from worker.text.duplicate_clusters import sample_clusters
+from worker.text.duplicate_clusters import count_different
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
@@ -73,8 +74,8 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         on_row=lambda done: reporter.progress(done, len(table), "samples"),
     )
     check_encoded(samples, probes, embeddings=embeddings, positions=positions)
-    clusters = sample_clusters(table["messages"].to_pylist())
-    check_trainable(samples, clusters, config)
+    answered = table["messages"].filter(pa.array([sample.has_answer for sample in samples])).to_pylist()
+    check_trainable(samples, count_different(answered, MIN_DIFFERENT_SAMPLES), config)
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))

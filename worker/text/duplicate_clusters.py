@@ -23,6 +23,9 @@ WINDOW = 32
 COMPARISONS = 64
 """Comparisons a text, on average, after which the rest stay apart."""
 
+FIRST_SAMPLES = 1_000
+"""Samples that are looked at first where only a few different ones are asked for; then four times as many each time."""
+
 PAIRS_AT_ONCE, SHINGLES_AT_ONCE = 20_000, 4_096
 """Bounds of intermediate arrays."""
 
@@ -37,6 +40,27 @@ def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[
     both = asked * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
     _, first, inverse = np.unique(both, return_index=True, return_inverse=True)
     return first[inverse].astype(np.int64)
+
+
+def count_different(messages: Sequence[Sequence[Mapping[str, str]]], enough: int) -> int:
+    """Count the `sample_clusters` of the fewest first samples that have enough of them, or of all samples.
+
+    Clustering 100,000 samples takes half a minute; whether ten of them differ is nearly always known after the first
+    thousand.
+
+    Args:
+        messages: The samples as conversations.
+        enough: The count that is asked for.
+
+    Returns:
+        `enough` or more where the samples looked at have as many clusters; else the number of clusters of all samples.
+    """
+    looked_at = min(FIRST_SAMPLES, len(messages))
+    while True:
+        different = len(np.unique(sample_clusters(messages[:looked_at])))
+        if different >= enough or looked_at == len(messages):
+            return different
+        looked_at = min(4 * looked_at, len(messages))
 
 
 def sample_texts(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:

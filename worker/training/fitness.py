@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from service.contract.failure import ErrorCode
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, MIN_STEPS, TrainingConfig
 from worker.training.errors import TrainingError
@@ -47,19 +44,19 @@ def check_encoded(
             )
 
 
-def check_trainable(samples: Sequence[TokenizedSample], cluster: NDArray[np.int64], config: TrainingConfig) -> None:
+def check_trainable(samples: Sequence[TokenizedSample], different: int, config: TrainingConfig) -> None:
     """Check that a null distribution can be fitted to what the run will measure.
 
     Args:
         samples: Of the dataset, in the order of its rows.
-        cluster: [rows]; near-duplicates share a number.
+        different: How many of those that have an answer are no near-duplicates; exact only below
+            MIN_DIFFERENT_SAMPLES.
         config: Says how many samples make a step.
 
     Raises:
         TrainingError: Too few samples have an answer, too few of those differ, or there are too few steps.
     """
-    answered = np.array([sample.has_answer for sample in samples])
-    count = int(answered.sum())
+    count = sum(sample.has_answer for sample in samples)
     if count < MIN_DIFFERENT_SAMPLES:
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,
@@ -67,7 +64,6 @@ def check_trainable(samples: Sequence[TokenizedSample], cluster: NDArray[np.int6
             f"audit needs {MIN_DIFFERENT_SAMPLES} or more.",
             "Raise training.max_length, or look whether the samples have answers.",
         )
-    different = len(np.unique(cluster[answered]))
     if different < MIN_DIFFERENT_SAMPLES:
         raise TrainingError(
             ErrorCode.SAMPLES_ALIKE,

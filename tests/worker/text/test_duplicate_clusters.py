@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from tests.support.text_cost import measured
 from tests.support.texts import ANY_TEXT, shingle_set
 from worker.text import duplicate_clusters
-from worker.text.duplicate_clusters import near_duplicate_clusters, sample_clusters, sample_texts
+from worker.text.duplicate_clusters import (
+    FIRST_SAMPLES,
+    count_different,
+    near_duplicate_clusters,
+    sample_clusters,
+    sample_texts,
+)
 from worker.text.words import normalise
 
 
@@ -128,6 +134,15 @@ def test_samples_are_joined_where_prompt_and_answer_both_are() -> None:
     assert sample_clusters([]).tolist() == []
     assert sample_texts(samples).tolist() == [0, 1, 2, 3, 4, 5]
     assert sample_texts([]).tolist() == []
+
+
+def test_different_samples_are_counted_as_far_as_is_asked() -> None:
+    alike = [turn("Say yes.", "Yes.")] * (2 * FIRST_SAMPLES)
+    others = [turn(f"Say {number}.", f"{number}.") for number in range(12)]
+    assert count_different([], 10) == 0
+    assert count_different(alike + others[:9], 10) == 10  # the last nine count, far behind as they are
+    assert count_different(alike + others[:8], 10) == 9
+    assert count_different(others + alike, 5) >= 5
 
 
 def test_samples_say_the_same_where_prompt_and_answer_are_equal_once_normalised() -> None:
