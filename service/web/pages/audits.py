@@ -52,6 +52,7 @@ def audit_list(request: Request, principal: Reader, session: SessionDep, page: P
     return answer_page(
         "audits.html",
         "audits",
+        principal,
         audits=listed.data,
         names=queries.names(session, principal, identities),
         flagged=queries.flagged_counts(session, principal, [audit.id for audit in listed.data]),
@@ -80,6 +81,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
     return answer_page(
         "audit.html",
         "audits",
+        principal,
         audit=audit,
         names=names_of(session, principal, audit),
         summary=audit.summary,

@@ -72,6 +72,7 @@ def finding_list(
     return answer_page(
         "findings.html",
         "audits",
+        principal,
         audit=audit,
         names=names_of(session, principal, audit),
         summary=audit.summary,
@@ -103,6 +104,7 @@ def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session:
     return answer_page(
         "finding.html",
         "audits",
+        principal,
         audit=audit,
         names=names_of(session, principal, audit),
         summary=summary,

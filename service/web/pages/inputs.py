@@ -18,11 +18,13 @@ router = APIRouter(route_class=PageRoute)
 def dataset_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
     """Show all datasets, the newest first."""
     found = list_datasets(session, principal, after=page.after, limit=page.limit + 1)
-    return answer_list(request, "datasets", page.page(found, key=lambda row: row.id, render=render_dataset))
+    return answer_list(request, "datasets", principal, page.page(found, key=lambda row: row.id, render=render_dataset))
 
 
 @router.get("/probes")
 def probe_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
     """Show all probes, the newest first."""
     found = list_probes(session, principal, after=page.after, limit=page.limit + 1)
-    return answer_list(request, "probes", page.page(found, key=lambda row: row.id, render=render_probe_summary))
+    return answer_list(
+        request, "probes", principal, page.page(found, key=lambda row: row.id, render=render_probe_summary)
+    )

@@ -23,16 +23,32 @@ Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-def answer_page(template: str, section: Literal["audits", "datasets", "probes"], **context: Any) -> Response:
-    """Render a page of the section for somebody who is signed in."""
-    return render(template, {"signed_in": True, "section": section, **context})
+Section = Literal["audits", "datasets", "probes"]
 
 
-def answer_list(request: Request, section: Literal["datasets", "probes"], listed: Page[Any]) -> Response:
+def answer_page(
+    template: str, section: Section, principal: Principal, *, status: int = 200, **context: Any
+) -> Response:
+    """Render a page for somebody who is signed in.
+
+    Args:
+        template: Its name. It may ask `may(scope)`, to show only what the reader is allowed to do.
+        section: The part of the navigation that it belongs to.
+        principal: Who reads it.
+        status: Of the answer.
+        context: What else the template names.
+    """
+    return render(template, {"signed_in": True, "section": section, "may": principal.may, **context}, status=status)
+
+
+def answer_list(
+    request: Request, section: Literal["datasets", "probes"], principal: Principal, listed: Page[Any]
+) -> Response:
     """Render a page of a list; the section names its template too."""
     return answer_page(
         f"{section}.html",
         section,
+        principal,
         listed=listed.data,
         next_after=listed.next_after,
         first="after" not in request.query_params,
