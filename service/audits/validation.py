@@ -58,8 +58,8 @@ def check_request(session: Session, principal: Principal, body: AuditCreate) -> 
     different = dataset.rows - dataset.statistics.get("exact_duplicates", 0)
     if different < MIN_DIFFERENT_SAMPLES:
         detail = (
-            f"The dataset has only {different} different samples, and the others repeat them; an audit needs "
-            f"{MIN_DIFFERENT_SAMPLES} or more to know the normal."
+            f"Of the dataset's {dataset.rows} samples only {different} differ, and the others repeat them; an audit "
+            f"needs {MIN_DIFFERENT_SAMPLES} different ones or more to know the normal."
         )
         raise InvalidError("dataset_too_small", detail, errors={"#/dataset_id": detail})
     if body.training.epochs * math.ceil(dataset.rows / body.training.batch_size) < MIN_STEPS:

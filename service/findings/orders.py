@@ -81,6 +81,12 @@ class Order:
         """Where a sample stands: `value` is what it has in the first column."""
         return Position(self, value, row)
 
+    @property
+    def reversed(self) -> "Order":
+        """The same order from its other end; samples without a value stay last."""
+        plain = "rank" if self.name == "q" else self.name
+        return Order.of(plain[1:] if plain.startswith("-") else f"-{plain}")  # type: ignore[arg-type]
+
     def parse(self, cursor: str) -> "Position":
         """Find the position that a cursor names.
 

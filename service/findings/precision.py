@@ -52,6 +52,17 @@ def audit_precision(session: Session, audit: PublishedAudit) -> AuditPrecision:
     return AuditPrecision(audit_id=audit.id, data=data, confidence=CONFIDENCE, assumes=ASSUMES)
 
 
+def flagged_precision(session: Session, audit: PublishedAudit) -> Precision:
+    """Count what people say of the flagged samples."""
+    size = session.scalars(select(Audit.summary["flagged"].astext.cast(Integer)).where(Audit.id == audit.id)).one()
+    query = (
+        select(Verdict.verdict, func.count())
+        .where(Verdict.audit_id == audit.id, Verdict.verdict.is_not(None), Verdict.flagged)
+        .group_by(Verdict.verdict)
+    )
+    return _precision("flagged", size, {str(name): count for name, count in session.execute(query)})
+
+
 def precision_down_to(session: Session, audit: PublishedAudit, rank: int) -> Precision | None:
     """Of the samples of this rank and above; None where none of them is reviewed, or the rank is below DEEPEST_RANK."""
     if rank > DEEPEST_RANK:

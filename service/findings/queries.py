@@ -148,6 +148,39 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
     )
 
 
+def find_neighbours(
+    session: Session, audit: PublishedAudit, wanted: Filter, sort: Sort, finding: Finding
+) -> tuple[int | None, int | None]:
+    """Find the rows right before and right behind a sample in a list of findings.
+
+    The sample itself need not be in the list: it may have left it, as by its verdict.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        wanted: Which samples the list holds.
+        sort: Their order.
+        finding: The sample.
+
+    Returns:
+        The row before and the row behind; None where there is none, or where the sample has no place in the order.
+
+    Raises:
+        InvalidError: `invalid_request`: the audit lacks the probe, or the text to look for has no word.
+    """
+    within = listed(audit, wanted.probe)
+    order = Order.of(sort)
+    value = finding.verdict and finding.verdict.decided_at if order.by == "decided_at" else getattr(finding, order.by)
+    if value is None:
+        return None, None
+
+    def first_behind(order: Order) -> int | None:
+        found = find_page(session, within, wanted, order, order.position(value, finding.row), 1)
+        return found.scores[0].row if found.scores else None
+
+    return first_behind(order.reversed), first_behind(order)
+
+
 def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
     """Count how many of the rows, from the first, a page holds without too much text, and read their texts by row."""
     texts: dict[int, KeptText] = {}

@@ -1,4 +1,4 @@
-"""What pages read beside the resources' own queries: names for ids, the loss curve, a finding's neighbours.
+"""What pages read beside the resources' own queries: names for ids, the loss curve.
 
 A function that takes an audit expects one that the caller has found through its workspace.
 """
@@ -12,8 +12,7 @@ from service.audits.results.queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
 from service.principal import Principal
 from service.scoping import scoped
-from service.store.score_lists import find_headline
-from service.store.tables import Audit, AuditEvent, AuditStep, Dataset, Model, Probe, Score
+from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Model, Probe
 from service.web.charts import LossPoint
 
 EVENTS_SHOWN = 100
@@ -77,11 +76,7 @@ def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[L
     return [LossPoint(point.step, point.loss, point.probe_loss) for point in points]
 
 
-def neighbours(session: Session, audit: Audit, rank: int) -> tuple[int | None, int | None]:
-    """Rows of the next more and the next less suspicious sample in the published result."""
-    query = select(Score.rank, Score.row).where(
-        Score.list_id == find_headline(session, audit),
-        Score.rank.in_((rank - 1, rank + 1)),
-    )
-    rows = {row.rank: row.row for row in session.execute(query)}
-    return rows.get(rank - 1), rows.get(rank + 1)
+def key_names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, str]:
+    """Names of the workspace's keys by id; one that is deleted has none."""
+    query = scoped(ApiKey, principal).where(ApiKey.id.in_(set(ids))).with_only_columns(ApiKey.id, ApiKey.name)
+    return {row.id: row.name for row in session.execute(query)}

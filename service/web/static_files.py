@@ -1,4 +1,4 @@
-"""The dashboard's stylesheet, script and icon: public, since they say nothing of anybody."""
+"""The dashboard's stylesheet, scripts and icon: public, since they say nothing of anybody."""
 
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
@@ -11,6 +11,7 @@ router = APIRouter()
 STATIC_FILES: dict[str, str] = {
     "app.js": "text/javascript; charset=utf-8",
     "favicon.svg": "image/svg+xml",
+    "review.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
 }
 """Media types by name."""

@@ -1,17 +1,17 @@
 """Pages of an audit's findings: the list of samples, and each sample."""
 
-from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service.audits.queries import find_audit, find_published, render_audit
-from service.contract.results import BASELINE_COLUMNS, Side
-from service.contract.spec import MAX_PROBES
-from service.findings.filters import Filter
-from service.findings.queries import read_finding, read_page
+from service.contract.results import BASELINE_COLUMNS
+from service.findings.precision import flagged_precision
+from service.findings.queries import find_neighbours, read_finding, read_page
 from service.findings.schemas import FindingDetail, Observation
+from service.findings.verdicts.actions import BULK_ROWS
+from service.findings.verdicts.queries import list_changes
 from service.http.dependencies import RowsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
@@ -20,6 +20,7 @@ from service.lifecycle.transitions import State
 from service.text import visible_text, wording
 from service.web import charts, queries
 from service.web.page_route import PageRoute
+from service.web.pages.finding_list import SORT_LABELS, FindingListDep
 from service.web.pages.page import (
     FindingsReader,
     answer_page,
@@ -39,6 +40,10 @@ EXACT = {
 """Numbers that a sample's page shows with all their digits too."""
 
 
+CHANGES_SHOWN = 20
+"""Of a sample's verdicts, the newest that its page shows."""
+
+
 @router.get("/audits/{audit_id}/findings")
 def finding_list(
     request: Request,
@@ -46,29 +51,18 @@ def finding_list(
     principal: FindingsReader,
     session: SessionDep,
     page: PageDep,
-    probe: Annotated[int, Query(ge=0, le=MAX_PROBES)] = 0,
-    flagged: bool | None = None,
-    group: Annotated[str | None, Query(max_length=10_000)] = None,
-    cluster: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
-    side: Side | None = None,
+    asked: FindingListDep,
+    judged: Annotated[int | None, Query(ge=0, le=BULK_ROWS)] = None,
 ) -> Response:
-    """Show every sample by rank."""
+    """Show samples by rank or in another order, with what people say of them."""
     audit = render_audit(find_audit(session, principal, audit_id))
-    rows, next_after = [], None
+    rows, next_after, reviewed = [], None, None
     if audit.status == State.SUCCEEDED:
-        wanted = Filter(probe=probe, flagged=flagged, group=group, cluster=cluster, side=side)
         published = find_published(session, principal, audit_id)
-        found = read_page(session, published, wanted, after=page.after, limit=page.limit)
+        found = read_page(session, published, asked.wanted, sort=asked.sort, after=page.after, limit=page.limit)
         listed = page.page_up_to(found.findings, found.next_key)
         rows, next_after = [table_row(finding) for finding in listed.data], listed.next_after
-    chosen = {
-        "probe": str(probe) if probe else None,
-        "flagged": None if flagged is None else str(flagged).lower(),
-        "group": group,
-        "cluster": None if cluster is None else str(cluster),
-        "side": side,
-    }
-    base = address(f"/audits/{audit.id}/findings")
+        reviewed = flagged_precision(session, published)
     return answer_page(
         "findings.html",
         "audits",
@@ -78,26 +72,36 @@ def finding_list(
         summary=audit.summary,
         rows=rows,
         extent=extent_of(rows),
-        probe=probe,
-        flagged=flagged,
-        group=group,
-        cluster=cluster,
-        side=side,
+        asked=asked,
+        sorts=SORT_LABELS,
+        reviewed=reviewed,
+        judged=judged,
         first="after" not in request.query_params,
         next_after=next_after,
-        base=base,
-        link=_linker(base, chosen),
+        base=address(f"/audits/{audit.id}/findings"),
+        here=f"/audits/{audit.id}/findings{asked.query(after=page.after)}",
     )
 
 
 @router.get("/audits/{audit_id}/findings/{row}")
-def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session: SessionDep, rows: RowsDep) -> Response:
-    """Show one sample: its text, and its numbers in words."""
-    finding = read_finding(session, rows, find_published(session, principal, audit_id), row)
-    found = find_audit(session, principal, audit_id)
-    audit, summary = render_audit(found), find_summary(session, principal, audit_id)
+def finding_page(
+    audit_id: PathId,
+    row: Row,
+    principal: FindingsReader,
+    session: SessionDep,
+    rows: RowsDep,
+    asked: FindingListDep,
+) -> Response:
+    """Show one sample: its text, its numbers in words, what people say of it, and its neighbours in the list."""
+    published = find_published(session, principal, audit_id)
+    finding = read_finding(session, rows, published, row)
+    audit, summary = (
+        render_audit(find_audit(session, principal, audit_id)),
+        find_summary(session, principal, audit_id),
+    )
     score = score_of(finding.model_dump())
-    previous, following = queries.neighbours(session, found[0], finding.rank)
+    previous, following = find_neighbours(session, published, asked.wanted, asked.sort, finding)
+    changes = list_changes(session, published, row, after=None, limit=CHANGES_SHOWN)
     extra = [(key, visible_text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
     base = address(f"/audits/{audit.id}/findings")
@@ -121,6 +125,10 @@ def finding_page(audit_id: PathId, row: Row, principal: FindingsReader, session:
         following=following,
         base=base,
         cluster_link=f"{base}?{urlencode({'cluster': finding.cluster})}",
+        asked=asked,
+        changes=changes,
+        names_of_keys=queries.key_names(session, principal, [change.key_id for change in changes]),
+        here=f"/audits/{audit.id}/findings/{row}{asked.query()}",
     )
 
 
@@ -128,13 +136,3 @@ def observations_shown(finding: FindingDetail) -> list[Observation]:
     """Choose the observations toward the probe that speaks most for the sample."""
     trace = finding.trace or []
     return [one for one in trace if one.probe_no == finding.strongest_probe and one.mu is not None]
-
-
-def _linker(base: str, chosen: dict[str, str | None]) -> Callable[..., str]:
-    """Make addresses of the list with what is chosen, but for the changes; None leaves a choice out."""
-
-    def link(**changes: str | None) -> str:
-        query = urlencode({name: value for name, value in (chosen | changes).items() if value is not None})
-        return f"{base}?{query}" if query else base
-
-    return link

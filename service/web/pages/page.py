@@ -92,7 +92,7 @@ def names_of(session: Session, principal: Principal, audit: AuditSummary) -> dic
 def table_row(finding: Finding) -> dict[str, Any]:
     """Show a finding as a row of a table: its first line in place of its text."""
     return {
-        **finding.model_dump(exclude={"messages", "extra", "verdict"}),
+        **finding.model_dump(exclude={"messages", "extra"}),
         "excerpt": visible_text.first_line(finding.messages),
     }
 

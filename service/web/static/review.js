@@ -1,0 +1,215 @@
+// The review by keyboard and without reloading. Each verdict is shown at once, sent to the API, and taken back on the
+// page where the API refuses it. Without this script the same forms work by loading pages.
+"use strict";
+
+(() => {
+  const UNDO = "finetooth-undo";
+  const GO_ON = "finetooth-go-on";
+  const MOST_UNDO = 200;
+  const CHOICES = { 1: "confirmed", 2: "rejected", 3: "unsure" };
+  const rows = () => [...document.querySelectorAll("tr[data-row]")];
+  const onList = rows().length > 0;
+  const reviewed = document.getElementById("reviewed");
+  let sending = Promise.resolve();
+
+  function say(text) {
+    const place = document.getElementById("announcement");
+    if (place) place.textContent = text;
+  }
+
+  function complain(text) {
+    const place = document.getElementById("connection");
+    if (place) { place.textContent = text; place.hidden = text === ""; }
+  }
+
+  // What is said of a sample, on the page.
+
+  const saidOf = (form) => ({ verdict: form.dataset.verdict || null, note: form.dataset.note || null });
+
+  function show(form, said) {
+    const before = form.dataset.verdict;
+    form.dataset.verdict = said.verdict || "";
+    form.dataset.note = said.note || "";
+    for (const button of form.querySelectorAll("button[data-choice]")) {
+      const pressed = button.dataset.choice === said.verdict;
+      button.setAttribute("aria-pressed", String(pressed));
+      button.value = pressed ? "withdrawn" : button.dataset.choice;
+    }
+    const remark = form.querySelector("small.note");
+    if (remark) remark.textContent = said.note || "";
+    const area = form.querySelector("textarea");
+    if (area && document.activeElement !== area) area.value = said.note || "";
+    const flagged = onList ? form.closest("tr").classList.contains("is-flagged") : false;
+    if (reviewed && flagged && Boolean(before) !== Boolean(said.verdict)) {
+      const count = Number(reviewed.dataset.reviewed) + (said.verdict ? 1 : -1);
+      reviewed.dataset.reviewed = String(count);
+      reviewed.querySelector("[data-count]").textContent = count.toLocaleString("en");
+      reviewed.querySelector("progress").value = count;
+    }
+  }
+
+  async function send(address, said) {
+    const options = said.verdict
+      ? { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) }
+      : { method: "DELETE" };
+    const answer = await fetch(address, { ...options, credentials: "same-origin", keepalive: true });
+    if (answer.ok) return;
+    if (answer.status === 401) throw new Error("You are signed out. Sign in again; this verdict was not kept.");
+    const problem = await answer.json().catch(() => ({}));
+    throw new Error(problem.detail || `The server answered ${answer.status}; this verdict was not kept.`);
+  }
+
+  // One after the other, so that the last key pressed is what is kept.
+  function judge(form, said, { undoable = true } = {}) {
+    const before = saidOf(form);
+    if (before.verdict === said.verdict && before.note === said.note) return sending;
+    show(form, said);
+    if (undoable) remember({ address: form.dataset.api, before });
+    sending = sending.then(() => send(form.dataset.api, said)).then(
+      () => complain(""),
+      (error) => {
+        show(form, before);
+        complain(error instanceof TypeError ? "No answer from the server; this verdict was not kept." : error.message);
+      },
+    );
+    return sending;
+  }
+
+  // Undo reaches over pages of this tab.
+
+  function remembered() {
+    try { return JSON.parse(sessionStorage.getItem(UNDO) || "[]"); } catch { return []; }
+  }
+
+  function remember(step) {
+    sessionStorage.setItem(UNDO, JSON.stringify([...remembered(), step].slice(-MOST_UNDO)));
+  }
+
+  async function undo() {
+    const steps = remembered();
+    const last = steps.pop();
+    if (!last) { say("Nothing to undo."); return; }
+    sessionStorage.setItem(UNDO, JSON.stringify(steps));
+    const form = [...document.querySelectorAll("form.judge")].find((one) => one.dataset.api === last.address);
+    if (form) {
+      await judge(form, last.before, { undoable: false });
+      if (onList) select(form.closest("tr"));
+    } else {
+      sending = sending.then(() => send(last.address, last.before)).then(() => complain(""), (error) => complain(error.message));
+      await sending;
+    }
+    say("Undone.");
+  }
+
+  // Where the reviewer is.
+
+  const current = () => document.querySelector("tr.is-current");
+
+  function select(row) {
+    if (!row) return;
+    for (const old of document.querySelectorAll("tr.is-current")) {
+      old.classList.remove("is-current");
+      old.removeAttribute("aria-current");
+    }
+    row.classList.add("is-current");
+    row.setAttribute("aria-current", "true");
+    row.querySelector("a").focus({ preventScroll: true });
+    row.scrollIntoView({ block: "nearest" });
+  }
+
+  async function follow(link) {
+    if (!link) { say("This is the last sample."); return; }
+    await sending;
+    sessionStorage.setItem(GO_ON, "yes");
+    location.assign(link.href);
+  }
+
+  // Rows judged together with a near-duplicate above them: the next verdict's step passes them by.
+  const passed = new Set();
+
+  function move(by, { afterVerdict = false } = {}) {
+    if (!onList) { follow(document.querySelector(by > 0 ? ".pages a[rel=next]" : ".pages a[rel=prev]")); return; }
+    const all = rows();
+    let at = all.indexOf(current());
+    do at += by; while (afterVerdict && passed.has(all[at]));
+    const next = all[Math.max(at, 0)];
+    if (next) select(next);
+    else if (by > 0) follow(document.querySelector(".pages a[rel=next]"));
+  }
+
+  const formHere = () => (onList ? (current() || rows()[0])?.querySelector("form.judge") : document.querySelector("form.judge"));
+
+  function noteOf(form) {
+    const area = form.querySelector("textarea");
+    return area ? area.value.trim() || null : form.dataset.note || null;
+  }
+
+  function choose(form, choice, withDuplicates) {
+    const forms = [form];
+    if (withDuplicates && onList) {
+      const cluster = form.closest("tr").dataset.cluster;
+      forms.push(...rows().filter((row) => row.dataset.cluster === cluster).map((row) => row.querySelector("form.judge")).filter((one) => one !== form));
+    }
+    for (const one of forms.slice(1)) passed.add(one.closest("tr"));
+    for (const one of forms) judge(one, { verdict: choice, note: noteOf(one) });
+    say(`${forms.length > 1 ? `${forms.length} samples` : "Sample"} ${choice}.`);
+  }
+
+  function writeNote(form) {
+    const area = form.querySelector("textarea");
+    if (area) { area.focus(); return; }
+    const dialog = document.getElementById("note-dialog");
+    const text = dialog.querySelector("textarea");
+    text.value = form.dataset.note || "";
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      if (dialog.returnValue === "save") {
+        judge(form, { verdict: form.dataset.verdict || "unsure", note: text.value.trim() || null });
+      }
+      if (onList) select(form.closest("tr"));
+    }, { once: true });
+    dialog.showModal();
+    text.focus();
+  }
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.matches("form.judge") || !event.submitter) return;
+    event.preventDefault();
+    const choice = event.submitter.value;
+    judge(form, choice === "withdrawn" ? { verdict: null, note: null } : { verdict: choice, note: noteOf(form) });
+    if (onList) select(form.closest("tr"));
+  });
+
+  document.addEventListener("click", (event) => {
+    const row = event.target.closest?.("tr[data-row]");
+    if (row && !event.target.closest("a, button, input, textarea")) select(row);
+  });
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, textarea, select")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const digit = /^Digit([123])$/.exec(event.code)?.[1] || (/^[123]$/.test(event.key) ? event.key : null);
+    const form = formHere();
+    if (digit && form) {
+      if (onList && !current()) select(rows()[0]);
+      choose(form, CHOICES[digit], event.shiftKey);
+      move(1, { afterVerdict: true });
+    } else if (event.key === "j") move(1);
+    else if (event.key === "k") move(-1);
+    else if (event.key === "n" && form) writeNote(form);
+    else if (event.key === "u") undo();
+    else if (event.key === "?") document.getElementById("keys-dialog").showModal();
+    else if (event.key === "/") document.querySelector("input[type=search]")?.focus();
+    else return;
+    event.preventDefault();
+  });
+
+  if (sessionStorage.getItem(GO_ON)) {
+    sessionStorage.removeItem(GO_ON);
+    if (onList) select(rows()[0]);
+  }
+})();
