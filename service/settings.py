@@ -14,6 +14,8 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.inspection import forbid_inspection
+
 Lane = Literal["gpu", "io"]
 """A worker process serves one, so that short jobs never wait behind an audit of hours."""
 
@@ -202,7 +204,11 @@ def get_settings() -> Settings:
 
 
 def settings_or_exit() -> Settings:
-    """The process's settings, for a program's start: where one is wrong, a line says which, and it ends with code 2."""
+    """The process's settings, for a program's start, which from now on keeps them from its children.
+
+    Where one is wrong, a line says which, and the program ends with code 2.
+    """
+    forbid_inspection()
     try:
         return get_settings()
     except BadSettingsError as error:

@@ -14,7 +14,7 @@ import psutil
 import psycopg
 from sqlalchemy import URL
 
-from service.local.children import Account, Child
+from service.local.children import PLAIN_ENVIRONMENT, Account, Child
 from service.local.errors import LocalExtraMissingError, StackError
 from service.local.folders import check_socket_path, make_folder, private_folder
 from service.local.postgres_as_root import account_for, reachable_programs
@@ -50,9 +50,6 @@ SILENT = {
     "log_error_verbosity": "terse",
 }
 """Settings that keep data out of the log."""
-
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-"""Nothing of ours: PGPORT and its like would change what the programs do."""
 
 
 class EmbeddedPostgres:
@@ -121,7 +118,7 @@ class EmbeddedPostgres:
             cwd=folder,
             stop_signal=signal.SIGINT,
             account=self._account,
-            environment=ENVIRONMENT,
+            environment=PLAIN_ENVIRONMENT,
         )
 
     def _initialise(self, programs: Path) -> None:

@@ -206,6 +206,18 @@ def test_images_run_without_root_and_from_pinned_bases() -> None:
         assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", image), f"{image} names no version"
 
 
+def test_what_holds_the_passwords_is_closed_to_the_services_own_user() -> None:
+    """Nobody reads the environment of a program that they may run and not read."""
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
+    assert 'ENTRYPOINT ["tini", "--"]' in stages["base"]
+    assert "chmod 0711 /usr/bin/tini" in stages["base"]
+    # Its program would be another one, which everybody may read.
+    assert not [name for name in OURS if SERVICES[name].get("init") or "entrypoint" in SERVICES[name]]
+    closing = 'chmod 0711 "$(readlink --canonicalize /opt/finetooth/bin/python)"'
+    assert stages["api"].index(closing) < stages["api"].index("USER 10001")
+    assert "ENTRYPOINT" not in stages["api"] + stages["worker"]
+
+
 def test_the_api_image_gets_no_torch() -> None:
     api = DOCKERFILE.split("FROM base AS api\n", 1)[1].split("\nFROM ", 1)[0]
     assert "--from=dependencies" in api
