@@ -118,8 +118,10 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def sign_in(link: str) -> tuple[int, str | None]:
     """Status, and where it leads."""
+    assert urllib.request.urlopen(link, timeout=10).status == 200  # the page, which changes nothing
+    button = urllib.request.Request(link, method="POST", headers={"Sec-Fetch-Site": "same-origin"})
     try:
-        return urllib.request.build_opener(NoRedirect).open(link, timeout=10).status, None
+        return urllib.request.build_opener(NoRedirect).open(button, timeout=10).status, None
     except urllib.error.HTTPError as answer:
         return answer.code, answer.headers.get("Location")
 

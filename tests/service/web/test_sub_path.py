@@ -11,7 +11,7 @@ from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings
 from tests.support.live_api import LiveApi, live_api
 from tests.support.made_audits import make_published, make_queued
-from tests.support.pages import Page, Sessions
+from tests.support.pages import Page, Sessions, press_sign_in
 from tests.support.sub_path_proxy import sub_path_proxy
 
 PREFIX = "/tools/finetooth"
@@ -38,7 +38,7 @@ def browser(proxy: str, api: LiveApi, sessions: Sessions) -> Iterator[httpx.Clie
         key, _ = create_key(session, workspace_id=api.workspace_id, name="browser", scopes=["admin"])
         token = create_sign_in_link(session, key_id=key.id, minutes=5)
     with httpx.Client(headers=SAME_SITE, timeout=60) as browser:
-        answer = browser.get(f"{proxy}/sign-in", params={"token": token})
+        answer = press_sign_in(browser, f"{proxy}/sign-in?token={token}")
         assert (answer.status_code, answer.headers["location"]) == (303, f"{PREFIX}/")
         assert f"Path={PREFIX};" in answer.headers["set-cookie"]
         yield browser
