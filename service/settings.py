@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     """How many samples all datasets of one workspace may have together."""
     max_workspace_probes: int = Field(default=10_000, ge=1)
     """How many probes one workspace may have."""
+    max_workspace_exports: int = Field(default=1_000, ge=1)
+    """How many exports one workspace may have, finished ones among them until they are deleted."""
+    max_idempotency_records: int = Field(default=10_000, ge=1)
+    """How many answers to requests with an Idempotency-Key are kept of one workspace; each for a day."""
+    max_idempotency_bytes: int = Field(default=2**30, ge=1)
+    """How many bytes these answers may have together."""
     parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**29)
     """Address space of the child that parses an upload."""
 
