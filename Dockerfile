@@ -8,6 +8,14 @@ ENV PATH=/opt/finetooth/bin:$PATH \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     FINETOOTH_DATA_DIR=/data \
     FINETOOTH_CACHE_DIR=/cache
+# The first process of a container, which reaps what a killed child leaves behind. It keeps the passwords of its
+# environment for as long as it lives, so nobody may read its program: the kernel then keeps its environment from
+# everybody but root, as the service does for itself.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini=0.19.* \
+    && rm -rf /var/lib/apt/lists/* \
+    && chmod 0711 /usr/bin/tini
+ENTRYPOINT ["tini", "--"]
 # A fresh named volume takes the owner and mode of the folder it is mounted on.
 RUN groupadd --gid 10001 finetooth \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin finetooth \
@@ -48,6 +56,8 @@ FROM base AS api
 COPY --from=dependencies /opt/finetooth /opt/finetooth
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps /wheels/*.whl
+# As for tini, for the moments before a program has done it itself, and for HEALTHCHECK, which never does.
+RUN chmod 0711 "$(readlink --canonicalize /opt/finetooth/bin/python)"
 USER 10001:10001
 WORKDIR /data
 EXPOSE 8000

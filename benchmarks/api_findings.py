@@ -303,7 +303,7 @@ def empty_database() -> Iterator[tuple[Path, str, psutil.Process]]:
     server = EmbeddedPostgres(folder / "postgres", log=folder / "postgres.log", settings=POSTGRES)
     try:
         postmaster = psutil.Process(server.start().pid)
-        url = server.url("postgres")
+        url = server.url()
         migrate(url)
         yield folder, url, postmaster
     finally:

@@ -114,7 +114,7 @@ def served(folder: Path) -> Iterator[tuple[str, str, psutil.Process]]:
     """A running API with a key: its address, the key, its process."""
     database = EmbeddedPostgres(folder / "pg", log=folder / "pg.log")
     database.start()
-    url = database.url("postgres")
+    url = database.url()
     migrate(url)
     engine = make_engine(url, application_name="benchmark")
     with make_sessions(engine).begin() as session:

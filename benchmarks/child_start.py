@@ -35,7 +35,7 @@ from service.contract.protocol import (
 from service.contract.spec import COMBINE
 from tests.support.chaos import SHORT, Chaos, Servers
 from tests.support.steps import respecify, stage
-from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.child_process import ChildProcess, Exited, downloading_environment
 from worker.process.fork_client import ForkClient, make_launcher
 from worker.process.launcher import STEP_COMMAND, Launcher, Spawner
 from worker.supervisor.dispatch import Supervisor
@@ -61,7 +61,7 @@ def started(code: str) -> dict[str, float]:
 
 def step(launcher: Launcher, folder: Path, until: Stage) -> dict[str, float]:
     """What one child costs: until its first word, until it begins its work, and in all."""
-    environment = restricted_environment(os.environ, folder / "cache")
+    environment = downloading_environment(os.environ, folder / "cache")
     while not launcher.prepared(environment, seconds=1):
         pass
     shutil.rmtree(folder / CHECKPOINTS_FOLDER, ignore_errors=True)

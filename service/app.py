@@ -31,7 +31,7 @@ from service.http.streaming.stop_signals import on_stop_signal
 from service.http.sub_path import SubPath
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
-from service.keys.sign_in_routes import router as sign_in
+from service.keys.sign_in_routes import router as sign_out
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
 from service.migration import head_revision
@@ -123,7 +123,7 @@ def _make_app(settings: Settings) -> FastAPI:
     for router in (
         health.public,
         health.router,
-        sign_in,
+        sign_out,
         workspaces,
         keys,
         datasets,

@@ -14,6 +14,8 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.inspection import forbid_inspection
+
 Lane = Literal["gpu", "io"]
 """A worker process serves one, so that short jobs never wait behind an audit of hours."""
 
@@ -83,6 +85,12 @@ class Settings(BaseSettings):
     """How many samples all datasets of one workspace may have together."""
     max_workspace_probes: int = Field(default=10_000, ge=1)
     """How many probes one workspace may have."""
+    max_workspace_exports: int = Field(default=1_000, ge=1)
+    """How many exports one workspace may have, finished ones among them until they are deleted."""
+    max_idempotency_records: int = Field(default=10_000, ge=1)
+    """How many answers to requests with an Idempotency-Key are kept of one workspace; each for a day."""
+    max_idempotency_bytes: int = Field(default=2**30, ge=1)
+    """How many bytes these answers may have together."""
     parser_memory_bytes: int = Field(default=2 * 2**30, ge=2**29)
     """Address space of the child that parses an upload."""
 
@@ -202,7 +210,11 @@ def get_settings() -> Settings:
 
 
 def settings_or_exit() -> Settings:
-    """The process's settings, for a program's start: where one is wrong, a line says which, and it ends with code 2."""
+    """The process's settings, for a program's start, which from now on keeps them from its children.
+
+    Where one is wrong, a line says which, and the program ends with code 2.
+    """
+    forbid_inspection()
     try:
         return get_settings()
     except BadSettingsError as error:

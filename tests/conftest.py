@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.local.postgres import USER, EmbeddedPostgres
+from service.local.postgres import SUPERUSER, USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.migration import migrate
 from service.settings import Settings
@@ -59,13 +59,13 @@ def postgres(server_folder: Path) -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def postgres_url(postgres: EmbeddedPostgres) -> str:
     """SQLAlchemy URL of the session's Postgres, as superuser, of its maintenance database."""
-    return postgres.url("postgres")
+    return postgres.url("postgres", user=SUPERUSER)
 
 
 @pytest.fixture(scope="session")
 def migrated_template(postgres: EmbeddedPostgres) -> str:
     """Name of a database that the migrations made; `database_url` copies it."""
-    _execute(postgres, f"CREATE DATABASE {TEMPLATE}")
+    _execute(postgres, f"CREATE DATABASE {TEMPLATE} OWNER {USER}")
     migrate(postgres.url(TEMPLATE))
     return TEMPLATE
 
@@ -74,7 +74,7 @@ def migrated_template(postgres: EmbeddedPostgres) -> str:
 def database_url(postgres: EmbeddedPostgres, migrated_template: str) -> Iterator[str]:
     """SQLAlchemy URL of a fresh, migrated, empty database; dropped after the test."""
     name = f"test_{secrets.token_hex(6)}"
-    _execute(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    _execute(postgres, f"CREATE DATABASE {name} TEMPLATE {migrated_template} OWNER {USER}")
     yield postgres.url(name)
     _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -115,7 +115,7 @@ def settings(database_url: str, valkey_url: str, tmp_path: Path) -> Settings:
 
 
 def _execute(server: EmbeddedPostgres, statement: str) -> None:
-    with psycopg.connect(host=str(server.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(host=str(server.folder), user=SUPERUSER, dbname="postgres", autocommit=True) as connection:
         connection.execute(statement)
 
 

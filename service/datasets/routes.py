@@ -73,7 +73,7 @@ async def upload(
     if declared.isdecimal() and int(declared[:20]) > settings.max_upload_bytes:
         raise too_large(settings.max_upload_bytes)
     try:
-        if (earlier := await key.earlier(transactions)) is not None:
+        if (earlier := await key.earlier(transactions, settings)) is not None:
             return earlier.answer(await digest_of(request.stream(), settings.max_upload_bytes))
         dataset = await receive_dataset(
             request.stream(),

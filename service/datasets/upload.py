@@ -19,8 +19,8 @@ from starlette.requests import ClientDisconnect
 from service.datasets import actions
 from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, Refused, Report
 from service.datasets.queries import dataset_exists
-from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError, UnavailableError
-from service.http.places import Places
+from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError
+from service.http.places import Places, Refusal
 from service.http.quotas import check_datasets
 from service.http.transactions import Transactions
 from service.principal import Principal
@@ -40,6 +40,18 @@ IDLE_SECONDS = 60.0
 
 LEAST_BYTES_PER_SECOND = 16 * 2**10
 """An upload that keeps us waiting for IDLE_SECONDS, and for as long as its bytes take at this rate, is dropped too."""
+
+_FULL = Refusal(
+    "too_many_uploads",
+    "{places} uploads are running, which is as many as this server takes. Try again.",
+    retry_after=10,
+)
+_SHARE_TAKEN = Refusal(
+    "upload_share_taken",
+    "{places} uploads of this workspace are running, which is as many as this server takes of one. Try again once one "
+    "of them has ended.",
+    retry_after=10,
+)
 
 _REFUSALS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError, 507: StorageFullError}
 """What the parser's statuses mean."""
@@ -88,7 +100,8 @@ async def receive_dataset(
         StorageFullError: `storage_full`.
         ClientDisconnect: The connection ended before the upload did.
     """
-    uploads = _take_place(principal.workspace_id)
+    uploads = _places()
+    uploads.take(principal.workspace_id)
     try:
         room = partial(check_datasets, workspace_id=principal.workspace_id, settings=settings)
         await transactions.run(room)
@@ -219,24 +232,14 @@ class _Pace:
         return chunk
 
 
-def _take_place(workspace_id: str) -> Places:
-    """Takes a place of the process's uploads; raises UnavailableError."""
+def _places() -> Places:
+    """Those of the process's uploads."""
     try:
-        uploads = _uploads.get()
+        return _uploads.get()
     except LookupError:
-        uploads = Places(CONCURRENT_UPLOADS)
-        _uploads.set(uploads)
-    if uploads.full:
-        detail = f"{uploads.total} uploads are running, which is as many as this server takes. Try again."
-        raise UnavailableError("too_many_uploads", detail, retry_after=10)
-    if uploads.share_taken(workspace_id):
-        detail = (
-            f"{uploads.share} uploads of this workspace are running, which is as many as this server takes of one. "
-            "Try again once one of them has ended."
-        )
-        raise UnavailableError("upload_share_taken", detail, retry_after=10)
-    uploads.take(workspace_id)
-    return uploads
+        places = Places(CONCURRENT_UPLOADS, full=_FULL, share_taken=_SHARE_TAKEN)
+        _uploads.set(places)
+        return places
 
 
 async def _record(

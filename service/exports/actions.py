@@ -8,6 +8,7 @@ from service.audits.queries import find_published
 from service.errors import ConflictError, missing_is_not_found
 from service.exports.queries import find_export, render_export
 from service.exports.schemas import Export, ExportCreate
+from service.http.quotas import check_exports
 from service.lifecycle.exports import create_export, delete_export, request_cancel_export
 from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.wakeup import wake_idle
@@ -32,15 +33,16 @@ def create(
         principal: Who is asking.
         audit_id: Which audit.
         body: What to export.
-        settings: For waking a worker.
+        settings: For waking a worker; hold the quota.
         request_id: Of the request that asks for it.
         later: Runs its first argument, with the others, after the commit.
 
     Raises:
         NotFoundError: `audit_not_found`.
-        ConflictError: `audit_not_finished`.
+        ConflictError: `audit_not_finished` or `export_quota`.
     """
     audit = find_published(session, principal, audit_id)
+    check_exports(session, principal.workspace_id, settings)
     with missing_is_not_found("audit"):  # deleted just now
         export = create_export(
             session,

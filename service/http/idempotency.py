@@ -25,8 +25,10 @@ from starlette.responses import Response
 
 from service.http.auth.authentication import authenticate
 from service.http.problems.problem import Problem
+from service.http.quotas import check_idempotency_records
 from service.http.transactions import Transactions
 from service.principal import Principal
+from service.settings import Settings
 from service.store.tables import IdempotencyRecord
 
 HEADER = "Idempotency-Key"
@@ -121,12 +123,21 @@ class StreamedKey:
     def __init__(self, asked: Asked | None) -> None:
         self._asked = asked
 
-    async def earlier(self, transactions: Transactions) -> Earlier | None:
-        """What was answered under the key, if anything. Raises Problem 422 where it was another method or address."""
+    async def earlier(self, transactions: Transactions, settings: Settings) -> Earlier | None:
+        """What was answered under the key, if anything.
+
+        Args:
+            transactions: For a look at the records.
+            settings: Say how many there may be.
+
+        Raises:
+            Problem: 422 `idempotency_key_reused`: it was another method or address.
+            ConflictError: `idempotency_quota`: nothing was, and no more answers are kept.
+        """
         asked = self._asked
         if asked is None:
             return None
-        return await transactions.run(lambda session: find_earlier(session, asked))
+        return await transactions.run(lambda session: _find_or_begin(session, asked, settings))
 
     def record(self, session: Session, body_sha256: bytes, response: Response) -> None:
         """Keeps the answer. Raises AnsweredAlreadyError: roll back, and give the earlier answer."""
@@ -154,7 +165,8 @@ async def answer_once(
 ) -> Response:
     """Handles the request, or gives the answer that it got before. `handle` finds its session in request.state.
 
-    Raises Problem 422 `idempotency_key_reused`, and 409 `idempotency_key_in_use` while the first one is being handled.
+    Raises Problem 422 `idempotency_key_reused`, 409 `idempotency_key_in_use` while the first one is being handled, and
+    ConflictError `idempotency_quota`.
     """
     asked = asked_under_key(request, principal)
     if asked is None:
@@ -162,7 +174,7 @@ async def answer_once(
     body_sha256 = hashlib.sha256(await request.body()).digest()
     transactions: Transactions = request.app.state.transactions
     async with transactions.begin() as session:
-        earlier = await run_sync(_take_key, session, asked)
+        earlier = await run_sync(_take_key, session, asked, request.app.state.settings)
         if earlier is not None:
             return earlier.answer(body_sha256)
         request.state.session = session
@@ -239,12 +251,19 @@ def record_answer(
     return kept is not None
 
 
-def _take_key(session: Session, asked: Asked) -> Earlier | None:
+def _take_key(session: Session, asked: Asked, settings: Settings) -> Earlier | None:
     """What was answered under the key; if nothing was, nobody else gets it until the transaction ends, or waits."""
     name = "\n".join((asked.workspace_id, asked.key_id, asked.key))
     if not session.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}):
         raise _in_use()
-    return find_earlier(session, asked)
+    return _find_or_begin(session, asked, settings)
+
+
+def _find_or_begin(session: Session, asked: Asked, settings: Settings) -> Earlier | None:
+    earlier = find_earlier(session, asked)
+    if earlier is None:
+        check_idempotency_records(session, asked.workspace_id, settings)
+    return earlier
 
 
 def _without(body: bytes, fields: tuple[str, ...]) -> bytes:

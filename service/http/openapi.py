@@ -103,6 +103,7 @@ def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tu
         yield 403, "scope_missing"
     if streamed_key in calls or any(isinstance(call, Idempotent) for call in calls):
         yield 409, "idempotency_key_in_use"
+        yield 409, "idempotency_quota"
         yield 422, "idempotency_key_reused"
     if any(guard.installation for guard in guards):
         yield 403, "installation_admin_only"

@@ -1,4 +1,5 @@
-"""What one workspace may have at most: each is a setting, and counted while nobody else creates in the workspace."""
+"""What one workspace may have at most: each is a setting, and counted while nobody else creates in the workspace, or
+says why not."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -6,7 +7,7 @@ from sqlalchemy.orm import Session
 from service.errors import ConflictError
 from service.lifecycle.transitions import State
 from service.settings import Settings
-from service.store.tables import Dataset, Job, Probe, Workspace
+from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Workspace
 
 
 def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
@@ -87,6 +88,55 @@ def check_probes(session: Session, workspace_id: str, settings: Settings) -> Non
             "no longer need, and try again."
         )
         raise ConflictError("probe_quota", detail)
+
+
+def check_exports(session: Session, workspace_id: str, settings: Settings) -> None:
+    """See that the workspace may have one more export.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose export it becomes.
+        settings: Hold the quota.
+
+    Raises:
+        ConflictError: `export_quota`.
+    """
+    _one_at_a_time(session, workspace_id)
+    exports = session.scalar(select(func.count()).select_from(Export).where(Export.workspace_id == workspace_id))
+    if (exports or 0) >= settings.max_workspace_exports:
+        detail = (
+            f"This workspace has {exports} exports, and may have {settings.max_workspace_exports}. Delete some whose "
+            "content you have, and try again."
+        )
+        raise ConflictError("export_quota", detail)
+
+
+def check_idempotency_records(session: Session, workspace_id: str, settings: Settings) -> None:
+    """See that one more answer may be kept under an Idempotency-Key.
+
+    Others may be creating in the workspace meanwhile, so that there may be some more records than the quota says: to
+    wait for each other would cost more than they take.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Whose record it becomes.
+        settings: Hold the quotas.
+
+    Raises:
+        ConflictError: `idempotency_quota`.
+    """
+    records, size = session.execute(
+        select(func.count(), func.coalesce(func.sum(func.octet_length(IdempotencyRecord.body)), 0)).where(
+            IdempotencyRecord.workspace_id == workspace_id, IdempotencyRecord.expires_at > func.now()
+        )
+    ).one()
+    if records >= settings.max_idempotency_records or size >= settings.max_idempotency_bytes:
+        detail = (
+            f"The answers to {records} requests of this workspace with an Idempotency-Key are kept, {size} bytes, and "
+            f"they may be {settings.max_idempotency_records}, or {settings.max_idempotency_bytes} bytes. Nothing was "
+            "done. Send the request without the key, or wait: each answer is kept for 24 hours."
+        )
+        raise ConflictError("idempotency_quota", detail)
 
 
 def _one_at_a_time(session: Session, workspace_id: str) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import psutil
 
+PLAIN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
+"""For programs that are not ours: no secret of ours, and no PGPORT or its like, which would change what they do."""
+
 LAUNCH = Path(__file__).with_name("launch.py")
 START_TIME_TOLERANCE = 1.0
 """Seconds between two readings of one process's start time (the clock may be corrected in between)."""

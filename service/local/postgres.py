@@ -14,15 +14,18 @@ import psutil
 import psycopg
 from sqlalchemy import URL
 
-from service.local.children import Account, Child
+from service.local.children import PLAIN_ENVIRONMENT, Account, Child
 from service.local.errors import LocalExtraMissingError, StackError
 from service.local.folders import check_socket_path, make_folder, private_folder
 from service.local.postgres_as_root import account_for, reachable_programs
+from service.store.application_role import own_database
 
 MAJOR = 18
 PORT = 5432
 """Only names the socket."""
-USER = "finetooth"
+SUPERUSER = "finetooth"
+USER = "finetooth_app"
+"""Owns the database; older versions worked as the superuser."""
 DATABASE = "finetooth"
 
 START_SECONDS = 120.0
@@ -51,9 +54,6 @@ SILENT = {
 }
 """Settings that keep data out of the log."""
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
-"""Nothing of ours: PGPORT and its like would change what the programs do."""
-
 
 class EmbeddedPostgres:
     """Postgres 18 with its data in `folder` (mode 0700), and there a socket that asks its owner for no password."""
@@ -72,13 +72,14 @@ class EmbeddedPostgres:
         """Where it listens."""
         return self.folder / f".s.PGSQL.{PORT}"
 
-    def url(self, database: str = DATABASE) -> str:
-        """SQLAlchemy URL of a database, as superuser."""
-        url = URL.create("postgresql+psycopg", username=USER, database=database, query={"host": str(self.folder)})
+    def url(self, database: str = DATABASE, *, user: str = USER) -> str:
+        """SQLAlchemy URL of a database."""
+        url = URL.create("postgresql+psycopg", username=user, database=database, query={"host": str(self.folder)})
         return url.render_as_string(hide_password=False)
 
     def start(self) -> Child:
-        """Makes the data folder where it is missing, starts the server, waits until it answers, makes DATABASE.
+        """Makes the data folder where it is missing, starts the server, waits until it answers, and makes DATABASE
+        and its owner, USER.
 
         A server that a killed process left running on this folder is stopped first; the caller holds the lock of
         the data folder. Raises StackError.
@@ -121,7 +122,7 @@ class EmbeddedPostgres:
             cwd=folder,
             stop_signal=signal.SIGINT,
             account=self._account,
-            environment=ENVIRONMENT,
+            environment=PLAIN_ENVIRONMENT,
         )
 
     def _initialise(self, programs: Path) -> None:
@@ -136,7 +137,7 @@ class EmbeddedPostgres:
         private_folder(new)
         if self._account:
             os.chown(new, self._account.uid, self._account.gid)
-        arguments = ["--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-locale"]
+        arguments = ["--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8", "--no-locale"]
         # One sorting order on every machine, by code point, with Unicode's upper and lower case.
         arguments += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
         for name, value in {**CLOSED, "timezone": "UTC", "log_timezone": "UTC"}.items():
@@ -162,18 +163,23 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                with psycopg.connect(
-                    host=str(self.folder), port=PORT, user=USER, dbname="postgres", connect_timeout=5, autocommit=True
-                ) as connection:
+                with self._superuser("postgres") as connection:
                     known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
                     if known is None:
                         connection.execute(f"CREATE DATABASE {DATABASE}")
-                    return
+                with self._superuser(DATABASE) as connection:
+                    own_database(connection, USER)
+                return
             except psycopg.OperationalError as error:
                 if child.exit_code is not None or time.monotonic() > deadline:
                     detail = child.last_lines() or str(error)
                     raise StackError(f"Postgres did not start (log: {self.log}): {detail}") from error
             time.sleep(0.05)
+
+    def _superuser(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(
+            host=str(self.folder), port=PORT, user=SUPERUSER, dbname=database, connect_timeout=5, autocommit=True
+        )
 
     def _end_processes(self) -> None:
         """Ends servers whose working directory is the data folder: every Postgres process stands in its own."""

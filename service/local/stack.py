@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from service.inspection import forbid_inspection
 from service.local.errors import LocalExtraMissingError, PartEndedError, StackError
 from service.local.interrupts import interruptible
 from service.settings import BadSettingsError, Settings, get_settings
@@ -65,7 +66,8 @@ def start_stack(
 ) -> "Iterator[LaptopStack]":
     """The whole stack, ready, for the time of the block: `url`, `admin_key`, `settings` with both URLs filled in.
 
-    port 0: a free one. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
+    port 0: a free one. From now on other processes of this user cannot read the environment of this one, from which the
+    stack's settings come. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
     Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start; and
     BadSettingsError: a folder cannot be used.
     """
@@ -73,6 +75,7 @@ def start_stack(
         raise LocalExtraMissingError
     from service.local.laptop import LaptopStack
 
+    forbid_inspection()
     stack = LaptopStack(settings, report=report)
     with interruptible(), _signals_leave_the_block():
         try:

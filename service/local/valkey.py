@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
-from service.local.children import Child
+from service.local.children import PLAIN_ENVIRONMENT, Child
 from service.local.errors import LocalExtraMissingError, StackError
 from service.local.folders import check_socket_path, private_folder
 
@@ -53,7 +53,9 @@ class EmbeddedValkey:
             "maxmemory-policy": "noeviction",
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self.child = Child("Valkey", [program, *arguments], log=self.log, cwd=self.folder)
+        self.child = Child(
+            "Valkey", [program, *arguments], log=self.log, cwd=self.folder, environment=PLAIN_ENVIRONMENT
+        )
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self.child.exit_code is not None or time.monotonic() > deadline:

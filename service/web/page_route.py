@@ -1,4 +1,4 @@
-"""The route class of pages: who asks is known first, and every problem is a page that says what to do."""
+"""The route classes of pages: every problem is a page that says what to do."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,6 +14,7 @@ from service.http.problems.handlers import problem_of
 from service.http.problems.problem import Problem
 from service.web.templating import render
 
+TITLES_BY_CODE = {"sign_in_link_invalid": "This link no longer works", "cross_site": "Nothing was done"}
 TITLES = {
     401: "Please sign in",
     403: "Not yours to see",
@@ -23,15 +24,15 @@ TITLES = {
 }
 
 
-class PageRoute(APIRoute):
-    """Answers a signed-out visitor with 401 and a page on how to sign in; other problems likewise."""
+class OpenPageRoute(APIRoute):
+    """Answers problems as pages. Anybody may ask."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
             try:
-                await authenticate(request)
+                await self.look_who_asks(request)
                 return await handle(request)
             except Problem as problem:
                 return problem_page(request, problem)
@@ -44,13 +45,24 @@ class PageRoute(APIRoute):
 
         return answer
 
+    async def look_who_asks(self, request: Request) -> None:
+        """Raise Problem where whoever asks may see no page."""
+
+
+class PageRoute(OpenPageRoute):
+    """Answers a signed-out visitor with 401 and a page on how to sign in; other problems likewise."""
+
+    async def look_who_asks(self, request: Request) -> None:
+        """Before anything is read of the request. Raises Problem 401, or 403 for a cross-site browser."""
+        await authenticate(request)
+
 
 def problem_page(request: Request, problem: Problem) -> Response:
     """The problem for a person; its code and status are those of the API."""
     context = {
         "signed_in": getattr(request.state, "principal", None) is not None,
         "section": "",
-        "title": TITLES.get(problem.status, problem.title),
+        "title": TITLES_BY_CODE.get(problem.code) or TITLES.get(problem.status, problem.title),
         "detail": problem.detail,
         "status": problem.status,
         "code": problem.code,

@@ -130,6 +130,8 @@ def signed_in(open_page: OpenPage, link: Callable[[], str]) -> OpenPage:
     def go(**options: Any) -> Page:
         page = open_page(**options)
         page.goto(link())
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/audits")
         return page
 
     return go

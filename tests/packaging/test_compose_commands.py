@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from service.local.postgres import USER, EmbeddedPostgres
+from service.local.postgres import SUPERUSER, EmbeddedPostgres
 from tests.support.compose import DOCKERFILE, SERVICES, command_of
 
 BIN = Path(sys.executable).parent
@@ -28,7 +28,7 @@ def environment(postgres: EmbeddedPostgres, valkey_url: str, tmp_path: Path) -> 
     """What compose sets, with the test's servers and an empty database."""
     name = f"compose_{secrets.token_hex(6)}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("FINETOOTH_")}
-    with psycopg.connect(host=str(postgres.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+    with psycopg.connect(host=str(postgres.folder), user=SUPERUSER, dbname="postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
         yield kept | {
             "FINETOOTH_DATABASE_URL": postgres.url(name),
@@ -69,7 +69,17 @@ def wait_for(ready: str, log: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
 
 
+def prepare(environment: dict[str, str], folder: Path) -> None:
+    """What compose runs before `migrate`."""
+    superuser = environment | {"PGUSER": SUPERUSER, "PGPASSWORD": "not asked for here"}
+    done = subprocess.run(command("own-database"), env=superuser, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_migrate_then_api_then_sign_in(environment: dict[str, str], tmp_path: Path) -> None:
+    refused = subprocess.run(command("migrate"), env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (refused.returncode, "permission denied for schema public" in refused.stderr) == (1, True)
+    prepare(environment, tmp_path)
     migrated = subprocess.run(command("migrate"), env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert migrated.returncode == 0, migrated.stderr
     with socket.socket() as free:
@@ -108,14 +118,17 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def sign_in(link: str) -> tuple[int, str | None]:
     """Status, and where it leads."""
+    assert urllib.request.urlopen(link, timeout=10).status == 200  # the page, which changes nothing
+    button = urllib.request.Request(link, method="POST", headers={"Sec-Fetch-Site": "same-origin"})
     try:
-        return urllib.request.build_opener(NoRedirect).open(link, timeout=10).status, None
+        return urllib.request.build_opener(NoRedirect).open(button, timeout=10).status, None
     except urllib.error.HTTPError as answer:
         return answer.code, answer.headers.get("Location")
 
 
 @pytest.mark.parametrize("service", ["worker-gpu", "worker-io"])
 def test_workers_start_answer_a_wake_up_and_stop(service: str, environment: dict[str, str], tmp_path: Path) -> None:
+    prepare(environment, tmp_path)
     subprocess.run(command("migrate"), env=environment, cwd=tmp_path, check=True, capture_output=True)
     log = tmp_path / "worker.log"
     _, program, *arguments = SERVICES[service]["healthcheck"]["test"]

@@ -64,7 +64,7 @@ def test_dockerfile_passes_hadolint() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("name", ["postgres", "redis", "migrate", "api", "worker-gpu", "worker-io"])
+@pytest.mark.parametrize("name", ["postgres", "redis", "own-database", "migrate", "api", "worker-gpu", "worker-io"])
 def test_every_part_of_the_stack_is_a_service(name: str) -> None:
     assert name in SERVICES
 
@@ -106,9 +106,9 @@ def test_the_gpu_lane_reserves_a_gpu_and_has_torch() -> None:
     assert device["capabilities"] == ["gpu"]
 
 
-@pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "REDIS_PASSWORD"])
+@pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "DATABASE_PASSWORD", "REDIS_PASSWORD"])
 def test_no_password_has_a_default(missing: str) -> None:
-    given = {"POSTGRES_PASSWORD": "a", "REDIS_PASSWORD": "b"}
+    given = {"POSTGRES_PASSWORD": "a", "DATABASE_PASSWORD": "b", "REDIS_PASSWORD": "c"}
     text = yaml.safe_dump(COMPOSE)
     interpolate(text, given)
     with pytest.raises(UnsetError, match=missing):
@@ -130,7 +130,7 @@ def passed_on(environment: dict[str, str | None]) -> set[str]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_environment_is_read_by_the_settings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"POSTGRES_PASSWORD": "pa55", "REDIS_PASSWORD": "w0rd"}
+    given = {"POSTGRES_PASSWORD": "super", "DATABASE_PASSWORD": "pa55", "REDIS_PASSWORD": "w0rd"}
     named = SERVICES[name]["environment"]
     environment = {key: interpolate(value, given) for key, value in named.items() if value is not None}
     known = {f"FINETOOTH_{field.upper()}" for field in Settings.model_fields}
@@ -139,7 +139,7 @@ def test_environment_is_read_by_the_settings(name: str, monkeypatch: pytest.Monk
         monkeypatch.setenv(key, value)
     settings = Settings()
     assert settings.database_url is not None
-    assert settings.database_url.get_secret_value() == "postgresql+psycopg://finetooth:pa55@postgres:5432/finetooth"
+    assert settings.database_url.get_secret_value() == "postgresql+psycopg://finetooth_app:pa55@postgres:5432/finetooth"
     assert settings.broker_url is not None
     assert settings.broker_url.get_secret_value() == "redis://:w0rd@redis:6379/0"
     assert settings.allowed_hosts
@@ -172,11 +172,20 @@ def test_services_are_hardened(name: str) -> None:
         assert service["cap_drop"] == ["ALL"]
 
 
+def test_the_superusers_password_reaches_what_makes_the_services_role_and_nothing_else() -> None:
+    holders = [name for name, service in SERVICES.items() if "POSTGRES_PASSWORD" in str(service)]
+    assert holders == ["postgres", "own-database"]
+    assert SERVICES["own-database"]["environment"]["PGUSER"] == SERVICES["postgres"]["environment"]["POSTGRES_USER"]
+    assert SERVICES["own-database"]["restart"] == "no"
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_services_start_in_order(name: str) -> None:
     conditions = {other: wait["condition"] for other, wait in SERVICES[name]["depends_on"].items()}
-    if name == "migrate":
+    if name == "own-database":
         assert conditions == {"postgres": "service_healthy"}
+    elif name == "migrate":
+        assert conditions == {"postgres": "service_healthy", "own-database": "service_completed_successfully"}
     else:
         assert conditions == {
             "postgres": "service_healthy",
@@ -204,6 +213,18 @@ def test_images_run_without_root_and_from_pinned_bases() -> None:
     assert images
     for image in images:
         assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", image), f"{image} names no version"
+
+
+def test_what_holds_the_passwords_is_closed_to_the_services_own_user() -> None:
+    """Nobody reads the environment of a program that they may run and not read."""
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)$(.*?)(?=^FROM |\Z)", DOCKERFILE, re.MULTILINE | re.DOTALL))
+    assert 'ENTRYPOINT ["tini", "--"]' in stages["base"]
+    assert "chmod 0711 /usr/bin/tini" in stages["base"]
+    # Its program would be another one, which everybody may read.
+    assert not [name for name in OURS if SERVICES[name].get("init") or "entrypoint" in SERVICES[name]]
+    closing = 'chmod 0711 "$(readlink --canonicalize /opt/finetooth/bin/python)"'
+    assert stages["api"].index(closing) < stages["api"].index("USER 10001")
+    assert "ENTRYPOINT" not in stages["api"] + stages["worker"]
 
 
 def test_the_api_image_gets_no_torch() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, make_url, select
 
 from service.keys.secrets import find_key_by_secret
-from service.local.postgres import USER, EmbeddedPostgres
+from service.local.postgres import SUPERUSER, USER, EmbeddedPostgres
 from service.store.engine import make_sessions
 from service.store.tables import ApiKey, Model, SignInLink, Workspace
 
@@ -21,8 +21,8 @@ from service.store.tables import ApiKey, Model, SignInLink, Workspace
 @pytest.fixture
 def empty_database(postgres: EmbeddedPostgres) -> Iterator[str]:
     name = f"empty_{secrets.token_hex(6)}"
-    with psycopg.connect(host=str(postgres.folder), user=USER, dbname="postgres", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    with psycopg.connect(host=str(postgres.folder), user=SUPERUSER, dbname="postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} OWNER {USER}")
         yield postgres.url(name)
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -87,6 +87,35 @@ def test_a_wrong_call_is_refused(database_url: str, tmp_path: Path, arguments: l
     assert result.stdout == ""
     assert "usage:" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_superuser_gives_the_database_to_the_role_of_the_address(
+    postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, role = f"given_{secrets.token_hex(6)}", f"role_{secrets.token_hex(6)}"
+    server = {"host": str(postgres.folder), "user": SUPERUSER, "dbname": "postgres"}
+    with psycopg.connect(**server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        try:
+            url = make_url(postgres.url(name, user=role)).set(password="pa55")
+            address = url.render_as_string(hide_password=False)
+            unnamed = bootstrap(address, tmp_path, "own-database")
+            assert (unnamed.returncode, "PGUSER" in unnamed.stderr) == (2, True)
+            monkeypatch.setenv("PGUSER", SUPERUSER)
+            for _ in range(2):
+                result = bootstrap(address, tmp_path, "own-database")
+                assert (result.returncode, result.stderr) == (0, "")
+            owner = "SELECT datdba::regrole::text FROM pg_database WHERE datname = %s"
+            assert connection.execute(owner, (name,)).fetchone() == (role,)
+            assert bootstrap(address, tmp_path).returncode == 0
+            same = bootstrap(postgres.url(name, user=SUPERUSER), tmp_path, "own-database")
+            assert (same.returncode, "role of its own" in same.stderr) == (2, True)
+            monkeypatch.setenv("PGUSER", "nobody-here")
+            refused = bootstrap(address, tmp_path, "own-database")
+            assert (refused.returncode, "refuses" in refused.stderr, "pa55" in refused.stderr) == (1, True, False)
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            connection.execute(f"DROP ROLE IF EXISTS {role}")
 
 
 def test_without_a_database_it_says_what_to_set(tmp_path: Path) -> None:

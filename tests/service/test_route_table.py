@@ -138,6 +138,7 @@ PUBLIC = {
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/sign-in"),
+    ("POST", "/sign-in"),
     ("POST", "/sign-out"),
     ("GET", "/static/{name}"),
     ("GET", "/favicon.ico"),

@@ -21,7 +21,7 @@ from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
 from service.lifecycle.transitions import TERMINAL
 from service.lifecycle.wakeup import wake
-from service.local.postgres import USER, EmbeddedPostgres
+from service.local.postgres import SUPERUSER, USER, EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.migration import migrate
 from service.settings import Settings
@@ -74,7 +74,7 @@ class Servers:
         self.postgres.start()
         self.valkey.start()
         build_tiny_model(self.folder / "model")
-        self.execute(f"CREATE DATABASE {TEMPLATE}")
+        self.execute(f"CREATE DATABASE {TEMPLATE} OWNER {USER}")
         url = self.postgres.url(TEMPLATE)
         migrate(url)
         engine = make_engine(url, application_name="chaos")
@@ -106,7 +106,9 @@ class Servers:
                 server.start()
 
     def execute(self, statement: str) -> None:
-        with psycopg.connect(host=str(self.postgres.folder), user=USER, dbname="postgres", autocommit=True) as done:
+        with psycopg.connect(
+            host=str(self.postgres.folder), user=SUPERUSER, dbname="postgres", autocommit=True
+        ) as done:
             done.execute(statement)
 
     def flush_broker(self) -> None:
@@ -187,7 +189,7 @@ class Chaos:
         self.name = f"chaos_{secrets.token_hex(4)}"
         self.folder = servers.folder / self.name
         self.folder.mkdir()
-        servers.execute(f"CREATE DATABASE {self.name} TEMPLATE {TEMPLATE}")
+        servers.execute(f"CREATE DATABASE {self.name} TEMPLATE {TEMPLATE} OWNER {USER}")
         self.settings = Settings(
             database_url=servers.postgres.url(self.name),
             broker_url=servers.valkey.url,

@@ -41,15 +41,16 @@ def processes_of(folder: Path) -> list[str]:
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
-        try:
+        # The environment and folder of the API and of workers are kept from all but root.
+        command, environment, cwd = "", "", ""
+        with contextlib.suppress(psutil.Error):
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            text = " ".join([*process.cmdline(), process.environ().get("FINETOOTH_DATA_DIR", "")])
-            cwd = Path(process.cwd())
-        except psutil.Error:
-            continue
-        if str(folder) in text or cwd.is_relative_to(folder):
-            found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
+            command = " ".join(process.cmdline())
+            environment = process.environ().get("FINETOOTH_DATA_DIR", "")
+            cwd = process.cwd()
+        if str(folder) in command or str(folder) in environment or (cwd and Path(cwd).is_relative_to(folder)):
+            found.append(f"{process.pid} {command[:200]}")
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from html.parser import HTMLParser
 
+import httpx
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -66,3 +67,13 @@ def every_page(audit_id: str) -> list[str]:
     audit = f"/audits/{audit_id}"
     return ["/audits", audit, f"{audit}/findings", f"{audit}/findings?flagged=true", f"{audit}/findings/3", "/datasets",
             "/probes", "/audits/aud_missing"]  # fmt: skip
+
+
+def press_sign_in(client: httpx.Client, link: str) -> httpx.Response:
+    """Presses the button of the page behind a one-time link, as a browser does."""
+    shown = client.get(link)
+    assert shown.status_code == 200, shown.text
+    assert "set-cookie" not in shown.headers
+    ((form, _),) = Page(shown.text).all("form")
+    assert form["method"] == "post"
+    return client.post(shown.url.join(form["action"] or ""), headers=OURS)

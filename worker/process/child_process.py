@@ -26,19 +26,29 @@ STDERR_TAIL_BYTES = 16 << 10
 QUEUED_EVENTS = 1000
 """Further events wait in the pipe, so that a child that floods it is slowed and our memory does not grow."""
 
-_PASSED = {
-    "HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+_OF_THE_SYSTEM = {"HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "VIRTUAL_ENV",
+    "LD_LIBRARY_PATH"}  # fmt: skip
+_OF_LIBRARIES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
+_OF_THE_NETWORK = {
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "XDG_CACHE_HOME",
 }  # fmt: skip
-_PASSED_PREFIXES = (
-    "PIP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_",
-    "PYTORCH_",
-)  # fmt: skip
+_OF_DOWNLOADS = ("PIP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+"""Tokens of the hub and of a package index are among them."""
 
 
-def restricted_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
-    """Return what a child needs of our environment: no address of a database or broker, and no key of the service.
+def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return what a child needs of our environment that reads files alone: no secret at all."""
+    passed = {
+        name: value for name, value in environment.items() if name in _OF_THE_SYSTEM or name.startswith(_OF_LIBRARIES)
+    }
+    return {**passed, "PYTHONUTF8": "1"}
+
+
+def downloading_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
+    """Return what a child needs of our environment that may download a model.
+
+    It holds no address of a database or broker and no key of the service, but what the hub and proxies ask for.
 
     Args:
         environment: The environment of this process.
@@ -48,9 +58,9 @@ def restricted_environment(environment: Mapping[str, str], cache_dir: Path) -> d
         The environment of the child.
     """
     passed = {
-        name: value for name, value in environment.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)
+        name: value for name, value in environment.items() if name in _OF_THE_NETWORK or name.startswith(_OF_DOWNLOADS)
     }
-    return {**passed, "FINETOOTH_CACHE_DIR": str(cache_dir.absolute()), "PYTHONUTF8": "1"}
+    return {**offline_environment(environment), **passed, "FINETOOTH_CACHE_DIR": str(cache_dir.absolute())}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from service.logs import log_context
 from service.settings import Lane, Settings
 from service.store.counters import Counted, count_aside
 from service.store.objects import ObjectStore
-from worker.process.child_process import restricted_environment
+from worker.process.child_process import downloading_environment
 from worker.process.launcher import STEP_COMMAND, Launcher, Spawner
 from worker.process.shutdown import GracePeriods
 from worker.supervisor.audit.attempt import AuditAttempt
@@ -53,7 +53,7 @@ class Supervisor:
 
     def prepare(self) -> None:
         """Begin to get ready for the children of audits. Returns at once."""
-        self._launcher.prepared(restricted_environment(os.environ, self._settings.cache_dir), seconds=0)
+        self._launcher.prepared(downloading_environment(os.environ, self._settings.cache_dir), seconds=0)
 
     def run_due(self, lane: Lane) -> int:
         """Claim and run the lane's due jobs until none is due. Returns how many were run."""

@@ -14,12 +14,23 @@ from functools import partial
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.audits.live.versions import Version, read_versions
-from service.errors import UnavailableError
-from service.http.places import Places
+from service.http.places import Places, Refusal
 from service.http.transactions import Transactions
 
 POLL_SECONDS = 1.0
 """Between two reads, which are for all waiting requests of the process."""
+
+_FULL = Refusal(
+    "too_many_waiting",
+    "{places} requests are waiting for news, which is as many as this server holds. Ask again.",
+    retry_after=5,
+)
+_SHARE_TAKEN = Refusal(
+    "waiting_share_taken",
+    "{places} requests of this workspace are waiting for news, which is as many as this server holds for one. Close "
+    "streams that nobody reads, or ask without `Prefer: wait`.",
+    retry_after=5,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +52,7 @@ class AuditChanges:
 
     def __init__(self, transactions: Transactions, limit: int) -> None:
         self._transactions = transactions
-        self._places = Places(limit)
+        self._places = Places(limit, full=_FULL, share_taken=_SHARE_TAKEN)
         self._waiters: set[_Waiter] = set()
         self._reads = 0
         self._next_read_at = 0.0
@@ -58,17 +69,7 @@ class AuditChanges:
         Raises:
             UnavailableError: `too_many_waiting` or `waiting_share_taken`.
         """
-        places = self._places
-        if places.full:
-            detail = f"{places.total} requests are waiting for news, which is as many as this server holds. Ask again."
-            raise UnavailableError("too_many_waiting", detail, retry_after=5)
-        if places.share_taken(workspace_id):
-            detail = (
-                f"{places.share} requests of this workspace are waiting for news, which is as many as this server "
-                "holds for one. Close streams that nobody reads, or ask without `Prefer: wait`."
-            )
-            raise UnavailableError("waiting_share_taken", detail, retry_after=5)
-        places.take(workspace_id)
+        self._places.take(workspace_id)
 
     def leave(self, workspace_id: str) -> None:
         """Gives the place back."""

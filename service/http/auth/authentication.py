@@ -110,7 +110,7 @@ def refuse_cross_site(request: Request) -> None:
     else:
         ours = origin is not None and urlsplit(origin).netloc == request.headers.get("host")
     if not ours:
-        raise Problem(403, "cross_site", "A page of another site sent this request with your cookie. Nothing was done.")
+        raise Problem(403, "cross_site", "A page of another site sent this request. Nothing was done.")
 
 
 Found = tuple[Principal, float | None]

@@ -69,6 +69,12 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_BYTES` or `..._ROWS`"
     ),
     "probe_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_PROBES` probes"),
+    "export_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_EXPORTS` exports"),
+    "idempotency_quota": Meaning(
+        (409,),
+        "the kept answers to the workspace's requests with an `Idempotency-Key` are "
+        "`FINETOOTH_MAX_IDEMPOTENCY_RECORDS` or have `..._BYTES`",
+    ),
     "idempotency_key_in_use": Meaning((409,), "a request with this `Idempotency-Key` is being handled just now"),
     "model_name_taken": Meaning((409,), "the workspace has a model of this name"),
     "precondition_failed": Meaning((412,), "it has changed: `If-Match` does not hold its `ETag`"),

@@ -10,6 +10,7 @@ import pytest
 
 from service.keys.secrets import create_key
 from tests.support.chaos import Chaos
+from tests.support.pages import OURS
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -36,7 +37,8 @@ def test_a_request_is_followed_down_to_the_worker_and_no_text_is_logged(chaos: C
         worker = chaos.start_worker()
         chaos.assert_settled([audit])
         httpx.get(f"http://127.0.0.1:{port}/v1/audits/{audit}/findings", headers=headers).raise_for_status()
-        httpx.get(f"http://127.0.0.1:{port}/sign-in", params={"token": SENTINEL})
+        for method in ("GET", "POST"):
+            httpx.request(method, f"http://127.0.0.1:{port}/sign-in", params={"token": SENTINEL}, headers=OURS)
     finally:
         api.terminate()
         api.wait(30)

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from service.local import postgres_as_root
 from service.local.errors import StackError
-from service.local.postgres import USER, EmbeddedPostgres, _programs
+from service.local.postgres import SUPERUSER, EmbeddedPostgres, _programs
 from tests.support.ended import has_ended
 from tests.support.local_processes import (
     REPOSITORY,
@@ -40,7 +40,7 @@ def server(short_folder: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def execute(server: EmbeddedPostgres, statement: str) -> list[tuple]:
-    with psycopg.connect(host=str(server.folder), user=USER, dbname="finetooth", autocommit=True) as connection:
+    with psycopg.connect(host=str(server.folder), user=SUPERUSER, dbname="finetooth", autocommit=True) as connection:
         cursor = connection.execute(statement)
         return cursor.fetchall() if cursor.description else []
 
@@ -110,7 +110,7 @@ def test_a_second_start_keeps_the_data_and_leads_its_own_session(server: Embedde
 
 def test_a_stop_does_not_wait_for_clients(server: EmbeddedPostgres) -> None:
     server.start()
-    with psycopg.connect(host=str(server.folder), user=USER, dbname="finetooth") as connection:
+    with psycopg.connect(host=str(server.folder), user=SUPERUSER, dbname="finetooth") as connection:
         connection.execute("SELECT 1")
         server.stop()
         assert "database system is shut down" in server.log.read_text()

@@ -1,14 +1,16 @@
 """The views of `bi`: as docs/bi.md has them, read by their role alone, each workspace under its own id, and right."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.local.postgres import SUPERUSER
 from service.store.verdict_tables import Verdict
 from tests.support.made_audits import make_published, make_queued
 
@@ -39,8 +41,16 @@ def test_the_document_has_every_view_with_its_columns(engine: Engine) -> None:
     assert all(columns[0] == ("workspace_id", "text") for columns in found.values())
 
 
-def test_the_role_reads_the_views_and_nothing_else(engine: Engine) -> None:
-    with engine.connect() as connection:
+@pytest.fixture
+def superuser(database_url: str) -> Iterator[Engine]:
+    """An administrator of the server, in the service's database."""
+    engine = create_engine(make_url(database_url).set(username=SUPERUSER))
+    yield engine
+    engine.dispose()
+
+
+def test_the_role_reads_the_views_and_nothing_else(superuser: Engine) -> None:
+    with superuser.connect() as connection:
         role = connection.execute(
             text("SELECT rolcanlogin, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = 'finetooth_bi'")
         ).one()
@@ -55,7 +65,7 @@ def test_the_role_reads_the_views_and_nothing_else(engine: Engine) -> None:
             for right in ("SELECT", "INSERT", "UPDATE", "DELETE"):
                 question = text("SELECT has_table_privilege('finetooth_bi', CAST(:table AS regclass), :right)")
                 assert not connection.scalar(question, {"table": table, "right": right}), (table, right)
-    with engine.connect() as connection:
+    with superuser.connect() as connection:
         connection.execute(text("SET ROLE finetooth_bi"))
         for view in documented():
             connection.execute(text(f"SELECT * FROM bi.{view}"))
@@ -65,8 +75,8 @@ def test_the_role_reads_the_views_and_nothing_else(engine: Engine) -> None:
             connection.execute(text("SELECT * FROM findings"))
 
 
-def test_strangers_read_nothing(engine: Engine) -> None:
-    with engine.begin() as connection:
+def test_strangers_read_nothing(superuser: Engine) -> None:
+    with superuser.begin() as connection:
         connection.execute(text("CREATE ROLE test_stranger NOLOGIN"))
         try:
             connection.execute(text("SET LOCAL ROLE test_stranger"))

@@ -10,7 +10,7 @@ from service.app import create_app
 from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings
 from tests.support.made_audits import make_published
-from tests.support.pages import Sessions, SignIn
+from tests.support.pages import Sessions, SignIn, press_sign_in
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def sign_in(app_client: TestClient, sessions: Sessions, workspace_id: str) -> Si
             key, _ = create_key(session, workspace_id=workspace, name="browser", scopes=scopes or ("admin",))
             token = create_sign_in_link(session, key_id=key.id, minutes=5)
         app_client.cookies.clear()
-        assert app_client.get("/sign-in", params={"token": token}).status_code == 303
+        assert press_sign_in(app_client, f"/sign-in?token={token}").status_code == 303
         return app_client
 
     return go

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -11,7 +12,8 @@ from service.keys.secrets import create_key, create_sign_in_link
 from service.settings import Settings
 from tests.support.live_api import LiveApi, live_api
 from tests.support.made_audits import make_published, make_queued
-from tests.support.pages import Page, Sessions
+from tests.support.nginx import documented_location, nginx
+from tests.support.pages import Page, Sessions, press_sign_in
 from tests.support.sub_path_proxy import sub_path_proxy
 
 PREFIX = "/tools/finetooth"
@@ -24,10 +26,15 @@ def api(settings: Settings) -> Iterator[LiveApi]:
         yield api
 
 
-@pytest.fixture(params=[False, True], ids=["kept", "stripped"])
+@pytest.fixture(params=["kept", "stripped", "kept by nginx", "stripped by nginx"])
 def proxy(api: LiveApi, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The proxy's address, with the path."""
-    with sub_path_proxy(api.url, PREFIX, strip=request.param) as url:
+    """The proxy's address, with the path: one of our own, and nginx as the document configures it."""
+    strip = request.param.startswith("stripped")
+    if request.param.endswith("nginx"):
+        serving = nginx(api.url, documented_location(PREFIX, strip=strip))
+    else:
+        serving = sub_path_proxy(api.url, PREFIX, strip=strip)
+    with serving as url:
         yield url + PREFIX
 
 
@@ -38,7 +45,7 @@ def browser(proxy: str, api: LiveApi, sessions: Sessions) -> Iterator[httpx.Clie
         key, _ = create_key(session, workspace_id=api.workspace_id, name="browser", scopes=["admin"])
         token = create_sign_in_link(session, key_id=key.id, minutes=5)
     with httpx.Client(headers=SAME_SITE, timeout=60) as browser:
-        answer = browser.get(f"{proxy}/sign-in", params={"token": token})
+        answer = press_sign_in(browser, f"{proxy}/sign-in?token={token}")
         assert (answer.status_code, answer.headers["location"]) == (303, f"{PREFIX}/")
         assert f"Path={PREFIX};" in answer.headers["set-cookie"]
         yield browser
@@ -100,13 +107,22 @@ def test_buttons_lead_back_and_signing_out_takes_the_cookie(
     assert all(address.startswith(f"{PREFIX}/") for address in addresses(Page(answer.text)))
 
 
+def test_an_upload_passes_whatever_its_size(proxy: str, api: LiveApi, tmp_path: Path) -> None:
+    """Of nginx' own 1 MB nothing is left."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f'{{"prompt": "{n}?", "completion": "{"very " * 200}so"}}\n' for n in range(2500)))
+    assert path.stat().st_size > 2 * 2**20
+    with Client(proxy, api.key) as client:
+        assert client.upload_dataset(path)["rows"] == 2500
+
+
 def test_the_api_says_where_things_are(proxy: str, api: LiveApi) -> None:
     host = proxy.removesuffix(PREFIX)
     with Client(proxy, api.key) as client:
         probes = [client.create_probe(f"p{number}", [{"prompt": "a", "unwanted": "b"}])["id"] for number in range(3)]
         assert {probe["id"] for probe in client.probes()} == set(probes)
     headers = {"Authorization": f"Bearer {api.key}"}
-    with httpx.Client(headers=headers) as http:
+    with httpx.Client(headers=headers, timeout=60) as http:
         made = http.post(f"{proxy}/v1/probes", json={"name": "p", "items": [{"prompt": "a", "unwanted": "b"}]})
         assert made.headers["location"] == f"{PREFIX}/v1/probes/{made.json()['id']}"
         assert http.get(host + made.headers["location"]).json() == made.json()

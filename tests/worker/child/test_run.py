@@ -44,7 +44,7 @@ from service.contract.spec import COMBINE, ProbeItem, StepSpec, train_step_key
 from tests.support.chat_templates import GEMMA
 from tests.support.steps import SECRET, respecify
 from tests.support.waiting import wait_for
-from worker.process.child_process import restricted_environment
+from worker.process.child_process import downloading_environment
 from worker.process.fork_client import make_launcher
 from worker.process.launcher import Launcher, Spawner, pipes
 from worker.result_schemas import baselines_schema, scores_schema, traces_schema
@@ -68,7 +68,7 @@ def run_all(folder: Path, **changes: Any) -> list[Any]:
     return events
 
 
-ENVIRONMENT = restricted_environment(os.environ, Path("/nowhere"))
+ENVIRONMENT = downloading_environment(os.environ, Path("/nowhere"))
 
 
 @cache

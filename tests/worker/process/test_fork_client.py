@@ -39,7 +39,7 @@ from tests.support.ended import has_ended, pid_has_ended
 from tests.support.steps import respecify
 from tests.support.waiting import wait_for
 from worker.process import fork_client as fork_client_module
-from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.child_process import ChildProcess, Exited, downloading_environment
 from worker.process.fork_client import ForkClient, make_launcher
 from worker.process.launcher import STEP_COMMAND, Launcher, Spawner, pipes
 from worker.results.recording import Recording
@@ -49,7 +49,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are Linux
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    return restricted_environment(os.environ, tmp_path / "cache")
+    return downloading_environment(os.environ, tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from service.lifecycle.jobs import expire_one
-from service.local.postgres import USER, EmbeddedPostgres
+from service.local.postgres import SUPERUSER, EmbeddedPostgres
 from service.store.tables import Audit
 from tests.support.children.scripting import FINISHED, OUTPUTS, scripted_children, training
 from tests.support.supervisor_bench import Bench
@@ -30,7 +30,9 @@ def database_away(bench: Bench, postgres: EmbeddedPostgres) -> Callable[[], Any]
     def away() -> Iterator[None]:
         with bench.sessions() as session:
             name = session.scalar(text("SELECT current_database()"))
-        with psycopg.connect(host=str(postgres.folder), user=USER, dbname="postgres", autocommit=True) as connection:
+        with psycopg.connect(
+            host=str(postgres.folder), user=SUPERUSER, dbname="postgres", autocommit=True
+        ) as connection:
             connection.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
             connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
             try:

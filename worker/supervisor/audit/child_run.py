@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.contract.protocol import EXIT_STOPPED, CheckpointEvent, FailedEvent, FinishedEvent, ProgressEvent, Stage
-from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.child_process import ChildProcess, Exited, downloading_environment
 from worker.process.launcher import Launcher
 from worker.process.shutdown import GracePeriods, Reason, Stop
 from worker.supervisor.audit.checkpoint_store import CheckpointUploads
@@ -70,7 +70,7 @@ class ChildRun:
         lease = self._context.lease
         if lease.lost:
             raise LeaseLostError
-        environment = restricted_environment(os.environ, self._context.settings.cache_dir)
+        environment = downloading_environment(os.environ, self._context.settings.cache_dir)
         reason = self._wait_for_launcher(environment)
         if reason is not None:
             return ChildEnding(EXIT_STOPPED, None, reason, "")

@@ -14,7 +14,7 @@ from service.contract.results import NearDuplicates
 from service.lifecycle.datasets import publish_near_duplicates
 from service.store.objects import ObjectMissingError, dataset_key
 from service.store.tables import Dataset
-from worker.process.child_process import ChildProcess, Exited, restricted_environment
+from worker.process.child_process import ChildProcess, Exited, offline_environment
 from worker.process.launcher import Spawner
 from worker.process.shutdown import Reason
 from worker.process.workdirs import sweep, work_folder
@@ -67,7 +67,7 @@ class NearDuplicatesAttempt:
         context = self._context
         if context.lease.lost:
             raise LeaseLostError
-        environment = restricted_environment(os.environ, context.settings.cache_dir) | ONE_THREAD
+        environment = offline_environment(os.environ) | ONE_THREAD
         child = ChildProcess(Spawner(COMMAND), folder, environment, ttl_s=context.lease.left)
         try:
             while not isinstance(item := child.next(context.settings.poll_seconds), Exited):

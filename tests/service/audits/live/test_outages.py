@@ -42,7 +42,7 @@ def test_a_restart_of_the_database_is_waited_out(
     monkeypatch.setattr(stream_module, "HEARTBEAT_SECONDS", 0.3)
     monkeypatch.setattr(stream_module, "AUTHENTICATED_SECONDS", 0.3)
     with own_postgres(tmp_path_factory.mktemp("p")) as server:
-        url = server.url("postgres")
+        url = server.url()
         migrate(url)
         with live_api(settings.model_copy(update={"database_url": type(settings.database_url)(url)})) as api:
             engine = make_engine(url, application_name="test")

@@ -13,6 +13,7 @@ from service.http.auth.authentication import COOKIE
 from service.http.auth.key_format import digest, new_key
 from service.keys.secrets import create_key, create_sign_in_link
 from service.store.tables import ApiKey, BrowserSession, SignInLink
+from tests.support.pages import press_sign_in
 
 Sessions = sessionmaker[Session]
 
@@ -72,7 +73,7 @@ def test_the_database_holds_no_usable_key(
 ) -> None:
     with sessions.begin() as session:
         token = create_sign_in_link(session, key_id=key[0], minutes=5)
-    cookie = anonymous_client.get(f"/sign-in?token={token}").cookies[COOKIE]
+    cookie = press_sign_in(anonymous_client, f"/sign-in?token={token}").cookies[COOKIE]
     with sessions() as session:
         dump = ""
         for table in ("api_keys", "sign_in_links", "browser_sessions"):
@@ -163,7 +164,7 @@ def test_every_scope_opens_its_routes_and_no_other(make_client: Callable[..., Te
 def sign_in(client: TestClient, sessions: Sessions, key_id: str) -> str:
     with sessions.begin() as session:
         token = create_sign_in_link(session, key_id=key_id, minutes=5)
-    response = client.get(f"/sign-in?token={token}")
+    response = press_sign_in(client, f"/sign-in?token={token}")
     assert response.status_code == 303
     return str(response.cookies[COOKIE])
 
@@ -171,7 +172,16 @@ def sign_in(client: TestClient, sessions: Sessions, key_id: str) -> str:
 def test_a_sign_in_link_works_once(anonymous_client: TestClient, sessions: Sessions, key: tuple[str, str]) -> None:
     with sessions.begin() as session:
         token = create_sign_in_link(session, key_id=key[0], minutes=5)
-    response = anonymous_client.get(f"/sign-in?token={token}")
+    for _ in range(2):
+        # Who only looks, as a preview of the link does, uses nothing up and is nobody.
+        page = anonymous_client.get(f"/sign-in?token={token}")
+        assert (page.status_code, "set-cookie" in page.headers) == (200, False)
+        assert '<meta name="referrer" content="strict-origin">' in page.text
+    for headers in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        refused = anonymous_client.post(f"/sign-in?token={token}", headers=headers)
+        assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+        assert "<code>cross_site</code>" in refused.text
+    response = press_sign_in(anonymous_client, f"/sign-in?token={token}")
     assert (response.status_code, response.headers["location"]) == (303, "/")
     parts = {part.strip().partition("=")[0].lower(): part for part in response.headers["set-cookie"].split(";")}
     assert {"httponly", "samesite", "path", "max-age"} <= set(parts)
@@ -179,9 +189,15 @@ def test_a_sign_in_link_works_once(anonymous_client: TestClient, sessions: Sessi
     assert "secure" not in parts
     assert anonymous_client.get("/v1/info").status_code == 200  # the cookie jar has it
     anonymous_client.cookies.clear()
-    assert code(anonymous_client.get(f"/sign-in?token={token}")) == (403, "sign_in_link_invalid")
-    assert code(anonymous_client.get("/sign-in?token=nonsense")) == (403, "sign_in_link_invalid")
-    assert anonymous_client.get("/sign-in").status_code == 422
+    for spent in (token, "nonsense"):
+        refused = press_sign_in(anonymous_client, f"/sign-in?token={spent}")
+        assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+        assert "<code>sign_in_link_invalid</code>" in refused.text
+        assert spent not in refused.text
+    for address in ("/sign-in", "/sign-in?token=", "/sign-in?token=%22%3E%3Cscript%3E", f"/sign-in?token={'x' * 201}"):
+        page = anonymous_client.get(address)
+        assert (page.status_code, page.headers["content-type"]) == (404, "text/html; charset=utf-8")
+        assert "script>" not in page.text.replace("</script>", "")
 
 
 def test_over_https_the_cookie_is_secure(
@@ -189,7 +205,7 @@ def test_over_https_the_cookie_is_secure(
 ) -> None:
     with sessions.begin() as session:
         token = create_sign_in_link(session, key_id=key[0], minutes=5)
-    response = anonymous_client.get(f"https://127.0.0.1/sign-in?token={token}")
+    response = press_sign_in(anonymous_client, f"https://127.0.0.1/sign-in?token={token}")
     assert "secure" in response.headers["set-cookie"].lower()
 
 
@@ -205,7 +221,9 @@ def test_a_link_that_is_too_old_or_stands_on_a_dead_key(
             session.execute(update(SignInLink).values(expires_at=past))
         else:
             session.execute(update(ApiKey).values(revoked_at=past))
-    assert code(anonymous_client.get(f"/sign-in?token={token}")) == (403, "sign_in_link_invalid")
+    refused = press_sign_in(anonymous_client, f"/sign-in?token={token}")
+    assert refused.status_code == 403
+    assert "<code>sign_in_link_invalid</code>" in refused.text
 
 
 def test_a_session_ends(anonymous_client: TestClient, sessions: Sessions, key: tuple[str, str]) -> None:

@@ -20,6 +20,7 @@ from service.principal import Principal
 from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import ApiKey
+from tests.support.pages import press_sign_in
 
 Sessions = sessionmaker[Session]
 BOUND_SECONDS = 2.0
@@ -144,7 +145,7 @@ def test_a_browser_that_signs_out_is_out(
 ) -> None:
     with sessions.begin() as session:
         token = create_sign_in_link(session, key_id=key[0], minutes=5)
-    cookie = anonymous_client.get(f"/sign-in?token={token}").cookies[COOKIE]
+    cookie = press_sign_in(anonymous_client, f"/sign-in?token={token}").cookies[COOKIE]
     for client in (anonymous_client, elsewhere):
         client.cookies.set(COOKIE, cookie)
         assert client.get("/v1/info").status_code == 200

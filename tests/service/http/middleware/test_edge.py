@@ -66,9 +66,11 @@ def test_request_ids_differ(client: TestClient) -> None:
 def test_the_access_log_has_no_secrets(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="service"):
         client.get("/sign-in?token=very-secret")
+        client.post("/sign-in?token=very-secret", headers={"Sec-Fetch-Site": "same-origin"})
         client.get("/v1/info")
         client.get("/v1/probes/a%0Ab")
-    assert "/sign-in 403" in caplog.text
+    assert "GET /sign-in 200" in caplog.text
+    assert "POST /sign-in 403" in caplog.text
     assert "very-secret" not in caplog.text
     assert client.headers["Authorization"].split()[1] not in caplog.text
     assert r"/v1/probes/a\nb" in caplog.text
