@@ -100,7 +100,7 @@ class TrainingConfig(Closed):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The batch gradient is scaled down to this norm."""
     max_length: int = Field(default=512, ge=8, le=131_072)
-    """Tokens a sample; longer ones lose their end, and the summary counts them."""
+    """Tokens a sample; longer ones lose their end, and each sample's score says how many tokens that are."""
     lora_r: int = Field(default=8, ge=1, le=512)
     lora_alpha: int = Field(default=16, ge=1, le=4096)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -104,7 +104,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         tokens=outcome.tokens,
         refreshes=outcome.measurements,
         momentum=BETAS[0],
-        rows_truncated=sum(sample.truncated for sample in samples),
+        rows_truncated=encoding.answers_cut.count,
         encoding=encoding,
         train_loss_first=outcome.losses[0],
         train_loss_last=outcome.losses[-1],
@@ -112,7 +112,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         versions={name: version(name) for name in PACKAGES},
         seconds={**reporter.seconds, Stage.TRAINING.value: outcome.seconds},
     )
-    _recording(recorder, outcome, facts).save(folder / RECORDING_FILE)
+    _recording(recorder, outcome, facts, samples).save(folder / RECORDING_FILE)
 
 
 def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
@@ -189,7 +189,9 @@ def _told_to(reporter: Reporter) -> Any:
     return on_step
 
 
-def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Recording:
+def _recording(
+    recorder: Recorder, outcome: TrainingRun, facts: RunFacts, samples: Sequence[TokenizedSample]
+) -> Recording:
     observations, steps = recorder.result()
     product, gradient_norm = recorder.products()
     directions, found = recorder.directions, outcome.by_products
@@ -212,5 +214,6 @@ def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Rec
         similarity=torch.cat(found.similarity).double().cpu().numpy(),
         measured_at=np.array(found.measured_at, dtype=np.int64),
         probe_loss=np.stack(found.probe_loss),
+        tokens_left_out=np.array([sample.tokens_left_out for sample in samples], dtype=np.float64),
         facts=facts,
     )

@@ -46,7 +46,7 @@ class EncodingFacts(BaseModel):
     answer_tokens_cut: int = 0
 
 
-LEFT_OUT = TokenizedSample((), (), truncated=False)
+LEFT_OUT = TokenizedSample((), (), tokens_left_out=None)
 """What stands for a row that cannot be encoded: no answer, so that it is never drawn."""
 
 
@@ -83,7 +83,7 @@ def encode_rows(
             left_out, sample = left_out.and_row(row), LEFT_OUT
         if sample.control_tokens:
             control_tokens = control_tokens.and_row(row)
-        if sample.answer_tokens_cut:
+        if sample.tokens_left_out:
             answers_cut = answers_cut.and_row(row)
         samples.append(sample)
         on_row(len(samples))
@@ -99,5 +99,5 @@ def encode_rows(
         reason=reason,
         control_tokens=control_tokens,
         answers_cut=answers_cut,
-        answer_tokens_cut=sum(sample.answer_tokens_cut for sample in samples),
+        answer_tokens_cut=sum(sample.tokens_left_out or 0 for sample in samples),
     )

@@ -21,9 +21,9 @@ class TokenizedSample:
     ids: tuple[int, ...]
     labels: tuple[int, ...]
     """The same ids, IGNORED where the token is not part of an answer."""
-    truncated: bool
-    answer_tokens_cut: int = 0
-    """Tokens of answers that truncation took, without their end-of-turn marks."""
+    tokens_left_out: int | None = 0
+    """Tokens of answers that truncation took, without their end-of-turn marks; None: the conversation has no tokens,
+    since it cannot be encoded."""
     control_tokens: int = 0
     """Control tokens of the model that contents spell out, truncated ones included. They are encoded as text."""
 
@@ -66,8 +66,7 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedS
     return TokenizedSample(
         ids[:max_length],
         labels[:max_length],
-        len(ids) > max_length,
-        answer_tokens_cut=sum(part == _CONTENT for part in parts[max_length:]),
+        tokens_left_out=sum(part == _CONTENT for part in parts[max_length:]),
         control_tokens=control_tokens,
     )
 

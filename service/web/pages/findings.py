@@ -33,8 +33,8 @@ from service.web.pages.page import (
 router = APIRouter(route_class=PageRoute)
 
 EXACT = {
-    "rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient", "z_representation",
-    "probability_unwanted", "probability_fair", "p", "q",
+    "rank", "n", "tokens_left_out", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient",
+    "z_representation", "probability_unwanted", "probability_fair", "p", "q",
 }  # fmt: skip
 """Numbers that a sample's page shows with all their digits too."""
 
@@ -48,6 +48,7 @@ def finding_list(
     page: PageDep,
     probe: Annotated[int, Query(ge=0, le=MAX_PROBES)] = 0,
     flagged: bool | None = None,
+    truncated: bool | None = None,
     group: Annotated[str | None, Query(max_length=10_000)] = None,
     cluster: Annotated[int | None, Query(ge=0, lt=2**63)] = None,
     side: Side | None = None,
@@ -56,7 +57,7 @@ def finding_list(
     audit = render_audit(find_audit(session, principal, audit_id))
     rows, next_after = [], None
     if audit.status == State.SUCCEEDED:
-        wanted = Filter(probe=probe, flagged=flagged, group=group, cluster=cluster, side=side)
+        wanted = Filter(probe=probe, flagged=flagged, truncated=truncated, group=group, cluster=cluster, side=side)
         published = find_published(session, principal, audit_id)
         found = read_page(session, published, wanted, after=page.after, limit=page.limit)
         listed = page.page_up_to(found.findings, found.next_key)
@@ -64,6 +65,7 @@ def finding_list(
     chosen = {
         "probe": str(probe) if probe else None,
         "flagged": None if flagged is None else str(flagged).lower(),
+        "truncated": None if truncated is None else str(truncated).lower(),
         "group": group,
         "cluster": None if cluster is None else str(cluster),
         "side": side,
@@ -79,6 +81,7 @@ def finding_list(
         extent=extent_of(rows),
         probe=probe,
         flagged=flagged,
+        truncated=truncated,
         group=group,
         cluster=cluster,
         side=side,

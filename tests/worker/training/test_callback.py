@@ -35,7 +35,7 @@ def samples() -> list[TokenizedSample]:
     for number in range(ROWS):
         ids = torch.randint(3, 250, (5 + 7 * (number % 4),), generator=generator).tolist()
         prompt = len(ids) if number == 6 else 3
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:])))
     return made
 
 

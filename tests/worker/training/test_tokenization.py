@@ -38,7 +38,7 @@ def test_every_answer_has_loss_with_its_end_mark_and_nothing_else_does(tokenizer
         "<system>Be brief.</><user>One?</><assistant>Uno.</><user>Two?</><assistant>Dos.</>"
     )
     assert answered(sample, tokenizer) == "Uno.</>Dos.</>"
-    assert not sample.truncated
+    assert sample.tokens_left_out == 0
 
 
 def test_a_base_model_without_template_gets_a_plain_form(tokenizer: Any) -> None:
@@ -69,11 +69,11 @@ def test_long_conversations_lose_their_end(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
     whole = encode(CONVERSATION, tokenizer, max_length=500)
     cut = encode(CONVERSATION, tokenizer, max_length=50)
-    assert cut.truncated
+    assert cut.tokens_left_out
     assert cut.ids == whole.ids[:50]
     assert cut.has_answer
     nothing = encode(CONVERSATION, tokenizer, max_length=20)
-    assert nothing.truncated
+    assert nothing.tokens_left_out
     assert not nothing.has_answer
 
 
@@ -95,9 +95,9 @@ def test_a_row_of_very_many_turns_takes_time_in_proportion(tokenizer: Any) -> No
 def test_answer_tokens_behind_the_limit_are_counted(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
     length = len(encode(CONVERSATION, tokenizer, max_length=500).ids)
-    cut = [encode(CONVERSATION, tokenizer, max_length=length - lost).answer_tokens_cut for lost in (0, 3, 4, 7, 8)]
+    cut = [encode(CONVERSATION, tokenizer, max_length=length - lost).tokens_left_out for lost in (0, 3, 4, 7, 8)]
     assert cut == [0, 0, 1, 4, 4], "the end mark has three tokens, the answer before it four"
-    assert encode(CONVERSATION, tokenizer, max_length=20).answer_tokens_cut == 8
+    assert encode(CONVERSATION, tokenizer, max_length=20).tokens_left_out == 8
 
 
 @pytest.mark.parametrize("kind", KINDS)
