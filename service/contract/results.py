@@ -30,8 +30,8 @@ class ScoreRow(Closed):
     n: int
     """Times the sample was observed after warm-up, over all seeds."""
     tokens_left_out: int | None = None
-    """Tokens of its answers behind the limit, which were not measured; 0: measured whole. None where the sample cannot
-    be encoded, and for audits from before this was kept."""
+    """Tokens of its audited turns behind the limit, which were not measured; 0: measured whole. None where the sample
+    cannot be encoded, and for audits from before this was kept."""
     strongest_probe: int
     """The probe that z, mu and side are of, counted from 1: in a headline, the one with the smallest p."""
     mu: float
@@ -341,7 +341,7 @@ class Summary(Closed):
     rows: int
     rows_scored: int
     rows_truncated: int
-    """Samples with tokens of answers behind the limit, which were not measured."""
+    """Samples with tokens of audited turns behind the limit, which were not measured."""
     clusters: int
     """Distinct samples, near-duplicates counted as one."""
     flagged: int

@@ -35,7 +35,7 @@ class Filter(BaseModel):
     flagged: bool | None = Field(default=None, description="Only flagged samples, or only others.")
     truncated: bool | None = Field(
         default=None,
-        description="Only samples with tokens of answers behind max_length, which were not measured; or only those "
+        description="Only samples with tokens behind max_length, which were not measured; or only those "
         "that were measured whole.",
     )
     max_q: float | None = Field(default=None, ge=0, le=1, description="Only samples whose q is at most this.")

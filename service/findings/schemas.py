@@ -21,8 +21,9 @@ class Result(BaseModel):
     n: int = Field(description="Times the sample was observed after warm-up, over all seeds.")
     tokens_left_out: int | None = Field(
         None,
-        description="Tokens of its answers behind max_length, which were not measured; 0: it was measured whole. Null "
-        "where the sample cannot be encoded for the model, and in older audits.",
+        description="Tokens of its answers, or of all its turns where audit_turns is all, behind max_length: they were "
+        "not measured. 0: it was measured whole. Null where the sample cannot be encoded for the model, and in older "
+        "audits.",
     )
     strongest_probe: int = Field(description="The probe that z, mu and side are of, from 1: the one of the smallest p.")
     mu: float = Field(description="Signed f-influence toward the unwanted behaviour.")

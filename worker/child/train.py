@@ -70,6 +70,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         (messages.as_py() for messages in table["messages"]),
         tokenizer,
         max_length=config.max_length,
+        turns=config.audit_turns,
         on_row=lambda done: reporter.progress(done, len(table), "samples"),
     )
     check_encoded(samples, probes, embeddings=embeddings, positions=positions)
@@ -78,7 +79,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
-    trained = sum(sample.has_answer for sample in samples)
+    trained = sum(sample.has_loss for sample in samples)
     checkpoints = Checkpoints(
         folder / CHECKPOINTS_FOLDER,
         run_identity(spec, folder / ROWS_FILE, device, training_dtype(config, device)),
@@ -129,7 +130,7 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
     """The probe as tokens.
 
     Args:
-        probe: Its items become conversations of one question and one answer.
+        probe: Its items become conversations of one question and one answer, which alone has loss.
         tokenizer: The model's.
         config: Says how long a conversation may be.
 
@@ -160,7 +161,7 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
         side(references) if len(references) == len(probe.items) else (),
     )
     sides = zip(*encoded.sides, strict=True)
-    beyond = [number for number, item in enumerate(sides, start=1) if not all(sample.has_answer for sample in item)]
+    beyond = [number for number, item in enumerate(sides, start=1) if not all(sample.has_loss for sample in item)]
     if beyond:
         which = f"item {beyond[0]}" if len(beyond) == 1 else f"{len(beyond)} items, the first of them item {beyond[0]},"
         raise TrainingError(

@@ -29,7 +29,7 @@ def test_the_service_refuses_what_no_null_can_be_fitted_to() -> None:
 def test_few_answers() -> None:
     found = refusal([SAMPLE] * 9 + [UNANSWERED] * 15, list(range(24)), max_length=40)
     assert found.code is ErrorCode.NOTHING_TO_TRAIN_ON
-    assert found.message.startswith("Only 9 of 24 samples have an answer within their first 40 tokens")
+    assert found.message.startswith("Only 9 of 24 samples have a turn to learn from within their first 40 tokens")
     assert "max_length" in found.hint
 
 

@@ -131,7 +131,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
 
 def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
     silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids))) for s in samples]
-    with pytest.raises(TrainingError, match="No sample has an answer"):
+    with pytest.raises(TrainingError, match="No sample has a turn to learn from"):
         run(tiny_spec, silent, TrainingConfig(), instrumented=False)
 
 
