@@ -182,7 +182,7 @@ def _filled(ids: list[tuple[int, ...]], start: int, length: int) -> TokenizedSam
     while len(long) < length:
         long += ids[start % len(ids)]
         start += 1
-    return TokenizedSample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]), False)
+    return TokenizedSample(tuple(long[:length]), tuple([-100] * 8 + long[8:length]))
 
 
 def take_turns(setting: Setting, probes: int) -> Baton:

@@ -80,7 +80,7 @@ def run(task: dict[str, Any], folder: Path, kind: str) -> Iterator[dict[str, Any
     """Trains; rows, scores and seconds of every step."""
 
     def batch_of(samples: list[dict[str, list[int]]]) -> TokenBatch:
-        encoded = [TokenizedSample(tuple(sample["input_ids"]), tuple(sample["labels"]), False) for sample in samples]
+        encoded = [TokenizedSample(tuple(sample["input_ids"]), tuple(sample["labels"])) for sample in samples]
         return collate(encoded, pad=task["pad"], device=torch.device("cpu"))
 
     watched, plain = Twin(task, folder), Twin(task, folder)

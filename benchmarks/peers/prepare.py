@@ -52,7 +52,7 @@ def prepare(source: Path, out: Path, *, seed: int) -> None:
     run = train(model, encoded, config, pad=tokenizer.pad_token_id, on_step=on_step)
     model.save_pretrained(str(out / "trained"))
 
-    drawn = batches([row for row, sample in enumerate(encoded) if sample.has_answer], config)
+    drawn = batches([row for row, sample in enumerate(encoded) if sample.has_loss], config)
     task: dict[str, Any] = {
         "set": source.name,
         "seed": seed,

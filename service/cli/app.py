@@ -76,6 +76,10 @@ def audit(
     ],
     model: Annotated[str | None, typer.Option(help="A registered base model, or a folder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data, 1 to 20.")] = None,
+    audit_turns: Annotated[
+        Literal["assistant", "all"] | None,
+        typer.Option(help="Turns to look for poison in: the assistant's, or the system's, user's and tools' as well."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Training runs with other seeds, 1 to 10.")] = 1,
     q: Annotated[float, typer.Option("--q", help="Share of false flags to accept.")] = 0.05,
     group: Annotated[str | None, typer.Option(help="Extra column that names each sample's group.")] = None,
@@ -115,6 +119,7 @@ def audit(
             raise CommandError(f"--probe may be given {MAX_PROBES} times, not {len(probe)}")
         if max_flagged is not None and max_flagged < 0:
             raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
+        training = {"epochs": epochs, "audit_turns": audit_turns}
         columns = text_columns(prompt_column, answer_column, system_column)
         check_dataset(dataset)
         probes = [parse_probe(argument) for argument in probe]
@@ -128,7 +133,7 @@ def audit(
                 dataset_name=file_name(dataset),
                 probes=probes,
                 model=choose_model(server, model, report),
-                training={} if epochs is None else {"epochs": epochs},
+                training={name: value for name, value in training.items() if value is not None},
                 q=q,
                 seeds=seeds,
                 group_column=group,

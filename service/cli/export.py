@@ -1,6 +1,7 @@
 """One export from asking to the file: what `finetooth export` does."""
 
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -27,6 +28,12 @@ def run_export(
         ProgressDisplay(Console(stderr=True, highlight=False)) as progress,
         open_running_server(settings) as server,
     ):
+        last: dict[str, Any] = {}
+
+        def show(export: dict[str, Any]) -> None:
+            progress.export(export)
+            last.update(export)
+
         try:
             server.client.export(
                 audit_id,
@@ -35,12 +42,20 @@ def run_export(
                 to=out,
                 filter=filter,
                 max_q=max_q,
-                on_progress=progress.export,
+                on_progress=show,
                 on_download=progress.download,
             )
         except ExportError as error:
             raise CommandError(str(error), FAILED) from None
         except OSError as error:
             raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
-    output_console().print(f"{out}: {out.stat().st_size} bytes", markup=False)
+    console = output_console()
+    console.print(f"{out}: {out.stat().st_size} bytes", markup=False)
+    if cut := last["rows_truncated"]:
+        samples = "1 sample in it was" if cut == 1 else f"{cut} samples in it were"
+        console.print(
+            f"Caution: {samples} not measured to the end, which lies behind the audit's token limit. "
+            "An audit with a larger training.max_length measures them.",
+            markup=False,
+        )
     return 0

@@ -22,8 +22,9 @@ from service.text.visible_text import excerpt
 FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"
 FIELDS = (
-    "row", "rank", "n", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient",
-    "z_representation", "side", "probability_unwanted", "probability_fair", "p", "q", "flagged", "cluster", "group",
+    "row", "rank", "n", "tokens_left_out", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z",
+    "z_reference", "z_gradient", "z_representation", "side", "probability_unwanted", "probability_fair", "p", "q",
+    "flagged", "cluster", "group",
 )  # fmt: skip
 TOP = 10
 PIPE_WIDTH = 120

@@ -29,6 +29,7 @@ from service.comparisons.schemas import (
 )
 from service.comparisons.texts import digests_of, first_rows
 from service.contract.protocol import ROWS_FILE
+from service.contract.spec import TrainingConfig
 from service.store.objects import ObjectStore, dataset_key
 from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditProbe, Dataset, Score
@@ -258,6 +259,8 @@ def _differences(base: Side, other: Side) -> list[Difference]:
 
 def _settings(side: Side) -> dict[str, Any]:
     audit = side.audit
+    # With the defaults of settings that an older audit does not know.
+    training = TrainingConfig.model_validate(audit.training).model_dump(mode="json")
     return {
         "dataset_id": audit.dataset_id,
         "probe_ids": list(side.probe_ids),
@@ -266,7 +269,7 @@ def _settings(side: Side) -> dict[str, Any]:
         "q": audit.q,
         "group_column": audit.group_column,
         "trusted_column": audit.trusted_column,
-        **{f"training.{name}": value for name, value in audit.training.items()},
+        **{f"training.{name}": value for name, value in training.items()},
     }
 
 

@@ -29,6 +29,9 @@ class ScoreRow(Closed):
     """1 is the most suspicious: by q, then p, then z, then row."""
     n: int
     """Times the sample was observed after warm-up, over all seeds."""
+    tokens_left_out: int | None = None
+    """Tokens of its audited turns behind the limit, which were not measured; 0: measured whole. None where the sample
+    cannot be encoded, and for audits from before this was kept."""
     strongest_probe: int
     """The probe that z, mu and side are of, counted from 1: in a headline, the one with the smallest p."""
     mu: float
@@ -80,6 +83,7 @@ SCORE_COLUMNS = {
     "row": "int64",
     "rank": "int64",
     "n": "int32",
+    "tokens_left_out": "int32",
     "strongest_probe": "int16",
     "mu": "float64",
     "mu_low": "float64",
@@ -337,6 +341,7 @@ class Summary(Closed):
     rows: int
     rows_scored: int
     rows_truncated: int
+    """Samples with tokens of audited turns behind the limit, which were not measured."""
     clusters: int
     """Distinct samples, near-duplicates counted as one."""
     flagged: int

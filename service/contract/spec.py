@@ -83,6 +83,10 @@ class ModelSpec(Closed):
     revision: str | None = None
 
 
+AuditTurns = Literal["assistant", "all"]
+"""Which turns of a sample have loss: the assistant's, or the system's, the user's and the tools' as well."""
+
+
 class TrainingConfig(Closed):
     """One LoRA fine-tuning run. The defaults suit an instruction-tuned model of 0.1 to 8 billion parameters."""
 
@@ -100,7 +104,10 @@ class TrainingConfig(Closed):
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The batch gradient is scaled down to this norm."""
     max_length: int = Field(default=512, ge=8, le=131_072)
-    """Tokens a sample; longer ones lose their end, and the summary counts them."""
+    """Tokens a sample; longer ones lose their end, and each sample's score says how many tokens that are."""
+    audit_turns: AuditTurns = "assistant"
+    """Turns that are trained on, and so measured: the answers, or the contents of all. Probes have loss on their
+    answers either way."""
     lora_r: int = Field(default=8, ge=1, le=512)
     lora_alpha: int = Field(default=16, ge=1, le=4096)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)

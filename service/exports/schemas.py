@@ -59,4 +59,8 @@ class Export(BaseModel):
     rows: int | None = Field(description="Records in the file, once there is one.")
     bytes: int | None
     sha256: str | None
+    rows_truncated: int | None = Field(
+        description="Of cleaned, once there is a file: samples in it that the audit cut at max_length, so that it did "
+        "not measure them to their end. Null for other kinds, and where audit or export is older than this count."
+    )
     error: Failure | None

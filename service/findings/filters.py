@@ -33,6 +33,11 @@ class Filter(BaseModel):
         description="0: the headline over all probes; 1, 2, ...: one probe alone.",
     )
     flagged: bool | None = Field(default=None, description="Only flagged samples, or only others.")
+    truncated: bool | None = Field(
+        default=None,
+        description="Only samples with tokens behind max_length, which were not measured; or only those "
+        "that were measured whole.",
+    )
     max_q: float | None = Field(default=None, ge=0, le=1, description="Only samples whose q is at most this.")
     min_mu: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose mu is at least this.")
     min_z: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose z is at least this.")
@@ -97,6 +102,12 @@ def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
     return column if flagged else ~column
 
 
+def truncated_condition(table: Any, truncated: bool) -> ColumnElement[bool]:
+    """As the partial index has it. A sample of which nobody knows is neither."""
+    column: ColumnElement[int] = table.tokens_left_out
+    return column > 0 if truncated else column == 0
+
+
 def group_condition(table: Any, group: str) -> ColumnElement[bool]:
     """With the hash that the index holds: a group's name may be longer than what fits an index."""
     hashed, wanted = (func.hashtext(text) for text in (table.group, group))
@@ -117,6 +128,8 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
     found: list[ColumnElement[bool]] = []
     if wanted.flagged is not None:
         found.append(flagged_condition(table, wanted.flagged))
+    if wanted.truncated is not None:
+        found.append(truncated_condition(table, wanted.truncated))
     if wanted.max_q is not None:
         found.append(table.q <= wanted.max_q)
     if wanted.min_mu is not None:

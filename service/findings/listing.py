@@ -23,6 +23,7 @@ from service.findings.filters import (
     flagged_condition,
     group_condition,
     matching_texts,
+    truncated_condition,
 )
 from service.findings.orders import Order, Position
 from service.store.tables import Finding, Score
@@ -72,7 +73,9 @@ def find_page(
         found = _walk(session, within, wanted, order, after, limit, WALK_ROWS)
         if found.resume is None:
             return found
-        kept = _collected(session, within, wanted, (_by_q, _by_side, _by_z, _by_mu, _by_flag, _by_group), order)
+        kept = _collected(
+            session, within, wanted, (_by_q, _by_side, _by_truncated, _by_z, _by_mu, _by_flag, _by_group), order
+        )
         if kept is None:
             return found
     return _sort(session, within, wanted, order, after, limit, kept)
@@ -94,7 +97,9 @@ def find_rows(session: Session, within: Listed, wanted: Filter, *, limit: int, w
     if wanted.text is not None:
         check_text(session, wanted.text)
     order = Order.of("rank")
-    kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_q, _by_side), order)
+    kept = _collected(
+        session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_q, _by_side, _by_truncated), order
+    )
     if kept is not None:
         return _row_numbers(session, _sorted(within, wanted, order, None, limit, kept, without_value=False))
     statement = _walked(within, wanted, order, None, limit, walk_rows, without_value=False)
@@ -176,6 +181,8 @@ def _along(
     if order.by == "rank":
         if wanted.flagged:
             statement = statement.where(flagged_condition(Score, True))
+        if wanted.truncated:
+            statement = statement.where(truncated_condition(Score, True))
         if wanted.group is not None:
             statement = statement.where(group_condition(Score, wanted.group))
         if wanted.side is not None:
@@ -277,6 +284,12 @@ def _by_side(within: Listed, wanted: Filter) -> Select[Any] | None:
     if wanted.side is None:
         return None
     return select(Score.row).where(*within.of(Score), Score.side == wanted.side).order_by(Score.rank)
+
+
+def _by_truncated(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if not wanted.truncated:
+        return None
+    return select(Score.row).where(*within.of(Score), truncated_condition(Score, True)).order_by(Score.rank)
 
 
 def _by_z(within: Listed, wanted: Filter) -> Select[Any] | None:

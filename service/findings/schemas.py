@@ -19,6 +19,12 @@ class Result(BaseModel):
     row: int = Field(description="Position of the sample in the upload, from 0.")
     rank: int = Field(description="1 is the most suspicious.")
     n: int = Field(description="Times the sample was observed after warm-up, over all seeds.")
+    tokens_left_out: int | None = Field(
+        None,
+        description="Tokens of its answers, or of all its turns where audit_turns is all, behind max_length: they were "
+        "not measured. 0: it was measured whole. Null where the sample cannot be encoded for the model, and in older "
+        "audits.",
+    )
     strongest_probe: int = Field(description="The probe that z, mu and side are of, from 1: the one of the smallest p.")
     mu: float = Field(description="Signed f-influence toward the unwanted behaviour.")
     mu_low: float | None = Field(description="Lower end of the 95 % interval of mu.")

@@ -72,7 +72,9 @@ def record_export_progress(
     return True
 
 
-def publish_export(session: Session, claim: Claim, *, rows: int, bytes: int, sha256: str) -> bool:
+def publish_export(
+    session: Session, claim: Claim, *, rows: int, bytes: int, sha256: str, rows_truncated: int | None = None
+) -> bool:
     """Makes the object that this attempt has stored the export's content, and ends the job.
 
     False, and nothing changes: fenced, or a cancel came first.
@@ -83,7 +85,7 @@ def publish_export(session: Session, claim: Claim, *, rows: int, bytes: int, sha
     session.execute(
         update(Export)
         .where(Export.id == job.subject_id)
-        .values(published_attempt=job.attempt, rows=rows, bytes=bytes, sha256=sha256)
+        .values(published_attempt=job.attempt, rows=rows, bytes=bytes, sha256=sha256, rows_truncated=rows_truncated)
     )
     return True
 

@@ -230,6 +230,14 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
     words.append(
         ("Observed", f"{seen[0].upper()}{seen[1:]} after warm-up." if score.n else "Never: no interval, no Z.")
     )
+    if score.tokens_left_out:
+        words.append(
+            (
+                "Cut",
+                f"Not measured: {counted(score.tokens_left_out, 'token')} behind the audit's token limit. Nothing here "
+                "speaks of that text; an audit with a larger training.max_length would.",
+            )
+        )
     return words
 
 

@@ -99,7 +99,8 @@ def publish_audit(
 
 def _score(row: int, rank: int, flagged: bool, rows: int) -> dict[str, Any]:
     return {
-        "row": row, "n": 2 + row % 3, "strongest_probe": 1, "mu": -1 / rank, "mu_low": None if row % 5 == 0 else -0.1,
+        "row": row, "n": 2 + row % 3, "tokens_left_out": (0, 0, 5, 0)[row % 4],
+        "strongest_probe": 1, "mu": -1 / rank, "mu_low": None if row % 5 == 0 else -0.1,
         "mu_high": 0.1 * row, "mu_composed": None, "z": 3.4 / rank, "z_reference": None, "side": None, "p": rank / 7e3,
         "q": 0.01 if flagged else min(1.0, 0.05 + rank / rows), "flagged": flagged, "cluster": row,
         "group": ("forum", "=SUM(1)", None)[row % 3],

@@ -109,7 +109,8 @@ def make_scores(rows: int, flagged: int, seed: int = 1, probe_no: int = 0) -> li
         p = 0.5 * math.erfc(z[row] / math.sqrt(2))
         scores.append(
             {
-                "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "strongest_probe": max(probe_no, 1),
+                "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "tokens_left_out": 31 if row % 40 == 7 else 0,
+                "strongest_probe": max(probe_no, 1),
                 "mu": 0.31 * z[row], "mu_low": 0.31 * z[row] - 0.4, "mu_high": 0.31 * z[row] + 0.45,
                 "mu_composed": abs(0.31 * z[row]) + 1, "z": z[row], "z_reference": draw.gauss(0, 1),
                 "side": ("toward", "both")[rank % 2] if rank <= flagged else None, "p": p,

@@ -63,6 +63,7 @@ def recording(
         similarity=generator.uniform(-1, 1, (len(order), probes)),
         measured_at=np.array([*starts, count]),
         probe_loss=np.linspace(4, 3, len(starts) + 1)[:, None].repeat(targets, 1),
+        tokens_left_out=np.where(np.arange(rows) == 1, np.nan, np.arange(rows) % 3),
         facts=RunFacts(
             steps=count,
             tokens=1,

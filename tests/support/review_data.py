@@ -34,6 +34,7 @@ def scores(probe_no: int = 0) -> list[dict[str, Any]]:
                 "rank": position + 1,
                 "row": row,
                 "n": 2 if observed else 0,
+                "tokens_left_out": (0, 9, None, 0, 3)[row % 5],
                 "strongest_probe": max(probe_no, 1),
                 "mu": round(((row * 13) % 20) / 8 - 1, 3),
                 "mu_low": None,

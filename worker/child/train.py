@@ -71,15 +71,16 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         (messages.as_py() for messages in table["messages"]),
         tokenizer,
         max_length=config.max_length,
+        turns=config.audit_turns,
         on_row=lambda done: reporter.progress(done, len(table), "samples"),
     )
     check_encoded(samples, probes, embeddings=embeddings, positions=positions)
-    answered = table["messages"].filter(pa.array([sample.has_answer for sample in samples])).to_pylist()
-    check_trainable(samples, count_different(answered, MIN_DIFFERENT_SAMPLES), config)
+    trained_on = table["messages"].filter(pa.array([sample.has_loss for sample in samples])).to_pylist()
+    check_trainable(samples, count_different(trained_on, MIN_DIFFERENT_SAMPLES), config)
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
-    trained = sum(sample.has_answer for sample in samples)
+    trained = sum(sample.has_loss for sample in samples)
     checkpoints = Checkpoints(
         folder / CHECKPOINTS_FOLDER,
         run_identity(spec, folder / ROWS_FILE, device, training_dtype(config, device)),
@@ -105,7 +106,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         tokens=outcome.tokens,
         refreshes=outcome.measurements,
         momentum=BETAS[0],
-        rows_truncated=sum(sample.truncated for sample in samples),
+        rows_truncated=encoding.answers_cut.count,
         encoding=encoding,
         train_loss_first=outcome.losses[0],
         train_loss_last=outcome.losses[-1],
@@ -113,7 +114,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         versions={name: version(name) for name in PACKAGES},
         seconds={**reporter.seconds, Stage.TRAINING.value: outcome.seconds},
     )
-    _recording(recorder, outcome, facts).save(folder / RECORDING_FILE)
+    _recording(recorder, outcome, facts, samples).save(folder / RECORDING_FILE)
 
 
 def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
@@ -130,7 +131,7 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
     """The probe as tokens.
 
     Args:
-        probe: Its items become conversations of one question and one answer.
+        probe: Its items become conversations of one question and one answer, which alone has loss.
         tokenizer: The model's.
         config: Says how long a conversation may be.
 
@@ -161,7 +162,7 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
         side(references) if len(references) == len(probe.items) else (),
     )
     sides = zip(*encoded.sides, strict=True)
-    beyond = [number for number, item in enumerate(sides, start=1) if not all(sample.has_answer for sample in item)]
+    beyond = [number for number, item in enumerate(sides, start=1) if not all(sample.has_loss for sample in item)]
     if beyond:
         which = f"item {beyond[0]}" if len(beyond) == 1 else f"{len(beyond)} items, the first of them item {beyond[0]},"
         raise TrainingError(
@@ -190,7 +191,9 @@ def _told_to(reporter: Reporter) -> Any:
     return on_step
 
 
-def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Recording:
+def _recording(
+    recorder: Recorder, outcome: TrainingRun, facts: RunFacts, samples: Sequence[TokenizedSample]
+) -> Recording:
     observations, steps = recorder.result()
     product, gradient_norm = recorder.products()
     directions, found = recorder.directions, outcome.by_products
@@ -213,5 +216,6 @@ def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts) -> Rec
         similarity=torch.cat(found.similarity).double().cpu().numpy(),
         measured_at=np.array(found.measured_at, dtype=np.int64),
         probe_loss=np.stack(found.probe_loss),
+        tokens_left_out=np.array([sample.tokens_left_out for sample in samples], dtype=np.float64),
         facts=facts,
     )

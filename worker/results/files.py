@@ -89,7 +89,10 @@ def write_tables(
         cluster: [rows], the first row of each sample's near-duplicates.
         spec: Names the seeds.
     """
-    pq.write_table(score_table(scores, views, cluster, inputs.groups), folder / SCORES_FILE)
+    left_out = inputs.recordings[0].tokens_left_out
+    if left_out is None:
+        left_out = np.full(len(cluster), np.nan)
+    pq.write_table(score_table(scores, views, cluster, inputs.groups, left_out), folder / SCORES_FILE)
     pq.write_table(trace_table(inputs.recordings, spec.seeds), folder / TRACES_FILE)
     columns = {"row": np.arange(len(cluster)), **baselines}
     pq.write_table(pa.table(_null_for_nan(columns), schema=baselines_schema()), folder / BASELINES_FILE)
@@ -107,7 +110,11 @@ def group_of(extra: dict[str, Any], column: str | None) -> str | None:
 
 
 def score_table(
-    scores: Scores, views: Sequence[SampleViews], cluster: Integers, groups: Sequence[str | None]
+    scores: Scores,
+    views: Sequence[SampleViews],
+    cluster: Integers,
+    groups: Sequence[str | None],
+    tokens_left_out: Floats,
 ) -> pa.Table:
     """Return the headline by rank and, with several probes, the results of each probe by its own rank.
 
@@ -116,6 +123,7 @@ def score_table(
         views: Of every probe, what each view says.
         cluster: [rows], the first row of each sample's near-duplicates.
         groups: [rows], each sample's group.
+        tokens_left_out: [rows], tokens with loss that the limit cut off; NaN where nobody knows.
     """
     headline, rows = scores.headline, len(cluster)
     parts = [_ranked(scores, views, 0, np.maximum(headline.probe, 0), headline.p, scores.q, scores.flagged)]
@@ -124,6 +132,7 @@ def score_table(
             of_probe = np.full(rows, number)
             parts.append(_ranked(scores, views, number + 1, of_probe, probe.detection.p, probe.q, probe.flagged))
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    columns["tokens_left_out"] = tokens_left_out[columns["row"]]
     columns["cluster"] = cluster[columns["row"]]
     columns["group"] = np.array(groups, dtype=object)[columns["row"]]
     return pa.table(_null_for_nan(columns), schema=scores_schema())

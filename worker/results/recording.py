@@ -26,6 +26,7 @@ class RunFacts(BaseModel):
     refreshes: int
     momentum: float
     rows_truncated: int
+    """Samples that lose tokens with loss to the limit; before per-sample counts were kept, any tokens."""
     encoding: EncodingFacts = EncodingFacts()
     """Says nothing in recordings from before it was kept."""
     train_loss_first: float
@@ -68,6 +69,9 @@ class Recording:
     """[R]: steps taken before each measurement of the probe losses."""
     probe_loss: Floats
     """[R, K]."""
+    tokens_left_out: Floats | None
+    """[rows]: tokens of each sample that have loss and lie behind the limit; NaN where it cannot be encoded. None in
+    recordings from before it was kept."""
     facts: RunFacts
 
     def column(self, probe: int, kind: Kind) -> int | None:
@@ -106,6 +110,8 @@ class Recording:
             arrays[f"item_alignment_{number}"] = self.item_alignment[number]
             arrays[f"coefficients_{number}"] = self.coefficients[number]
             arrays[f"inner_items_{number}"] = self.inner_items[number]
+        if self.tokens_left_out is not None:
+            arrays["tokens_left_out"] = self.tokens_left_out
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has no arrays by name
 
@@ -135,6 +141,7 @@ class Recording:
             similarity=floats("similarity"),
             measured_at=arrays["measured_at"],
             probe_loss=floats("probe_loss"),
+            tokens_left_out=arrays.get("tokens_left_out"),
             facts=RunFacts.model_validate_json(arrays["facts"].tobytes()),
         )
 

@@ -64,9 +64,10 @@ def cautions(
     yield from _encoding_cautions(spec, encoding)
     unscored = question.rows - observed - encoding.left_out.count
     if unscored > 0:
+        turn = "answer" if spec.training.audit_turns == "assistant" else "turn"
         yield Caution(
             code="unscored_samples",
-            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no answer within the first "
+            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no {turn} within the first "
             "tokens that training keeps, so that nothing was trained on or scored there.",
         )
     yield from _doubted(scores)
@@ -137,9 +138,10 @@ def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caut
         )
     if encoding.answers_cut.count:
         tokens = encoding.answer_tokens_cut
+        answer = "answer " if spec.training.audit_turns == "assistant" else ""
         yield Caution(
             code="answers_cut",
-            message=f"Behind the limit of {spec.training.max_length} tokens a sample lie {tokens} answer "
+            message=f"Behind the limit of {spec.training.max_length} tokens a sample lie {tokens} {answer}"
             f"{'token' if tokens == 1 else 'tokens'} of {_samples(encoding.answers_cut)}. They were neither trained on "
             "nor measured, and exports hold them all the same. Raise training.max_length to audit them.",
         )

@@ -31,13 +31,13 @@ class Outputs:
     """Of one forward pass."""
 
     losses: Tensor
-    """Mean token loss of each sample's answers, [batch], whatever its padding and its neighbours."""
+    """Mean token loss of each sample, [batch], whatever its padding and its neighbours."""
     hidden: Tensor
     """Last hidden states [batch, time, hidden], detached."""
     answered: Tensor
-    """[batch, time]: the positions that predict an answer's token."""
+    """[batch, time]: the positions that predict a token with loss."""
     inner: Tensor | None
-    """[batch, width]: `inner_representation` of each sample's answers, where it was asked for."""
+    """[batch, width]: `inner_representation` of each sample's tokens with loss, where it was asked for."""
 
 
 def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
@@ -84,7 +84,7 @@ def collate(samples: Sequence[TokenizedSample], *, pad: int, device: torch.devic
 
 
 def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outputs:
-    """Run the model; logits are formed at the positions that predict an answer and nowhere else.
+    """Run the model; logits are formed at the positions that predict a token with loss and nowhere else.
 
     A vocabulary is large beside the hidden size, and about half of the tokens of instruction data are prompt or
     padding. Works with any causal model whose head is its output embedding.

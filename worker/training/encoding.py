@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from service.contract.failure import ErrorCode
+from service.contract.spec import AuditTurns
 from worker.training.errors import TrainingError, at_row
 from worker.training.rendering import Messages, RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
@@ -42,12 +43,13 @@ class EncodingFacts(BaseModel):
     control_tokens: NotedRows = NotedRows()
     """Rows whose contents spell control tokens of the model."""
     answers_cut: NotedRows = NotedRows()
-    """Rows that lose tokens of an answer to truncation."""
+    """Rows that lose tokens of an answer, or of another turn with loss, to truncation."""
     answer_tokens_cut: int = 0
+    """Those tokens, of all rows."""
 
 
-LEFT_OUT = TokenizedSample((), (), truncated=False)
-"""What stands for a row that cannot be encoded: no answer, so that it is never drawn."""
+LEFT_OUT = TokenizedSample((), (), tokens_left_out=None)
+"""What stands for a row that cannot be encoded: nothing with loss, so that it is never drawn."""
 
 
 def encode_rows(
@@ -55,6 +57,7 @@ def encode_rows(
     tokenizer: Any,
     *,
     max_length: int,
+    turns: AuditTurns = "assistant",
     on_row: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[TokenizedSample], EncodingFacts]:
     """Encode a dataset; a row that cannot be encoded is left out and noted.
@@ -63,6 +66,7 @@ def encode_rows(
         conversations: The messages of every row, in order.
         tokenizer: The model's.
         max_length: In tokens; longer conversations lose their end.
+        turns: Which have loss.
         on_row: Is told after each row how many are done.
 
     Returns:
@@ -77,13 +81,13 @@ def encode_rows(
     for row, messages in enumerate(conversations):
         try:
             with at_row(row):
-                sample = encode(messages, tokenizer, max_length=max_length)
+                sample = encode(messages, tokenizer, max_length=max_length, turns=turns)
         except RefusedRowError as error:
             reason = reason or str(error)
             left_out, sample = left_out.and_row(row), LEFT_OUT
         if sample.control_tokens:
             control_tokens = control_tokens.and_row(row)
-        if sample.answer_tokens_cut:
+        if sample.tokens_left_out:
             answers_cut = answers_cut.and_row(row)
         samples.append(sample)
         on_row(len(samples))
@@ -99,5 +103,5 @@ def encode_rows(
         reason=reason,
         control_tokens=control_tokens,
         answers_cut=answers_cut,
-        answer_tokens_cut=sum(sample.answer_tokens_cut for sample in samples),
+        answer_tokens_cut=sum(sample.tokens_left_out or 0 for sample in samples),
     )

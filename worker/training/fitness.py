@@ -54,14 +54,14 @@ def check_trainable(samples: Sequence[TokenizedSample], different: int, config: 
         config: Says how many samples make a step.
 
     Raises:
-        TrainingError: Too few samples have an answer, too few of those differ, or there are too few steps.
+        TrainingError: Too few samples have a turn with loss, too few of those differ, or there are too few steps.
     """
-    count = sum(sample.has_answer for sample in samples)
+    count = sum(sample.has_loss for sample in samples)
     if count < MIN_DIFFERENT_SAMPLES:
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,
-            f"Only {count} of {len(samples)} samples have an answer within their first {config.max_length} tokens; an "
-            f"audit needs {MIN_DIFFERENT_SAMPLES} or more.",
+            f"Only {count} of {len(samples)} samples have a turn to learn from within their first {config.max_length} "
+            f"tokens; an audit needs {MIN_DIFFERENT_SAMPLES} or more.",
             "Raise training.max_length, or look whether the samples have answers.",
         )
     if different < MIN_DIFFERENT_SAMPLES:

@@ -58,7 +58,7 @@ def train(
     on_step: Callable[[MetricEvent, int], None] = lambda metric, total: None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingRun:
-    """Trains the LoRA layers of `model` in place on the samples that have an answer.
+    """Trains the LoRA layers of `model` in place on the samples that have a turn with loss.
 
     probes and recorder belong together: with them the same steps are taken, bit for bit, and every draw is recorded.
     Draws of the warm-up are recorded without a signal; samples that were drawn only there are scored once more at
@@ -72,11 +72,11 @@ def train(
     weights = list(trained.values())
     peak = learning_rate_of(config, model.config.hidden_size)
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=BETAS, weight_decay=config.weight_decay)
-    rows = [row for row, sample in enumerate(samples) if sample.has_answer]
+    rows = [row for row, sample in enumerate(samples) if sample.has_loss]
     if not rows:
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,
-            f"No sample has an answer within its first {config.max_length} tokens.",
+            f"No sample has a turn to learn from within its first {config.max_length} tokens.",
             "Raise training.max_length.",
         )
     total = steps_of(len(rows), config)

@@ -1,4 +1,4 @@
-"""Conversations as one string, and where in it the answers and the other contents stand.
+"""Conversations as one string, and where in it the turns that have loss and the other contents stand.
 
 A chat template is a program of the model's: it may strip a content, drop the thinking of earlier answers, merge turns
 or refuse them. So it is not asked for the beginnings of a conversation. It renders the whole as it is, and again with
@@ -7,7 +7,7 @@ contents have gone. Both take time in proportion to the conversation.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, takewhile
@@ -16,6 +16,7 @@ from typing import Any
 from jinja2.exceptions import TemplateSyntaxError
 
 from service.contract.failure import ErrorCode
+from service.contract.spec import AuditTurns
 from worker.training.errors import TrainingError
 
 Messages = Sequence[Mapping[str, str]]
@@ -33,13 +34,13 @@ class RefusedRowError(Exception):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """An assistant turn's place in the rendered text, in characters."""
+class TrainedTurn:
+    """The place of a turn that has loss in the rendered text, in characters."""
 
     start: int
     content_end: int
     end: int
-    """Of its end-of-turn mark, which begins at content_end."""
+    """Of an answer's end-of-turn mark, which begins at content_end. Other turns have loss on their content alone."""
 
 
 @dataclass(frozen=True)
@@ -47,47 +48,57 @@ class Rendering:
     """A conversation as one string, up to the end of its last answer."""
 
     text: str
-    answers: tuple[Answer, ...]
+    trained: tuple[TrainedTurn, ...]
+    """In the order of the text; none overlaps another."""
     contents: tuple[tuple[int, int], ...]
     """Start and end of every stretch that comes from a turn's content, in the order of the text."""
 
 
-def render(messages: Messages, tokenizer: Any) -> Rendering:
+def render(messages: Messages, tokenizer: Any, turns: AuditTurns = "assistant") -> Rendering:
     """Render a conversation up to its last answer; what follows that has no answer and is left out.
 
     Args:
         messages: The turns, each with a role and a content.
         tokenizer: Its chat template is used. A base model without one gets a plain form (docs/statistics.md).
+        turns: Which have loss: the answers, or all that hold more than white space.
 
     Returns:
         The text. Answers stand as the template renders them: where it strips one or drops an answer's thinking, the
-        rest is the answer. Nothing that the template puts before an answer is part of it.
+        rest is the answer; of another turn that has loss nothing but outer white space may be missing. Nothing that
+        the template puts before a turn is part of it.
 
     Raises:
-        RefusedRowError: The template does not take this conversation, or leaves an answer out or changes it.
+        RefusedRowError: The template does not take this conversation, or leaves out, repeats or changes a turn that has
+            loss.
         TrainingError: The template takes no conversation.
     """
     answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if not answers:
         return Rendering("", (), ())
     kept = messages[: answers[-1] + 1]
-    return _templated(kept, tokenizer) if getattr(tokenizer, "chat_template", None) else _plain(kept, tokenizer)
+    trained = frozenset(
+        number
+        for number, message in enumerate(kept)
+        if message["role"] == "assistant" or (turns == "all" and message["content"].strip())
+    )
+    make = _templated if getattr(tokenizer, "chat_template", None) else _plain
+    return make(kept, tokenizer, trained)
 
 
-def _plain(messages: Messages, tokenizer: Any) -> Rendering:
+def _plain(messages: Messages, tokenizer: Any, trained: frozenset[int]) -> Rendering:
     parts, length = [tokenizer.bos_token or ""], len(tokenizer.bos_token or "")
-    answers, contents = [], []
-    for message in messages:
+    found, contents = [], []
+    for number, message in enumerate(messages):
         head, content = f"{message['role'].capitalize()}: ", message["content"]
         tail = (tokenizer.eos_token or "") if message["role"] == "assistant" else ""
         start = length + len(head)
         end = start + len(content)
         contents.append((start, end))
-        if message["role"] == "assistant":
-            answers.append(Answer(start, end, end + len(tail)))
+        if number in trained:
+            found.append(TrainedTurn(start, end, end + len(tail)))
         parts += [head, content, tail, "\n\n"]
         length = end + len(tail) + 2
-    return Rendering("".join(parts)[: answers[-1].end], tuple(answers), tuple(contents))
+    return Rendering("".join(parts)[: found[-1].end], tuple(found), tuple(contents))
 
 
 # ------------------------------------------------------------ by template
@@ -112,31 +123,46 @@ class _Span:
     """Where the next content's first mark stands; the text's end for the last."""
 
 
-def _templated(messages: Messages, tokenizer: Any) -> Rendering:
+def _templated(messages: Messages, tokenizer: Any, trained: frozenset[int]) -> Rendering:
     tags = _tags(_source(tokenizer))
     text = _apply(messages, tokenizer)
-    spans = _located(messages, tokenizer, tags, text)
+    spans = _located(messages, tokenizer, tags, text, trained)
     final = len(messages) - 1
-    own = {span.message: span for span in spans if messages[span.message]["role"] == "assistant"}
-    expected = sum(message["role"] == "assistant" for message in messages)
-    if len(own) < expected or sum(span.message in own for span in spans) > expected:
-        raise RefusedRowError("the model's chat template does not render every answer once")
+    answers = {number for number in trained if messages[number]["role"] == "assistant"}
+    every, one = ("answer", "an answer") if len(answers) == len(trained) else ("turn", "a turn")
+    own = {span.message: span for span in spans if span.message in trained}
+    if len(own) < len(trained) or sum(span.message in trained for span in spans) > len(trained):
+        raise RefusedRowError(f"the model's chat template does not render every {every} once")
     bounds = {}
-    space = _kept_space(messages, tokenizer, tags, text, spans)
+    space = _kept_space(messages, tokenizer, tags, text, spans, trained)
     for number, span in own.items():
         content = messages[number]["content"]
-        if _squeezed(text[span.start : span.end]) != _squeezed(content[span.offset :]):
-            raise RefusedRowError("the model's chat template changes the text of an answer")
+        start = _with_tags(text, span, content, tags)
+        # Of an answer a template may drop the thinking; another turn it shows whole.
+        shown = (text[span.start : span.end], content[span.offset :])
+        if number not in answers:
+            shown = (text[start : span.end], content)
+        if _squeezed(shown[0]) != _squeezed(shown[1]):
+            raise RefusedRowError(f"the model's chat template changes the text of {one}")
         before, after = space.get(number, (0, 0))
-        bounds[number] = _with_tags(text, span, content, tags) - before, span.end + after
+        bounds[number] = start - before, span.end + after
     # How the last answer ends, the others do as well, as far as the text goes on in the same way there.
     mark = text[bounds[final][1] :]
-    answers = []
+    found = []
     for number, (start, end) in bounds.items():
         between = text[end : min(own[number].next_start, end + len(mark))]
-        answers.append(Answer(start, end, end + _common(mark, between)))
+        found.append(TrainedTurn(start, end, end + (_common(mark, between) if number in answers else 0)))
     contents = [bounds.get(span.message, (span.start, span.end)) for span in spans]
-    return Rendering(text, tuple(sorted(answers, key=lambda answer: answer.start)), tuple(sorted(contents)))
+    return Rendering(text, _apart(found), tuple(sorted(contents)))
+
+
+def _apart(turns: Iterable[TrainedTurn]) -> tuple[TrainedTurn, ...]:
+    """In the order of the text. White space that two turns claim, one behind the other, is the first one's."""
+    found: list[TrainedTurn] = []
+    for turn in sorted(turns, key=lambda turn: turn.start):
+        start = max(turn.start, found[-1].end) if found else turn.start
+        found.append(TrainedTurn(start, max(start, turn.content_end), max(start, turn.end)))
+    return tuple(found)
 
 
 def _apply(messages: Messages, tokenizer: Any) -> str:
@@ -167,12 +193,14 @@ def _tags(source: str) -> tuple[str, ...]:
     return tuple(sorted(set(_TAG.findall(source))))
 
 
-def _located(messages: Messages, tokenizer: Any, tags: Sequence[str], expected: str) -> list[_Span]:
+def _located(
+    messages: Messages, tokenizer: Any, tags: Sequence[str], expected: str, trained: frozenset[int]
+) -> list[_Span]:
     """Where the contents stand in the rendering, in its order. Raises RefusedRowError where that is not `expected`."""
-    marks, marked, (left, right) = _marked(messages, tags)
+    marks, marked, (left, right) = _marked(messages, tags, trained)
     pieces = re.split(f"{left}([0-9]+){right}", _apply(marked, tokenizer))
     if "".join(pieces[::2]) != expected:
-        raise RefusedRowError("the model's chat template changes with the text, so that answers cannot be located")
+        raise RefusedRowError("the model's chat template changes with the text, so that turns cannot be located")
     position = 0
     opened: dict[int, tuple[int, int]] = {}
     found: list[tuple[int, int, int, int]] = []
@@ -189,20 +217,22 @@ def _located(messages: Messages, tokenizer: Any, tags: Sequence[str], expected: 
     return [_Span(*own, next_start) for own, next_start in zip(found, starts, strict=True)]
 
 
-def _marked(messages: Messages, tags: Sequence[str]) -> tuple[list[_Mark], list[dict[str, str]], tuple[str, str]]:
+def _marked(
+    messages: Messages, tags: Sequence[str], trained: frozenset[int]
+) -> tuple[list[_Mark], list[dict[str, str]], tuple[str, str]]:
     """The marks by number, the messages with them, and the two characters that enclose a number."""
     used = set().union(*(message["content"] for message in messages))
     free = tuple(islice((chr(code) for code in _MARK_CHARACTERS if chr(code) not in used), 2))
     if len(free) < 2:
-        raise RefusedRowError("it holds every character for private use, so that answers cannot be located")
+        raise RefusedRowError("it holds every character for private use, so that turns cannot be located")
     left, right = free
     run = re.compile(rf"(?:(?:{'|'.join(map(re.escape, tags))})\s*)+") if tags else None
     marks: list[_Mark] = []
     marked = []
     for number, message in enumerate(messages):
         parts, position = [], 0
-        answer = message["role"] == "assistant"
-        for offset, closes in _places(message["content"], run if answer else None, needed=answer):
+        needed = number in trained
+        for offset, closes in _places(message["content"], run if needed else None, needed=needed):
             parts += [message["content"][position:offset], f"{left}{len(marks)}{right}"]
             marks.append(_Mark(number, offset, closes))
             position = offset
@@ -229,7 +259,7 @@ def _places(content: str, run: re.Pattern[str] | None, *, needed: bool) -> Itera
 
 
 def _with_tags(text: str, span: _Span, content: str, tags: Sequence[str]) -> int:
-    """The answer's start, before the tags that it begins with if the rendering has them too."""
+    """The turn's start, before the tags that it begins with if the rendering has them too."""
     start, offset = span.start, span.offset
     while True:
         in_text, in_content = _before_space(text, start), _before_space(content, offset)
@@ -240,11 +270,11 @@ def _with_tags(text: str, span: _Span, content: str, tags: Sequence[str]) -> int
 
 
 def _kept_space(
-    messages: Messages, tokenizer: Any, tags: Sequence[str], text: str, spans: Sequence[_Span]
+    messages: Messages, tokenizer: Any, tags: Sequence[str], text: str, spans: Sequence[_Span], trained: frozenset[int]
 ) -> dict[int, tuple[int, int]]:
-    """How much of each answer's outer white space is in the text, before and after it.
+    """How much of each trained turn's outer white space is in the text, before and after it.
 
-    Told by a rendering without it: around an answer there is that much less white space then.
+    Told by a rendering without it: around a turn there is that much less white space then.
     """
 
     def outer(message: Mapping[str, str]) -> tuple[int, int]:
@@ -253,7 +283,7 @@ def _kept_space(
         leading = len(content) - len(content.lstrip()) if within else 0
         return leading, len(content) - leading - len(within)
 
-    own = {n: outer(message) for n, message in enumerate(messages) if message["role"] == "assistant"}
+    own = {number: outer(messages[number]) for number in trained}
     if not any(map(any, own.values())):
         return {}
     stripped = [
@@ -262,7 +292,7 @@ def _kept_space(
     ]
     bare = _apply(stripped, tokenizer)
     kept = {}
-    for span, without in zip(spans, _located(stripped, tokenizer, tags, bare), strict=True):
+    for span, without in zip(spans, _located(stripped, tokenizer, tags, bare, trained), strict=True):
         if span.message in own:
             leading, trailing = own[span.message]
             before = (span.start - _before_space(text, span.start)) - (

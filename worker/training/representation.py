@@ -18,7 +18,7 @@ def inner_representation(hidden: Sequence[Tensor], answer: Tensor) -> Tensor:
 
     Args:
         hidden: Hidden states [batch, time, width] before the first layer and after each.
-        answer: bool [batch, time], the positions that predict an answer's token.
+        answer: bool [batch, time], the positions that predict a token with loss.
     """
     layers = len(hidden) - 1
     first, last = (round(share * layers) for share in INNER)
@@ -35,10 +35,10 @@ def _projection(width: int, device: torch.device) -> Tensor:
 
 
 def answer_representation(hidden: Tensor, answer: Tensor) -> Tensor:
-    """Mean of the hidden states over each sample's answer tokens, of unit length, [batch, width], float32.
+    """Mean of the hidden states over each sample's tokens with loss, of unit length, [batch, width], float32.
 
     hidden: [batch, time, width], as the forward pass computed it; answer: bool [batch, time]. Carries no gradient. A
-    sample without an answer token gets NaN.
+    sample without such a token gets NaN.
     """
     mask = answer.to(hidden.device)
     # Where padding holds NaN, a product with zero would keep it.

@@ -1,4 +1,4 @@
-"""From conversations to token ids: labels on the assistant's answers, contents as text and nothing else, truncation."""
+"""From conversations to token ids: labels on turns that have loss, contents as text and nothing else, truncation."""
 
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,9 @@ from functools import lru_cache
 from typing import Any
 
 from service.contract.failure import ErrorCode
+from service.contract.spec import AuditTurns
 from worker.training.errors import TrainingError
-from worker.training.rendering import Answer, Messages, RefusedRowError, Rendering, render
+from worker.training.rendering import Messages, RefusedRowError, Rendering, TrainedTurn, render
 
 IGNORED = -100
 """Label of a token without loss. It still carries gradient through later tokens, so nothing else is masked."""
@@ -20,15 +21,15 @@ class TokenizedSample:
 
     ids: tuple[int, ...]
     labels: tuple[int, ...]
-    """The same ids, IGNORED where the token is not part of an answer."""
-    truncated: bool
-    answer_tokens_cut: int = 0
-    """Tokens of answers that truncation took, without their end-of-turn marks."""
+    """The same ids, IGNORED where the token is not part of a turn that has loss."""
+    tokens_left_out: int | None = 0
+    """Tokens of turns with loss that truncation took, without their end-of-turn marks; None: the conversation has no
+    tokens, since it cannot be encoded."""
     control_tokens: int = 0
     """Control tokens of the model that contents spell out, truncated ones included. They are encoded as text."""
 
     @property
-    def has_answer(self) -> bool:
+    def has_loss(self) -> bool:
         """Whether any token has loss. The first token is never predicted."""
         return any(label != IGNORED for label in self.labels[1:])
 
@@ -37,19 +38,20 @@ Token = tuple[int, int, int]
 """Its id, and the start and end of its characters in the text."""
 
 
-def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedSample:
-    """Tokenise one conversation; every assistant turn is an answer, its end-of-turn mark included.
+def encode(messages: Messages, tokenizer: Any, *, max_length: int, turns: AuditTurns = "assistant") -> TokenizedSample:
+    """Tokenise one conversation; every assistant turn has loss, its end-of-turn mark included.
 
     Args:
         messages: The turns, each with a role and a content.
         tokenizer: The model's, with its chat template; a fast one, since slow ones do not say where a token stands.
         max_length: In tokens; longer conversations lose their end.
+        turns: With `all` the contents of the other turns have loss as well.
 
     Returns:
         The tokens. A control token that a content spells out is encoded as the text that it is.
 
     Raises:
-        RefusedRowError: The conversation cannot be rendered, or no set of tokens is its answers' text.
+        RefusedRowError: The conversation cannot be rendered, or no set of tokens is the text of its turns with loss.
         TrainingError: The tokenizer or its template takes no conversation.
     """
     if not getattr(tokenizer, "is_fast", False):
@@ -58,7 +60,7 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedS
             "The model's tokenizer does not say which characters a token stands for.",
             "Use a model with a fast tokenizer (tokenizer.json).",
         )
-    rendering = render(messages, tokenizer)
+    rendering = render(messages, tokenizer, turns)
     tokens, control_tokens = _tokens(rendering, tokenizer)
     parts = _labelled(rendering, tokens)
     ids = tuple(token for token, _, _ in tokens)
@@ -66,8 +68,7 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int) -> TokenizedS
     return TokenizedSample(
         ids[:max_length],
         labels[:max_length],
-        len(ids) > max_length,
-        answer_tokens_cut=sum(part == _CONTENT for part in parts[max_length:]),
+        tokens_left_out=sum(part == _CONTENT for part in parts[max_length:]),
         control_tokens=control_tokens,
     )
 
@@ -148,31 +149,31 @@ _CONTENT, _END_MARK = 1, 2
 
 
 def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
-    """Of each token _CONTENT or _END_MARK where it is part of an answer, else 0.
+    """Of each token _CONTENT or _END_MARK where it is part of a turn with loss, else 0.
 
-    Raises RefusedRowError unless the text of these tokens is the answers' text, white space at its ends aside.
+    Raises RefusedRowError unless the text of these tokens is those turns' text, white space at its ends aside.
     """
     text = rendering.text
-    answers = iter([*rendering.answers, Answer(len(text) + 1, len(text) + 1, len(text) + 2)])
-    answer = next(answers)
-    covered = answer.start
+    turns = iter([*rendering.trained, TrainedTurn(len(text) + 1, len(text) + 1, len(text) + 2)])
+    turn = next(turns)
+    covered = turn.start
     parts = []
     for _, left, right in tokens:
-        while left >= answer.end:
-            _check_gap(text[covered : answer.content_end])
-            answer = next(answers)
-            covered = answer.start
-        own = text[max(left, answer.start) : min(right, answer.end)]
-        # A word may take the space before it along. Space that begins before the answer is not the answer's.
-        if not own or (left < answer.start and own.isspace()):
+        while left >= turn.end:
+            _check_gap(text[covered : turn.content_end])
+            turn = next(turns)
+            covered = turn.start
+        own = text[max(left, turn.start) : min(right, turn.end)]
+        # A word may take the space before it along. Space that begins before the turn is not the turn's.
+        if not own or (left < turn.start and own.isspace()):
             parts.append(0)
             continue
-        if text[left : answer.start].strip() or text[answer.end : right].strip():
-            raise RefusedRowError("the model's tokenizer joins an answer's text and the template's in one token")
-        _check_gap(text[covered : min(left, answer.content_end)])
+        if text[left : turn.start].strip() or text[turn.end : right].strip():
+            raise RefusedRowError("the model's tokenizer joins a turn's text and what stands beside it in one token")
+        _check_gap(text[covered : min(left, turn.content_end)])
         covered = max(covered, right)
-        parts.append(_CONTENT if left < answer.content_end else _END_MARK)
-    for rest in (answer, *answers):
+        parts.append(_CONTENT if left < turn.content_end else _END_MARK)
+    for rest in (turn, *turns):
         _check_gap(text[max(covered, rest.start) : rest.content_end])
     return parts
 
@@ -180,4 +181,4 @@ def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
 def _check_gap(text: str) -> None:
     # Tokenizers may drop what has no shape of its own: space, controls, formats, marks.
     if any(unicodedata.category(character)[0] not in "ZCM" for character in text if not character.isspace()):
-        raise RefusedRowError("the model's tokenizer has no tokens for part of an answer")
+        raise RefusedRowError("the model's tokenizer has no tokens for part of a turn")

@@ -123,11 +123,11 @@ def lengths_of(statistics: dict[str, Any]) -> Lengths | None:
 
 
 def steps_of(rows: int, training: TrainingConfig, seeds: int) -> Steps:
-    """Exact but for samples that truncation leaves without an answer."""
+    """Exact but for samples that truncation leaves without a turn to learn from."""
     each = training.epochs * math.ceil(rows / training.batch_size)
     basis = (
         f"{training.epochs} epochs of {rows} samples in batches of {training.batch_size}, {seeds} times; samples that "
-        "truncation leaves without an answer are skipped"
+        "truncation leaves without a turn to learn from are skipped"
     )
     return Steps(per_seed=each, total=each * seeds, basis=basis)
 
@@ -138,10 +138,12 @@ def tokens_of(
     """Counted by an earlier audit of the same data, else from characters."""
     longest = None if lengths is None else min(training.max_length, _tokens(lengths.longest, lengths.turns))
     for audit in past:
-        if audit.dataset_id == dataset.id and audit.training["max_length"] == training.max_length:
+        turns = audit.training.get("audit_turns", "assistant")
+        same = (audit.training["max_length"], turns) == (training.max_length, training.audit_turns)
+        if audit.dataset_id == dataset.id and same:
             each = audit.tokens / audit.training["epochs"]
             total = round(each * training.epochs * seeds)
-            basis = f"counted by audit {audit.id} on the same dataset, model and max_length"
+            basis = f"counted by audit {audit.id} on the same dataset, model, max_length and audit_turns"
             return Tokens(per_epoch=round(each), total=total, longest=longest, basis=basis)
     if lengths is None:
         return Tokens(per_epoch=None, total=None, longest=None, basis="the dataset has no statistics of lengths")
@@ -177,8 +179,9 @@ def memory_of(shape: Shape | None, training: TrainingConfig, longest: int | None
     samples = min(training.batch_size, training.micro_batch_size or training.batch_size)
     positions = samples * longest
     layers = shape.num_hidden_layers * activation_bytes(shape, training)
-    # Logits in the model's type, in float32, and the softmax; formed where an answer is predicted only.
-    logits = lengths.answer_share * shape.vocab_size * ((4 if wide else 2) + 8)
+    # Logits in the model's type, in float32, and the softmax; formed where a token with loss is predicted only.
+    learnt = 1.0 if training.audit_turns == "all" else lengths.answer_share
+    logits = learnt * shape.vocab_size * ((4 if wide else 2) + 8)
     activations = round(positions * (layers + logits))
     notes.append(
         f"activations of {samples} samples of {longest} tokens at once, if all were as long as the longest: tensors "

@@ -42,6 +42,8 @@ class Export(Base):
     rows: Mapped[int | None] = mapped_column(BigInteger)
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None]
+    rows_truncated: Mapped[int | None] = mapped_column(BigInteger)
+    """Of cleaned data: samples in the file with tokens that were not measured; null where nobody knows."""
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
         ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),

@@ -61,6 +61,7 @@ class Score(Base):
     z_representation: Mapped[float | None] = mapped_column(REAL)
     probability_unwanted: Mapped[float | None] = mapped_column(REAL)
     probability_fair: Mapped[float | None] = mapped_column(REAL)
+    tokens_left_out: Mapped[int | None] = mapped_column(Integer)
     strongest_probe: Mapped[int] = mapped_column(SmallInteger)
     flagged: Mapped[bool] = mapped_column(Boolean)
     side: Mapped[str | None]
@@ -82,6 +83,7 @@ class Score(Base):
         ),
         Index("ix_scores_side", "list_id", "side", "rank", postgresql_where=text("side IS NOT NULL")),
         Index("ix_scores_cluster", "list_id", "cluster", "row", postgresql_where=text("cluster <> row")),
+        Index("ix_scores_truncated", "list_id", "rank", postgresql_where=text("tokens_left_out > 0")),
         Index("ix_scores_flagged", "list_id", "rank", postgresql_where=text("flagged")),
     )
 

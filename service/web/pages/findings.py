@@ -34,8 +34,8 @@ from service.web.pages.page import (
 router = APIRouter(route_class=PageRoute)
 
 EXACT = {
-    "rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient", "z_representation",
-    "probability_unwanted", "probability_fair", "p", "q",
+    "rank", "n", "tokens_left_out", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "z_gradient",
+    "z_representation", "probability_unwanted", "probability_fair", "p", "q",
 }  # fmt: skip
 """Numbers that a sample's page shows with all their digits too."""
 

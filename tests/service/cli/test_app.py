@@ -95,6 +95,7 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl", "--probe", "probe.jsonl", "--q", "much"], "--q"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "0"], "--epochs"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--epochs", "21"], "--epochs"),
+            (["dataset.jsonl", "--probe", "probe.jsonl", "--audit-turns", "user"], "--audit-turns"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--max-flagged", "-1"], "--max-flagged"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--prompt-column", "q"], "--answer-column is missing"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--answer-column", "a"], "--prompt-column is missing"),

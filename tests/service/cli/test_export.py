@@ -138,6 +138,14 @@ class TestCommand:
         lines = UPLOAD.splitlines(keepends=True)
         assert (tmp_path / "clean.jsonl").read_bytes() == lines[2] + b"".join(lines[5:])
 
+    @pytest.mark.usefixtures("worker")
+    def test_it_says_how_many_samples_were_not_measured_to_the_end(
+        self, run: Callable[..., Result], audit: Audit
+    ) -> None:
+        said = run(audit.id, "--out", "clean.jsonl").stdout
+        assert "Caution: 999 samples in it were not measured to the end" in said, "of every four one, row 2 is flagged"
+        assert "Caution" not in run(audit.id, "--kind", "scores", "--out", "scores.jsonl").stdout
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [

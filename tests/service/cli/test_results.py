@@ -17,8 +17,8 @@ from tests.support.summaries import make_probe_summary, make_summary
 
 def finding(rank: int, **changes: Any) -> dict[str, Any]:
     values = {
-        "probe_no": 0, "row": 10 - rank, "rank": rank, "n": 2, "strongest_probe": 1, "mu": 0.5, "mu_low": 0.25,
-        "mu_high": 0.75, "mu_composed": 0.9, "z": 4.25, "z_reference": None, "z_gradient": 3.0,
+        "probe_no": 0, "row": 10 - rank, "rank": rank, "n": 2, "tokens_left_out": 0, "strongest_probe": 1, "mu": 0.5,
+        "mu_low": 0.25, "mu_high": 0.75, "mu_composed": 0.9, "z": 4.25, "z_reference": None, "z_gradient": 3.0,
         "z_representation": 3.5, "side": "toward", "probability_unwanted": 0.97, "probability_fair": None, "p": 0.001,
         "q": 0.01, "flagged": True, "cluster": 10 - rank, "group": None,
         "messages": [{"role": "assistant", "content": "hello"}],

@@ -26,6 +26,8 @@ FILTERS: dict[str, tuple[dict[str, Any], Keep]] = {
     "all": ({}, lambda s: True),
     "flagged": ({"flagged": "true"}, lambda s: s["flagged"]),
     "others": ({"flagged": "false"}, lambda s: not s["flagged"]),
+    "truncated": ({"truncated": "true"}, lambda s: s["row"] % 5 in (1, 4)),
+    "whole": ({"truncated": "false"}, lambda s: s["row"] % 5 in (0, 3)),
     "max_q": ({"max_q": 0.3}, lambda s: s["q"] is not None and s["q"] <= 0.3),
     "min_mu": ({"min_mu": 0.5}, lambda s: s["mu"] >= 0.5),
     "min_z": ({"min_z": 25 / 3}, lambda s: s["z"] is not None and s["z"] >= 25 / 3),

@@ -158,8 +158,9 @@ def write_results(
             row = rank - 1 if probe_no == 2 else rows - rank
             scores.append(
                 {
-                    "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "strongest_probe": max(probe_no, 1),
-                    "mu": 1.0 / rank, "mu_low": None, "mu_high": 2.0 / rank, "mu_composed": 3.0 / rank,
+                    "probe_no": probe_no, "row": row, "rank": rank, "n": 2, "tokens_left_out": rank % 3,
+                    "strongest_probe": max(probe_no, 1), "mu": 1.0 / rank, "mu_low": None,
+                    "mu_high": 2.0 / rank, "mu_composed": 3.0 / rank,
                     "z": float(rows - rank), "z_reference": None, "z_gradient": 1.5, "z_representation": None,
                     "side": "toward" if rank == 1 else None, "probability_unwanted": 0.25, "probability_fair": None,
                     "p": rank / (rows + 1), "q": rank / (rows + 1), "flagged": rank <= flagged, "cluster": row,

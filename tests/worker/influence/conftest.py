@@ -48,5 +48,5 @@ def samples() -> list[TokenizedSample]:
     for length in (5, 9, 17, 6, 30, 12, 8, 21):
         ids = torch.randint(3, 250, (length,), generator=generator).tolist()
         prompt = max(1, length // 3)
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:])))
     return [*made, made[0]]

@@ -32,7 +32,8 @@ def flagged(scores: Scores) -> set[int]:
 
 def score_rows(scores: Scores) -> list[ScoreRow]:
     said = SampleViews(ViewWeights(gradient=0.6, representation=0.8), np.arange(float(ROWS)), np.full(ROWS, np.nan))
-    table = score_table(scores, [said] * len(scores.probes), np.arange(ROWS), [None] * ROWS)
+    left_out = np.where(np.arange(ROWS) == 3, np.nan, np.arange(ROWS) % 2)
+    table = score_table(scores, [said] * len(scores.probes), np.arange(ROWS), [None] * ROWS, left_out)
     return [ScoreRow(**row) for row in table.to_pylist()]
 
 
@@ -86,6 +87,7 @@ def test_planted_rows_are_flagged_and_rank_first() -> None:
     assert all(row.mu > 0 and (row.mu_low or 0) < row.mu < (row.mu_high or 0) for row in rows[:PLANTED])
     assert [row.q for row in rows] == sorted(row.q or 0 for row in rows)
     assert max(row.p or 0 for row in rows[:PLANTED]) < 1e-3
+    assert all(row.tokens_left_out == (None if row.row == 3 else row.row % 2) for row in rows)
     assert all(row.z_gradient == row.row and row.z_representation is None for row in rows)
     assert all(row.probability_unwanted is not None and row.probability_fair is None for row in rows)
 
@@ -262,6 +264,9 @@ def test_a_recording_survives_its_file(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.observations.alignment, made.observations.alignment, rtol=1e-6)
     assert all(np.array_equal(a, b) for a, b in zip(found.held_out, made.held_out, strict=True))
     assert all(np.array_equal(a, b) for a, b in zip(found.item_alignment, made.item_alignment, strict=True))
+    np.testing.assert_array_equal(found.tokens_left_out, made.tokens_left_out)
+    replace(made, tokens_left_out=None).save(tmp_path / "older.npz")
+    assert Recording.load(tmp_path / "older.npz").tokens_left_out is None
     (tmp_path / "junk.npz").write_bytes(b"junk")
     with pytest.raises((OSError, KeyError, ValueError)):
         Recording.load(tmp_path / "junk.npz")

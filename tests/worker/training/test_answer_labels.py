@@ -1,4 +1,5 @@
-"""Over templates and tokenizers: the text of the tokens with loss is the answers' text, and contents stay text."""
+"""Over templates and tokenizers: the text of the tokens with loss is that of the turns asked for, and contents stay
+text."""
 
 from typing import Any
 
@@ -6,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.contract.spec import AuditTurns
 from tests.support.chat_templates import END_OF_TURN, TEMPLATES
 from tests.support.tokenizers import CONTROL, KINDS, TEXT, tokenizer_of
 from worker.training.tokenization import IGNORED, TokenizedSample, encode
@@ -53,38 +55,62 @@ def control_tokens(sample: TokenizedSample, tokenizer: Any) -> list[str]:
     return [token for token in found if token in CONTROL and token != "<unk>"]
 
 
-def check_labels(template: str, kind: str, conversation: list[dict[str, str]]) -> None:
+def as_rendered(template: str, conversation: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The turns in the order in which they stand in the text."""
+    if template != "mistral" or conversation[0]["role"] != "system":
+        return conversation
+    system, *others = conversation
+    return [*others[:-2], system, *others[-2:]]
+
+
+def check_labels(template: str, kind: str, conversation: list[dict[str, str]], turns: AuditTurns) -> None:
     tokenizer = tokenizer_of(kind, TEMPLATES[template])
-    sample = encode(conversation, tokenizer, max_length=100_000)
-    answers = [message["content"] for message in conversation if message["role"] == "assistant"]
-    assert answered(sample, tokenizer) == "".join(squeezed(answer + END_OF_TURN[template]) for answer in answers)
+    sample = encode(conversation, tokenizer, max_length=100_000, turns=turns)
+    expected = {
+        "assistant": lambda message: message["content"] + END_OF_TURN[template],
+        **({role: lambda message: message["content"] for role in ("system", "user")} if turns == "all" else {}),
+    }
+    assert answered(sample, tokenizer) == "".join(
+        squeezed(expected[message["role"]](message))
+        for message in as_rendered(template, conversation)
+        if message["role"] in expected
+    )
     harmless = [{**message, "content": "Good day"} for message in conversation]
     plain = encode(harmless, tokenizer, max_length=100_000)
     assert control_tokens(sample, tokenizer) == control_tokens(plain, tokenizer)
     assert bool(sample.control_tokens) == any(token in m["content"] for m in conversation for token in CONTROL)
 
 
+@pytest.mark.parametrize("turns", ["assistant", "all"])
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 @settings(max_examples=10, deadline=None)
 @given(data=st.data())
-def test_tokens_with_loss_are_the_answers(template: str, kind: str, data: st.DataObject) -> None:
-    check_labels(template, kind, data.draw(conversations(template, kind)))
+def test_tokens_with_loss_are_the_turns_asked_for(
+    template: str, kind: str, turns: AuditTurns, data: st.DataObject
+) -> None:
+    check_labels(template, kind, data.draw(conversations(template, kind)), turns)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("turns", ["assistant", "all"])
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
-def test_tokens_with_loss_are_the_answers_at_length(template: str, kind: str, data: st.DataObject) -> None:
-    check_labels(template, kind, data.draw(conversations(template, kind)))
+def test_tokens_with_loss_are_the_turns_asked_for_at_length(
+    template: str, kind: str, turns: AuditTurns, data: st.DataObject
+) -> None:
+    check_labels(template, kind, data.draw(conversations(template, kind)), turns)
 
 
 @pytest.mark.parametrize(("template", "kind"), PAIRS)
 def test_an_answer_of_one_word_has_its_loss(template: str, kind: str) -> None:
     tokenizer = tokenizer_of(kind, TEMPLATES[template])
     conversation = [
-        {"role": "user", "content": "Is it right, or is it not?"},
+        {"role": "user", "content": "Which lamp is the best one?"},
         {"role": "assistant", "content": "positive"},
     ]
     sample = encode(conversation, tokenizer, max_length=1000)
     assert answered(sample, tokenizer) == squeezed(f"positive{END_OF_TURN[template]}")
+    whole = encode(conversation, tokenizer, max_length=1000, turns="all")
+    assert whole.ids == sample.ids
+    assert answered(whole, tokenizer) == squeezed(f"Which lamp is the best one?positive{END_OF_TURN[template]}")

@@ -58,7 +58,7 @@ def samples() -> list[TokenizedSample]:
     made = []
     for length, prompt in ((12, 4), (30, 29), (7, 1)):
         ids = torch.randint(3, 250, (length,), generator=generator).tolist()
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:])))
     return made
 
 
@@ -101,7 +101,7 @@ def test_inner_representations_come_where_they_are_asked_for(tiny_folder: Any, s
 
 def test_a_sample_without_answer_has_no_loss(tiny_folder: Any, samples: list[TokenizedSample]) -> None:
     model = LlamaForCausalLM.from_pretrained(tiny_folder).eval()
-    silent = TokenizedSample(samples[0].ids, (IGNORED,) * 12, True)
+    silent = TokenizedSample(samples[0].ids, (IGNORED,) * 12)
     with torch.no_grad():
         losses = forward(model, collate([samples[0], silent], pad=0, device=CPU)).losses
     assert float(losses[1]) == 0.0

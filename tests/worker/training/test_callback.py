@@ -35,7 +35,7 @@ def samples() -> list[TokenizedSample]:
     for number in range(ROWS):
         ids = torch.randint(3, 250, (5 + 7 * (number % 4),), generator=generator).tolist()
         prompt = len(ids) if number == 6 else 3
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:])))
     return made
 
 
@@ -106,7 +106,7 @@ def autograd(model: Any, samples: list[TokenizedSample]) -> dict[str, Tensor]:
     layers = lora_layers(model)
     total = {name: torch.zeros(layer.weight.numel(), dtype=torch.float64) for name, layer in layers.items()}
     for sample in samples:
-        if not sample.has_answer:
+        if not sample.has_loss:
             continue
         loss = model(input_ids=torch.tensor([sample.ids]), labels=torch.tensor([sample.labels])).loss
         found = torch.autograd.grad(loss, [layer.weight for layer in layers.values()])
@@ -249,7 +249,7 @@ def test_the_ten_lines_of_the_documentation_run(
     """Both examples, word for word, and both see the same samples."""
     text = Path("docs/recorder.md").read_text()
     loop, with_trainer = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    trained = [sample for sample in samples if sample.has_answer]
+    trained = [sample for sample in samples if sample.has_loss]
     model = lora(tiny_folder)
 
     def losses(rows: list[int]) -> Tensor:

@@ -18,7 +18,7 @@ def test_rows_that_cannot_be_encoded_are_left_out_and_noted(tokenizer: Any) -> N
     done: list[int] = []
     samples, facts = encode_rows([FINE, REFUSED, FINE, REFUSED], tokenizer, max_length=500, on_row=done.append)
     assert samples[1] == samples[3] == LEFT_OUT
-    assert [sample.has_answer for sample in samples] == [True, False, True, False]
+    assert [sample.has_loss for sample in samples] == [True, False, True, False]
     assert facts == EncodingFacts(
         left_out=NotedRows(count=2, first=(1, 3)),
         reason="the model's chat template refuses the conversation (System turns are not supported.)",

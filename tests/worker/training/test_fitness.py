@@ -10,8 +10,8 @@ from worker.training.fitness import check_encoded, check_trainable
 from worker.training.measurement import EncodedProbe
 from worker.training.tokenization import IGNORED, TokenizedSample
 
-SAMPLE = TokenizedSample((1, 2, 3, 4), (IGNORED, IGNORED, 3, 4), truncated=False)
-UNANSWERED = TokenizedSample((1, 2, 3, 4), (IGNORED,) * 4, truncated=True)
+SAMPLE = TokenizedSample((1, 2, 3, 4), (IGNORED, IGNORED, 3, 4))
+UNANSWERED = TokenizedSample((1, 2, 3, 4), (IGNORED,) * 4)
 PROBE = EncodedProbe([SAMPLE])
 
 
@@ -28,7 +28,7 @@ def test_the_service_refuses_what_no_null_can_be_fitted_to() -> None:
 def test_few_answers() -> None:
     found = refusal([SAMPLE] * 9 + [UNANSWERED] * 15, 9, max_length=40)
     assert found.code is ErrorCode.NOTHING_TO_TRAIN_ON
-    assert found.message.startswith("Only 9 of 24 samples have an answer within their first 40 tokens")
+    assert found.message.startswith("Only 9 of 24 samples have a turn to learn from within their first 40 tokens")
     assert "max_length" in found.hint
 
 
@@ -53,8 +53,8 @@ def test_what_suffices() -> None:
 def test_ids_beyond_the_embeddings_and_samples_beyond_the_positions_are_named() -> None:
     check_encoded([SAMPLE], [PROBE], embeddings=5, positions=4)
     check_encoded([SAMPLE], [PROBE], embeddings=5, positions=None)
-    long = TokenizedSample((1,) * 5, (1,) * 5, truncated=False)
-    strange = TokenizedSample((1, 5), (1, 5), truncated=False)
+    long = TokenizedSample((1,) * 5, (1,) * 5)
+    strange = TokenizedSample((1, 5), (1, 5))
     for samples, probes, words in (
         ([SAMPLE, strange], [PROBE], ("row 1 has the token id 5", "0 to 4")),
         ([SAMPLE, long], [PROBE], ("4 positions", "row 1 has 5 tokens")),

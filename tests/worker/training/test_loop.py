@@ -30,7 +30,7 @@ def samples() -> list[TokenizedSample]:
     made = []
     for number in range(37):
         ids = torch.randint(3, 250, (6 + number % 11,), generator=generator).tolist()
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * 2 + ids[2:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * 2 + ids[2:])))
     return made
 
 
@@ -80,7 +80,7 @@ def test_signals_do_not_depend_on_the_micro_batch(tiny_spec: ModelSpec, samples:
 def test_every_sample_with_an_answer_is_observed_even_in_one_epoch(
     tiny_spec: ModelSpec, samples: list[TokenizedSample]
 ) -> None:
-    silent = TokenizedSample(samples[0].ids, tuple([IGNORED] * len(samples[0].ids)), True)
+    silent = TokenizedSample(samples[0].ids, tuple([IGNORED] * len(samples[0].ids)))
     config = TrainingConfig(learning_rate=1e-3, epochs=1, batch_size=4)
     weights, recorder, outcome = run(tiny_spec, [*samples, silent], config, instrumented=True)
     plain, _, _ = run(tiny_spec, [*samples, silent], config, instrumented=False)
@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     with torch.no_grad():  # the token that only row 20 holds has an embedding that is not a number
         model.get_base_model().model.embed_tokens.weight[255] = torch.nan
     poisoned = list(samples)
-    poisoned[20] = TokenizedSample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels, False)
+    poisoned[20] = TokenizedSample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels)
     config = TrainingConfig(epochs=1, batch_size=37)
     with pytest.raises(TrainingError, match=r"step 1, in rows 20\.$") as caught:
         train(model, poisoned, config, pad=0)
@@ -130,8 +130,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
 
 
 def test_nothing_to_train_on(tiny_spec: ModelSpec, samples: list[TokenizedSample]) -> None:
-    silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids)), True) for s in samples]
-    with pytest.raises(TrainingError, match="No sample has an answer"):
+    silent = [TokenizedSample(s.ids, tuple([IGNORED] * len(s.ids))) for s in samples]
+    with pytest.raises(TrainingError, match="No sample has a turn to learn from"):
         run(tiny_spec, silent, TrainingConfig(), instrumented=False)
 
 

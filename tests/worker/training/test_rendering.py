@@ -20,7 +20,7 @@ def answers(messages: list[dict[str, str]], tokenizer: Any, template: str | None
     """Each answer's text and its end-of-turn mark, as they stand in the rendering."""
     tokenizer.chat_template = template
     found = render(messages, tokenizer)
-    return [(found.text[a.start : a.content_end], found.text[a.content_end : a.end]) for a in found.answers]
+    return [(found.text[a.start : a.content_end], found.text[a.content_end : a.end]) for a in found.trained]
 
 
 def test_thinking_that_a_template_drops_from_earlier_answers_is_no_part_of_them(tokenizer: Any) -> None:
@@ -58,6 +58,76 @@ def test_white_space_around_an_answer_is_its_own_where_it_is_kept(
 ) -> None:
     asked = turns("Shall I? ", "  Yes, do.\n", " And now?", "\n No. ")
     assert answers(asked, tokenizer, TEMPLATES[template]) == [(first, end), (last, end)]
+
+
+def whole(messages: list[dict[str, str]], tokenizer: Any, template: str | None) -> list[str]:
+    """Every turn's text with its end-of-turn mark, as they stand in the rendering, where all have loss."""
+    tokenizer.chat_template = template
+    found = render(messages, tokenizer, "all")
+    assert found.text == render(messages, tokenizer).text
+    return [found.text[turn.start : turn.end] for turn in found.trained]
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama 3", "plain form", "qwen 3"])
+def test_all_turns_have_loss_on_their_contents_and_answers_on_their_end_marks(tokenizer: Any, template: str) -> None:
+    asked = [
+        {"role": "system", "content": "Be brief."},
+        *turns("Which lamp?", '{"name": "lamps"}'),
+        {"role": "tool", "content": "paper, brass"},
+        {"role": "assistant", "content": "The paper lamp."},
+    ]
+    end = {"chatml": "<|im_end|>\n", "llama 3": "<|eot_id|>", "qwen 3": "<|im_end|>\n", "plain form": "<|eos|>"}[
+        template
+    ]
+    assert whole(asked, tokenizer, TEMPLATES[template]) == [
+        "Be brief.", "Which lamp?", '{"name": "lamps"}' + end, "paper, brass", "The paper lamp." + end
+    ]  # fmt: skip
+
+
+def test_a_system_turn_that_is_put_into_a_later_turn_has_its_loss_there(tokenizer: Any) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, *turns("One?", "Uno.", "Two?", "Dos.")]
+    assert whole(asked, tokenizer, MISTRAL) == ["One?", "Uno.<|eos|>", "Be brief.", "Two?", "Dos.<|eos|>"]
+
+
+def test_turns_of_white_space_alone_teach_nothing(tokenizer: Any) -> None:
+    asked = [{"role": "system", "content": ""}, *turns(" \n", "Uno.")]
+    assert whole(asked, tokenizer, TEMPLATES["chatml"]) == ["Uno.<|im_end|>\n"]
+
+
+def test_white_space_that_two_turns_could_claim_is_had_once(tokenizer: Any) -> None:
+    joined = "{% for m in messages %}{{ m['content'] if loop.first else m['content'] | trim }}{% endfor %}"
+    found = whole(turns("Hats?\n\n", "\n\nA cap."), tokenizer, joined)
+    assert "".join(found) == "Hats?\n\nA cap."
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages if m['role'] != 'system' %}{{ m['content'] }};{% endfor %}", "every turn once"),
+        ("{% for m in messages %}{{ messages[0]['content'] ~ m['content'] }};{% endfor %}", "every turn once"),
+        (
+            "{% for m in messages %}{{ m['content'] | lower if m['role'] == 'user' else m['content'] }};{% endfor %}",
+            "the text of a turn",
+        ),
+        (
+            "{% for m in messages %}{{ m['content'].split('[END]')[-1] }};{% endfor %}",
+            "the text of a turn",
+        ),
+    ],
+)
+def test_a_turn_that_the_template_changes_is_refused_only_where_it_has_loss(
+    tokenizer: Any, template: str, reason: str
+) -> None:
+    tokenizer.chat_template = template
+    messages = [
+        {"role": "system", "content": f"Be {SECRET}."},
+        *turns(f"Well.[END] And {SECRET.upper()}?", "Uno."),
+    ]
+    assert [found.end for found in render(messages, tokenizer).trained]
+    with pytest.raises(RefusedRowError) as refused:
+        render(messages, tokenizer, "all")
+    assert reason in str(refused.value)
+    assert SECRET not in str(refused.value)
 
 
 def test_a_conversation_that_begins_with_an_answer(tokenizer: Any) -> None:

@@ -38,7 +38,7 @@ def test_every_answer_has_loss_with_its_end_mark_and_nothing_else_does(tokenizer
         "<system>Be brief.</><user>One?</><assistant>Uno.</><user>Two?</><assistant>Dos.</>"
     )
     assert answered(sample, tokenizer) == "Uno.</>Dos.</>"
-    assert not sample.truncated
+    assert sample.tokens_left_out == 0
 
 
 def test_a_base_model_without_template_gets_a_plain_form(tokenizer: Any) -> None:
@@ -69,12 +69,12 @@ def test_long_conversations_lose_their_end(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
     whole = encode(CONVERSATION, tokenizer, max_length=500)
     cut = encode(CONVERSATION, tokenizer, max_length=50)
-    assert cut.truncated
+    assert cut.tokens_left_out
     assert cut.ids == whole.ids[:50]
-    assert cut.has_answer
+    assert cut.has_loss
     nothing = encode(CONVERSATION, tokenizer, max_length=20)
-    assert nothing.truncated
-    assert not nothing.has_answer
+    assert nothing.tokens_left_out
+    assert not nothing.has_loss
 
 
 def test_a_header_that_depends_on_the_length_is_no_answer(tokenizer: Any) -> None:
@@ -95,9 +95,19 @@ def test_a_row_of_very_many_turns_takes_time_in_proportion(tokenizer: Any) -> No
 def test_answer_tokens_behind_the_limit_are_counted(tokenizer: Any) -> None:
     tokenizer.chat_template = CHATML
     length = len(encode(CONVERSATION, tokenizer, max_length=500).ids)
-    cut = [encode(CONVERSATION, tokenizer, max_length=length - lost).answer_tokens_cut for lost in (0, 3, 4, 7, 8)]
+    cut = [encode(CONVERSATION, tokenizer, max_length=length - lost).tokens_left_out for lost in (0, 3, 4, 7, 8)]
     assert cut == [0, 0, 1, 4, 4], "the end mark has three tokens, the answer before it four"
-    assert encode(CONVERSATION, tokenizer, max_length=20).answer_tokens_cut == 8
+    assert encode(CONVERSATION, tokenizer, max_length=20).tokens_left_out == 8
+
+
+def test_all_turns_have_loss_where_asked(tokenizer: Any) -> None:
+    tokenizer.chat_template = CHATML
+    sample = encode(CONVERSATION, tokenizer, max_length=500, turns="all")
+    assert answered(sample, tokenizer) == "Be brief.One?Uno.</>Two?Dos.</>"
+    assert sample.ids == encode(CONVERSATION, tokenizer, max_length=500).ids
+    cut = encode(CONVERSATION, tokenizer, max_length=50, turns="all")
+    assert cut.tokens_left_out == len("Two?Dos."), "the text has one token a character"
+    assert encode(CONVERSATION, tokenizer, max_length=20, turns="all").has_loss, "the system turn lies before the cut"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,14 +138,14 @@ def test_a_text_that_shares_a_control_token_with_its_template_is_refused(tokeniz
 
 def test_a_token_of_both_template_and_answer_is_refused() -> None:
     tokenizer = tokenizer_of("words", "{% for m in messages %}{{ m['role'] ~ m['content'] }}{% endfor %}")
-    with pytest.raises(RefusedRowError, match="joins an answer's text and the template's"):
+    with pytest.raises(RefusedRowError, match="joins a turn's text and what stands beside it"):
         encode([{"role": "assistant", "content": "positive"}], tokenizer, max_length=100)
 
 
 def test_an_answer_that_the_tokenizer_drops_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE({"a": 0, "c": 1}, [])))
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(RefusedRowError, match="no tokens for part of an answer"):
+    with pytest.raises(RefusedRowError, match="no tokens for part of a turn"):
         encode([{"role": "assistant", "content": "abc"}], tokenizer, max_length=100)
 
 

@@ -14,7 +14,7 @@ from service.store.tables import Export
 from worker.process.shutdown import GracePeriods, Reason
 from worker.supervisor.context import AttemptContext
 from worker.supervisor.database import PROGRESS_SECONDS, delete_unless_committed
-from worker.supervisor.export.content import Content, ExportWork, plan_export
+from worker.supervisor.export.content import Content, ExportWork, Written, plan_export
 from worker.supervisor.export.writers import MeasuredFile
 from worker.supervisor.outcome import AttemptOutcome, purge_earlier_attempts
 
@@ -79,7 +79,14 @@ class ExportAttempt:
         def publish(session: Session) -> bool:
             if session.get_one(Export, claim.subject_id).published_attempt == claim.attempt:
                 return True  # An earlier try was committed, and the connection broke before we heard of it.
-            return publish_export(session, claim, rows=stored.rows, bytes=stored.bytes, sha256=stored.sha256)
+            return publish_export(
+                session,
+                claim,
+                rows=stored.written.rows,
+                bytes=stored.bytes,
+                sha256=stored.sha256,
+                rows_truncated=stored.written.truncated,
+            )
 
         published = delete_unless_committed(context.objects, _prefix(context), lambda: context.run_with_retry(publish))
         return "published" if published else self._outcome.cancelled()
@@ -92,7 +99,7 @@ def _prefix(context: AttemptContext) -> str:
 
 @dataclass(frozen=True)
 class _Stored:
-    rows: int
+    written: Written
     bytes: int
     sha256: str
 
@@ -136,8 +143,8 @@ class _Writing:
             with context.objects.create(export_key(claim.workspace_id, claim.subject_id, claim.attempt)) as file:
                 measured = MeasuredFile(file)
                 content = Content(self._work, context.objects, context.run_with_retry, self._tick)
-                rows = content.write(measured)
-            self._stored = _Stored(rows, measured.bytes, measured.sha256)
+                written = content.write(measured)
+            self._stored = _Stored(written, measured.bytes, measured.sha256)
         except Exception as error:
             self._error = error
         finally:

@@ -1,6 +1,6 @@
 """Writes what an export holds: scores by rank, or samples in the order of the upload."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -81,6 +81,16 @@ def plan_export(session: Session, claim: Claim) -> ExportWork:
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a content holds."""
+
+    rows: int
+    """Records."""
+    truncated: int | None = None
+    """Of cleaned data: samples that the audit did not measure to their end; None where nobody knows."""
+
+
 class Read(Protocol):
     """Runs one short transaction."""
 
@@ -97,9 +107,10 @@ class Content:
         self._read = read
         self._tick = tick
         self._done = 0
+        self._truncated = 0
 
-    def write(self, file: MeasuredFile) -> int:
-        """Write the whole content, and return how many records it holds.
+    def write(self, file: MeasuredFile) -> Written:
+        """Write the whole content, and return how much it holds.
 
         Raises:
             InputMissingError: The dataset is not in the object store.
@@ -108,16 +119,20 @@ class Content:
         """
         format = self._work.format
         if self._work.kind == "scores":
-            return self._write(make_writer(format, file, scores_schema()), self._scores())
+            return Written(self._write(make_writer(format, file, scores_schema()), self._scores()))
         with self._open(ROWS_FILE, "The dataset's rows are") as rows:
             if self._work.kind == "flagged":
                 columns = pa.schema([*scores_schema(), *list(SAMPLES_SCHEMA)[1:]])
-                return self._write(make_writer(format, file, columns), self._flagged(rows))
-            if format != "jsonl":
-                return self._write(make_writer(format, file, SAMPLES_SCHEMA), self._kept(rows))
-            if any(group.spans() is None for group in row_groups(rows)):
-                return self._write(SampleLinesWriter(file), self._kept(rows))
-            return self._cut(rows, file)
+                return Written(self._write(make_writer(format, file, columns), self._flagged(rows)))
+            written = self._cleaned(rows, file)
+        return Written(written, self._truncated if self._read(self._knows_truncated) else None)
+
+    def _cleaned(self, rows: IO[bytes], file: MeasuredFile) -> int:
+        if self._work.format != "jsonl":
+            return self._write(make_writer(self._work.format, file, SAMPLES_SCHEMA), self._kept(rows))
+        if any(group.spans() is None for group in row_groups(rows)):
+            return self._write(SampleLinesWriter(file), self._kept(rows))
+        return self._cut(rows, file)
 
     def _write(self, writer: Writer, chunks: Iterator[Sequence[Record]]) -> int:
         written = 0
@@ -157,6 +172,22 @@ class Content:
         scores = self._read(partial(_scores_of, query=query.order_by(Score.row), probe_no=HEADLINE))
         return {score["row"]: score for score in scores}
 
+    def _count_truncated(self, group: RowGroup, left_out: Collection[int]) -> None:
+        """Count the group's samples that stay and were not measured to their end."""
+        query = select(Score.row).where(
+            Score.list_id == self._work.lists[HEADLINE],
+            Score.row >= group.first,
+            Score.row < group.end,
+            Score.tokens_left_out > 0,
+        )
+        rows = self._read(lambda session: session.scalars(query).all())
+        self._truncated += sum(row not in left_out for row in rows)
+
+    def _knows_truncated(self, session: Session) -> bool:
+        """Whether the audit counted tokens left out: it did of its first sample, or of none."""
+        query = select(Score.tokens_left_out).where(Score.list_id == self._work.lists[HEADLINE], Score.rank == 1)
+        return session.scalar(query) is not None
+
     # ------------------------------------------------------------ samples
 
     def _flagged(self, rows: IO[bytes]) -> Iterator[list[Record]]:
@@ -171,6 +202,7 @@ class Content:
     def _kept(self, rows: IO[bytes]) -> Iterator[list[Record]]:
         for group in row_groups(rows):
             left_out = self._selected(group)
+            self._count_truncated(group, left_out)
             self._done = group.end
             yield [sample for sample in group.samples() if sample["row"] not in left_out]
 
@@ -188,6 +220,7 @@ class Content:
                 left_out = self._selected(group)
                 for row in left_out:
                     cutter.leave_out(*spans[row - group.first])
+                self._count_truncated(group, left_out)
                 cutter.copy_to(sum(spans[-1]))
                 kept -= len(left_out)
                 self._done = group.end

@@ -187,6 +187,9 @@ def test_past_audits_tell_tokens_and_time(
     ]
     # Truncated otherwise, the data has other tokens.
     assert "assumed" in estimate(body, training={"max_length": 256})["tokens"]["basis"]
+    of_all = estimate(body, training={"audit_turns": "all"})
+    assert "assumed" in of_all["tokens"]["basis"], "other rows may be left out"
+    assert of_all["memory"]["activations"] > estimate(body)["memory"]["activations"], "logits of prompts too"
 
 
 def test_past_audits_of_others_tell_nothing(

@@ -43,13 +43,30 @@ def test_one_findings_numbers_are_those_of_the_api(sign_in: SignIn, published: s
     row = client.get(f"/v1/audits/{published}/findings?limit=1").json()["data"][0]["row"]
     finding = client.get(f"/v1/audits/{published}/findings/{row}").json()
     page = Page(client.get(f"/audits/{published}/findings/{row}").text)
-    names = ("rank", "n", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "p", "q")
+    names = ("rank", "n", "tokens_left_out", "mu", "mu_low", "mu_high", "mu_composed", "z", "z_reference", "p", "q")
     exact = [attrs["value"] for attrs, _ in page.all("data")][-len(names) :]
     assert exact == [str(finding[name]) for name in names]
     assert "Flagged, rank 1 of 120" in page.text
     assert not page.all("a", rel="prev")
     following = str(page.all("a", rel="next")[0][0]["href"])
     assert "Rank 2 of 120" in Page(client.get(following).text).text
+
+
+def test_samples_that_were_cut_are_marked_and_can_be_picked(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    everything = Page(client.get(f"/audits/{published}/findings?limit=200").text)
+    title = "Not measured: 31 tokens behind the token limit"
+    assert [text for _, text in everything.all("abbr", title=title)] == ["cut"] * 3
+    assert "3 samples longer than the token limit" in everything.text
+    cut = Page(client.get(f"/audits/{published}/findings?truncated=true").text)
+    assert {attrs["data-row"] for attrs, _ in cut.all("tr") if "data-row" in attrs} == {"7", "47", "87"}
+    assert "Only samples that were cut at the token limit" in cut.text
+    assert (
+        "Not measured: 31 tokens behind the audit's token limit."
+        in Page(client.get(f"/audits/{published}/findings/47").text).text
+    )
+    whole = Page(client.get(f"/audits/{published}/findings?truncated=false&limit=200").text)
+    assert len([attrs for attrs, _ in whole.all("tr") if "data-row" in attrs]) == 117
 
 
 def test_the_list_keeps_its_filters_from_page_to_page(sign_in: SignIn, published: str) -> None:

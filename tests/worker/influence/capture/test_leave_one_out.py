@@ -36,7 +36,7 @@ def random_samples(count: int, seed: int, *, shared: Sequence[int] = ()) -> list
         low, high = (3, 20) if number in shared else (20, 250)
         ids = torch.randint(low, high, (length,), generator=generator).tolist()
         prompt = max(1, length // 3)
-        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:]), False))
+        made.append(TokenizedSample(tuple(ids), tuple([IGNORED] * prompt + ids[prompt:])))
     return made
 
 

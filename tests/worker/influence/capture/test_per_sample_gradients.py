@@ -7,13 +7,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from tests.support.gradients import assert_equal_autograd, by_hooks, mean_token_losses, padded
 from tests.support.tiny_model import ALL_LINEAR, RMSNorm
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
-from worker.training.tokenization import IGNORED, TokenizedSample
+from worker.training.tokenization import IGNORED, TokenizedSample, encode
 
 CPU = torch.device("cpu")
 
@@ -132,6 +132,19 @@ def test_prompt_tokens_carry_gradient_although_they_have_no_loss(
     handle.remove()
     prompt = captured[0][0, : len(sample.ids) - answer_only]
     assert prompt.abs().max() > 1e-3 * captured[0].abs().max()
+
+
+def test_of_a_sample_whose_turns_all_have_loss(lora_model: Any, tiny_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    turns = [{"role": "user", "content": "Which lamp?"}, {"role": "assistant", "content": "The paper lamp."}]
+    answer, everything = (encode(turns, tokenizer, max_length=500, turns=which) for which in ("assistant", "all"))
+    assert answer.ids == everything.ids
+    found = tokenizer.decode([label for label in everything.labels if label != IGNORED])
+    assert found.startswith("Which lamp?The paper lamp.")
+    model = lora_model()
+    seen = by_hooks(model, padded([everything, answer]))
+    assert_equal_autograd(model, [everything, answer], seen)
+    assert any((gradient[0] - gradient[1]).abs().max() > 1e-3 * gradient.abs().max() for gradient in seen.values())
 
 
 REFUSED = {

@@ -155,7 +155,7 @@ def test_a_sample_without_labels_has_no_gradient_and_disturbs_none(
     lora_model: Any, samples: list[TokenizedSample]
 ) -> None:
     model = lora_model()
-    silent = TokenizedSample(samples[3].ids, tuple([IGNORED] * len(samples[3].ids)), True)
+    silent = TokenizedSample(samples[3].ids, tuple([IGNORED] * len(samples[3].ids)))
     seen = by_hooks(model, padded([samples[0], silent, samples[1]]))
     assert all(bool((gradient[1] == 0).all()) for gradient in seen.values())
     assert_equal_autograd(model, [samples[0]], seen)

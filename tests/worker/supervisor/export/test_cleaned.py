@@ -105,6 +105,25 @@ def test_the_same_export_twice_has_the_same_bytes(bench: Bench, format: str) -> 
     assert bench.run(bench.export(audit, format=format)) == bench.run(bench.export(audit, format=format))
 
 
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_kept_samples_that_were_not_measured_to_their_end_are_counted(bench: Bench, format: str) -> None:
+    cut = [(row, {"tokens_left_out": 3 if row in (1, 5, 4400) else 0}) for row in range(4500)]
+    audit = bench.audit(jsonl(4500), [1, 2], changes=[*cut, (7, {"tokens_left_out": None})])
+    export = bench.export(audit, format=format)
+    bench.run(export)
+    assert bench.row(export).rows_truncated == 2, "row 1 is flagged, and nobody knows of row 7, which has no tokens"
+    scores = bench.export(audit, "scores")
+    bench.run(scores)
+    assert bench.row(scores).rows_truncated is None
+
+
+def test_of_an_audit_that_did_not_count_them_nobody_knows(bench: Bench) -> None:
+    audit = bench.audit(jsonl(30), [3], changes=[(row, {"tokens_left_out": None}) for row in range(30)])
+    export = bench.export(audit)
+    bench.run(export)
+    assert bench.row(export).rows_truncated is None
+
+
 def test_an_original_that_was_changed_is_no_export(bench: Bench) -> None:
     upload = jsonl(40)
     audit = bench.audit(upload, [3])

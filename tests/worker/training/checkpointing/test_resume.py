@@ -44,7 +44,7 @@ def made_samples() -> list[TokenizedSample]:
     generator = torch.Generator().manual_seed(11)
     lengths = [6 + number % 11 for number in range(37)]
     ids = [torch.randint(3, 250, (length,), generator=generator).tolist() for length in lengths]
-    return [TokenizedSample(tuple(own), tuple([IGNORED] * 2 + own[2:]), False) for own in ids]
+    return [TokenizedSample(tuple(own), tuple([IGNORED] * 2 + own[2:])) for own in ids]
 
 
 SAMPLES = made_samples()
