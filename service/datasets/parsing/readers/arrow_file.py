@@ -7,10 +7,12 @@ counted as it comes. Streams of one schema may follow each other, as the shards 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, ArrowRecords, Reading
+from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, DAMAGES, ArrowRecords, Reading
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -21,6 +23,8 @@ _END = b"ARROW1"
 
 FOOTER_BYTES = 32 * 2**20
 MAX_LEAVES = 2000
+PART_BYTES = 8 * 2**20
+"""Of rows that are read at once, where their texts may be long: a text that all share counts in each."""
 MAX_BATCHES = 100_000
 """Of a file, whose footer may list one batch again and again; a stream has paid for each of its own."""
 
@@ -44,14 +48,10 @@ class ArrowRows:
         try:
             self._schema = self._open().schema
             self.columns = list(self._schema.names)
-            leaves = sum(map(_leaves, self._schema.types))
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            self._judge()
+            self._records = ArrowRecords(self._schema, "arrow_type_unsupported")
+        except DAMAGES as error:
             raise _broken(error) from None
-        if leaves > MAX_LEAVES:
-            raise Refusal("arrow_invalid", f"An Arrow file may have {MAX_LEAVES} columns, nested ones included.")
-        if len(set(self.columns)) != len(self.columns):
-            raise Refusal("arrow_invalid", "Two columns of the Arrow file have one name. Rename one.")
-        self._records = ArrowRecords(self._schema, "arrow_type_unsupported")
         self.unreadable = self._records.unreadable
         """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
 
@@ -78,15 +78,16 @@ class ArrowRows:
             except MemoryError:
                 detail = "A batch of the Arrow file needs more memory than one upload may use. Write smaller batches."
                 raise Refusal("parser_memory_limit", detail) from None
-            except (pa.ArrowException, OSError) as error:
+            except DAMAGES as error:
                 raise _broken(error, row) from None
             if row + batch.num_rows > self._max_rows:
                 raise Refusal("too_many_rows", f"The dataset has more than {self._max_rows} rows. Split it.", 413)
             # What no row refers to has been decompressed too.
             stored += sum(map(_own_bytes, batch.columns))
             check_size(stored, self._stored.size, self._limits)
-            for start in range(0, batch.num_rows, BATCH_ROWS):
-                part = batch.slice(start, BATCH_ROWS)
+            at_once = max(1, min(BATCH_ROWS, PART_BYTES // max(sum(map(_longest, batch.columns)), 1)))
+            for start in range(0, batch.num_rows, at_once):
+                part = batch.slice(start, at_once)
                 yield self._records.table(part, row, reading, decoded)
                 row += part.num_rows
 
@@ -100,6 +101,12 @@ class ArrowRows:
         if length > FOOTER_BYTES:
             detail = f"The Arrow file's footer has {length} bytes, and {FOOTER_BYTES} are taken. Write larger batches."
             raise Refusal("arrow_invalid", detail)
+
+    def _judge(self) -> None:
+        if sum(map(_leaves, self._schema.types)) > MAX_LEAVES:
+            raise Refusal("arrow_invalid", f"An Arrow file may have {MAX_LEAVES} columns, nested ones included.")
+        if len(set(self.columns)) != len(self.columns):
+            raise Refusal("arrow_invalid", "Two columns of the Arrow file have one name. Rename one.")
 
     def _open(self, readable: list[int] | None = None) -> Any:
         options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=readable)
@@ -137,6 +144,20 @@ def _leaves(type: Any) -> int:
 def _own_bytes(column: Any) -> int:
     """Without the dictionary, which many batches share."""
     return int((column.indices if isinstance(column, pa.DictionaryArray) else column).nbytes)
+
+
+def _longest(column: Any) -> int:
+    """Bytes of the longest text; 0 of a column of another type."""
+    types = pa.types
+    if isinstance(column, pa.DictionaryArray):
+        return _longest(column.dictionary)
+    if types.is_string_view(column.type) or types.is_binary_view(column.type):
+        # Views of 16 bytes, each of which begins with the length.
+        lengths = np.frombuffer(column.buffers()[1], np.int32)[::4]
+        return int(lengths[column.offset : column.offset + len(column)].max(initial=0))
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return pc.max(pc.binary_length(column)).as_py() or 0
+    return 0
 
 
 def _broken(error: Exception, row: int | None = None) -> Refusal:

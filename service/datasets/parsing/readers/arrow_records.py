@@ -15,6 +15,9 @@ from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_
 BATCH_ROWS = 64
 """Few, since a dictionary can make each as long as the longest text there is."""
 
+DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises of a damaged file; the last of names that are no UTF-8."""
+
 _TURNS = ("messages", "conversations")
 
 

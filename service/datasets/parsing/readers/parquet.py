@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, ArrowRecords, Reading
+from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, DAMAGES, ArrowRecords, Reading
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -36,11 +36,11 @@ class ParquetRows:
         try:
             self._file = pq.ParquetFile(self._source, buffer_size=BUFFER_BYTES, pre_buffer=False)
             self._schema = self._file.schema_arrow
-        except (pa.ArrowException, OSError) as error:
+            self.columns = list(self._schema.names)
+            self._judge(max_rows)
+            self._records = ArrowRecords(self._schema, "parquet_type_unsupported")
+        except DAMAGES as error:
             raise _broken(error) from None
-        self._judge(max_rows)
-        self.columns = list(self._schema.names)
-        self._records = ArrowRecords(self._schema, "parquet_type_unsupported")
         self.unreadable = self._records.unreadable
         """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
 
@@ -63,7 +63,7 @@ class ParquetRows:
                 batch.validate(full=True)
             except MemoryError:
                 raise
-            except (pa.ArrowException, OSError) as error:
+            except DAMAGES as error:
                 raise _broken(error, row) from None
             yield self._records.table(batch, row, reading, decoded)
             row += batch.num_rows
@@ -90,7 +90,7 @@ class ParquetRows:
                 f"A Parquet file may have {MAX_LEAVES} columns and {MAX_ROW_GROUPS} row groups, nested ones included."
             )
             raise Refusal("parquet_invalid", detail)
-        if len(set(self._schema.names)) != len(self._schema.names):
+        if len(set(self.columns)) != len(self.columns):
             raise Refusal("parquet_invalid", "Two columns of the Parquet file have one name. Rename one.")
         declared = rows = 0
         extents = []

@@ -160,6 +160,17 @@ def test_texts_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
         assert report["code"] == "arrow_invalid", (kind, report)
 
 
+def test_names_that_are_no_utf_8_are_refused(tmp_path: Path) -> None:
+    outer = pa.table({"prompt": ["a"], "completion": ["b"], "nameless": ["c"]})
+    nested = pa.table({"prompt": ["a"], "completion": ["b"], "x": [{"nameless": "c"}]})
+    for table in (outer, nested):
+        file = io.BytesIO()
+        pq.write_table(table, file, store_schema=False)
+        for upload, container in ((file.getvalue(), "parquet"), (stream(table), "arrow"), (arrow_file(table), "arrow")):
+            report = run(upload.replace(b"nameless", b"name\xff\xfe\xfd\xfc"), tmp_path / "rows.parquet")
+            assert report["code"] == f"{container}_invalid", report
+
+
 def test_columns_must_be_few_and_of_different_names(tmp_path: Path) -> None:
     table = pa.table([["a"], ["b"], ["c"]], ["prompt", "completion", "prompt"])
     assert run(stream(table), tmp_path / "rows.parquet")["code"] == "arrow_invalid"

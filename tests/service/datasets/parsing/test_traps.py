@@ -73,6 +73,13 @@ def arrow(table: Any, compression: str | None = None) -> bytes:
     return file.getvalue()
 
 
+def long_text_arrow() -> bytes:
+    """Rows of 1.5 MB, of which the file holds one."""
+    text = pa.array([random.Random(0).randbytes(750_000).hex()])
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), text)
+    return arrow(pa.table({"prompt": column, "completion": ["b"] * 300}))
+
+
 def swollen_arrow() -> bytes:
     """A buffer that says of itself that it decompresses to a terabyte."""
     text = "ab" * 5000
@@ -135,6 +142,7 @@ TRAPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
         413,
         "decompression_limit",
     ),
+    "Arrow of one long text": (long_text_arrow, 413, "decompression_limit"),
     "Arrow that is cut": (lambda: arrow(pa.table({"prompt": ["a"], "completion": ["b"]}))[:-20], 422, "arrow_invalid"),
     "Arrow of a terabyte": (swollen_arrow, 422, "parser_memory_limit"),
     "CSV quote never closed": (lambda: b'prompt,completion\na,"' + b"b,\n" * (6 * MIB), 422, "line_too_long"),
