@@ -7,12 +7,10 @@ counted as it comes. Streams of one schema may follow each other, as the shards 
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, DAMAGES, ArrowRecords, Reading
+from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -23,8 +21,6 @@ _END = b"ARROW1"
 
 FOOTER_BYTES = 32 * 2**20
 MAX_LEAVES = 2000
-PART_BYTES = 8 * 2**20
-"""Of rows that are read at once, where their texts may be long: a text that all share counts in each."""
 MAX_BATCHES = 100_000
 """Of a file, whose footer may list one batch again and again; a stream has paid for each of its own."""
 
@@ -85,7 +81,7 @@ class ArrowRows:
             # What no row refers to has been decompressed too.
             stored += sum(map(_own_bytes, batch.columns))
             check_size(stored, self._stored.size, self._limits)
-            at_once = max(1, min(BATCH_ROWS, PART_BYTES // max(sum(map(_longest, batch.columns)), 1)))
+            at_once = rows_at_once(sum(map(longest, batch.columns)))
             for start in range(0, batch.num_rows, at_once):
                 part = batch.slice(start, at_once)
                 yield self._records.table(part, row, reading, decoded)
@@ -144,20 +140,6 @@ def _leaves(type: Any) -> int:
 def _own_bytes(column: Any) -> int:
     """Without the dictionary, which many batches share."""
     return int((column.indices if isinstance(column, pa.DictionaryArray) else column).nbytes)
-
-
-def _longest(column: Any) -> int:
-    """Bytes of the longest text; 0 of a column of another type."""
-    types = pa.types
-    if isinstance(column, pa.DictionaryArray):
-        return _longest(column.dictionary)
-    if types.is_string_view(column.type) or types.is_binary_view(column.type):
-        # Views of 16 bytes, each of which begins with the length.
-        lengths = np.frombuffer(column.buffers()[1], np.int32)[::4]
-        return int(lengths[column.offset : column.offset + len(column)].max(initial=0))
-    if types.is_string(column.type) or types.is_large_string(column.type):
-        return pc.max(pc.binary_length(column)).as_py() or 0
-    return 0
 
 
 def _broken(error: Exception, row: int | None = None) -> Refusal:

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
+import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.json_types import NoJsonTypeError, as_json_has_it, holds, json_type
@@ -13,12 +15,32 @@ from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, parse_record, shown_key
 
 BATCH_ROWS = 64
-"""Few, since a dictionary can make each as long as the longest text there is."""
+PART_BYTES = 8 * 2**20
+"""Of rows that are read at once, where their texts may be long: a text that all share counts in each."""
 
 DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises of a damaged file; the last of names that are no UTF-8."""
 
 _TURNS = ("messages", "conversations")
+
+
+def rows_at_once(size: int) -> int:
+    """How many rows are read at once if one may have `size` bytes."""
+    return max(1, min(BATCH_ROWS, PART_BYTES // max(size, 1)))
+
+
+def longest(column: Any) -> int:
+    """Bytes of the longest text; 0 of a column of another type."""
+    types = pa.types
+    if isinstance(column, pa.DictionaryArray):
+        return longest(column.dictionary)
+    if types.is_string_view(column.type) or types.is_binary_view(column.type):
+        # Views of 16 bytes, each of which begins with the length.
+        lengths = np.frombuffer(column.buffers()[1], np.int32)[::4]
+        return int(lengths[column.offset : column.offset + len(column)].max(initial=0))
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return pc.max(pc.binary_length(column)).as_py() or 0
+    return 0
 
 
 class Reading(NamedTuple):

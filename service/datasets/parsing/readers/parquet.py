@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import BATCH_ROWS, DAMAGES, ArrowRecords, Reading
+from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -54,7 +55,7 @@ class ParquetRows:
             reading.came(size)
             check_size(total, self._stored.size, self._limits)
 
-        batches = self._file.iter_batches(batch_size=BATCH_ROWS, columns=self._records.readable, use_threads=False)
+        batches = self._batches()
         while True:
             try:
                 batch = next(batches, None)
@@ -69,6 +70,22 @@ class ParquetRows:
             row += batch.num_rows
         if row != self._file.metadata.num_rows:
             raise _broken(ValueError(), row)
+
+    def _batches(self) -> Iterator[Any]:
+        """Record batches of the readable columns. Raises ArrowException and OSError."""
+        footer, readable = self._file.metadata, self._records.readable
+        texts = [name for name in readable if _is_text(self._schema.field(name).type)]
+        # Pages hold a dictionary's texts once, however many rows have them: it tells how long they may be.
+        as_stored = pq.ParquetFile(
+            self._source, buffer_size=BUFFER_BYTES, pre_buffer=False, read_dictionary=texts, metadata=footer
+        )
+        for group in range(footer.num_row_groups):
+            rows = footer.row_group(group).num_rows
+            if not rows:
+                continue
+            first = next(as_stored.iter_batches(1, [group], columns=texts, use_threads=False)) if texts else None
+            size = sum(map(longest, first.columns)) if first is not None else 0
+            yield from self._file.iter_batches(rows_at_once(size), [group], columns=readable, use_threads=False)
 
     def _footer(self) -> None:
         tail = self._stored.tail(8)
@@ -118,6 +135,10 @@ class ParquetRows:
             if begin < end:
                 detail = "Columns of the Parquet file share their bytes, as only a decompression bomb's do."
                 raise Refusal("parquet_invalid", detail)
+
+
+def _is_text(type: Any) -> bool:
+    return bool(pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_binary(type))
 
 
 def _broken(error: Exception, row: int | None = None) -> Refusal:

@@ -109,6 +109,7 @@ TRAPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "noise": (lambda: b"\x80" + random.Random(1).randbytes(MIB), 422, "format_not_recognised"),
     "42.parquet": (lambda: overlapping_parquet(2000), 422, "parquet_invalid"),
     "parquet of one text": (lambda: dictionary_parquet(20_000, 100_000), 413, "decompression_limit"),
+    "parquet of one long text": (lambda: dictionary_parquet(300, 1_500_000), 413, "decompression_limit"),
     "truncated parquet": (lambda: parquet()[:-20], 422, "parquet_invalid"),
     "parquet without an end": (lambda: b"PAR1" + bytes(50), 422, "parquet_invalid"),
     "parquet with a footer of 4 GB": (lambda: parquet()[:-8] + b"\xff\xff\xff\xffPAR1", 422, "parquet_invalid"),
