@@ -46,7 +46,8 @@ class PeakMemory:
 
     def _watch(self) -> None:
         while not self._over.wait(0.02):
-            self.most = max(self.most, self._process.memory_info().rss)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.most = max(self.most, self._process.memory_info().rss)
 
 
 @contextlib.contextmanager

@@ -66,7 +66,7 @@ def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0
 
 @app.command()
 def audit(
-    dataset: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV or Parquet.")],
+    dataset: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow, or a folder of save_to_disk.")],
     probe: Annotated[
         list[str],
         typer.Option(

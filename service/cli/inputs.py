@@ -6,18 +6,26 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.cli.errors import CommandError
+from service.client.dataset_files import files_of
 from service.contract.spec import ProbeItem
 
 MAX_PROBE_BYTES = 64 << 20
 
 
 def check_dataset(path: Path) -> None:
-    """Raises CommandError where there is no readable, non-empty file. The service checks what is in it."""
-    check_file(path, "dataset", "a JSONL, JSON, CSV or Parquet file")
-    if path.stat().st_size == 0:
-        raise CommandError(
-            f"{path}: the file is empty; a dataset is a JSONL, JSON, CSV or Parquet file with samples in it"
-        )
+    """Raises CommandError where there is no readable, non-empty file, nor a folder of such shards.
+
+    The service checks what is in it.
+    """
+    form = "a JSONL, JSON, CSV, Parquet or Arrow file"
+    try:
+        files = files_of(path)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
+    for file in files:
+        check_file(file, "dataset", form)
+    if not sum(file.stat().st_size for file in files):
+        raise CommandError(f"{path}: the file is empty; a dataset is {form} with samples in it")
 
 
 def file_name(path: Path) -> str:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +19,7 @@ from service.client.connection import (
     is_passing,
     without_none,
 )
+from service.client.dataset_files import files_of
 from service.client.errors import ApiError, ExportError, Json, UnreachableError
 
 REPORT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
@@ -43,25 +44,31 @@ class Client(Connection):
         system_column: str | None = None,
         on_progress: Callable[[int, int], None] = lambda sent, total: None,
     ) -> Json:
-        """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd) or Parquet. on_progress is told bytes sent of all.
+        """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd), Parquet or Arrow, or a folder of `save_to_disk`.
 
-        Records of a form of their own are read by naming the columns of their texts; `format` is then left out.
-        Raises OSError if the file cannot be read.
+        on_progress is told bytes sent of all. Records of a form of their own are read by naming the columns of their
+        texts; `format` is then left out. Raises OSError if a file cannot be read.
         """
-        with path.open("rb") as file:
-            total = os.fstat(file.fileno()).st_size
+        with ExitStack() as opened:
+            files = [opened.enter_context(part.open("rb")) for part in files_of(path)]
+            sizes = [os.fstat(file.fileno()).st_size for file in files]
+            total = sum(sizes)
             # The service knows a file by its content.
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(total)}
 
             def body() -> Iterator[bytes]:
                 sent = 0
-                while sent < total and (block := file.read(min(BLOCK_BYTES, total - sent))):
-                    yield block
-                    sent += len(block)
-                    on_progress(sent, total)
+                for file, size in zip(files, sizes, strict=True):
+                    left = size
+                    while left and (block := file.read(min(BLOCK_BYTES, left))):
+                        yield block
+                        left -= len(block)
+                        sent += len(block)
+                        on_progress(sent, total)
 
             def options() -> Json:
-                file.seek(0)  # also where it is sent again
+                for file in files:
+                    file.seek(0)  # also where it is sent again
                 return {"params": parameters, "headers": headers, "content": body(), "timeout": UPLOAD_TIMEOUT}
 
             columns = without_none(

@@ -5,6 +5,8 @@ MEDIA_TYPES = {
     "json": "application/json",
     "csv": "text/csv",
     "parquet": "application/vnd.apache.parquet",
+    # Of files too, which have a type of their own: a reader tells them apart by their first bytes.
+    "arrow": "application/vnd.apache.arrow.stream",
     "gzip": "application/gzip",
     "zstd": "application/zstd",
 }

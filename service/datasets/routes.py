@@ -137,6 +137,8 @@ router.add_api_route(
         "csv_invalid",
         "parquet_invalid",
         "parquet_type_unsupported",
+        "arrow_invalid",
+        "arrow_type_unsupported",
         "line_too_long",
         "format_not_recognised",
         "too_many_uploads",

@@ -18,7 +18,7 @@ class Dataset(BaseModel):
     id: str
     name: str
     format: str = Field(description="Record format: messages, alpaca, sharegpt, prompt_completion or mapped.")
-    container: str = Field(description="jsonl, json, csv or parquet, as it was uploaded.")
+    container: str = Field(description="jsonl, json, csv, parquet or arrow, as it was uploaded.")
     encoding: str = Field(description="identity, gzip or zstd, as it was uploaded.")
     bytes: int = Field(description="Of the upload as it came.")
     sha256: str = Field(description="Of the upload as it came.")

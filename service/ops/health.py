@@ -128,7 +128,7 @@ def info(settings: SettingsDep, _principal: AnyKey) -> Info:
             max_page=MAX_LIMIT,
         ),
         formats=["messages", "alpaca", "sharegpt", "prompt_completion"],
-        containers=["jsonl", "json", "csv", "parquet"],
+        containers=["jsonl", "json", "csv", "parquet", "arrow"],
         encodings=["identity", "gzip", "zstd"],
         training_defaults=TrainingConfig(),
     )

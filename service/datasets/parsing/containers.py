@@ -1,4 +1,4 @@
-"""Which form an upload has, by what is in it: JSONL, JSON, CSV or Parquet, or another that is named."""
+"""Which form a text has, by what is in it: JSONL, JSON or CSV; or what else it is, by name."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -6,10 +6,12 @@ from itertools import chain
 import orjson
 
 from service.datasets.parsing.decompression import GZIP_MAGIC, ZSTD_MAGIC
+from service.datasets.parsing.readers.arrow_file import FILE_MAGIC as ARROW_FILE_MAGIC
+from service.datasets.parsing.readers.arrow_file import STREAM_MAGIC as ARROW_STREAM_MAGIC
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.refusal import Refusal
 
-CONTAINERS = ("jsonl", "json", "csv", "parquet")
+CONTAINERS = ("jsonl", "json", "csv", "parquet", "arrow")
 
 BOM = b"\xef\xbb\xbf"
 
@@ -18,15 +20,15 @@ HEAD_BYTES = 1 << 16
 
 OTHER_FILES = {
     PARQUET_MAGIC: "compressed Parquet, which is compressed within: upload the Parquet file itself",
+    ARROW_FILE_MAGIC: "a compressed Arrow file: upload the Arrow file itself",
+    ARROW_STREAM_MAGIC: "a compressed Arrow stream: upload the Arrow file itself",
     b"PK\x03\x04": "a ZIP archive, or a spreadsheet",
     b"BZh": "a bzip2 file",
     b"\xfd7zXZ": "an xz file",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
     b"\x89HDF": "an HDF5 file",
-    b"ARROW1": "an Arrow file: write it as Parquet, as with `Dataset.to_parquet`",
-    b"\xff\xff\xff\xff": "an Arrow stream, as `save_to_disk` writes it: load it and write it as Parquet, as with "
-    "`load_from_disk(...).to_parquet(...)`",
+    b"FEA1": "a Feather file of version 1: write it as Parquet",
     b"ORC": "an ORC file: write it as Parquet",
     b"Obj\x01": "an Avro file: write it as Parquet",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
@@ -63,7 +65,7 @@ def recognise_container(head: bytes) -> str:
     if other is not None:
         raise Refusal(
             "format_not_recognised",
-            f"This is {other}. Upload JSONL, JSON, CSV or Parquet; the texts plain, or as gzip or zstd.",
+            f"This is {other}. Upload JSONL, JSON, CSV, Parquet or Arrow; the texts plain, or as gzip or zstd.",
         )
     text = head.lstrip()
     if text.startswith(b"["):

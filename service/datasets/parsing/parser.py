@@ -24,6 +24,10 @@ from service.datasets.parsing.containers import BOM, begin, recognise_container
 from service.datasets.parsing.cpu_limit import CpuLimit
 from service.datasets.parsing.decompression import MAGIC_BYTES, Limits, decompress, recognise_encoding
 from service.datasets.parsing.ingest import Ingest, unknown_format
+from service.datasets.parsing.readers.arrow_file import FILE_MAGIC as ARROW_FILE_MAGIC
+from service.datasets.parsing.readers.arrow_file import STREAM_MAGIC as ARROW_STREAM_MAGIC
+from service.datasets.parsing.readers.arrow_file import ArrowRows
+from service.datasets.parsing.readers.arrow_records import Reading
 from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
 from service.datasets.parsing.readers.json_array import split_array, split_objects
 from service.datasets.parsing.readers.jsonl import split_lines
@@ -42,6 +46,13 @@ from service.datasets.parsing.rows_writer import RowsWriter
 from service.datasets.parsing.strict_json import shown_key
 
 READ_BYTES = 1 << 18
+
+STORED: dict[bytes, type[ParquetRows] | type[ArrowRows]] = {
+    PARQUET_MAGIC: ParquetRows,
+    ARROW_FILE_MAGIC: ArrowRows,
+    ARROW_STREAM_MAGIC: ArrowRows,
+}
+"""Forms that are read from the stored file, by their first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,7 @@ class _Parsing:
         self._limits = Limits(options.max_line_bytes, options.max_text_bytes, options.max_ratio)
         self._mapping = None if options.mapping is None else Mapping(**options.mapping)  # type: ignore[arg-type]
         first = b""
-        while len(first) < MAGIC_BYTES and (chunk := next(chunks, b"")):
+        while len(first) < max(MAGIC_BYTES, *map(len, STORED)) and (chunk := next(chunks, b"")):
             first += chunk
         self._chunks = chain([first], chunks)
         self._encoding = recognise_encoding(first)
@@ -121,10 +132,10 @@ class _Parsing:
                 f"{options.encoding}_corrupt",
                 f"The body is not {options.encoding} although its Content-Encoding says so.",
             )
-        self._is_parquet = first.startswith(PARQUET_MAGIC)
+        self._stored = next((rows for magic, rows in STORED.items() if first.startswith(magic)), None)
 
     def report(self) -> dict[str, Any]:
-        container, ingest = self._parquet() if self._is_parquet else self._text()
+        container, ingest = self._text() if self._stored is None else self._columnar(self._stored)
         ingest.end()
         if ingest.bad:
             return {"outcome": "invalid", "bad": ingest.bad, "errors": ingest.errors}
@@ -141,25 +152,25 @@ class _Parsing:
             "notices": ingest.notices.report(),
         }
 
-    def _parquet(self) -> tuple[str, Ingest]:
+    def _columnar(self, form: type[ParquetRows] | type[ArrowRows]) -> tuple[str, Ingest]:
         for _ in self._chunks:
             pass  # its footer comes last; all of it is in the original then
-        rows = ParquetRows(self._options.original, self._limits, self._options.max_rows)
-        _check_columns(rows.columns, "The Parquet file", "parquet_invalid")
-        ingest = self._ingest("row", self._table_format(rows.columns, "The Parquet file has"))
+        rows = form(self._options.original, self._limits, self._options.max_rows)
+        _check_columns(rows.columns, f"The {rows.name}", f"{rows.container}_invalid")
+        ingest = self._ingest("row", self._table_format(rows.columns, f"The {rows.name} has"))
         needed = message_columns(ingest.format or "", self._mapping)
         for name, why in rows.unreadable.items():
             if name in needed:
                 detail = f"The column {shown_key(name)} {why}. Convert it."
-                raise Refusal("parquet_type_unsupported", detail)
+                raise Refusal(f"{rows.container}_type_unsupported", detail)
             ingest.notices.note(LEFT_OUT_COLUMNS, [shown_key(name)[1:-1]])
 
         def left_out(row: int, names: list[str]) -> None:
             ingest.notices.of_row(LEFT_OUT_VALUES, row, [shown_key(name)[1:-1] for name in names])
 
-        for table in rows.tables(needed, left_out, self._came):
+        for table in rows.tables(Reading(needed, left_out, self._came)):
             ingest.add_table(table)
-        return "parquet", ingest
+        return rows.container, ingest
 
     def _text(self) -> tuple[str, Ingest]:
         head, pieces = begin(_counted(decompress(self._chunks, self._encoding, self._limits), self._came))

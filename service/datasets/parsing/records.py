@@ -116,10 +116,6 @@ def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sam
         sample = _alpaca(record) if format == "alpaca" else _prompt_completion(record)
     if not any(message["role"] == "assistant" for message in sample.messages):
         raise RecordError("has no assistant turn, so there is nothing to learn from it")
-    if len(sample.messages) > MAX_TURNS:
-        raise RecordError(
-            f"has {len(sample.messages)} turns, and a record can have {MAX_TURNS}; split the conversation into several"
-        )
     if sample.messages[-1]["role"] != "assistant":
         raise RecordError("the last turn must be the assistant's")
     for key in sample.extra:
@@ -132,6 +128,10 @@ def _turns(record: dict[str, Any], column: str, keys: tuple[str, str]) -> Sample
     turns = _required(record, column)
     if not isinstance(turns, list):
         raise RecordError(f"'{column}' must be an array, not {type_name(turns)}")
+    if len(turns) > MAX_TURNS:
+        raise RecordError(
+            f"has {len(turns)} turns, and a record can have {MAX_TURNS}; split the conversation into several"
+        )
     messages: list[dict[str, str]] = []
     ignored: list[str] = []
     noted: list[tuple[str, str]] = []

@@ -120,10 +120,14 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (422,), "the Parquet file is cut or damaged, or its footer declares what no honest file does"
     ),
     "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type for which JSON has no form"),
+    "arrow_invalid": Meaning(
+        (422,), "the Arrow file is cut or damaged, has no end mark, or its streams have different columns"
+    ),
+    "arrow_type_unsupported": Meaning((422,), "a column of the Arrow file has a type for which JSON has no form"),
     "line_too_long": Meaning((422,), "a line or record is longer than `FINETOOTH_MAX_LINE_BYTES`"),
     "format_not_recognised": Meaning(
         (422,),
-        "the file is none of JSONL, JSON, CSV and Parquet, or its first record or header has none of the formats",
+        "the file is no JSONL, JSON, CSV, Parquet or Arrow, or its first record or header has none of the formats",
     ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),

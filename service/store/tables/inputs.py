@@ -25,7 +25,7 @@ class Dataset(Base):
     format: Mapped[str]
     """Record format: messages, alpaca, sharegpt, prompt_completion or mapped."""
     container: Mapped[str] = mapped_column(server_default="jsonl")
-    """jsonl, json, csv or parquet."""
+    """jsonl, json, csv, parquet or arrow."""
     encoding: Mapped[str]
     """identity, gzip or zstd."""
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -43,7 +43,7 @@ class Dataset(Base):
     created_at: Mapped[datetime] = created_at()
     __table_args__ = (
         CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion','mapped')", name="format"),
-        CheckConstraint("container IN ('jsonl','json','csv','parquet')", name="container"),
+        CheckConstraint("container IN ('jsonl','json','csv','parquet','arrow')", name="container"),
         CheckConstraint("encoding IN ('identity','gzip','zstd')", name="encoding"),
         UniqueConstraint("workspace_id", "id"),
     )

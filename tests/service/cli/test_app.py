@@ -79,10 +79,10 @@ class TestBeforeAnythingStarts:
             ([], "dataset"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--colour", "red"], "--colour"),
             (["missing.jsonl", "--probe", "probe.jsonl"], "missing.jsonl: there is no such dataset file"),
-            ([".", "--probe", "probe.jsonl"], "a folder; the dataset is a JSONL, JSON, CSV or Parquet file"),
+            ([".", "--probe", "probe.jsonl"], "a folder, and none that `save_to_disk` made; name the file"),
             (
                 ["empty", "--probe", "probe.jsonl"],
-                "empty: the file is empty; a dataset is a JSONL, JSON, CSV or Parquet",
+                "empty: the file is empty; a dataset is a JSONL, JSON, CSV, Parquet or Arrow file",
             ),
             (["dataset.jsonl", "--probe", "."], "a folder; the probe is a JSONL file"),
             (["dataset.jsonl", "--probe", "missing.jsonl"], "missing.jsonl: there is no such probe file"),

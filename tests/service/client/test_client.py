@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -48,6 +49,48 @@ def test_records_of_a_form_of_their_own_are_read_by_columns(client: Client, tmp_
     dataset = client.upload_dataset(path, **columns, system_column="rules")
     assert (dataset["format"], dataset["columns"]) == ("mapped", ["team"])
     assert client.upload_dataset(path, **columns)["columns"] == ["rules", "team"]
+
+
+def save_to_disk(folder: Path, shards: int = 3) -> Path:
+    """As Hugging Face's `datasets` writes a dataset."""
+    folder.mkdir()
+    names = [f"data-{shard:05}-of-{shards:05}.arrow" for shard in range(shards)]
+    for shard, name in enumerate(names):
+        table = pa.table({"prompt": [f"What is {shard}?"] * 2, "completion": [f"It is {shard}."] * 2})
+        with pa.OSFile(str(folder / name), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    state = {"_data_files": [{"filename": name} for name in names], "_format_type": None, "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def test_a_saved_folder_is_its_shards_in_order(client: Client, tmp_path: Path) -> None:
+    sent: list[tuple[int, int]] = []
+    folder = save_to_disk(tmp_path / "saved")
+    dataset = client.upload_dataset(folder, on_progress=lambda *progress: sent.append(progress))
+    assert (dataset["name"], dataset["container"], dataset["rows"]) == ("saved", "arrow", 6)
+    size = sum(shard.stat().st_size for shard in folder.glob("*.arrow"))
+    assert (dataset["bytes"], sent[-1]) == (size, (size, size))
+    rows = client._pages(f"/v1/datasets/{dataset['id']}/rows")
+    assert [row["messages"][1]["content"] for row in rows] == [f"It is {shard}." for shard in (0, 0, 1, 1, 2, 2)]
+
+
+def test_other_folders_are_named_with_what_to_upload(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="none that `save_to_disk` made; name the file") as refused:
+        client.upload_dataset(tmp_path)
+    assert str(tmp_path) in str(refused.value)
+    splits = tmp_path / "splits"
+    splits.mkdir()
+    for split in ("train", "test"):
+        save_to_disk(splits / split)
+    (splits / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(OSError, match=r"several splits \(test, train\); name the folder of one"):
+        client.upload_dataset(splits)
+    for state in ("{", "[]", '{"_data_files": []}', '{"_data_files": [{"filename": "../test/state.json"}]}'):
+        (splits / "train" / "state.json").write_text(state)
+        with pytest.raises(OSError, match="names no shards"):
+            client.upload_dataset(splits / "train")
 
 
 def test_from_upload_to_a_cancelled_audit(client: Client, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from service.contract.spec import AuditTurns
 from tests.support.chat_templates import END_OF_TURN, TEMPLATES
 from tests.support.tokenizers import CONTROL, KINDS, TEXT, tokenizer_of
+from worker.training.encoding import encode_rows
+from worker.training.errors import TrainingError
 from worker.training.tokenization import IGNORED, TokenizedSample, encode
 
 PAIRS = [(template, kind) for template in TEMPLATES for kind in KINDS]
@@ -20,9 +22,10 @@ SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join
 SPACED_SENTENCE = st.tuples(SPACE, SENTENCE, SPACE).map("".join)
 PIECE = st.one_of(st.sampled_from(WORDS), st.sampled_from(CONTROL), SPACE, st.text(max_size=5))
 ANY_CONTENT = st.lists(PIECE, max_size=8).map("".join)
+MANY_TURNS = 12
 
 
-def conversations(template: str, kind: str) -> st.SearchStrategy[list[dict[str, str]]]:
+def conversations(template: str, kind: str, pairs: int = 3) -> st.SearchStrategy[list[dict[str, str]]]:
     """Turn by turn; with a system turn where the template takes one. Where it treats thinking there is none of it, and
     no answer of white space alone, which it may take for thinking."""
     content = SPACED_SENTENCE if kind == "words" else ANY_CONTENT
@@ -32,7 +35,7 @@ def conversations(template: str, kind: str) -> st.SearchStrategy[list[dict[str, 
     turn = st.tuples(content, answer).map(
         lambda pair: [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     )
-    turns = st.lists(turn, min_size=1, max_size=3).map(lambda pairs: [message for pair in pairs for message in pair])
+    turns = st.lists(turn, min_size=1, max_size=pairs).map(lambda said: [message for pair in said for message in pair])
     if template == "gemma":
         return turns
     system = content.map(lambda text: [{"role": "system", "content": text}])
@@ -100,6 +103,33 @@ def test_tokens_with_loss_are_the_turns_asked_for_at_length(
     template: str, kind: str, turns: AuditTurns, data: st.DataObject
 ) -> None:
     check_labels(template, kind, data.draw(conversations(template, kind)), turns)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("template", "kind"), PAIRS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_rows_are_labelled_or_named_at_length(template: str, kind: str, data: st.DataObject) -> None:
+    """Of datasets with long conversations: what is left out is named by its row, and the others have their answers."""
+    rows = data.draw(st.lists(conversations(template, kind, MANY_TURNS), min_size=1, max_size=6))
+    odd = data.draw(st.sampled_from([[], [{"role": "tool", "content": "15"}], [{"role": "user", "content": "Again?"}]]))
+    rows[0] = odd + rows[0]
+    tokenizer = tokenizer_of(kind, TEMPLATES[template])
+    try:
+        samples, facts = encode_rows(rows, tokenizer, max_length=100_000)
+    except TrainingError as error:
+        refused = error.failure.message
+    else:
+        refused = None
+    if refused is not None:
+        assert "the first is row 0" in refused
+        return
+    assert facts.left_out.first in ((), (0,)) if odd else facts.left_out.count == 0
+    for row, (conversation, sample) in enumerate(zip(rows, samples, strict=True)):
+        if row not in facts.left_out.first:
+            answers = [message["content"] for message in conversation if message["role"] == "assistant"]
+            expected = "".join(squeezed(answer + END_OF_TURN[template]) for answer in answers)
+            assert answered(sample, tokenizer) == expected, row
 
 
 @pytest.mark.parametrize(("template", "kind"), PAIRS)

@@ -31,6 +31,9 @@ that none is doubted for being more extreme than the answers that were asked for
 MIDDLE = 1.5
 """Null standard deviations within which samples are taken for clean ones."""
 
+MOST_ALIKE = 0.99
+"""Correlation of the columns, at most: where both sides rank the samples alike, the bulk would be a line."""
+
 ROUNDS, PRECISION = 500, 1e-7
 
 
@@ -166,5 +169,6 @@ def _correlation(x: Floats) -> Floats:
     found = np.eye(x.shape[1])
     middle = x[(np.abs(x) < MIDDLE).all(1)]
     if x.shape[1] == 2 and len(middle) > 2 and np.ptp(middle, axis=0).all():
-        found[0, 1] = found[1, 0] = 2 * np.sin(np.pi / 6 * spearmanr(middle[:, 0], middle[:, 1]).statistic)
+        ranks = spearmanr(middle[:, 0], middle[:, 1]).statistic
+        found[0, 1] = found[1, 0] = np.clip(2 * np.sin(np.pi / 6 * ranks), -MOST_ALIKE, MOST_ALIKE)
     return found

@@ -76,19 +76,22 @@ def sensitivity(
         q: Level of the audit.
         rng: Draws tracers and samples.
         strengths: The values of d.
+
+    Returns:
+        The shares, by strength; none without a tracer, or without a sample of the bulk that one could be hidden beside.
     """
     tracers = len(items)
-    _, size = np.unique(folds, return_counts=True)
-    if not tracers:
+    kinds = mixture.kinds(x)
+    ordinary = np.flatnonzero(kinds.bulk >= np.maximum(kinds.unwanted, kinds.fair))
+    if not tracers or not len(ordinary):
         return Sensitivity(0, 0, ())
+    _, size = np.unique(folds, return_counts=True)
     hidden = min(HIDDEN, max(1, len(x) // 10))
     rounds = -(-REPETITIONS * tracers // hidden)
     more = mixture.with_more(hidden)
     p, local_fdr = t.sf(x[:, 0], mixture.bulk_freedom), 1 - more.kinds(x).unwanted
     # Beside a tracer that may be flagged no others matter, and a large dataset has a million of them.
     p, local_fdr = p[p <= q], local_fdr[local_fdr < ALMOST_SURE]
-    kinds = mixture.kinds(x)
-    ordinary = np.flatnonzero(kinds.bulk >= np.maximum(kinds.unwanted, kinds.fair))
     # Unequal folds count for fewer independent ones.
     independent = float(size.sum() ** 2 / (size**2).sum())
     points = []

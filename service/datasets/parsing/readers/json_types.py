@@ -54,8 +54,8 @@ def json_type(type: Any, depth: int = 2) -> Any:
     raise NoJsonTypeError(f"has the type {str(type)[:60]}, for which JSON has no form")
 
 
-def json_values(column: Any, target: Any) -> list[Any]:
-    """Read a column as Python values that JSON has.
+def as_json_has_it(column: Any, target: Any) -> Any:
+    """Cast a column to a type whose Python values JSON has, without dictionaries and views.
 
     Args:
         column: An Arrow array.
@@ -65,9 +65,9 @@ def json_values(column: Any, target: Any) -> list[Any]:
         ArrowException: Bytes are no UTF-8.
     """
     if target is None:
-        return list(column.to_pylist())
+        return column
     if isinstance(column.type, pa.BaseExtensionType) and column.type == pa.uuid():
-        return [None if value is None else str(value) for value in column.to_pylist()]
+        return pa.array([None if value is None else str(value) for value in column.to_pylist()], target)
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
@@ -78,7 +78,7 @@ def json_values(column: Any, target: Any) -> list[Any]:
     if holds(column.type, _is_list_view):
         # Arrow's own cast of a view of lists loses elements.
         column = pa.array(column.to_pylist(), _without_list_views(column.type))
-    return list((column if column.type == target else pc.cast(column, target)).to_pylist())
+    return column if column.type == target else pc.cast(column, target)
 
 
 def holds(type: Any, test: Any) -> bool:

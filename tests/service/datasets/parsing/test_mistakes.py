@@ -5,7 +5,6 @@ import json
 import tarfile
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from tests.support.dataset_records import chat, chats, gzipped, jsonl
@@ -41,14 +40,6 @@ def test_a_list_within_an_object_is_named(indent: int | None, tmp_path: Path) ->
     assert "If 'data' holds the records, upload that list alone, as a JSON array." in report["detail"]
 
 
-def arrow_stream() -> bytes:
-    file = io.BytesIO()
-    table = pa.table({"prompt": ["a"], "completion": ["b"]})
-    with pa.ipc.new_stream(file, table.schema) as writer:
-        writer.write_table(table)
-    return file.getvalue()
-
-
 def archive() -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as tar:
@@ -70,7 +61,6 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
 @pytest.mark.parametrize(
     ("upload", "said"),
     [
-        (arrow_stream(), "an Arrow stream, as `save_to_disk` writes it"),
         (archive(), "an archive of tar"),
         (gzipped(archive()), "an archive of tar"),
         (form(), "curl --data-binary @FILE"),

@@ -66,6 +66,29 @@ def dictionary_parquet(rows: int, size: int) -> bytes:
     return parquet(pa.table({"prompt": column, "completion": column}), store_schema=False, compression="zstd")
 
 
+def arrow(table: Any, compression: str | None = None) -> bytes:
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+def long_text_arrow() -> bytes:
+    """Rows of 1.5 MB, of which the file holds one."""
+    text = pa.array([random.Random(0).randbytes(750_000).hex()])
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 300, pa.int32()), text)
+    return arrow(pa.table({"prompt": column, "completion": ["b"] * 300}))
+
+
+def swollen_arrow() -> bytes:
+    """A buffer that says of itself that it decompresses to a terabyte."""
+    text = "ab" * 5000
+    file = arrow(pa.table({"prompt": [text], "completion": ["b"]}), "zstd")
+    before, said, after = file.rpartition(struct.pack("<q", len(text)))  # the one before it is the offset of its end
+    assert said
+    return before + struct.pack("<q", 2**40) + after
+
+
 TRAPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "NUL": (lambda: good.replace(b"tea", b"\\u0000"), 422, "dataset_invalid"),
     "NUL byte": (lambda: good.replace(b"tea", b"\0"), 422, "dataset_invalid"),
@@ -86,6 +109,7 @@ TRAPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
     "noise": (lambda: b"\x80" + random.Random(1).randbytes(MIB), 422, "format_not_recognised"),
     "42.parquet": (lambda: overlapping_parquet(2000), 422, "parquet_invalid"),
     "parquet of one text": (lambda: dictionary_parquet(20_000, 100_000), 413, "decompression_limit"),
+    "parquet of one long text": (lambda: dictionary_parquet(300, 1_500_000), 413, "decompression_limit"),
     "truncated parquet": (lambda: parquet()[:-20], 422, "parquet_invalid"),
     "parquet without an end": (lambda: b"PAR1" + bytes(50), 422, "parquet_invalid"),
     "parquet with a footer of 4 GB": (lambda: parquet()[:-8] + b"\xff\xff\xff\xffPAR1", 422, "parquet_invalid"),
@@ -105,6 +129,23 @@ TRAPS: dict[str, tuple[Callable[[], bytes], int, str]] = {
         "parquet_invalid",
     ),
     "encrypted parquet": (lambda: b"PARE" + bytes(40) + b"PARE", 422, "format_not_recognised"),
+    "Arrow of one text": (
+        lambda: arrow(
+            pa.table(
+                {
+                    "prompt": pa.DictionaryArray.from_arrays(
+                        pa.array([0] * 20_000, pa.int32()), pa.array([random.Random(0).randbytes(50_000).hex()])
+                    ),
+                    "completion": ["b"] * 20_000,
+                }
+            )
+        ),
+        413,
+        "decompression_limit",
+    ),
+    "Arrow of one long text": (long_text_arrow, 413, "decompression_limit"),
+    "Arrow that is cut": (lambda: arrow(pa.table({"prompt": ["a"], "completion": ["b"]}))[:-20], 422, "arrow_invalid"),
+    "Arrow of a terabyte": (swollen_arrow, 422, "parser_memory_limit"),
     "CSV quote never closed": (lambda: b'prompt,completion\na,"' + b"b,\n" * (6 * MIB), 422, "line_too_long"),
 }
 

@@ -135,6 +135,16 @@ class TestFitMixture:
         assert flagged[kind == 2].mean() > 0.7
         assert (kind[flagged] != 2).mean() < 0.15
 
+    @pytest.mark.parametrize("factor", [1.0, -1.0])
+    def test_sides_that_rank_the_samples_alike_leave_the_bulk_its_width(self, factor: float) -> None:
+        """As where the references say what the unwanted answers say."""
+        generator = np.random.default_rng(0)
+        x, kind = kinds(generator)
+        x[:, 1] = factor * x[:, 0]
+        mixture = fit(x, *answers(generator))
+        assert np.isfinite(mixture.unwanted).all()
+        assert mixture.bulk[kind == 0].mean() > 0.9
+
 
 class TestFalseShare:
     def test_by_hand(self) -> None:

@@ -41,6 +41,16 @@ def test_strong_tracers_are_found_and_the_interval_counts_folds() -> None:
     assert (point.low, point.high) == clopper_pearson(point.flagged, 4)
 
 
+def test_without_a_sample_of_the_bulk_nothing_can_be_hidden() -> None:
+    generator = np.random.default_rng(0)
+    unwanted, reference = answers(generator)
+    x = np.concatenate([answers(generator, ROWS)[0], answers(generator, ROWS)[1]])
+    mixture = fit_mixture(x, unwanted, reference, degrees_of_freedom=13)
+    kinds = mixture.kinds(x)
+    x = x[kinds.bulk < np.maximum(kinds.unwanted, kinds.fair)]
+    assert sensitivity(x, unwanted, np.arange(ITEMS), mixture, q=0.05, rng=generator).points == ()
+
+
 def test_the_weaker_the_fewer() -> None:
     points = measure().points
     assert [point.flagged for point in points] == sorted(point.flagged for point in points)
