@@ -120,6 +120,11 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/findings/{row}",
         "GET /audits/{audit_id}/findings/{row}/trace.svg",
     },
+    "verdicts:write": {
+        "POST /audits/{audit_id}/findings/{row}/verdict",
+        "GET /audits/{audit_id}/verdicts",
+        "POST /audits/{audit_id}/verdicts",
+    },
 }
 """Likewise of the dashboard."""
 
@@ -130,6 +135,12 @@ BODIES: dict[str, dict[str, Any]] = {
     "PUT /v1/audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
 }
 """Of requests with an id that need one."""
+
+FORMS: dict[str, dict[str, str]] = {
+    "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
+    "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
+}
+"""Likewise of pages."""
 
 OF_NOBODY = {"pack_name"}
 """Names in paths that are not an id of anybody's row."""
@@ -216,7 +227,8 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert names <= set(owned), f"{path}: add its ids to the fixture"
         address = path.format(**owned)
         body = BODIES.get(f"{method} {path}")
-        response = stranger.request(method, address, json=body)
+        form = FORMS.get(f"{method} {path}")
+        response = stranger.request(method, address, json=body, data=form)
         assert response.status_code != 422, f"{method} {path}: add its body to BODIES"
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):

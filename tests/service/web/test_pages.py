@@ -65,7 +65,7 @@ def test_no_page_holds_code_or_style_of_its_own(sign_in: SignIn, published: str)
         assert "no-store" in answer.headers["cache-control"]
         for tag, attributes, texts in Page(answer.text).elements:
             if tag == "script":
-                assert (attributes.get("src") or "").startswith("/static/app.js?v=")
+                assert re.match(r"/static/(app|review)\.js\?v=", attributes.get("src") or "")
                 assert not "".join(texts).strip()
             assert tag not in ("style", "iframe", "object", "embed", "base"), (path, tag)
             for name, value in attributes.items():
@@ -82,11 +82,12 @@ def test_hostile_samples_are_text_and_nothing_hides_in_them(sign_in: SignIn, pub
         assert answer.status_code == 200
         page = Page(answer.text)
         tags = {tag for tag, _, _ in page.elements}
-        assert {"style", "textarea"}.isdisjoint(tags)
+        assert "style" not in tags
+        assert ["".join(texts) for tag, _, texts in page.elements if tag == "textarea"] == ["", ""], "for notes"
         assert [attrs["src"] for attrs, _ in page.all("img")] == [
             f"/audits/{published}/findings/{row}/trace.svg?scheme=light"
         ]
-        assert len(page.all("script")) == 1
+        assert len(page.all("script")) == 2
         bare = re.sub(r"[\u202e\u202c\u200b\x07\u2066\u2069]", "", HOSTILE[row])
         text = page.all("ol", class_="turns")[0][1]
         shown = re.sub(r"U\+[0-9A-F]{4}", "", text)
