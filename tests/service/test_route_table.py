@@ -119,6 +119,8 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
         "GET /audits/{audit_id}/findings/{row}/trace.svg",
+        "GET /audits/{audit_id}/exports",
+        "POST /audits/{audit_id}/exports",
     },
     "verdicts:write": {
         "POST /audits/{audit_id}/findings/{row}/verdict",
@@ -139,6 +141,7 @@ BODIES: dict[str, dict[str, Any]] = {
 FORMS: dict[str, dict[str, str]] = {
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
+    "POST /audits/{audit_id}/exports": {"kind": "cleaned"},
 }
 """Likewise of pages."""
 

@@ -4,8 +4,8 @@ from datetime import datetime
 
 from sqlalchemy import ColumnExpressionArgument, and_, or_, select
 
-from service.contract.results import Side
 from service.lifecycle.exports import Filter
+from service.store.flagging import flagged_at
 from service.store.tables import Score
 from service.store.verdict_tables import VerdictChange
 
@@ -22,8 +22,7 @@ def selected(filter: Filter, max_q: float | None, audit_id: str, asked_at: datet
     Returns:
         The condition, for a query on Score.
     """
-    # This is how an audit flags, at another q.
-    flagged = Score.flagged if max_q is None else and_(Score.q <= max_q, Score.side.is_distinct_from(Side.AGAINST))
+    flagged = flagged_at(max_q)
     said = (
         select(VerdictChange.verdict)
         .where(
