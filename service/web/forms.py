@@ -7,7 +7,6 @@ from fastapi import Depends, Request
 from starlette.responses import RedirectResponse
 
 from service.http.problems.problem import Problem
-from service.http.sub_path import address
 
 FORM_BYTES = 2**20
 """The largest form that is read."""
@@ -46,5 +45,9 @@ FormDep = Annotated[dict[str, str], Depends(read_form)]
 
 
 def see_other(path: str) -> RedirectResponse:
-    """Send the browser to a page of ours after its form was done (RFC 9110, 303), so that a reload repeats nothing."""
-    return RedirectResponse(address(path), 303)
+    """Send the browser to a page of ours after its form was done (RFC 9110, 303), so that a reload repeats nothing.
+
+    Args:
+        path: As routes name it: `SubPath` puts in front what a proxy serves it under.
+    """
+    return RedirectResponse(path, 303)

@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from service.web import static_files
-from service.web.pages import audits, charts, findings, inputs
+from service.web.pages import audits, charts, datasets, findings, probes
 
 router = APIRouter(include_in_schema=False)
-for part in (static_files, audits, charts, findings, inputs):
+for part in (static_files, audits, charts, findings, datasets, probes):
     router.include_router(part.router)

@@ -12,6 +12,7 @@ STATIC_FILES: dict[str, str] = {
     "app.js": "text/javascript; charset=utf-8",
     "favicon.svg": "image/svg+xml",
     "style.css": "text/css; charset=utf-8",
+    "upload.js": "text/javascript; charset=utf-8",
 }
 """Media types by name."""
 

@@ -108,8 +108,10 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/group.svg",
         "GET /audits/{audit_id}/loss.svg",
         "GET /datasets",
+        "GET /datasets/{dataset_id}",
         "GET /probes",
     },
+    "datasets:write": {"POST /datasets/{dataset_id}/delete"},
     "audits:write": {
         "POST /audits/{audit_id}/cancel",
         "POST /audits/{audit_id}/retry",
