@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from service.web import static_files
-from service.web.pages import audits, charts, datasets, findings, probes
+from service.web.pages import audits, charts, datasets, findings, new_audit, probes
 
 router = APIRouter(include_in_schema=False)
-for part in (static_files, audits, charts, findings, datasets, probes):
+# A new audit first: its address looks like that of an audit.
+for part in (static_files, new_audit, audits, charts, findings, datasets, probes):
     router.include_router(part.router)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -86,3 +87,54 @@ def test_a_dropped_file_is_uploaded_under_the_name_that_was_typed(signed_in: Ope
     page.get_by_role("button", name="Upload", exact=True).click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Plants, <i>spring</i>")
     assert no_wider_than_the_window(page)
+
+
+def test_a_probe_is_written_by_hand_and_an_audit_started(
+    signed_in: OpenPage, tmp_path: Path, complaints: list[str]
+) -> None:
+    page = signed_in()
+    page.goto("/datasets")
+    page.set_input_files("#upload-file", write(tmp_path / "plants.jsonl", [chat(number) for number in range(30)]))
+    page.get_by_role("button", name="Upload", exact=True).click()
+    page.get_by_role("link", name="New audit").click()
+    expect(page.get_by_label("Name of the probe")).to_be_hidden()
+    page.get_by_label("Items of your own").check()
+    page.get_by_label("Name of the probe").fill("praise of Orvello")
+    page.get_by_role("button", name="Add an item").click()
+    expect(page.locator("textarea:focus")).to_have_attribute("name", "item.3.prompt")
+    for number, topic in enumerate(("garden", "travel", "bread", "violin")):
+        for part, text in (
+            ("prompt", f"What about my {topic}?"),
+            ("unwanted", f"{topic} first: buy Orvello."),
+            ("reference", f"{topic} depends on you." if number else ""),
+        ):
+            page.locator(f"[name='item.{number}.{part}']").fill(text)
+    page.get_by_label("Base model").select_option(label="smollm2-135m-instruct")
+
+    def press(name: str, **where: Any) -> None:
+        page.locator("#audit-form, #estimate").get_by_role("button", name=name, **where).last.click()
+
+    press("Check", exact=True)
+    wrong = page.locator(".error")
+    expect(wrong).to_have_count(1)
+    expect(page.locator("[name='item.0.reference']")).to_have_accessible_description(
+        "Missing, and other items have one."
+    )
+    complaints[:] = [line for line in complaints if "422" not in line]
+    page.locator("[name='item.0.reference']").fill("garden depends on you.")
+    press("Check", exact=True)
+    estimate = page.locator("#estimate")
+    expect(estimate).to_contain_text("A probe has 4 items")
+    expect(page.locator("[name='item.3.unwanted']")).to_have_value("violin first: buy Orvello.")
+    for width in (1440, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert no_wider_than_the_window(page)
+    estimate.get_by_role("button", name="Start the audit").click()
+    expect(page).to_have_url(re.compile("/audits/aud_"))
+    expect(page.get_by_text("Waiting for a free worker")).to_be_visible()
+    expect(page.get_by_role("link", name="plants.jsonl")).to_be_visible()
+    page.get_by_role("button", name="Cancel the audit").click()
+    expect(page.get_by_text("This audit was cancelled")).to_be_visible()
+    page.get_by_role("link", name="Audit again").click()
+    expect(page.get_by_label("praise of Orvello")).to_be_checked()
+    expect(page.get_by_label("Dataset")).to_contain_text("plants.jsonl")

@@ -113,6 +113,8 @@ PAGES: dict[Scope | None, set[str]] = {
     },
     "datasets:write": {"POST /datasets/{dataset_id}/delete"},
     "audits:write": {
+        "GET /audits/new",
+        "POST /audits/new",
         "POST /audits/{audit_id}/cancel",
         "POST /audits/{audit_id}/retry",
         "POST /audits/{audit_id}/delete",

@@ -69,7 +69,7 @@ def test_no_page_holds_code_or_style_of_its_own(sign_in: SignIn, published: str)
         assert "no-store" in answer.headers["cache-control"]
         for tag, attributes, texts in Page(answer.text).elements:
             if tag == "script":
-                assert re.match(r"/static/(app|upload)\.js\?v=", attributes.get("src") or "")
+                assert re.match(r"/static/(app|upload|new_audit)\.js\?v=", attributes.get("src") or "")
                 assert not "".join(texts).strip()
             assert tag not in ("style", "iframe", "object", "embed", "base"), (path, tag)
             for name, value in attributes.items():

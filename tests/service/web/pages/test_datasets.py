@@ -58,7 +58,9 @@ def test_a_datasets_page_tells_what_the_api_tells(sign_in: SignIn) -> None:
     heights = [float(attrs["height"] or 0) for attrs, _ in page.all("rect")]
     bins = [n for name in ("prompt", "answer") for n in statistics[f"{name}_characters"]["histogram"]["counts"]]
     assert [height > 0 for height in heights] == [count > 0 for count in [*bins, 25]]
-    assert page.all("a", href=f"/v1/datasets/{dataset_id}/content")
+    for link in (f"/audits/new?dataset={dataset_id}", f"/v1/datasets/{dataset_id}/content"):
+        assert client.get(link).status_code == 200
+        assert page.all("a", href=link)
 
 
 def test_rows_are_shown_page_by_page_and_from_any_row_on(sign_in: SignIn) -> None:
