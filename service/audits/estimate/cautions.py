@@ -9,7 +9,7 @@ from service.contract.spec import WARN_DATASET_ROWS, ProbeItem
 from service.principal import Principal
 from service.probes.weaknesses import quoting, weaknesses
 from service.scoping import owned
-from service.store.objects import ObjectMissingError
+from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 from service.store.stored_rows import StoredRows
 from service.store.tables import Dataset, Probe
 
@@ -86,10 +86,10 @@ def first_answers(rows: StoredRows, workspace_id: str, dataset_id: str) -> list[
         dataset_id: Which dataset.
 
     Returns:
-        Nothing where the file is gone: the audit itself will say so.
+        Nothing where the object store does not give them: the audit itself will say so.
     """
     try:
         samples = rows.page(workspace_id, dataset_id, None, SAMPLES_READ)
-    except ObjectMissingError:
+    except (ObjectMissingError, ObjectStoreUnavailableError):
         return []
     return [turn["content"] for sample in samples for turn in sample["messages"] if turn["role"] == "assistant"]
