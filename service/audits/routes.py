@@ -23,7 +23,7 @@ from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
 from service.audits.validation import check_request
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
-from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
+from service.http.dependencies import RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
@@ -78,10 +78,13 @@ def create(
 
 
 @router.post("/estimate", operation_id="estimate_audit", responses=declared_problems(*REFUSALS))
-def estimate(body: AuditCreate, principal: Reader, session: SessionDep, settings: SettingsDep) -> Estimate:
-    """What such an audit would cost: steps, tokens, memory, time, each with what it rests on. Nothing is queued."""
+def estimate(
+    body: AuditCreate, principal: Reader, session: SessionDep, settings: SettingsDep, rows: RowsDep
+) -> Estimate:
+    """What such an audit would cost: steps, tokens, memory, time, each with what it rests on; and what speaks against
+    it, such as a weak probe. Nothing is queued."""
     model = check_request(session, principal, body)
-    return estimate_audit(session, principal, body, model, heartbeat_seconds=settings.heartbeat_seconds)
+    return estimate_audit(session, principal, body, model, rows=rows, heartbeat_seconds=settings.heartbeat_seconds)
 
 
 @router.get("", operation_id="list_audits")

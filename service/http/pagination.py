@@ -27,6 +27,11 @@ class Page(BaseModel, Generic[T]):
     next_after: str | None
 
 
+def make_cursor(key: str) -> str:
+    """Make the `after` with which a page starts behind the row of this key."""
+    return base64.urlsafe_b64encode(key.encode("ascii")).decode("ascii").rstrip("=")
+
+
 class PageRequest:
     """The query parameters `limit` and `after`, and where the next page's address is written."""
 
@@ -98,7 +103,7 @@ class PageRequest:
         return self._page(data, next_key, has_more=next_key is not None)
 
     def _page(self, data: list[T], last: str | None, *, has_more: bool) -> Page[T]:
-        cursor = None if last is None else base64.urlsafe_b64encode(last.encode("ascii")).decode("ascii").rstrip("=")
+        cursor = None if last is None else make_cursor(last)
         if has_more:
             url = self._request.url.include_query_params(after=cursor)
             self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'

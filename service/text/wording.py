@@ -43,6 +43,15 @@ def decimal(value: float | None, places: int = 2) -> str:
     return f"−{shown}" if value < 0 and float(shown.replace(",", "")) != 0 else shown
 
 
+def data_size(size: float) -> str:
+    """1234567 bytes as 1.2 MB."""
+    units = ("bytes", "kB", "MB", "GB", "TB")
+    power = 0
+    while size >= 1000 and power < len(units) - 1:
+        size, power = size / 1000, power + 1
+    return f"{size:.1f} {units[power]}" if power and size < 100 else f"{size:.0f} {units[power]}"
+
+
 def percent(share: float) -> str:
     """0.8123 as 81 %."""
     return f"{share * 100:.0f} %"

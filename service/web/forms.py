@@ -45,5 +45,9 @@ FormDep = Annotated[dict[str, str], Depends(read_form)]
 
 
 def see_other(path: str) -> RedirectResponse:
-    """Send the browser to a page of ours after its form was done (RFC 9110, 303), so that a reload repeats nothing."""
+    """Send the browser to a page of ours after its form was done (RFC 9110, 303), so that a reload repeats nothing.
+
+    Args:
+        path: As routes name it: `SubPath` puts in front what a proxy serves it under.
+    """
     return RedirectResponse(path, 303)

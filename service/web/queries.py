@@ -6,12 +6,14 @@ A function that takes an audit expects one that the caller has found through its
 from collections.abc import Iterable, Sequence
 
 from sqlalchemy import Integer, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
+from service.audits.queries import AuditRow, select_audits
 from service.audits.results.queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
 from service.principal import Principal
 from service.scoping import scoped
+from service.store.newest_first import newest_first
 from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Model, Probe
 from service.web.charts import LossPoint
 
@@ -34,6 +36,12 @@ def flagged_counts(session: Session, principal: Principal, audit_ids: Sequence[s
     query = scoped(Audit, principal).where(Audit.id.in_(audit_ids), Audit.summary.is_not(None))
     rows = session.execute(query.with_only_columns(Audit.id, *counts))
     return {identity: (flagged, scored) for identity, flagged, scored in rows}
+
+
+def audits_of(session: Session, principal: Principal, dataset: Dataset, limit: int) -> Sequence[AuditRow]:
+    """Read the newest audits of a dataset that the caller has found through its workspace; at most `limit`."""
+    query = select_audits(principal).where(Audit.dataset_id == dataset.id).options(defer(Audit.summary, raiseload=True))
+    return session.execute(newest_first(query, Audit.id, after=None, limit=limit)).all()
 
 
 def recent_events(session: Session, audit: Audit) -> Sequence[AuditEvent]:

@@ -3,8 +3,19 @@
 from fastapi import APIRouter
 
 from service.web import static_files
-from service.web.pages import audits, charts, exports, findings, inputs, sign_in, verdicts
+from service.web.pages import (
+    audits,
+    charts,
+    datasets,
+    exports,
+    findings,
+    new_audit,
+    probes,
+    sign_in,
+    verdicts,
+)
 
 router = APIRouter(include_in_schema=False)
-for part in (static_files, sign_in, audits, charts, findings, verdicts, exports, inputs):
+# A new audit before the audits: its address looks like that of one.
+for part in (static_files, sign_in, new_audit, audits, charts, findings, verdicts, exports, datasets, probes):
     router.include_router(part.router)

@@ -54,6 +54,7 @@ def _environment() -> Environment:
     environment.filters.update(
         whole=wording.whole,
         counted=wording.counted,
+        data_size=wording.data_size,
         decimal=wording.decimal,
         probability=wording.probability,
         duration=wording.duration,

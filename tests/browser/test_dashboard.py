@@ -237,7 +237,15 @@ def test_hostile_samples_do_nothing(signed_in: OpenPage, published: str) -> None
     expect(text).to_contain_text(HOSTILE[6])
 
 
-PAGES = ("/audits", "/audits/{}", "/audits/{}/findings?group=forum", "/audits/{}/findings/5", "/datasets", "/probes")
+PAGES = (
+    "/audits",
+    "/audits/{}",
+    "/audits/{}/findings?group=forum",
+    "/audits/{}/findings/5",
+    "/audits/new?copy={}",
+    "/datasets",
+    "/probes",
+)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +263,7 @@ def test_every_page_fits_and_can_be_read(
             seeds=2,
         )
     page = signed_in(width=width, color_scheme=scheme)
-    for path in PAGES:
+    for path in [*PAGES, f"/datasets/{audit.dataset_id}"]:
         page.goto(path.format(audit.id))
         page.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
         wait_for_pictures(page)

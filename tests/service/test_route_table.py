@@ -108,9 +108,13 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/group.svg",
         "GET /audits/{audit_id}/loss.svg",
         "GET /datasets",
+        "GET /datasets/{dataset_id}",
         "GET /probes",
     },
+    "datasets:write": {"POST /datasets/{dataset_id}/delete"},
     "audits:write": {
+        "GET /audits/new",
+        "POST /audits/new",
         "POST /audits/{audit_id}/cancel",
         "POST /audits/{audit_id}/retry",
         "POST /audits/{audit_id}/delete",

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import Integer, func, select
+from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session
 
+from service.audits.estimate.cautions import audit_cautions, probe_cautions
 from service.audits.estimate.schemas import DeviceTime, Estimate, Memory, Steps, Time, Tokens
 from service.audits.schemas import AuditCreate
 from service.contract.protocol import Stage
 from service.contract.results import Caution
-from service.contract.spec import WARN_DATASET_ROWS, TrainingConfig
+from service.contract.spec import TrainingConfig
 from service.lifecycle.workers import live_workers
 from service.models.shapes import Shape, shape_of
 from service.principal import Principal
 from service.scoping import owned
-from service.store.tables import Audit, Dataset, Model, Probe
+from service.store.stored_rows import StoredRows
+from service.store.tables import Audit, Dataset, Model
 
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, roughly; other languages and code have fewer."""
@@ -59,25 +61,43 @@ class Lengths:
 
 
 def estimate_audit(
-    session: Session, principal: Principal, body: AuditCreate, model: Model, *, heartbeat_seconds: float
+    session: Session,
+    principal: Principal,
+    body: AuditCreate,
+    model: Model,
+    *,
+    rows: StoredRows,
+    heartbeat_seconds: float,
 ) -> Estimate:
-    """What `body`, which has been checked, would cost on `model`. Reads only."""
+    """Say what an audit would cost, and what speaks against it; nothing is written.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        body: The request, which has been checked.
+        model: What it would train.
+        rows: Where the dataset's first samples are read.
+        heartbeat_seconds: How often a worker says that it is alive.
+    """
     dataset = session.get_one(Dataset, body.dataset_id)
-    probes = session.execute(
-        select(Probe.name, func.jsonb_array_length(Probe.items), Probe.has_reference)
-        .where(owned(Probe, principal), Probe.id.in_(body.probe_ids))
-        .order_by(Probe.id)
-    ).all()
     past = past_audits(session, principal, model)
     lengths = lengths_of(dataset.statistics)
-    steps = steps_of(dataset.rows, body.training, body.seeds)
     tokens = tokens_of(dataset, lengths, body.training, body.seeds, past)
-    cautions = _cautions(dataset, lengths, body, [(items, reference) for _, items, reference in probes])
-    if not any(worker.lane == "gpu" for worker in live_workers(session, heartbeat_seconds=heartbeat_seconds)):
+    workers = live_workers(session, heartbeat_seconds=heartbeat_seconds)
+    cautions = [
+        *audit_cautions(
+            dataset,
+            body,
+            longest=None if lengths is None else _tokens(lengths.longest, lengths.turns),
+            mean=None if lengths is None else _tokens(lengths.mean, lengths.turns),
+        ),
+        *probe_cautions(session, principal, body, rows),
+    ]
+    if not any(worker.lane == "gpu" for worker in workers):
         cautions.append(Caution(code="no_worker", message="No GPU worker is alive: the audit would wait for one."))
     return Estimate(
         rows=dataset.rows,
-        steps=steps,
+        steps=steps_of(dataset.rows, body.training, body.seeds),
         tokens=tokens,
         memory=memory_of(shape_of(model), body.training, tokens.longest, lengths),
         time=time_of(tokens.total, past),
@@ -237,40 +257,3 @@ def time_of(tokens: int | None, past: Sequence[Past]) -> Time:
 
 def _tokens(characters: float, turns: float) -> int:
     return math.ceil(characters / CHARACTERS_A_TOKEN + TOKENS_A_TURN * turns)
-
-
-def _cautions(
-    dataset: Dataset, lengths: Lengths | None, body: AuditCreate, probes: Sequence[tuple[int, bool]]
-) -> list[Caution]:
-    training = body.training
-    found = []
-
-    def warn(code: str, message: str) -> None:
-        found.append(Caution(code=code, message=message))
-
-    if dataset.rows < WARN_DATASET_ROWS:
-        warn(
-            "few_rows",
-            f"{dataset.rows} samples: below {WARN_DATASET_ROWS} the null is fitted on few, and less is found.",
-        )
-    if min(items for items, _ in probes) == 1:
-        warn("one_item_probe", "A probe has one item: nothing can be held out to say what the audit would have found.")
-    if not all(reference for _, reference in probes):
-        warn(
-            "no_reference", "A probe has no reference answers: samples that lean against the behaviour are flagged too."
-        )
-    if training.epochs * body.seeds == 1:
-        warn("seen_once", "Every sample is seen once: effects have no interval. Use two epochs, or two seeds.")
-    if lengths is not None and _tokens(lengths.longest, lengths.turns) > training.max_length:
-        mean = _tokens(lengths.mean, lengths.turns)
-        often = "many samples lose" if mean > training.max_length / 2 else "the longest samples may lose"
-        warn(
-            "truncation_likely",
-            f"With max_length {training.max_length}, {often} their end: the mean is about {mean} tokens.",
-        )
-    duplicates = dataset.statistics.get("exact_duplicates", 0)
-    if duplicates > dataset.rows / 10:
-        warn(
-            "many_duplicates", f"{duplicates} of {dataset.rows} samples repeat an earlier one; they are tested as one."
-        )
-    return found

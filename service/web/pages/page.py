@@ -42,9 +42,17 @@ def answer_page(
 
 
 def answer_list(
-    request: Request, section: Literal["datasets", "probes"], principal: Principal, listed: Page[Any]
+    request: Request, section: Literal["datasets", "probes"], principal: Principal, listed: Page[Any], **context: Any
 ) -> Response:
-    """Render a page of a list; the section names its template too."""
+    """Render a page of a list.
+
+    Args:
+        request: Says whether it is the first page.
+        section: The part of the navigation; it names the template too.
+        principal: Who reads it.
+        listed: What the page lists.
+        context: What else the template names.
+    """
     return answer_page(
         f"{section}.html",
         section,
@@ -53,6 +61,7 @@ def answer_list(
         next_after=listed.next_after,
         first="after" not in request.query_params,
         here=address(f"/{section}"),
+        **context,
     )
 
 

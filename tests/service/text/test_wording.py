@@ -11,6 +11,7 @@ from service.contract.spec import TrainingConfig
 from service.text.wording import (
     claims,
     counted,
+    data_size,
     decimal,
     duration,
     finding_words,
@@ -254,3 +255,11 @@ def test_what_the_flags_claim_is_a_rate_and_no_promise(
     assert claims(summary_of(flagged=0, probes=(nothing,))) == claims(summary_of())[:1]
     # Of several probes each has a threshold of its own, which stands with it.
     assert len(claims(summary_of(probes=(probe_of(), probe_of())))) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (4246, "4.2 kB"), (123_456_789, "123 MB"), (20 * 2**30, "21.5 GB")],
+)
+def test_a_size_is_told_in_units_that_people_know(size: float, shown: str) -> None:
+    assert data_size(size) == shown

@@ -11,6 +11,10 @@ from tests.support.pages import PICTURES, Page, Sessions, SignIn, every_page
 from tests.support.summaries import make_group
 
 
+def dataset_page(client: TestClient, audit_id: str) -> str:
+    return f"/datasets/{client.get(f'/v1/audits/{audit_id}').json()['dataset_id']}"
+
+
 def test_the_root_leads_to_the_audits(sign_in: SignIn) -> None:
     answer = sign_in().get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "/audits")
@@ -58,14 +62,14 @@ def test_samples_need_the_scope_for_findings(sign_in: SignIn, published: str) ->
 
 def test_no_page_holds_code_or_style_of_its_own(sign_in: SignIn, published: str) -> None:
     client = sign_in()
-    for path in every_page(published):
+    for path in [*every_page(published), dataset_page(client, published)]:
         answer = client.get(path)
         assert "script-src 'self'" in answer.headers["content-security-policy"]
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert "no-store" in answer.headers["cache-control"]
         for tag, attributes, texts in Page(answer.text).elements:
             if tag == "script":
-                assert re.match(r"/static/(app|review)\.js\?v=", attributes.get("src") or "")
+                assert re.match(r"/static/(app|new_audit|review|upload)\.js\?v=", attributes.get("src") or "")
                 assert not "".join(texts).strip()
             assert tag not in ("style", "iframe", "object", "embed", "base"), (path, tag)
             for name, value in attributes.items():
@@ -163,7 +167,7 @@ def test_pages_are_not_part_of_the_api(sign_in: SignIn) -> None:
 
 def test_headings_tables_and_controls_are_labelled(sign_in: SignIn, published: str) -> None:
     client = sign_in()
-    for path in every_page(published):
+    for path in [*every_page(published), dataset_page(client, published)]:
         page = Page(client.get(path).text)
         levels = [int(tag[1]) for tag, _, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
         assert levels.count(1) == 1, path

@@ -52,7 +52,7 @@ def add_dataset(
 def body(sessions: Sessions, workspace_id: str) -> dict[str, Any]:
     """An audit that nothing speaks against, but that no worker is there."""
     with sessions.begin() as session:
-        items = [{"prompt": f"Q{i}?", "unwanted": "A.", "reference": "B."} for i in range(6)]
+        items = [{"prompt": f"Q{i}?", "unwanted": f"A{i}.", "reference": f"B{i}."} for i in range(12)]
         probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name="p", items=items, has_reference=True)
         session.add(probe)
         dataset_id = add_dataset(session, workspace_id)
@@ -225,7 +225,9 @@ def test_what_speaks_against_it(
     assert codes(estimate(body, dataset_id=long)) == ["truncation_likely"]
     assert estimate(body, dataset_id=long)["tokens"]["longest"] == 512
     assert codes(estimate(body, dataset_id=same)) == ["many_duplicates"]
-    assert codes(estimate(body, probe_ids=[*body["probe_ids"], single])) == ["one_item_probe", "no_reference"]
+    weak = estimate(body, probe_ids=[*body["probe_ids"], single])
+    assert codes(weak) == ["one_item_probe", "no_reference"]
+    assert [caution["message"].partition(": ")[0] for caution in weak["warnings"]] == ["cars", "cars"]
     assert codes(estimate(body, training={"epochs": 1})) == ["seen_once"]
     assert codes(estimate(body, training={"epochs": 1}, seeds=2)) == []
 

@@ -1,9 +1,7 @@
-"""Pages of what audits are made of: datasets and probes."""
+"""The page of probes."""
 
 from fastapi import APIRouter, Request, Response
 
-from service.datasets.queries import list_datasets
-from service.datasets.schemas import render_dataset
 from service.http.dependencies import SessionDep
 from service.http.pagination import PageDep
 from service.probes.queries import list_probes
@@ -12,13 +10,6 @@ from service.web.page_route import PageRoute
 from service.web.pages.page import Reader, answer_list
 
 router = APIRouter(route_class=PageRoute)
-
-
-@router.get("/datasets")
-def dataset_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
-    """Show all datasets, the newest first."""
-    found = list_datasets(session, principal, after=page.after, limit=page.limit + 1)
-    return answer_list(request, "datasets", principal, page.page(found, key=lambda row: row.id, render=render_dataset))
 
 
 @router.get("/probes")

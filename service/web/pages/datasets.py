@@ -1,0 +1,114 @@
+"""Pages of datasets: the list with its place for uploads, and one dataset with its rows, its audits and its end."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from sqlalchemy.orm import Session
+
+from service.audits.queries import render_audit_summary
+from service.contract.results import NearDuplicates
+from service.datasets import actions
+from service.datasets.queries import find_dataset, list_datasets
+from service.datasets.schemas import render_dataset, render_validation
+from service.errors import ConflictError
+from service.http.auth.authentication import RequireScope
+from service.http.dependencies import RowsDep, SessionDep, SettingsDep
+from service.http.fields import PathId
+from service.http.pagination import PageDep, make_cursor
+from service.http.sub_path import address
+from service.principal import Principal
+from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
+from service.store.stored_rows import StoredRows
+from service.store.tables import Dataset
+from service.web import dataset_view, queries
+from service.web.forms import see_other
+from service.web.page_route import PageRoute
+from service.web.pages.page import Reader, answer_list, answer_page
+
+router = APIRouter(route_class=PageRoute)
+
+Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
+
+ROWS_SHOWN = 10
+AUDITS_SHOWN = 20
+
+
+@router.get("/datasets")
+def dataset_list(
+    request: Request, principal: Reader, session: SessionDep, page: PageDep, settings: SettingsDep
+) -> Response:
+    """Show all datasets, the newest first, and take new ones."""
+    found = list_datasets(session, principal, after=page.after, limit=page.limit + 1)
+    listed = page.page(found, key=lambda row: row.id, render=render_dataset)
+    return answer_list(request, "datasets", principal, listed, most_bytes=settings.max_upload_bytes)
+
+
+@router.get("/datasets/{dataset_id}")
+def dataset_page(
+    dataset_id: PathId,
+    principal: Reader,
+    session: SessionDep,
+    rows: RowsDep,
+    row: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+) -> Response:
+    """Show one dataset, and its rows from `row` on."""
+    return _answer(session, principal, find_dataset(session, principal, dataset_id), rows, row)
+
+
+@router.post("/datasets/{dataset_id}/delete")
+def delete(dataset_id: PathId, principal: Writer, session: SessionDep, rows: RowsDep) -> Response:
+    """Delete a dataset that no audit stands on, and go to the list; else show which audits do."""
+    try:
+        actions.delete(session, principal, dataset_id)
+    except ConflictError:
+        dataset = find_dataset(session, principal, dataset_id)
+        return _answer(session, principal, dataset, rows, 0, status=409)
+    return see_other("/datasets")
+
+
+def _answer(
+    session: Session, principal: Principal, dataset: Dataset, stored: StoredRows, first: int, *, status: int = 200
+) -> Response:
+    """Answer with the dataset's page; status 409 says that it could not be deleted."""
+    samples = _read(stored, dataset, first)
+    audits = [render_audit_summary(found) for found in queries.audits_of(session, principal, dataset, AUDITS_SHOWN)]
+    statistics, near = dataset.statistics, dataset.near_duplicates
+    return answer_page(
+        "dataset.html",
+        "datasets",
+        principal,
+        status=status,
+        dataset=render_dataset(dataset),
+        refused=status == 409,
+        roles=statistics.get("roles", {}),
+        pictures=dataset_view.pictures(statistics),
+        columns=dataset_view.columns(statistics),
+        duplicates=dataset_view.duplicate_words(
+            statistics.get("exact_duplicates"), None if near is None else NearDuplicates.model_validate(near)
+        ),
+        notices=render_validation(dataset).notices,
+        notice_words=dataset_view.notice_words,
+        rows=None if samples is None else dataset_view.preview(samples),
+        row_link=lambda number: _row_link(dataset.id, number),
+        row=first,
+        following=samples[-1]["row"] + 1 if samples and samples[-1]["row"] + 1 < dataset.rows else None,
+        rows_shown=ROWS_SHOWN,
+        audits=audits,
+        audits_shown=AUDITS_SHOWN,
+        names=queries.names(session, principal, [i for audit in audits for i in (*audit.probe_ids, audit.model_id)]),
+        flagged=queries.flagged_counts(session, principal, [audit.id for audit in audits]),
+    )
+
+
+def _read(stored: StoredRows, dataset: Dataset, first: int) -> list[dict[str, Any]] | None:
+    """Read the rows from `first` on; None where the object store does not give them."""
+    try:
+        return stored.page(dataset.workspace_id, dataset.id, first - 1, ROWS_SHOWN)
+    except (ObjectMissingError, ObjectStoreUnavailableError):
+        return None
+
+
+def _row_link(dataset_id: str, row: int) -> str:
+    """Make the address of a row as JSON."""
+    after = f"&after={make_cursor(str(row - 1))}" if row else ""
+    return address(f"/v1/datasets/{dataset_id}/rows?limit=1{after}")
