@@ -196,7 +196,7 @@ def histogram_words(probe: results.ProbeSummary, scored: int) -> str:
 def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tuple[str, str]]:
     """One sample's numbers explained: (what, sentence) in reading order."""
     probe = summary.probes[score.strongest_probe - 1]
-    words = [("Verdict", _flag_words(score, summary))]
+    words = [("Flag", _flag_words(score, summary))]
     if score.z is not None:
         spread = (score.z - probe.null.location) / probe.null.scale
         side = "above" if spread >= 0 else "below"

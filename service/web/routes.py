@@ -6,6 +6,7 @@ from service.web import static_files
 from service.web.pages import (
     audits,
     charts,
+    comparison,
     datasets,
     exports,
     findings,
@@ -17,5 +18,17 @@ from service.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 # A new audit before the audits: its address looks like that of one.
-for part in (static_files, sign_in, new_audit, audits, charts, findings, verdicts, exports, datasets, probes):
+for part in (
+    static_files,
+    sign_in,
+    new_audit,
+    audits,
+    charts,
+    findings,
+    verdicts,
+    exports,
+    comparison,
+    datasets,
+    probes,
+):
     router.include_router(part.router)

@@ -124,6 +124,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/findings/{row}",
         "GET /audits/{audit_id}/findings/{row}/trace.svg",
         "GET /audits/{audit_id}/exports",
+        "GET /comparisons",
         "POST /audits/{audit_id}/exports",
     },
     "verdicts:write": {

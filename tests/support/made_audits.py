@@ -74,12 +74,13 @@ def make_queued(
     rows: int = 120,
     probes: int = 1,
     seeds: int = 1,
+    dataset_id: str | None = None,
 ) -> Audit:
-    """A queued audit on a dataset, probes and a model of its own."""
+    """A queued audit on probes and a model of its own, and on a dataset of its own unless one is named."""
     return create_audit(
         session,
         workspace_id=workspace_id,
-        dataset_id=make_dataset(session, workspace_id, name=dataset_name, rows=rows),
+        dataset_id=dataset_id or make_dataset(session, workspace_id, name=dataset_name, rows=rows),
         probe_ids=[make_probe(session, workspace_id, name=name) for name in PROBES[:probes]],
         model_id=make_model(session, workspace_id),
         training=TrainingConfig(seed=SEED),
@@ -181,17 +182,24 @@ def make_published(
     texts: Sequence[str] = HOSTILE,
     probes: int = 1,
     seeds: int = 1,
+    dataset_id: str | None = None,
+    draw: int = 1,
     **summary: Any,
 ) -> Audit:
-    """A succeeded audit with scores of every row, texts of all of them and each seed's loss curve of 30 steps."""
-    audit = make_queued(session, workspace_id, dataset_name=dataset_name, rows=rows, probes=probes, seeds=seeds)
+    """A succeeded audit with scores of every row, texts of all of them and each seed's loss curve of 30 steps.
+
+    `draw` says which samples stand out.
+    """
+    audit = make_queued(
+        session, workspace_id, dataset_name=dataset_name, rows=rows, probes=probes, seeds=seeds, dataset_id=dataset_id
+    )
     taken = take(session, audit)
     all_seeds = tuple(range(SEED, SEED + seeds))
     for seed in all_seeds:
         train(session, taken, seed)
     assert start_step(session, taken, COMBINE, "c" * 64)
     scores = [
-        make_scores(rows, flagged, probe_no=probe_no, seed=max(1, probe_no))
+        make_scores(rows, flagged, probe_no=probe_no, seed=max(draw, probe_no))
         for probe_no in (range(probes + 1) if probes > 1 else [0])
     ]
     add_scores(session, audit.id, taken.attempt, chain.from_iterable(scores))

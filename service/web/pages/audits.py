@@ -17,7 +17,7 @@ from service.http.fields import PathId
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import PageDep
 from service.http.sub_path import address
-from service.lifecycle.transitions import TERMINAL
+from service.lifecycle.transitions import TERMINAL, State
 from service.principal import Principal
 from service.store.tables import Audit
 from service.text import wording
@@ -43,9 +43,11 @@ def root(_: Reader) -> Response:
 
 
 @router.get("/audits")
-def audit_list(request: Request, principal: Reader, session: SessionDep, page: PageDep) -> Response:
-    """Show all audits, the newest first."""
-    found = list_audits(session, principal, status=None, after=page.after, limit=page.limit + 1)
+def audit_list(
+    request: Request, principal: Reader, session: SessionDep, page: PageDep, status: State | None = None
+) -> Response:
+    """Show all audits, or those in one state, the newest first."""
+    found = list_audits(session, principal, status=status, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
     identities = [i for audit in listed.data for i in (audit.dataset_id, audit.probe_ids[0], audit.model_id)]
     first = "after" not in request.query_params
@@ -58,6 +60,9 @@ def audit_list(request: Request, principal: Reader, session: SessionDep, page: P
         flagged=queries.flagged_counts(session, principal, [audit.id for audit in listed.data]),
         next_after=listed.next_after,
         first=first,
+        chosen=status,
+        states=[state.value for state in State],
+        link=lambda **fields: address("/audits") + _query(fields),
         # An empty first page waits for the first audit.
         live=any(audit.status not in TERMINAL for audit in listed.data) or (first and not listed.data),
         here=_address(request),
@@ -127,6 +132,11 @@ def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> Response
     """Delete an audit that has ended, and go to the list."""
     actions.delete(session, principal, audit_id)
     return RedirectResponse("/audits", 303)
+
+
+def _query(fields: dict[str, str | None]) -> str:
+    query = urlencode({name: value for name, value in fields.items() if value})
+    return f"?{query}" if query else ""
 
 
 def _address(request: Request) -> str:

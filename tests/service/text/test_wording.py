@@ -150,7 +150,7 @@ def test_of_what_kind_it_is(summary_of: MakeSummary) -> None:
 
 def test_a_findings_numbers_in_words(summary_of: MakeSummary) -> None:
     words = dict(finding_words(score(), summary_of()))
-    assert words["Verdict"] == "Flagged, rank 3 of 340: its q is at most the audit's target of 0.05."
+    assert words["Flag"] == "Flagged, rank 3 of 340: its q is at most the audit's target of 0.05."
     assert "5.0 null scales above the middle" in words["Z"], "(4.6 - 0.1) / 0.9"
     assert "1.0 × 10⁻⁵" in words["p"]
     assert "more likely" in words["mu"]
@@ -194,14 +194,14 @@ def test_a_side_is_told(summary_of: MakeSummary, side: str, says: str) -> None:
     ],
 )
 def test_why_a_sample_is_not_flagged(summary_of: MakeSummary, changes: dict[str, Any], why: str) -> None:
-    said = dict(finding_words(score(flagged=False, **changes), summary_of()))["Verdict"]
+    said = dict(finding_words(score(flagged=False, **changes), summary_of()))["Flag"]
     assert said.startswith("Not flagged, rank 3 of 340")
     assert why in said
 
 
 def test_a_trusted_sample_has_a_z_and_no_p(summary_of: MakeSummary) -> None:
     words = dict(finding_words(score(flagged=False, p=None, q=None), summary_of()))
-    assert words["Verdict"] == "Not tested: it is one of the samples known to be clean."
+    assert words["Flag"] == "Not tested: it is one of the samples known to be clean."
     assert "Z" in words
 
 
@@ -239,8 +239,8 @@ def test_the_seed_is_told_where_there_are_several() -> None:
 def test_a_sample_never_observed_claims_nothing(summary_of: MakeSummary) -> None:
     nothing = dict.fromkeys(("mu_low", "mu_high", "z", "z_reference", "p", "q"))
     words = dict(finding_words(score(n=0, flagged=False, **nothing), summary_of()))
-    assert set(words) == {"Verdict", "mu", "Observed"}
-    assert words["Verdict"].startswith("Not scored")
+    assert set(words) == {"Flag", "mu", "Observed"}
+    assert words["Flag"].startswith("Not scored")
 
 
 def test_what_the_flags_claim_is_a_rate_and_no_promise(

@@ -289,3 +289,28 @@ def test_who_may_not_delete_or_read_findings_is_offered_neither(
     page = Page(sign_in().get(f"/audits/{waits.id}").text)
     assert not page.all("form", action=f"/audits/{waits.id}/delete")
     assert not page.all("a", href=f"/v1/audits/{waits.id}/report")
+
+
+def test_the_list_shows_audits_of_one_state(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        done = make_published(session, workspace_id).id
+        waiting = make_queued(session, workspace_id).id
+    client = sign_in()
+
+    def listed(query: str) -> list[str | None]:
+        page = Page(client.get(f"/audits{query}").text)
+        return [attrs["data-audit"] for attrs, _ in page.all("tr") if "data-audit" in attrs]
+
+    assert listed("") == [waiting, done]
+    assert listed("?status=queued") == [waiting]
+    assert listed("?status=succeeded") == [done]
+    page = Page(client.get("/audits?status=failed").text)
+    assert "No audit is failed now" in page.text
+    assert "No audit yet" not in page.text
+    assert client.get("/audits?status=lost").status_code == 404
+    assert listed("?limit=1") == [waiting]
+    with sessions.begin() as session:
+        make_queued(session, workspace_id)
+    older = Page(client.get("/audits?status=queued&limit=1").text).all("a", rel="next")[0][0]["href"]
+    assert "status=queued" in str(older)
+    assert listed(str(older).removeprefix("/audits")) == [waiting]
