@@ -105,6 +105,21 @@ def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | No
     ).one_or_none()
     if used is None:
         return None
+    return open_browser_session(session, workspace_id=used.workspace_id, key_id=used.key_id, hours=hours)
+
+
+def open_browser_session(
+    session: Session, *, workspace_id: str, key_id: str, hours: int, until: datetime | None = None
+) -> str:
+    """Sign a browser in with the rights of a key, and return its cookie.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Of the key.
+        key_id: A key that works; the session ends with it.
+        hours: How long the browser stays signed in.
+        until: When it is signed out in any case; None: after the hours.
+    """
     # A good moment to drop what nobody can use any more.
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
     session.execute(delete(SignInLink).where(SignInLink.expires_at <= func.now()))
@@ -112,9 +127,9 @@ def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | No
     session.add(
         BrowserSession(
             token_sha256=digest(cookie),
-            workspace_id=used.workspace_id,
-            key_id=used.key_id,
-            expires_at=func.now() + timedelta(hours=hours),
+            workspace_id=workspace_id,
+            key_id=key_id,
+            expires_at=func.least(func.now() + timedelta(hours=hours), until),
         )
     )
     session.flush()

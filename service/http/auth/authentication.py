@@ -88,7 +88,7 @@ async def authenticate(request: Request) -> Principal:
     else:
         raise _unauthenticated(
             "unauthenticated",
-            "Send a key as `Authorization: Bearer ft_...`, or sign in with the link that `finetooth up` prints.",
+            "Send a key as `Authorization: Bearer ft_...`, or sign in with a link that `finetooth sign-in` prints.",
         )
     request.state.principal = principal
     return principal
@@ -206,7 +206,7 @@ def _by_key(session: Session, hashed: bytes) -> Found:
 def _by_cookie(session: Session, hashed: bytes) -> Found:
     found = session.connection().execute(_BY_COOKIE, {"hashed": hashed}).one_or_none()
     if found is None:
-        raise _unauthenticated("session_ended", "You are signed out. Sign in with a new link.")
+        raise _unauthenticated("session_ended", "You are signed out. Sign in again, with your key or a new link.")
     if found.stale:
         _note_use(session, found.id, ApiKey.last_used_at)
     return _principal(found), found.ends_in
