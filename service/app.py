@@ -31,6 +31,7 @@ from service.http.streaming.stop_signals import on_stop_signal
 from service.http.sub_path import SubPath
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
+from service.keys.session_routes import router as browser_sessions
 from service.keys.sign_in_routes import router as sign_out
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
@@ -126,6 +127,7 @@ def _make_app(settings: Settings) -> FastAPI:
         sign_out,
         workspaces,
         keys,
+        browser_sessions,
         datasets,
         probes,
         probe_packs,

@@ -1,12 +1,15 @@
-"""What admins do with keys: create, rotate and revoke them."""
+"""What is done with keys and signed-in browsers: keys are created, rotated and revoked, browsers signed out."""
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.errors import ConflictError
-from service.keys.queries import find_key
+from service.http.auth.principal_cache import rights_changed
+from service.keys.queries import find_key, find_session, visible_sessions
 from service.keys.schemas import KeyCreate, KeyWithSecret, render_key_with_secret
 from service.keys.secrets import create_key, revoke_key, rotate_key
 from service.principal import Principal
+from service.store.tables import BrowserSession
 
 
 def create(session: Session, workspace_id: str, body: KeyCreate) -> KeyWithSecret:
@@ -54,3 +57,33 @@ def revoke(session: Session, principal: Principal, key_id: str) -> None:
         NotFoundError: `key_not_found`.
     """
     revoke_key(session, find_key(session, principal, key_id))
+
+
+def end_session(session: Session, principal: Principal, session_id: str) -> None:
+    """Sign one browser out.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking: may end those of its own key, as an admin the workspace's.
+        session_id: Which session.
+
+    Raises:
+        NotFoundError: `session_not_found`.
+    """
+    rights_changed(session)
+    session.delete(find_session(session, principal, session_id))
+
+
+def end_other_sessions(session: Session, principal: Principal, *, keep: bytes | None) -> None:
+    """Sign out all browsers that the principal may sign out, but for one.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        keep: SHA-256 of the cookie of the browser that stays signed in; None: none does.
+    """
+    rights_changed(session)
+    others = visible_sessions(principal)
+    if keep is not None:
+        others &= BrowserSession.token_sha256 != keep
+    session.execute(delete(BrowserSession).where(others))

@@ -127,6 +127,7 @@ def open_browser_session(
     session.add(
         BrowserSession(
             token_sha256=digest(cookie),
+            id=new_id("ses"),
             workspace_id=workspace_id,
             key_id=key_id,
             expires_at=func.least(func.now() + timedelta(hours=hours), until),

@@ -7,17 +7,19 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.http.auth.authentication import RequireScope
 from service.http.openapi import dependencies
-from service.keys.secrets import create_key
+from service.keys.secrets import create_key, open_browser_session
 from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
 from service.principal import Scope
 from service.store.score_lists import add_lists
+from service.store.tables import BrowserSession
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 ALLOWED: dict[Scope | None, set[str]] = {
@@ -87,6 +89,8 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/workspaces/{workspace_id}/keys",
         "POST /v1/keys",
         "GET /v1/keys",
+        "GET /v1/sessions",
+        "DELETE /v1/sessions/{session_id}",
         "GET /v1/keys/{key_id}",
         "POST /v1/keys/{key_id}/rotate",
         "DELETE /v1/keys/{key_id}",
@@ -109,6 +113,9 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/loss.svg",
         "GET /datasets",
         "GET /probes",
+        "GET /sessions",
+        "POST /sessions/end-others",
+        "POST /sessions/{session_id}/end",
     },
     "audits:write": {
         "POST /audits/{audit_id}/cancel",
@@ -197,6 +204,10 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         export = create_export(
             session, workspace_id=workspace_id, audit_id=audit.id, kind="scores", format="csv", filter=None, max_q=None
         )
+        # Of another key: the one above is revoked on the way.
+        own, _ = create_key(session, workspace_id=workspace_id, name="browser", scopes=["admin"])
+        open_browser_session(session, workspace_id=workspace_id, key_id=own.id, hours=1)
+        browser = session.scalars(select(BrowserSession)).one()
         return {
             "workspace_id": workspace_id,
             "audit_id": audit.id,
@@ -205,6 +216,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "model_id": add_model(session, workspace_id),
             "key_id": key.id,
             "export_id": export.id,
+            "session_id": browser.id,
             "row": "0",
         }
 
@@ -264,6 +276,7 @@ def test_lists_hide_other_workspaces(
         "/v1/keys",
         "/v1/models",
         "/v1/probes",
+        "/v1/sessions",
         "/v1/workspaces",
     ]
     assert lists == sorted(

@@ -178,6 +178,7 @@ _BY_COOKIE = (
         _KEY.scopes,
         Workspace.__table__.c.name.label("workspace_name"),
         _stale(_KEY.last_used_at).label("stale"),
+        _stale(_COOKIES.last_used_at).label("browser_stale"),
         _seconds_until(func.least(_KEY.expires_at, _COOKIES.expires_at)).label("ends_in"),
     )
     .select_from(ApiKey.__table__)
@@ -209,6 +210,10 @@ def _by_cookie(session: Session, hashed: bytes) -> Found:
         raise _unauthenticated("session_ended", "You are signed out. Sign in again, with your key or a new link.")
     if found.stale:
         _note_use(session, found.id, ApiKey.last_used_at)
+    if found.browser_stale:
+        used_at = BrowserSession.last_used_at
+        own = BrowserSession.token_sha256 == hashed
+        session.execute(update(BrowserSession).where(own, _stale(used_at)).values({used_at: func.now()}))
     return _principal(found), found.ends_in
 
 
