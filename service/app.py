@@ -12,6 +12,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.audit_log.routes import router as audit_log
 from service.audits.live.changes import AuditChanges
 from service.audits.results.routes import router as answers
 from service.audits.routes import router as audits
@@ -128,6 +129,7 @@ def _make_app(settings: Settings) -> FastAPI:
         workspaces,
         keys,
         browser_sessions,
+        audit_log,
         datasets,
         probes,
         probe_packs,

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
-from service.errors import NotFoundError
 from service.principal import Principal
 from service.scoping import get_scoped, owned, scoped
 from service.store.newest_first import newest_first
@@ -67,22 +66,3 @@ def list_sessions(
     )
     rows = session.execute(newest_first(query, BrowserSession.id, after=after, limit=limit))
     return [(browser, name) for browser, name in rows]
-
-
-def find_session(session: Session, principal: Principal, session_id: str) -> BrowserSession:
-    """Read one browser session.
-
-    Args:
-        session: An open transaction.
-        principal: Who is asking: finds those of its own key, as an admin the workspace's.
-        session_id: Which session.
-
-    Raises:
-        NotFoundError: `session_not_found`.
-    """
-    found = session.scalars(
-        select(BrowserSession).where(visible_sessions(principal), BrowserSession.id == session_id)
-    ).one_or_none()
-    if found is None:
-        raise NotFoundError("session")
-    return found

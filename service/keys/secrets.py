@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from service.http.audit_log import record
 from service.http.auth.key_format import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
 from service.http.auth.principal_cache import rights_changed
 from service.principal import Scope
@@ -124,23 +125,26 @@ def open_browser_session(
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
     session.execute(delete(SignInLink).where(SignInLink.expires_at <= func.now()))
     cookie = new_token()
-    session.add(
-        BrowserSession(
-            token_sha256=digest(cookie),
-            id=new_id("ses"),
-            workspace_id=workspace_id,
-            key_id=key_id,
-            expires_at=func.least(func.now() + timedelta(hours=hours), until),
-        )
+    browser = BrowserSession(
+        token_sha256=digest(cookie),
+        id=new_id("ses"),
+        workspace_id=workspace_id,
+        key_id=key_id,
+        expires_at=func.least(func.now() + timedelta(hours=hours), until),
     )
+    session.add(browser)
     session.flush()
+    record(session, browser, "session.create", browser.id)
     return cookie
 
 
 def end_browser_session(session: Session, cookie: str) -> None:
     """Signs the browser out; an unknown cookie is no error."""
     rights_changed(session)
-    session.execute(delete(BrowserSession).where(BrowserSession.token_sha256 == digest(cookie)))
+    own = BrowserSession.token_sha256 == digest(cookie)
+    browser = session.scalars(delete(BrowserSession).where(own).returning(BrowserSession)).one_or_none()
+    if browser is not None:
+        record(session, browser, "session.end", browser.id)
 
 
 def _valid():  # type: ignore[no-untyped-def]

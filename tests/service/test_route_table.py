@@ -89,6 +89,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/workspaces/{workspace_id}/keys",
         "POST /v1/keys",
         "GET /v1/keys",
+        "GET /v1/audit-log",
         "GET /v1/sessions",
         "DELETE /v1/sessions/{session_id}",
         "GET /v1/keys/{key_id}",
@@ -122,6 +123,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "POST /audits/{audit_id}/retry",
         "POST /audits/{audit_id}/delete",
     },
+    "admin": {"GET /audit-log"},
     "findings:read": {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
