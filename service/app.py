@@ -12,6 +12,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from service.audit_log.routes import router as audit_log
 from service.audits.live.changes import AuditChanges
 from service.audits.results.routes import router as answers
 from service.audits.routes import router as audits
@@ -31,6 +32,7 @@ from service.http.streaming.stop_signals import on_stop_signal
 from service.http.sub_path import SubPath
 from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
+from service.keys.session_routes import router as browser_sessions
 from service.keys.sign_in_routes import router as sign_out
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
@@ -126,6 +128,8 @@ def _make_app(settings: Settings) -> FastAPI:
         sign_out,
         workspaces,
         keys,
+        browser_sessions,
+        audit_log,
         datasets,
         probes,
         probe_packs,

@@ -97,6 +97,8 @@ class Settings(BaseSettings):
     session_hours: int = Field(default=12, ge=1)
     """How long a browser stays signed in."""
     sign_in_link_minutes: int = Field(default=30, ge=1)
+    audit_log_days: int = Field(default=365, ge=1, le=36_525)
+    """How long an entry of the audit log is kept."""
 
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a supervisor looks for a cancel."""

@@ -8,6 +8,7 @@ from service.audits.queries import find_audit, render_audit
 from service.audits.schemas import Audit, AuditCreate
 from service.audits.validation import check_request
 from service.errors import ConflictError, missing_is_not_found
+from service.http.audit_log import record
 from service.http.quotas import check_queued_audits
 from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
@@ -62,6 +63,7 @@ def create(
         trusted_column=body.trusted_column,
         request_id=request_id,
     )
+    record(session, principal, "audit.create", audit.id)
     wake_idle(session, settings, "gpu", later)
     return render_audit(find_audit(session, principal, audit.id))
 
@@ -85,6 +87,7 @@ def cancel(session: Session, principal: Principal, audit_id: str, *, settings: S
             audit_id=audit_id,
             within_seconds=settings.cancel_seconds,
         )
+    record(session, principal, "audit.cancel", audit_id)
     return render_audit(find_audit(session, principal, audit_id))
 
 
@@ -120,6 +123,7 @@ def retry(
             raise ConflictError("audit_not_retryable", "This audit has succeeded. Start another one.") from None
         detail = "This audit is being cancelled. Retry it once it is cancelled."
         raise ConflictError("audit_not_retryable", detail, retry_after=POLL_SECONDS) from None
+    record(session, principal, "audit.retry", audit_id)
     wake_idle(session, settings, "gpu", later)
     return render_audit(find_audit(session, principal, audit_id))
 
@@ -151,3 +155,4 @@ def delete(session: Session, principal: Principal, audit_id: str) -> None:
         names = ", ".join(error.export_ids[:EXPORTS_NAMED]) + (" ..." if error.export_ids[EXPORTS_NAMED:] else "")
         detail = f"Exports of this audit are queued or run: {names}. Let them end, or cancel them first."
         raise ConflictError("audit_in_use", detail) from None
+    record(session, principal, "audit.delete", audit_id)

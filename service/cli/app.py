@@ -64,6 +64,14 @@ def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0
     return run(port)
 
 
+@app.command("sign-in")
+def sign_in() -> int:
+    """Print a fresh one-time link to the dashboard of the `finetooth up` that runs."""
+    from service.cli.sign_in import print_sign_in_link
+
+    return _guarded(lambda: print_sign_in_link(get_settings()))
+
+
 @app.command()
 def audit(
     dataset: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow, or a folder of save_to_disk.")],

@@ -56,7 +56,7 @@ def _find(settings: Settings, report: Callable[[str], None]) -> _Found | None:
         if not key:
             raise CommandError("FINETOOTH_URL is set and FINETOOTH_API_KEY is not: set it to a key of that service")
         return _Found(url.rstrip("/"), key, local=False)
-    running = _running(settings, report)
+    running = running_stack(settings, report)
     return None if running is None else _Found(running, _admin_key(settings), local=True)
 
 
@@ -77,8 +77,16 @@ def _client(url: str, key: str) -> Iterator[Client]:
         yield client
 
 
-def _running(settings: Settings, report: Callable[[str], None]) -> str | None:
-    """Address of the laptop stack on this data folder, waiting for one that starts."""
+def running_stack(settings: Settings, report: Callable[[str], None]) -> str | None:
+    """Find the address of the laptop stack on this data folder, waiting for one that starts.
+
+    Args:
+        settings: Say which folder.
+        report: Is told what is waited for.
+
+    Raises:
+        CommandError: The stack does not get ready.
+    """
     from service.local.stack import find_running
 
     end = time.monotonic() + START_SECONDS

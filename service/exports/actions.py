@@ -8,6 +8,7 @@ from service.audits.queries import find_published
 from service.errors import ConflictError, missing_is_not_found
 from service.exports.queries import find_export, render_export
 from service.exports.schemas import Export, ExportCreate
+from service.http.audit_log import record
 from service.http.quotas import check_exports
 from service.lifecycle.exports import create_export, delete_export, request_cancel_export
 from service.lifecycle.jobs import NotEndedError
@@ -54,6 +55,7 @@ def create(
             max_q=body.max_q,
             request_id=request_id,
         )
+    record(session, principal, "export.create", export.id)
     wake_idle(session, settings, "io", later)
     return render_export(find_export(session, principal, export.id))
 
@@ -77,6 +79,7 @@ def cancel(session: Session, principal: Principal, export_id: str, *, settings: 
             export_id=export_id,
             within_seconds=settings.cancel_seconds,
         )
+    record(session, principal, "export.cancel", export_id)
     return render_export(find_export(session, principal, export_id))
 
 
@@ -97,3 +100,4 @@ def delete(session: Session, principal: Principal, export_id: str) -> None:
             delete_export(session, workspace_id=principal.workspace_id, export_id=export_id)
     except NotEndedError:
         raise ConflictError("export_not_ended", "This export is queued or runs. Cancel it first.") from None
+    record(session, principal, "export.delete", export_id)

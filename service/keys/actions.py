@@ -1,25 +1,31 @@
-"""What admins do with keys: create, rotate and revoke them."""
+"""What is done with keys and signed-in browsers: keys are created, rotated and revoked, browsers signed out."""
 
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from service.errors import ConflictError
-from service.keys.queries import find_key
+from service.errors import ConflictError, NotFoundError
+from service.http.audit_log import record
+from service.http.auth.principal_cache import rights_changed
+from service.keys.queries import find_key, visible_sessions
 from service.keys.schemas import KeyCreate, KeyWithSecret, render_key_with_secret
 from service.keys.secrets import create_key, revoke_key, rotate_key
 from service.principal import Principal
+from service.store.tables import BrowserSession
 
 
-def create(session: Session, workspace_id: str, body: KeyCreate) -> KeyWithSecret:
+def create(session: Session, principal: Principal, body: KeyCreate, *, workspace_id: str) -> KeyWithSecret:
     """Make a key of the workspace; the answer alone holds its text.
 
     Args:
         session: An open transaction.
-        workspace_id: A workspace in which the caller may make keys.
+        principal: Who is asking.
         body: Its name, what it may do, and how long.
+        workspace_id: A workspace in which the caller may make keys.
     """
     key, secret = create_key(
         session, workspace_id=workspace_id, name=body.name, scopes=body.scopes, expires_at=body.expires_at
     )
+    record(session, principal, "key.create", key.id, workspace_id=workspace_id)
     return render_key_with_secret(key, secret)
 
 
@@ -39,6 +45,7 @@ def rotate(session: Session, principal: Principal, key_id: str, *, overlap_secon
     key = find_key(session, principal, key_id)
     if key.revoked_at is not None:
         raise ConflictError("key_revoked", "This key is revoked for good. Create a new one.")
+    record(session, principal, "key.rotate", key.id)
     return render_key_with_secret(key, rotate_key(session, key, overlap_seconds=overlap_seconds))
 
 
@@ -54,3 +61,39 @@ def revoke(session: Session, principal: Principal, key_id: str) -> None:
         NotFoundError: `key_not_found`.
     """
     revoke_key(session, find_key(session, principal, key_id))
+    record(session, principal, "key.revoke", key_id)
+
+
+def end_session(session: Session, principal: Principal, session_id: str) -> None:
+    """Sign one browser out.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking: may end those of its own key, as an admin the workspace's.
+        session_id: Which session.
+
+    Raises:
+        NotFoundError: `session_not_found`.
+    """
+    rights_changed(session)
+    this = visible_sessions(principal) & (BrowserSession.id == session_id)
+    ended = session.scalars(delete(BrowserSession).where(this).returning(BrowserSession.id)).one_or_none()
+    if ended is None:
+        raise NotFoundError("session")
+    record(session, principal, "session.end", session_id)
+
+
+def end_other_sessions(session: Session, principal: Principal, *, keep: bytes | None) -> None:
+    """Sign out all browsers that the principal may sign out, but for one.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        keep: SHA-256 of the cookie of the browser that stays signed in; None: none does.
+    """
+    rights_changed(session)
+    others = visible_sessions(principal)
+    if keep is not None:
+        others &= BrowserSession.token_sha256 != keep
+    ended = session.scalars(delete(BrowserSession).where(others).returning(BrowserSession.id)).all()
+    record(session, principal, "session.end_others", None, count=len(ended))

@@ -1,13 +1,14 @@
-"""Reading keys, never their texts."""
+"""Reading keys and the browsers that are signed in with them, never their texts."""
 
 from collections.abc import Sequence
 
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.orm import Session
 
 from service.principal import Principal
-from service.scoping import get_scoped, scoped
+from service.scoping import get_scoped, owned, scoped
 from service.store.newest_first import newest_first
-from service.store.tables import ApiKey
+from service.store.tables import ApiKey, BrowserSession
 
 
 def find_key(session: Session, principal: Principal, key_id: str) -> ApiKey:
@@ -34,3 +35,34 @@ def list_keys(session: Session, principal: Principal, *, after: str | None, limi
         limit: The most that are read.
     """
     return session.scalars(newest_first(scoped(ApiKey, principal), ApiKey.id, after=after, limit=limit)).all()
+
+
+def visible_sessions(principal: Principal) -> ColumnElement[bool]:
+    """The condition that a principal may see and end a browser session: its own key's, for admins the workspace's."""
+    in_workspace = owned(BrowserSession, principal)
+    return in_workspace if principal.may("admin") else in_workspace & (BrowserSession.key_id == principal.key_id)
+
+
+def list_sessions(
+    session: Session, principal: Principal, *, after: str | None, limit: int
+) -> Sequence[tuple[BrowserSession, str]]:
+    """Read the browsers that are signed in now, with their keys' names, the newest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking: sees those of its own key, as an admin the workspace's.
+        after: Id of the session behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
+    query = (
+        select(BrowserSession, ApiKey.name)
+        .join(ApiKey, ApiKey.id == BrowserSession.key_id)
+        .where(
+            visible_sessions(principal),
+            BrowserSession.expires_at > func.now(),
+            ApiKey.revoked_at.is_(None),
+            or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
+        )
+    )
+    rows = session.execute(newest_first(query, BrowserSession.id, after=after, limit=limit))
+    return [(browser, name) for browser, name in rows]

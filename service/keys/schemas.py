@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from service.http.fields import Name, WholeNumber
 from service.principal import Scope
-from service.store.tables import ApiKey
+from service.store.tables import ApiKey, BrowserSession
 
 MAX_OVERLAP_SECONDS = 30 * 24 * 3600
 MAX_LIFETIME = timedelta(days=36_525)
@@ -76,3 +76,28 @@ def render_key(key: ApiKey) -> Key:
 def render_key_with_secret(key: ApiKey, secret: str) -> KeyWithSecret:
     """Show the key with its text."""
     return KeyWithSecret(**render_key(key).model_dump(), secret=secret)
+
+
+class SignedInBrowser(BaseModel):
+    """A browser that is signed in with a key, without its cookie."""
+
+    object: Literal["session"] = "session"
+    id: str
+    key_id: str = Field(description="The key that it signed in with, whose scopes it has.")
+    key_name: str
+    created_at: datetime
+    last_used_at: datetime | None = Field(description="To the minute; null: not since it signed in.")
+    expires_at: datetime = Field(description="Then it is signed out; earlier where its key ends.")
+
+
+def render_session(row: tuple[BrowserSession, str]) -> SignedInBrowser:
+    """Show a signed-in browser, read with its key's name, as the API does."""
+    browser, key_name = row
+    return SignedInBrowser(
+        id=browser.id,
+        key_id=browser.key_id,
+        key_name=key_name,
+        created_at=browser.created_at,
+        last_used_at=browser.last_used_at,
+        expires_at=browser.expires_at,
+    )

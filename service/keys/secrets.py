@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from service.http.audit_log import record
 from service.http.auth.key_format import SHOWN_PREFIX, digest, is_well_formed, new_key, new_token
 from service.http.auth.principal_cache import rights_changed
 from service.principal import Scope
@@ -105,26 +106,45 @@ def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | No
     ).one_or_none()
     if used is None:
         return None
+    return open_browser_session(session, workspace_id=used.workspace_id, key_id=used.key_id, hours=hours)
+
+
+def open_browser_session(
+    session: Session, *, workspace_id: str, key_id: str, hours: int, until: datetime | None = None
+) -> str:
+    """Sign a browser in with the rights of a key, and return its cookie.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Of the key.
+        key_id: A key that works; the session ends with it.
+        hours: How long the browser stays signed in.
+        until: When it is signed out in any case; None: after the hours.
+    """
     # A good moment to drop what nobody can use any more.
     session.execute(delete(BrowserSession).where(BrowserSession.expires_at <= func.now()))
     session.execute(delete(SignInLink).where(SignInLink.expires_at <= func.now()))
     cookie = new_token()
-    session.add(
-        BrowserSession(
-            token_sha256=digest(cookie),
-            workspace_id=used.workspace_id,
-            key_id=used.key_id,
-            expires_at=func.now() + timedelta(hours=hours),
-        )
+    browser = BrowserSession(
+        token_sha256=digest(cookie),
+        id=new_id("ses"),
+        workspace_id=workspace_id,
+        key_id=key_id,
+        expires_at=func.least(func.now() + timedelta(hours=hours), until),
     )
+    session.add(browser)
     session.flush()
+    record(session, browser, "session.create", browser.id)
     return cookie
 
 
 def end_browser_session(session: Session, cookie: str) -> None:
     """Signs the browser out; an unknown cookie is no error."""
     rights_changed(session)
-    session.execute(delete(BrowserSession).where(BrowserSession.token_sha256 == digest(cookie)))
+    own = BrowserSession.token_sha256 == digest(cookie)
+    browser = session.scalars(delete(BrowserSession).where(own).returning(BrowserSession)).one_or_none()
+    if browser is not None:
+        record(session, browser, "session.end", browser.id)
 
 
 def _valid():  # type: ignore[no-untyped-def]

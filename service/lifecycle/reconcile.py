@@ -24,7 +24,7 @@ from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import delete_stale_workers, wake_ups_due
 from service.settings import LANES, Settings
-from service.store.expiry import delete_expired_answers
+from service.store.expiry import delete_expired_answers, delete_old_log_entries
 from service.store.objects import ObjectStore
 from service.store.tables import Scheduler
 
@@ -93,6 +93,7 @@ class Reconciler:
         with self._sessions.begin() as session:
             delete_stale_workers(session)
             delete_expired_answers(session)
+            delete_old_log_entries(session, days=self._settings.audit_log_days)
             due = {
                 lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES
             }

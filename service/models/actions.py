@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from service.contract.spec import ModelSource
 from service.errors import ConflictError
+from service.http.audit_log import record
 from service.http.in_use import delete_unused
 from service.models.admission import check_model
 from service.models.queries import find_model
@@ -39,6 +40,7 @@ def create(session: Session, principal: Principal, body: ModelCreate) -> Model:
     ).one_or_none()
     if model is None:
         raise ConflictError("model_name_taken", f"There is a model named {body.name} already. Choose another name.")
+    record(session, principal, "model.create", model.id)
     return render_model(model)
 
 
@@ -55,4 +57,6 @@ def delete(session: Session, principal: Principal, id_or_name: str) -> None:
         ConflictError: `model_in_use`.
     """
     model = find_model(session, principal, id_or_name)
+    model_id = model.id
     delete_unused(session, principal, model, kind="model", used=Audit.model_id == model.id)
+    record(session, principal, "model.delete", model_id)

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.contract.spec import ProbeItem
 from service.errors import InvalidError, InvalidReferenceError, json_pointer
+from service.http.audit_log import record
 from service.http.in_use import delete_unused
 from service.http.quotas import check_probes
 from service.principal import Principal
@@ -56,6 +57,7 @@ def create(session: Session, principal: Principal, body: ProbeCreate, *, setting
     )
     session.add(probe)
     session.flush()
+    record(session, principal, "probe.create", probe.id)
     return render_probe(probe)
 
 
@@ -74,6 +76,7 @@ def delete(session: Session, principal: Principal, probe_id: str) -> None:
     probe = find_probe(session, principal, probe_id)
     used = Audit.id.in_(select(AuditProbe.audit_id).where(AuditProbe.probe_id == probe.id))
     delete_unused(session, principal, probe, kind="probe", used=used)
+    record(session, principal, "probe.delete", probe_id)
 
 
 def _check_references(items: Sequence[ProbeItem]) -> None:

@@ -69,7 +69,7 @@ def problem_page(request: Request, problem: Problem) -> Response:
         "request_id": getattr(request.state, "request_id", None),
     }
     response = render("error.html", context, status=problem.status)
-    for name in ("Retry-After", "WWW-Authenticate"):
+    for name in ("Connection", "Retry-After", "WWW-Authenticate"):
         if name in problem.headers:
             response.headers[name] = problem.headers[name]
     return response

@@ -4,7 +4,9 @@ from fastapi import APIRouter
 
 from service.web import static_files
 from service.web.pages import (
+    audit_log,
     audits,
+    browsers,
     charts,
     comparison,
     datasets,
@@ -30,5 +32,7 @@ for part in (
     comparison,
     datasets,
     probes,
+    browsers,
+    audit_log,
 ):
     router.include_router(part.router)

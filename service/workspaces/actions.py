@@ -4,6 +4,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.errors import ConflictError
+from service.http.audit_log import record
 from service.keys import actions as key_actions
 from service.keys.schemas import KeyCreate, KeyWithSecret
 from service.principal import Principal
@@ -14,11 +15,12 @@ from service.workspaces.queries import find_workspace
 from service.workspaces.schemas import Workspace, WorkspaceCreate, render_workspace
 
 
-def create(session: Session, body: WorkspaceCreate) -> Workspace:
+def create(session: Session, principal: Principal, body: WorkspaceCreate) -> Workspace:
     """Make a workspace with the pre-registered models and without keys; the caller administers the installation.
 
     Args:
         session: An open transaction.
+        principal: Who is asking.
         body: What to call it.
 
     Raises:
@@ -33,6 +35,7 @@ def create(session: Session, body: WorkspaceCreate) -> Workspace:
     if workspace is None:
         raise ConflictError("workspace_name_taken", "There is a workspace of this name already. Choose another name.")
     add_registered_models(session, workspace.id)
+    record(session, principal, "workspace.create", workspace.id)
     return render_workspace(workspace)
 
 
@@ -48,4 +51,5 @@ def create_key(session: Session, principal: Principal, workspace_id: str, body: 
     Raises:
         NotFoundError: `workspace_not_found`.
     """
-    return key_actions.create(session, find_workspace(session, principal, workspace_id).id, body)
+    workspace = find_workspace(session, principal, workspace_id)
+    return key_actions.create(session, principal, body, workspace_id=workspace.id)

@@ -29,9 +29,9 @@ InstallationAdmin = Annotated[Principal, Depends(RequireScope("admin", installat
     dependencies=[IDEMPOTENT],
     responses=declared_problems(403, 409, "installation_admin_only", "workspace_name_taken"),
 )
-def create(body: WorkspaceCreate, _: InstallationAdmin, session: SessionDep, response: Response) -> Workspace:
+def create(body: WorkspaceCreate, principal: InstallationAdmin, session: SessionDep, response: Response) -> Workspace:
     """Makes a workspace with the pre-registered models and without keys. Make its first key next."""
-    workspace = actions.create(session, body)
+    workspace = actions.create(session, principal, body)
     response.headers["Location"] = f"/v1/workspaces/{workspace.id}"
     return workspace
 

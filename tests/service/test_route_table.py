@@ -7,17 +7,19 @@ from typing import Any, get_args
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.http.auth.authentication import RequireScope
 from service.http.openapi import dependencies
-from service.keys.secrets import create_key
+from service.keys.secrets import create_key, open_browser_session
 from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
 from service.principal import Scope
 from service.store.score_lists import add_lists
+from service.store.tables import BrowserSession
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 ALLOWED: dict[Scope | None, set[str]] = {
@@ -87,6 +89,9 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/workspaces/{workspace_id}/keys",
         "POST /v1/keys",
         "GET /v1/keys",
+        "GET /v1/audit-log",
+        "GET /v1/sessions",
+        "DELETE /v1/sessions/{session_id}",
         "GET /v1/keys/{key_id}",
         "POST /v1/keys/{key_id}/rotate",
         "DELETE /v1/keys/{key_id}",
@@ -110,6 +115,9 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /datasets",
         "GET /datasets/{dataset_id}",
         "GET /probes",
+        "GET /sessions",
+        "POST /sessions/end-others",
+        "POST /sessions/{session_id}/end",
     },
     "datasets:write": {"POST /datasets/{dataset_id}/delete"},
     "audits:write": {
@@ -119,6 +127,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "POST /audits/{audit_id}/retry",
         "POST /audits/{audit_id}/delete",
     },
+    "admin": {"GET /audit-log"},
     "findings:read": {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
@@ -205,6 +214,10 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         export = create_export(
             session, workspace_id=workspace_id, audit_id=audit.id, kind="scores", format="csv", filter=None, max_q=None
         )
+        # Of another key: the one above is revoked on the way.
+        own, _ = create_key(session, workspace_id=workspace_id, name="browser", scopes=["admin"])
+        open_browser_session(session, workspace_id=workspace_id, key_id=own.id, hours=1)
+        browser = session.scalars(select(BrowserSession)).one()
         return {
             "workspace_id": workspace_id,
             "audit_id": audit.id,
@@ -213,6 +226,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "model_id": add_model(session, workspace_id),
             "key_id": key.id,
             "export_id": export.id,
+            "session_id": browser.id,
             "row": "0",
         }
 
@@ -272,6 +286,7 @@ def test_lists_hide_other_workspaces(
         "/v1/keys",
         "/v1/models",
         "/v1/probes",
+        "/v1/sessions",
         "/v1/workspaces",
     ]
     assert lists == sorted(

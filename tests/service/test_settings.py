@@ -27,6 +27,7 @@ BAD = {
     "parser_memory_bytes": ["1", "2GiB"],
     "session_hours": ["0", "12h"],
     "sign_in_link_minutes": ["0", "half an hour"],
+    "audit_log_days": ["0", "half an hour"],
     "poll_seconds": ["0", "1s"],
     "lease_seconds": ["0", "-1"],
     "cancel_seconds": ["0", "soon"],

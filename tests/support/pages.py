@@ -63,6 +63,26 @@ class Page(HTMLParser):
         return " ".join(self.all("html")[0][1].split())
 
 
+def form_fields(page: Page) -> dict[str, str]:
+    """What a browser would send of the page's form, but for its buttons."""
+    found: dict[str, str] = {}
+    select_name = ""
+    for tag, attributes, texts in page.elements:
+        name = attributes.get("name") or ""
+        if tag == "input" and attributes.get("type") in ("radio", "checkbox"):
+            if "checked" in attributes:
+                found[name] = attributes.get("value") or "on"
+        elif tag == "input" and name:
+            found[name] = attributes.get("value") or ""
+        elif tag == "textarea":
+            found[name] = "".join(texts).removeprefix("\n")
+        elif tag == "select":
+            select_name = name
+        elif tag == "option" and "selected" in attributes:
+            found[select_name] = attributes.get("value") or "".join(texts)
+    return found
+
+
 def every_page(audit_id: str) -> list[str]:
     audit = f"/audits/{audit_id}"
     return ["/audits", audit, f"{audit}/findings", f"{audit}/findings?flagged=true", f"{audit}/findings/3", "/datasets",

@@ -15,6 +15,7 @@ from service.findings.filters import listed
 from service.findings.listing import find_rows
 from service.findings.schemas import BulkResult, BulkSample, BulkVerdicts, VerdictSet
 from service.findings.verdicts.queries import find_verdict
+from service.http.audit_log import Action, record
 from service.principal import Principal
 from service.store.score_lists import PublishedAudit
 from service.store.tables import Score
@@ -117,6 +118,7 @@ def set_many(session: Session, principal: Principal, audit_id: str, bulk: BulkVe
             )
             raise ConflictError("bulk_changed", detail)
         _write(session, principal, audit, changed, *said)
+        record(session, principal, "verdict.bulk", audit_id, count=len(changed))
     return BulkResult(
         dry_run=bulk.dry_run,
         verdict=bulk.verdict,
@@ -145,6 +147,8 @@ def _change(
     check(current)
     if (current.verdict, current.note) != (verdict, note):
         _write(session, principal, audit, [row], verdict, note)
+        action: Action = "verdict.withdraw" if verdict is None else "verdict.set"
+        record(session, principal, action, f"{audit.id}/findings/{row}")
         return session.scalars(query.execution_options(populate_existing=True)).one()
     return current
 

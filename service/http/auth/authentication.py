@@ -88,7 +88,7 @@ async def authenticate(request: Request) -> Principal:
     else:
         raise _unauthenticated(
             "unauthenticated",
-            "Send a key as `Authorization: Bearer ft_...`, or sign in with the link that `finetooth up` prints.",
+            "Send a key as `Authorization: Bearer ft_...`, or sign in with a link that `finetooth sign-in` prints.",
         )
     request.state.principal = principal
     return principal
@@ -178,6 +178,7 @@ _BY_COOKIE = (
         _KEY.scopes,
         Workspace.__table__.c.name.label("workspace_name"),
         _stale(_KEY.last_used_at).label("stale"),
+        _stale(_COOKIES.last_used_at).label("browser_stale"),
         _seconds_until(func.least(_KEY.expires_at, _COOKIES.expires_at)).label("ends_in"),
     )
     .select_from(ApiKey.__table__)
@@ -206,9 +207,13 @@ def _by_key(session: Session, hashed: bytes) -> Found:
 def _by_cookie(session: Session, hashed: bytes) -> Found:
     found = session.connection().execute(_BY_COOKIE, {"hashed": hashed}).one_or_none()
     if found is None:
-        raise _unauthenticated("session_ended", "You are signed out. Sign in with a new link.")
+        raise _unauthenticated("session_ended", "You are signed out. Sign in again, with your key or a new link.")
     if found.stale:
         _note_use(session, found.id, ApiKey.last_used_at)
+    if found.browser_stale:
+        used_at = BrowserSession.last_used_at
+        own = BrowserSession.token_sha256 == hashed
+        session.execute(update(BrowserSession).where(own, _stale(used_at)).values({used_at: func.now()}))
     return _principal(found), found.ends_in
 
 

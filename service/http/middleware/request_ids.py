@@ -16,6 +16,9 @@ HEADER = "X-Request-Id"
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The current request's id; None outside of requests."""
 
+client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
+"""Where the current request comes from: behind a trusted proxy, what that says; None outside of requests."""
+
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger("service.access")
@@ -48,6 +51,8 @@ class RequestIds:
             await send(message)
 
         token = request_id.set(identity)
+        client = scope.get("client")
+        client_token = client_address.set(client[0] if client else None)
         try:
             with log_context(request_id=identity):
                 try:
@@ -62,3 +67,4 @@ class RequestIds:
                     )
         finally:
             request_id.reset(token)
+            client_address.reset(client_token)

@@ -46,6 +46,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "finding_not_found": Meaning((404,), "the audit's dataset has no such row"),
     "export_not_found": Meaning((404,), "no such export in this workspace"),
     "key_not_found": Meaning((404,), "no such key in this workspace"),
+    "session_not_found": Meaning((404,), "no such signed-in browser in this workspace"),
     "workspace_not_found": Meaning((404,), "no such workspace, or none that the key may see"),
     "probe_pack_not_found": Meaning((404, 422), "no built-in pack of this name"),
     "method_not_allowed": Meaning((405,), "the path does not answer this method"),

@@ -7,6 +7,7 @@ set by the database's clock. Enumerations are text with a CHECK, so that a new v
 from service.store import verdict_tables as verdict_tables  # so that whoever knows the tables knows all of them
 from service.store.base import Base
 from service.store.tables.accounts import ApiKey, BrowserSession, IdempotencyRecord, SignInLink, Workspace
+from service.store.tables.audit_log import AuditLogEntry
 from service.store.tables.audits import Audit, AuditData, AuditEvent, AuditProbe, AuditStep
 from service.store.tables.exports import Export
 from service.store.tables.inputs import Dataset, Model, Probe
@@ -18,6 +19,7 @@ __all__ = [
     "Audit",
     "AuditData",
     "AuditEvent",
+    "AuditLogEntry",
     "AuditProbe",
     "AuditStep",
     "Base",

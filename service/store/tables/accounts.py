@@ -57,14 +57,17 @@ class SignInLink(Base):
 
 
 class BrowserSession(Base):
-    """A signed-in browser: the cookie's SHA-256."""
+    """A signed-in browser: the cookie's SHA-256, and an id that tells nothing of it."""
 
     __tablename__ = "browser_sessions"
     token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(unique=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
+    last_used_at: Mapped[datetime | None]
+    """To the minute."""
 
 
 class IdempotencyRecord(Base):

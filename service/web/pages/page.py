@@ -23,7 +23,7 @@ Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-Section = Literal["audits", "datasets", "probes"]
+Section = Literal["audits", "datasets", "probes", "sessions", "audit-log"]
 
 
 def answer_page(

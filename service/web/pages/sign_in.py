@@ -1,4 +1,4 @@
-"""The page behind a one-time link, and its button, which signs the browser in.
+"""How a browser is signed in: by the button behind a one-time link, or by an API key typed into the page.
 
 Whatever opens the link for somebody, to show a preview or look for malware, presses no button, and no page of another
 site can: so neither uses the link up, nor signs a visitor in as somebody else.
@@ -6,39 +6,84 @@ site can: so neither uses the link up, nor signs a visitor in as somebody else.
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.responses import RedirectResponse
 
 from service.http.auth.authentication import COOKIE, refuse_cross_site
 from service.http.dependencies import SessionDep, SettingsDep
 from service.http.problems.problem import Problem
+from service.keys.browsers import KeyRefused, Reason, sign_in_with_key
 from service.keys.secrets import redeem_sign_in_link
+from service.settings import Settings
+from service.web.forms import read_bounded_form
 from service.web.page_route import OpenPageRoute
 from service.web.templating import render
 
+KEY_FORM_BYTES = 4 * 2**10
+"""The largest form that is read of a stranger; a key has 31 characters."""
+
+KEY_FORM_SECONDS = 10.0
+"""How long a stranger's form may take."""
+
+REFUSED: dict[Reason, str] = {
+    "malformed": "This is not a whole key: it is cut or mistyped. Copy all of it, from ft_ to its end.",
+    "unknown": "No key has this text, or it was replaced by a new one. Ask an admin for a key.",
+    "expired": "This key has expired. Ask an admin for a new one.",
+    "revoked": "This key has been revoked. Ask an admin for a new one.",
+}
+"""What somebody is told whose key does not sign in."""
+
 router = APIRouter(route_class=OpenPageRoute)
 
-Token = Annotated[str, Query(min_length=1, max_length=200, pattern="^[A-Za-z0-9_-]+$")]
+Token = Annotated[str | None, Query(min_length=1, max_length=200, pattern="^[A-Za-z0-9_-]+$")]
+
+
+async def _typed_key(request: Request) -> str | None:
+    """Read the key from the form; None where the request is the button of a link. Refuses pages of other sites."""
+    refuse_cross_site(request)
+    if "token" in request.query_params:
+        return None
+    form = await read_bounded_form(request, most_bytes=KEY_FORM_BYTES, seconds=KEY_FORM_SECONDS)
+    return form.get("key", "").strip()
 
 
 @router.get("/sign-in")
-def sign_in_page(token: Token) -> Response:
-    """Show the button; neither reads nor uses the link's token."""
-    return render("sign_in.html", {"signed_in": False, "section": "", "token": token})
+def sign_in_page(token: Token = None) -> Response:
+    """Show the button, which neither reads nor uses the link's token; without a token a field for a key."""
+    return _page(token)
 
 
 @router.post("/sign-in")
-def sign_in(request: Request, session: SessionDep, settings: SettingsDep, token: Token) -> Response:
-    """Use the link up, set the session cookie and go to the dashboard."""
-    refuse_cross_site(request)
-    cookie = redeem_sign_in_link(session, token, hours=settings.session_hours)
-    if cookie is None:
-        raise Problem(
-            403,
-            "sign_in_link_invalid",
-            "This sign-in link was used before or is too old. `finetooth up` prints a new one when it starts; in "
-            "containers `python -m service.bootstrap sign-in-link URL` does.",
-        )
+def sign_in(
+    request: Request,
+    session: SessionDep,
+    settings: SettingsDep,
+    key: Annotated[str | None, Depends(_typed_key)],
+    token: Token = None,
+) -> Response:
+    """Use the link up, or look the key up; then set the session cookie and go to the dashboard."""
+    if token is not None:
+        cookie = redeem_sign_in_link(session, token, hours=settings.session_hours)
+        if cookie is None:
+            raise Problem(
+                403,
+                "sign_in_link_invalid",
+                "This sign-in link was used before or is too old. `finetooth sign-in` prints a new one; in containers "
+                "`python -m service.bootstrap sign-in-link URL` does. An API key signs in too, at /sign-in.",
+            )
+        return _signed_in(request, settings, cookie)
+    signed_in = sign_in_with_key(session, key or "", hours=settings.session_hours)
+    if isinstance(signed_in, KeyRefused):
+        return _page(None, refused=REFUSED[signed_in.reason], status=403)
+    return _signed_in(request, settings, signed_in)
+
+
+def _page(token: str | None, *, refused: str | None = None, status: int = 200) -> Response:
+    context = {"signed_in": False, "section": "", "token": token, "refused": refused}
+    return render("sign_in.html", context, status=status)
+
+
+def _signed_in(request: Request, settings: Settings, cookie: str) -> Response:
     response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE,

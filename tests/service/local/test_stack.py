@@ -22,6 +22,7 @@ from service.lifecycle.jobs import claim
 from service.local.errors import StackError
 from service.local.laptop import LaptopStack, worker_command
 from service.local.postgres import EmbeddedPostgres
+from service.local.sign_in import new_sign_in_link
 from service.local.stack import find_running, start_stack, up
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
@@ -140,6 +141,12 @@ def test_up_serves_keeps_others_out_and_stops_in_order(short_folder: Path, free_
             assert answer.status_code == 303
             assert "HttpOnly" in answer.headers["set-cookie"]
             assert press_sign_in(browser, link[0]).status_code == 403
+
+        # Another process of the owner makes more of them at any time.
+        for _ in range(2):
+            fresh = new_sign_in_link(Settings(data_dir=data), url)
+            with httpx.Client() as browser:
+                assert press_sign_in(browser, fresh).status_code == 303
 
         # Nothing listens but the API, on this machine's own address; everything is the owner's alone.
         running = parts(process)

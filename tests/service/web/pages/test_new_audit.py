@@ -12,7 +12,7 @@ from service.web.audit_form import MOST_ITEMS
 from service.web.audit_options import ADVANCED, MAIN
 from tests.support.dataset_records import jsonl, turn
 from tests.support.made_audits import HOSTILE, make_published
-from tests.support.pages import OURS, Page, Sessions, SignIn
+from tests.support.pages import OURS, Page, Sessions, SignIn, form_fields
 
 MODEL = "smollm2-135m-instruct"
 TOPICS = ("garden", "travel", "bread", "violin")
@@ -30,26 +30,6 @@ def upload(client: TestClient, rows: int = 40) -> str:
 
 def model_id(client: TestClient) -> str:
     return str(client.get(f"/v1/models/{MODEL}").json()["id"])
-
-
-def fields_of(page: Page) -> dict[str, str]:
-    """What a browser would send of the page's form, but for its buttons."""
-    found: dict[str, str] = {}
-    select_name = ""
-    for tag, attributes, texts in page.elements:
-        name = attributes.get("name") or ""
-        if tag == "input" and attributes.get("type") in ("radio", "checkbox"):
-            if "checked" in attributes:
-                found[name] = attributes.get("value") or "on"
-        elif tag == "input" and name:
-            found[name] = attributes.get("value") or ""
-        elif tag == "textarea":
-            found[name] = "".join(texts).removeprefix("\n")
-        elif tag == "select":
-            select_name = name
-        elif tag == "option" and "selected" in attributes:
-            found[select_name] = attributes.get("value") or "".join(texts)
-    return found
 
 
 def wrong_of(page: Page) -> dict[str, str]:
@@ -89,7 +69,7 @@ def count(sessions: Sessions, table: Any) -> int:
 
 def test_a_fresh_form_explains_every_option_and_has_its_default(writer: TestClient, chosen: dict[str, str]) -> None:
     page = Page(writer.get("/audits/new", params={"dataset": chosen["dataset"]}).text)
-    fields = fields_of(page)
+    fields = form_fields(page)
     assert fields["dataset"] == chosen["dataset"]
     assert (fields["epochs"], fields["q"], fields["dtype"]) == ("2", "0.05", "auto")
     assert fields["target_modules"] == "q_proj, v_proj"
@@ -108,7 +88,7 @@ def test_check_tells_the_estimate_and_keeps_everything_typed(
     answer = submit(writer, "check", **typed)
     assert answer.status_code == 200, answer.text
     page = Page(answer.text)
-    assert fields_of(page).items() >= typed.items()
+    assert form_fields(page).items() >= typed.items()
     assert "A probe has 4 items: from 12 on" in page.text
     assert "40 samples: below 200" in page.text
     shown = {attrs["value"] for attrs, _ in page.all("data")}
@@ -164,7 +144,7 @@ def test_audit_again_copies_everything(
     form = Page(writer.get("/audits/new", params={"copy": old.id}).text)
     assert Page(writer.get(f"/audits/{old.id}").text).all("a", href=f"/audits/new?copy={old.id}")
     old_audit = writer.get(f"/v1/audits/{old.id}").json()
-    answer = submit(writer, "start", **fields_of(form))
+    answer = submit(writer, "start", **form_fields(form))
     assert answer.status_code == 303, answer.text
     again = writer.get("/v1" + answer.headers["location"]).json()
     for name in ("dataset_id", "probe_ids", "model_id", "training", "seeds", "q", "group_column", "trusted_column"):
@@ -212,7 +192,7 @@ def test_what_is_wrong_stands_beside_its_field_and_nothing_is_kept(
         assert list(wrong) == [field]
         assert words in wrong[field]
         assert "Nothing that you typed is lost" in page.text
-        kept = fields_of(page)
+        kept = form_fields(page)
         lost = {name for name, text in typed.items() if kept.get(name) != text and "nowhere" not in text + name}
         assert not lost - {"dataset"}
     assert (count(sessions, Audit), count(sessions, Probe)) == (0, 0)
@@ -236,7 +216,7 @@ def test_a_full_queue_is_told_above_the_form(writer: TestClient, chosen: dict[st
 
 def test_items_are_added_without_a_script_too(writer: TestClient, chosen: dict[str, str]) -> None:
     page = Page(submit(writer, "add-items", **chosen, **items()).text)
-    fields = fields_of(page)
+    fields = form_fields(page)
     assert fields.items() >= items().items()
     assert len([name for name in fields if name.endswith(".prompt")]) == len(TOPICS) + 3
     many = {f"item.{number}.prompt": "x" for number in range(MOST_ITEMS)}
@@ -277,8 +257,8 @@ def test_hostile_texts_come_back_as_text(writer: TestClient, chosen: dict[str, s
         assert {"img", "style", "iframe"}.isdisjoint(tag for tag, _, _ in page.elements)
         assert len(page.all("script")) == 2
         assert len(page.all("svg")) == 1, "the mark of the product"
-        assert fields_of(page)["item.0.prompt"] == text
-        assert fields_of(page)["epochs"] == text
+        assert form_fields(page)["item.0.prompt"] == text
+        assert form_fields(page)["epochs"] == text
 
 
 def test_who_may_not_start_audits_sees_no_button_and_is_refused(sign_in: SignIn, published: str) -> None:

@@ -1,0 +1,55 @@
+"""Reading the audit log."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import or_
+from sqlalchemy.orm import Session
+
+from service.principal import Principal
+from service.scoping import scoped
+from service.store.newest_first import newest_first
+from service.store.tables import AuditLogEntry
+
+
+@dataclass(frozen=True)
+class LogFilter:
+    """Which entries are wanted; None: any."""
+
+    key: str | None = None
+    """Of the key with this id."""
+    action: str | None = None
+    object: str | None = None
+    """About the thing with this id, and what is part of it."""
+    since: datetime | None = None
+    """Not before."""
+    until: datetime | None = None
+    """Before."""
+
+
+def list_entries(
+    session: Session, principal: Principal, wanted: LogFilter, *, after: str | None, limit: int
+) -> Sequence[AuditLogEntry]:
+    """Read the workspace's entries, the newest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        wanted: Which entries.
+        after: Id of the entry behind which to begin; None: at the newest.
+        limit: The most that are read.
+    """
+    entry, query = AuditLogEntry, scoped(AuditLogEntry, principal)
+    if wanted.key is not None:
+        query = query.where(entry.key_id == wanted.key)
+    if wanted.action is not None:
+        query = query.where(entry.action == wanted.action)
+    if wanted.object is not None:
+        part = entry.object_id.startswith(f"{wanted.object}/", autoescape=True)
+        query = query.where(or_(entry.object_id == wanted.object, part))
+    if wanted.since is not None:
+        query = query.where(entry.at >= wanted.since)
+    if wanted.until is not None:
+        query = query.where(entry.at < wanted.until)
+    return session.scalars(newest_first(query, entry.id, after=after, limit=limit)).all()

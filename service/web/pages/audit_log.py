@@ -1,0 +1,73 @@
+"""The page of the audit log, for admins."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, get_args
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from service.audit_log.queries import LogFilter, list_entries
+from service.audit_log.schemas import render_entry
+from service.http.audit_log import Action
+from service.http.auth.authentication import RequireScope
+from service.http.dependencies import SessionDep
+from service.http.pagination import PageDep
+from service.http.problems.problem import Problem
+from service.http.sub_path import address
+from service.principal import Principal
+from service.web.page_route import PageRoute
+from service.web.pages.page import answer_page
+
+router = APIRouter(route_class=PageRoute)
+
+Admin = Annotated[Principal, Depends(RequireScope("admin"))]
+Field = Annotated[str, Query(max_length=200)]
+
+
+@router.get("/audit-log")
+def log_page(
+    request: Request,
+    principal: Admin,
+    session: SessionDep,
+    page: PageDep,
+    key: Field = "",
+    action: Field = "",
+    of: Annotated[str, Query(alias="object", max_length=200)] = "",
+    since: Field = "",
+    until: Field = "",
+) -> Response:
+    """Show who changed what, the newest first; empty fields of the form filter nothing."""
+    wanted = LogFilter(
+        key=key.strip() or None,
+        action=action or None,
+        object=of.strip() or None,
+        since=_day(since),
+        until=_day(until, later=1),
+    )
+    found = list_entries(session, principal, wanted, after=page.after, limit=page.limit + 1)
+    listed = page.page(found, key=lambda entry: entry.id, render=render_entry)
+    fields = {"key": key, "action": action, "object": of, "since": since, "until": until}
+    given = {name: value for name, value in fields.items() if value}
+    return answer_page(
+        "audit_log.html",
+        "audit-log",
+        principal,
+        listed=listed.data,
+        actions=get_args(Action),
+        fields=fields,
+        filtered=bool(given),
+        newest="?" + urlencode(given) if given else "",
+        older="?" + urlencode({**given, "after": listed.next_after}) if listed.next_after else None,
+        first="after" not in request.query_params,
+        here=address("/audit-log"),
+    )
+
+
+def _day(text: str, *, later: int = 0) -> datetime | None:
+    """Find the beginning of a day as UTC has it, or of one so many days later; None where none is given."""
+    if not text:
+        return None
+    try:
+        return datetime.combine(date.fromisoformat(text) + timedelta(days=later), time(), UTC)
+    except (ValueError, OverflowError) as error:
+        raise Problem(422, "invalid_request", "Write a day as in 2026-01-31, and none after the year 9999.") from error
