@@ -178,7 +178,7 @@ def test_a_dataset_needs_ten_different_samples(
         assert response.status_code in (200, 202)
     else:
         assert (response.status_code, response.json()["code"]) == (422, "dataset_too_small")
-        assert "only 9 different" in response.json()["detail"]
+        assert "only 9 differ" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/v1/audits", "/v1/audits/estimate"])
