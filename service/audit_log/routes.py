@@ -3,13 +3,13 @@
 from typing import Annotated
 
 from fastapi import Depends, Query
-from pydantic import AwareDatetime
 
 from service.audit_log.queries import LogFilter, list_entries
 from service.audit_log.schemas import LogEntry, render_entry
 from service.http.audit_log import Action
 from service.http.auth.authentication import RequireScope
 from service.http.dependencies import SessionDep
+from service.http.fields import NO_NUL, Storable, Time
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.principal import Principal
@@ -19,13 +19,22 @@ Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 
 
 async def _filter(
-    key: Annotated[str | None, Query(max_length=200, description="Only what this key's id did.")] = None,
+    key: Annotated[
+        Annotated[str, Storable] | None,
+        Query(max_length=200, description="Only what this key's id did.", json_schema_extra=NO_NUL),
+    ] = None,
     action: Annotated[Action | None, Query(description="Only this action.")] = None,
     of: Annotated[
-        str | None, Query(alias="object", max_length=200, description="Only what was done to this id, or a part of it.")
+        Annotated[str, Storable] | None,
+        Query(
+            alias="object",
+            max_length=200,
+            description="Only what was done to this id, or a part of it.",
+            json_schema_extra=NO_NUL,
+        ),
     ] = None,
-    since: Annotated[AwareDatetime | None, Query(description="Not before; RFC 3339 with an offset.")] = None,
-    until: Annotated[AwareDatetime | None, Query(description="Before; RFC 3339 with an offset.")] = None,
+    since: Annotated[Time | None, Query(description="Not before; RFC 3339 with an offset.")] = None,
+    until: Annotated[Time | None, Query(description="Before; RFC 3339 with an offset.")] = None,
 ) -> LogFilter:
     return LogFilter(key=key, action=action, object=of, since=since, until=until)
 

@@ -1,9 +1,10 @@
 """Field types that requests share."""
 
+import re
 from typing import Annotated, Any
 
 from fastapi import Path
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field
 from pydantic.config import JsonDict
 
 
@@ -49,3 +50,16 @@ Name = Annotated[
 
 PathId = Annotated[str, Path(max_length=100, description="The id.")]
 Row = Annotated[int, Path(ge=0, lt=2**63, description="Position of the sample in the upload, from 0.")]
+
+
+def _looks_like_a_time(value: object) -> object:
+    # A number would be taken for seconds since 1970.
+    if isinstance(value, str) and not _TIME.match(value):
+        raise ValueError("a time is written as 2026-11-29T14:00:00Z, with its offset from UTC")
+    return value
+
+
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
+
+Time = Annotated[AwareDatetime, BeforeValidator(_looks_like_a_time)]
+"""A time of a query, as RFC 3339 writes it."""

@@ -31,7 +31,7 @@ def test_actions_and_queries_know_no_requests() -> None:
         modules = {
             module for module, _ in imports_of(path) if module.startswith(("fastapi", "starlette", "service.http"))
         }
-        assert modules <= {"service.http.in_use", "service.http.quotas"}, path
+        assert modules <= {"service.http.audit_log", "service.http.in_use", "service.http.quotas"}, path
 
 
 def test_pages_call_no_routes() -> None:

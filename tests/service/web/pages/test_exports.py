@@ -84,7 +84,7 @@ def test_fields_of_other_kinds_are_left_out(
     assert (made["kind"], made["filter"], made["max_q"]) == kept
 
 
-@pytest.mark.parametrize("form", [{"kind": "all"}, {}, {"kind": "cleaned", "max_q": "2"}])
+@pytest.mark.parametrize("form", [{"kind": "all"}, {"format": "csv"}, {"kind": "cleaned", "max_q": "2"}])
 def test_what_cannot_be_made_is_said(sign_in: SignIn, published: str, form: dict[str, str]) -> None:
     client = sign_in()
     answer = client.post(f"/audits/{published}/exports", data=form, headers=OURS)
