@@ -124,6 +124,6 @@ def test_no_process_of_a_stack_shows_what_it_was_given(home: Path) -> None:
     assert found["events"][-1] == "FailedEvent"
     seen = [command for command, _ in found["seen"].values()]
     # Two: the worker's own, and the one of this test.
-    assert sum("worker.child.fork_server" in command for command in seen) == 2, seen
+    assert sum("worker.child.fork_server" in " ".join(command) for command in seen) == 2, seen
     assert any("valkey" in command[0] for command in seen)
     assert [command for command, secret in found["seen"].values() if secret] == []
