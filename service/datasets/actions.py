@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 
 from service.datasets.intake import Parsed
 from service.datasets.queries import find_dataset
-from service.http import audit_log
+from service.http.audit_log import record as record_change
 from service.http.in_use import delete_unused
 from service.http.quotas import check_datasets
 from service.lifecycle.datasets import queue_duplicate_count
@@ -60,7 +60,7 @@ def record(
     )
     session.add(dataset)
     session.flush()
-    audit_log.record(session, principal, "dataset.create", dataset.id)
+    record_change(session, principal, "dataset.create", dataset.id)
     queue_duplicate_count(session, workspace_id=principal.workspace_id, dataset_id=dataset_id, request_id=request_id)
     return dataset
 
@@ -80,4 +80,4 @@ def delete(session: Session, principal: Principal, dataset_id: str) -> None:
     dataset = find_dataset(session, principal, dataset_id)
     delete_unused(session, principal, dataset, kind="dataset", used=Audit.dataset_id == dataset.id)
     purge_objects(session, principal.workspace_id, dataset_key(principal.workspace_id, dataset_id))
-    audit_log.record(session, principal, "dataset.delete", dataset_id)
+    record_change(session, principal, "dataset.delete", dataset_id)

@@ -139,7 +139,7 @@ def test_whoever_reconciles_sweeps_entries_after_the_days_of_the_setting(
         assert session.scalars(select(AuditLogEntry.id)).all() == ["log_29"]
 
 
-@pytest.mark.parametrize("query", ["until=0.5", "since=1795953417", "since=2026-11-29", "key=%00", "object=%00"])
-def test_what_is_no_time_and_no_id_is_refused(client: TestClient, query: str) -> None:
+@pytest.mark.parametrize("query", ["until=0.5", "since=1795953417", "since=2026-11-29"])
+def test_what_is_no_time_is_refused(client: TestClient, query: str) -> None:
     answer = client.get(f"/v1/audit-log?{query}")
     assert answer.status_code == 422, answer.text
