@@ -1,14 +1,12 @@
 """What is done with keys and signed-in browsers: keys are created, rotated and revoked, browsers signed out."""
 
-from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from service.errors import ConflictError, NotFoundError
 from service.http.audit_log import record
-from service.http.auth.principal_cache import rights_changed
 from service.keys.queries import find_key, visible_sessions
 from service.keys.schemas import KeyCreate, KeyWithSecret, render_key_with_secret
-from service.keys.secrets import create_key, revoke_key, rotate_key
+from service.keys.secrets import create_key, revoke_key, rotate_key, sign_out
 from service.principal import Principal
 from service.store.tables import BrowserSession
 
@@ -75,10 +73,7 @@ def end_session(session: Session, principal: Principal, session_id: str) -> None
     Raises:
         NotFoundError: `session_not_found`.
     """
-    rights_changed(session)
-    this = visible_sessions(principal) & (BrowserSession.id == session_id)
-    ended = session.scalars(delete(BrowserSession).where(this).returning(BrowserSession.id)).one_or_none()
-    if ended is None:
+    if not sign_out(session, visible_sessions(principal) & (BrowserSession.id == session_id)):
         raise NotFoundError("session")
     record(session, principal, "session.end", session_id)
 
@@ -91,9 +86,8 @@ def end_other_sessions(session: Session, principal: Principal, *, keep: bytes | 
         principal: Who is asking.
         keep: SHA-256 of the cookie of the browser that stays signed in; None: none does.
     """
-    rights_changed(session)
     others = visible_sessions(principal)
     if keep is not None:
         others &= BrowserSession.token_sha256 != keep
-    ended = session.scalars(delete(BrowserSession).where(others).returning(BrowserSession.id)).all()
-    record(session, principal, "session.end_others", None, count=len(ended))
+    ended = sign_out(session, others)
+    record(session, principal, "session.end_others", None, count=ended)

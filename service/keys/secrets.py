@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.http.audit_log import record
@@ -145,6 +145,12 @@ def end_browser_session(session: Session, cookie: str) -> None:
     browser = session.scalars(delete(BrowserSession).where(own).returning(BrowserSession)).one_or_none()
     if browser is not None:
         record(session, browser, "session.end", browser.id)
+
+
+def sign_out(session: Session, which: ColumnElement[bool]) -> int:
+    """End the browser sessions for which the condition holds, and return how many they were."""
+    rights_changed(session)
+    return len(session.scalars(delete(BrowserSession).where(which).returning(BrowserSession.id)).all())
 
 
 def _valid():  # type: ignore[no-untyped-def]
