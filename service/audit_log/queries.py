@@ -18,14 +18,14 @@ class LogFilter:
     """Which entries are wanted; None: any."""
 
     key: str | None = None
-    """Of the key with this id."""
+    """Id of the key that did it."""
     action: str | None = None
     object: str | None = None
     """About the thing with this id, and what is part of it."""
     since: datetime | None = None
-    """Not before."""
+    """Only what was done at this time or later."""
     until: datetime | None = None
-    """Before."""
+    """Only what was done before this time."""
 
 
 def list_entries(

@@ -17,7 +17,7 @@ class Preview:
     """Samples of an audit, by what a filter makes of them."""
 
     rows: int
-    """Of the dataset."""
+    """How many the dataset has."""
     flagged: int
     flagged_rejected: int
     """Flagged samples that people have rejected."""

@@ -80,9 +80,8 @@ def check_probes(session: Session, workspace_id: str, settings: Settings) -> Non
     Raises:
         ConflictError: `probe_quota`.
     """
-    _one_at_a_time(session, workspace_id)
-    probes = session.scalar(select(func.count()).select_from(Probe).where(Probe.workspace_id == workspace_id))
-    if (probes or 0) >= settings.max_workspace_probes:
+    probes = _count_alone(session, workspace_id, Probe)
+    if probes >= settings.max_workspace_probes:
         detail = (
             f"This workspace has {probes} probes, and may have {settings.max_workspace_probes}. Delete some that you "
             "no longer need, and try again."
@@ -101,9 +100,8 @@ def check_exports(session: Session, workspace_id: str, settings: Settings) -> No
     Raises:
         ConflictError: `export_quota`.
     """
-    _one_at_a_time(session, workspace_id)
-    exports = session.scalar(select(func.count()).select_from(Export).where(Export.workspace_id == workspace_id))
-    if (exports or 0) >= settings.max_workspace_exports:
+    exports = _count_alone(session, workspace_id, Export)
+    if exports >= settings.max_workspace_exports:
         detail = (
             f"This workspace has {exports} exports, and may have {settings.max_workspace_exports}. Delete some whose "
             "content you have, and try again."
@@ -142,3 +140,10 @@ def check_idempotency_records(session: Session, workspace_id: str, settings: Set
 def _one_at_a_time(session: Session, workspace_id: str) -> None:
     # Rows that name the workspace can still be written: their foreign keys take a weaker lock.
     session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
+
+
+def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export]) -> int:
+    """Count what a workspace has of a table, while nobody else creates in the workspace until the transaction ends."""
+    _one_at_a_time(session, workspace_id)
+    mine = table.workspace_id == workspace_id
+    return session.scalars(select(func.count()).select_from(table).where(mine)).one()

@@ -252,7 +252,7 @@ def _pasted(number: int, line: str) -> Any:
 
 
 def _errors(error: ValidationError, places: Mapping[str, str]) -> dict[str, str]:
-    """What is wrong, by field; the first error of each."""
+    """Return the first error of each field of the form, by the field's name."""
     found: dict[str, str] = {}
     for entry in error.errors(include_url=False, include_input=False, include_context=False):
         pointer = json_pointer(*entry["loc"])

@@ -11,7 +11,7 @@ class Option:
     """One setting."""
 
     name: str
-    """Of the field, which is that of AuditCreate or of its training."""
+    """The field of AuditCreate, or of its training, that the setting fills."""
     label: str
     sentence: str
     training: bool = True

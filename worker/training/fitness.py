@@ -49,7 +49,7 @@ def check_trainable(samples: Sequence[TokenizedSample], different: int, config: 
 
     Args:
         samples: Of the dataset, in the order of its rows.
-        different: How many of those that have an answer are no near-duplicates; exact only below
+        different: How many of those that have a turn with loss are no near-duplicates; exact only below
             MIN_DIFFERENT_SAMPLES.
         config: Says how many samples make a step.
 

@@ -43,7 +43,7 @@ class Export(Base):
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     sha256: Mapped[str | None]
     rows_truncated: Mapped[int | None] = mapped_column(BigInteger)
-    """Of cleaned data: samples in the file with tokens that were not measured; null where nobody knows."""
+    """How many samples of a cleaned file were not measured to their end; None for other kinds and older audits."""
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "job_id"], ["jobs.workspace_id", "jobs.id"]),
         ForeignKeyConstraint(["workspace_id", "audit_id"], ["audits.workspace_id", "audits.id"]),

@@ -2,7 +2,6 @@
 
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, get_args
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
@@ -16,7 +15,7 @@ from service.http.problems.problem import Problem
 from service.http.sub_path import address
 from service.principal import Principal
 from service.web.page_route import PageRoute
-from service.web.pages.page import answer_page
+from service.web.pages.page import answer_page, query_string
 
 router = APIRouter(route_class=PageRoute)
 
@@ -47,7 +46,6 @@ def log_page(
     found = list_entries(session, principal, wanted, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda entry: entry.id, render=render_entry)
     fields = {"key": key, "action": action, "object": of, "since": since, "until": until}
-    given = {name: value for name, value in fields.items() if value}
     return answer_page(
         "audit_log.html",
         "audit-log",
@@ -55,9 +53,9 @@ def log_page(
         listed=listed.data,
         actions=get_args(Action),
         fields=fields,
-        filtered=bool(given),
-        newest="?" + urlencode(given) if given else "",
-        older="?" + urlencode({**given, "after": listed.next_after}) if listed.next_after else None,
+        filtered=any(fields.values()),
+        newest=query_string(fields),
+        older=query_string({**fields, "after": listed.next_after}) if listed.next_after else None,
         first="after" not in request.query_params,
         here=address("/audit-log"),
     )

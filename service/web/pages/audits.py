@@ -23,7 +23,7 @@ from service.store.tables import Audit
 from service.text import wording
 from service.web import queries
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page, extent_of, names_of, table_row
+from service.web.pages.page import Reader, answer_page, extent_of, names_of, query_string, requested_address, table_row
 
 router = APIRouter(route_class=PageRoute)
 
@@ -62,10 +62,10 @@ def audit_list(
         first=first,
         chosen=status,
         states=[state.value for state in State],
-        link=lambda **fields: address("/audits") + _query(fields),
+        link=lambda **fields: address("/audits") + query_string(fields),
         # An empty first page waits for the first audit.
         live=any(audit.status not in TERMINAL for audit in listed.data) or (first and not listed.data),
-        here=_address(request),
+        here=requested_address(request),
     )
 
 
@@ -105,7 +105,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         may_write=principal.may("audits:write"),
         may_read_findings=principal.may("findings:read"),
         announcement=wording.announcement(audit.status, stage),
-        here=_address(request),
+        here=requested_address(request),
     )
 
 
@@ -132,16 +132,6 @@ def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> Response
     """Delete an audit that has ended, and go to the list."""
     actions.delete(session, principal, audit_id)
     return RedirectResponse("/audits", 303)
-
-
-def _query(fields: dict[str, str | None]) -> str:
-    query = urlencode({name: value for name, value in fields.items() if value})
-    return f"?{query}" if query else ""
-
-
-def _address(request: Request) -> str:
-    query = request.url.query
-    return f"{request.url.path}?{query}" if query else request.url.path
 
 
 def _loss_curve(session: Session, audit: Audit, live: bool) -> dict[str, Any] | None:

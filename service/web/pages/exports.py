@@ -17,7 +17,7 @@ from service.http.problems.problem import Problem
 from service.lifecycle.transitions import TERMINAL
 from service.web.forms import FormDep, see_other
 from service.web.page_route import PageRoute
-from service.web.pages.page import FindingsReader, answer_page, names_of
+from service.web.pages.page import FindingsReader, answer_page, names_of, requested_address
 
 router = APIRouter(route_class=PageRoute)
 
@@ -46,7 +46,7 @@ def export_list(request: Request, audit_id: PathId, principal: FindingsReader, s
         would=preview(session, published, asked.max_q),
         exports=exports,
         live=any(export.status not in TERMINAL for export in exports),
-        here=f"{request.url.path}?{request.url.query}",
+        here=requested_address(request),
     )
 
 

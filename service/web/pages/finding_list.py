@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from urllib.parse import urlencode
 
 from fastapi import Depends, Request
 from pydantic import ValidationError
 
 from service.findings.filters import Filter
 from service.http.problems.problem import Problem
+from service.web.pages.page import query_string
 
 PageSort = Literal["rank", "-mu", "mu", "row", "-reviewed_at"]
 """The orders that a page offers: those of the API that a reviewer reads along."""
@@ -33,8 +33,7 @@ class FindingList:
 
     def query(self, **changes: str | None) -> str:
         """Write the address's query with changes, from its `?` on; None leaves a field out, and nothing is empty."""
-        query = urlencode({name: value for name, value in (self.fields | changes).items() if value is not None})
-        return f"?{query}" if query else ""
+        return query_string(self.fields | changes)
 
     @property
     def narrowed(self) -> bool:

@@ -207,7 +207,7 @@ def _form(
 
 
 def _found(find: Callable[[], T]) -> T | None:
-    """What is found, or None."""
+    """Return what `find` finds; None where it says that there is nothing."""
     try:
         return find()
     except NotFoundError:

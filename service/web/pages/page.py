@@ -1,6 +1,8 @@
 """What the modules of pages share: who may see them, and how a page, its list and its pictures are answered."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
@@ -63,6 +65,17 @@ def answer_list(
         here=address(f"/{section}"),
         **context,
     )
+
+
+def query_string(fields: Mapping[str, str | None]) -> str:
+    """Write a query from its `?` on, of the fields that have a text; nothing where none has."""
+    query = urlencode({name: value for name, value in fields.items() if value})
+    return f"?{query}" if query else ""
+
+
+def requested_address(request: Request) -> str:
+    """Return the path and query that were asked for, at which a live page asks again."""
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
 
 
 def answer_picture(svg: str) -> Response:

@@ -86,9 +86,9 @@ class Written:
     """What a content holds."""
 
     rows: int
-    """Records."""
+    """How many records the content has."""
     truncated: int | None = None
-    """Of cleaned data: samples that the audit did not measure to their end; None where nobody knows."""
+    """How many samples of a cleaned file were not measured to their end; None for other kinds and older audits."""
 
 
 class Read(Protocol):
