@@ -1,5 +1,6 @@
 """The database's schema: at which revision it is, and how it comes to head."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -28,8 +29,9 @@ def migrate(url: str) -> None:
     command.upgrade(alembic_config(url), "head")
 
 
+@cache
 def head_revision() -> str:
-    """The revision this code was written for."""
+    """The revision this code was written for; read from the files of all revisions, so once a process."""
     head = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()
     assert head is not None
     return head

@@ -35,6 +35,7 @@ from service.lifecycle.transitions import (
     request_cancel,
     succeed,
 )
+from tests.support.examples import examples
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LEASE = timedelta(seconds=90)
@@ -225,7 +226,7 @@ class JobMachine(RuleBasedStateMachine):
             assert later.state not in HELD
 
 
-JobMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+JobMachine.TestCase.settings = settings(examples(150), stateful_step_count=40)
 TestJobMachine = JobMachine.TestCase
 
 

@@ -13,8 +13,7 @@ from typing import Any
 import orjson
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.contract.spec import ROWS_COLUMNS
@@ -23,6 +22,7 @@ from service.datasets.parsing.batch import batch_of_samples, batch_of_texts
 from service.datasets.parsing.records import read_record
 from service.datasets.parsing.strict_json import RecordError, parse_record
 from tests.support.dataset_records import chat, chats, gzipped, jsonl, turn
+from tests.support.examples import examples
 from tests.support.parser_runs import MIB, canonical_sha256, rows_of, run, run_chunks
 
 # ---------------------------------------------------------------- round trips of the four formats
@@ -82,7 +82,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(data=st.data())
 def test_every_record_comes_back_as_it_was(format: str, data: st.DataObject, tmp_path: Path) -> None:
     records = data.draw(st.lists(FORMATS[format], min_size=1, max_size=5))
@@ -228,7 +228,7 @@ def test_a_record_of_another_form_is_a_bad_line(format: str, record: Any, reason
 
 
 @given(junk=st.binary(min_size=1, max_size=200))
-@hypothesis_settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(150)
 def test_no_bytes_break_the_parser(junk: bytes, tmp_path: Path) -> None:
     for upload in (junk, good + b"\n" + junk, gzipped(junk), gzipped(chats(3))[: -len(junk) % 40] + junk):
         assert run(upload, tmp_path / "rows.parquet")["outcome"] in {"parsed", "invalid", "refused"}
@@ -450,7 +450,7 @@ json_text = st.recursive(
 
 @given(columns=st.lists(st.tuples(st.sampled_from(["x", "y", "messages", "\\u0078"]), json_text), max_size=3))
 @example(columns=[("x", '"\\u0022\\u0022"'), ("y", "1"), ("y", "2")])  # as many marks as there are written again
-@hypothesis_settings(max_examples=400, deadline=None)
+@examples(400)
 def test_the_fast_way_takes_nothing_that_the_strict_way_refuses_or_reads_otherwise(
     columns: list[tuple[str, str]],
 ) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.datasets.parsing.arrow.lines import HALVINGS, LONGEST_PAUSE, ArrowLines
@@ -23,6 +22,7 @@ from service.datasets.parsing.rows_writer import RowsWriter
 from service.datasets.parsing.statistics import Statistics
 from service.datasets.parsing.strict_json import RecordError, parse_record
 from tests.support.dataset_records import jsonl, turn
+from tests.support.examples import examples
 from tests.support.parser_runs import run
 
 MAPPED = Mapping("q", "a", "s")
@@ -124,7 +124,7 @@ def written(records: list[dict[str, Any]], draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@hypothesis_settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(100)
 @given(data=st.data())
 def test_lines_of_one_shape_are_taken_whole(format: str, data: st.DataObject, tmp_path: Path) -> None:
     records = data.draw(plain_records(format))
@@ -186,7 +186,7 @@ def odd_text_of_lines(draw: st.DrawFn, format: str) -> bytes:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(300)
 @given(data=st.data())
 def test_what_is_taken_is_what_the_strict_parser_reads(format: str, data: st.DataObject, tmp_path: Path) -> None:
     taken(data.draw(odd_text_of_lines(format)), format, tmp_path / "rows.parquet")
@@ -297,7 +297,7 @@ def test_odd_lines_are_tried_less_and_less_and_good_ones_taken_again() -> None:
 # ---------------------------------------------------------------- whole uploads
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60)
 @given(data=st.data())
 def test_an_upload_is_the_same_in_pieces_of_any_size(data: st.DataObject, tmp_path: Path) -> None:
     """Odd lines between plain ones, cut into texts anywhere: rows, numbers and pointers are those of one by one."""
