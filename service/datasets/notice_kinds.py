@@ -58,10 +58,10 @@ MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
     EMPTY_TURNS: "A turn before the last one is empty or blank; found counts them by role.",
     UNTRAINED_COLUMNS: "Columns hold system prompts, earlier turns or tools. Other trainers put them into the prompt; "
     "no audit trains on them or looks at them. Put them into the turns to have them audited.",
-    ZERO_WEIGHTS: "Answers are marked as not to be learnt (weight 0, or train false). Audits train on them like on all "
-    "others. Leave them out if your training does.",
-    UNDESIRED_ANSWERS: "A label is false: for preference training (KTO) the answer is a bad one. Audits train on it as "
-    "on a good one. Leave such rows out if your training does not learn from them.",
+    ZERO_WEIGHTS: "Answers are marked as not to be learnt (a weight of 0 or less, train false, or within "
+    "the prompt). Audits train on them like on all others. Leave them out if your training does.",
+    UNDESIRED_ANSWERS: "A label is false or 0: if it is one of preference training (KTO), the answer is a bad one. "
+    "Audits train on it as on a good one. Leave such rows out if your training does not learn from them.",
     TOOL_CALLS: "Calls of tools are kept as JSON text in the assistant's turn, and audited as such.",
     LEFT_OUT_COLUMNS: "Columns of a type for which JSON has no form were left out.",
     LEFT_OUT_VALUES: "Values of extra columns for which JSON has no form are null: NaN, infinities, bytes that are no "

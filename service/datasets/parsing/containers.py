@@ -33,6 +33,11 @@ OTHER_FILES = {
     b"Obj\x01": "an Avro file: write it as Parquet",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
     b"%PDF": "a PDF file",
+    b"\x93NUMPY": "a NumPy file",
+    b"PARE": "an encrypted Parquet file: write it without encryption",
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), "a pickle, which can run code: write it as Parquet"
+    ),
     b"version https://git-lfs": "a pointer of Git LFS, and not the file it stands for: fetch that with `git lfs pull`",
     b"\xff\xfe": "UTF-16 text: save it as UTF-8",
     b"\xfe\xff": "UTF-16 text: save it as UTF-8",

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pyarrow.compute as pc
 
-from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS
+from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
 from service.datasets.notice_kinds import EMPTY_ANSWER, EMPTY_TURNS, IGNORED_KEYS, KINDS, MEANINGS, TOKENS
 from service.datasets.parsing.columns import Columns, bytes_of
 from service.datasets.parsing.strict_json import shown_key
@@ -27,7 +27,10 @@ UNTRAINED = ("system", "history", "tools", "functions")
 LABELS = ("label", "kto_tag")
 """Extra columns that call an answer good or bad."""
 
-_WATCHED = frozenset((*UNTRAINED, *LABELS))
+WEIGHTS = ("weight", "sample_weight", "loss_weight")
+"""Extra columns that say how much a row counts in training."""
+
+_WATCHED = frozenset((*UNTRAINED, *LABELS, *WEIGHTS))
 _NOTHING: tuple[Any, ...] = (None, "", "[]", "null", [], {})
 
 _PATTERNS = {name: re.compile(f"[{characters}]") for name, (characters, _) in KINDS.items()}
@@ -84,12 +87,13 @@ class Notices:
             self._add(EMPTY_ANSWER, row, {})
         for row, roles in _blank_turns(columns).items():
             self._add(EMPTY_TURNS, row, _counts(roles))
-        for row, noted in columns.noted.items():
-            for kind in dict.fromkeys(kind for kind, _ in noted):
-                self._add(kind, row, _counts(what for other, what in noted if other == kind))
+        noted = {row: list(found) for row, found in columns.noted.items()}
         for row, extra in enumerate(_watched(columns)):
             if not _WATCHED.isdisjoint(extra):
-                self._look_at_columns(row, extra)
+                noted.setdefault(row, []).extend(_of_columns(extra))
+        for row in sorted(noted):
+            for kind in dict.fromkeys(kind for kind, _ in noted[row]):
+                self._add(kind, row, _counts(what for other, what in noted[row] if other == kind))
         for row in _rows_with(columns, _TOKENS.pattern, "<["):
             start, end = columns.bounds[row : row + 2].tolist()
             texts = columns.contents[start:end].to_pylist()
@@ -114,16 +118,27 @@ class Notices:
             if found:
                 self._add(kind, position, {f"U+{ord(character):04X}": count for character, count in found.items()})
 
-    def _look_at_columns(self, position: int, extra: dict[str, Any]) -> None:
-        untrained = [name for name in UNTRAINED if extra.get(name) not in _NOTHING]
-        if untrained:
-            self._add(UNTRAINED_COLUMNS, position, _counts(untrained))
-        undesired = [name for name in LABELS if str(extra.get(name)).strip().lower() == "false"]
-        if undesired:
-            self._add(UNDESIRED_ANSWERS, position, _counts(undesired))
-
     def _add(self, kind: str, position: int, found: dict[str, int]) -> None:
         self._notices.setdefault(kind, Notice()).add(self._rows + position, found)
+
+
+def _of_columns(extra: dict[str, Any]) -> list[tuple[str, str]]:
+    """Kinds of notices of a row's other columns, each with the column's name."""
+    return [
+        *((UNTRAINED_COLUMNS, name) for name in UNTRAINED if extra.get(name) not in _NOTHING),
+        *((ZERO_WEIGHTS, name) for name in WEIGHTS if _is_not_positive(extra.get(name))),
+        *((UNDESIRED_ANSWERS, name) for name in LABELS if str(extra.get(name)).strip().lower() in ("false", "0")),
+    ]
+
+
+def _is_not_positive(weight: Any) -> bool:
+    """Of a number, or of a text that is one."""
+    if isinstance(weight, bool):
+        return not weight
+    try:
+        return float(weight) <= 0
+    except (TypeError, ValueError):
+        return False
 
 
 def _blank_answers(columns: Columns) -> list[int]:

@@ -28,7 +28,7 @@ from service.datasets.parsing.readers.arrow_file import FILE_MAGIC as ARROW_FILE
 from service.datasets.parsing.readers.arrow_file import STREAM_MAGIC as ARROW_STREAM_MAGIC
 from service.datasets.parsing.readers.arrow_file import ArrowRows
 from service.datasets.parsing.readers.arrow_records import Reading
-from service.datasets.parsing.readers.csv import JSON_CELLS, CsvRows
+from service.datasets.parsing.readers.csv import CsvRows
 from service.datasets.parsing.readers.json_array import split_array, split_objects
 from service.datasets.parsing.readers.jsonl import split_lines
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
@@ -198,7 +198,7 @@ class _Parsing:
         _check_columns(rows.columns, "The CSV header", "csv_invalid")
         format = self._table_format(rows.columns, "The file is no JSON; as CSV it has")
         ingest = self._ingest("line", format)
-        for table in rows.tables(JSON_CELLS):
+        for table in rows.tables():
             ingest.add_table(table)
         return ingest
 
@@ -209,7 +209,7 @@ class _Parsing:
         if format == "auto" and self._mapping is None:
             recognised = recognise(dict.fromkeys(columns))
             if recognised is None:
-                if len(columns) == 1 and any(mark in columns[0] for mark in ";\t"):
+                if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
                     what += ", which are not parted by commas"
                 raise Refusal("format_not_recognised", unknown_format(what))
             return recognised

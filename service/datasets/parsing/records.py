@@ -1,16 +1,17 @@
 """The record formats: recognising one by its keys, and reading a record as messages and extra columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from service.datasets.parsing.strict_json import RecordError, shown_key
-from service.datasets.parsing.turns import KEY_PAIRS, ROLE_NAMES, read_turn, type_name
+from service.contract.notices import ZERO_WEIGHTS
+from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
+from service.datasets.parsing.turns import KEY_PAIRS, ROLE_NAMES, Turn, read_turn, type_name
 
 FORMATS = {
     "messages": '{"messages": [{"role", "content"}, ...]}',
     "alpaca": '{"instruction", "input", "output"}',
     "sharegpt": '{"conversations": [{"from", "value"}, ...]}',
-    "prompt_completion": '{"prompt", "completion"}',
+    "prompt_completion": '{"prompt", "completion"}, each a text or a list of turns',
 }
 """Record formats by name, each with its shape. A record with keys of several is the first that fits, in this order."""
 
@@ -125,23 +126,36 @@ def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sam
 
 
 def _turns(record: dict[str, Any], column: str, keys: tuple[str, str]) -> Sample:
-    turns = _required(record, column)
-    if not isinstance(turns, list):
-        raise RecordError(f"'{column}' must be an array, not {type_name(turns)}")
-    if len(turns) > MAX_TURNS:
-        raise RecordError(
-            f"has {len(turns)} turns, and a record can have {MAX_TURNS}; split the conversation into several"
-        )
-    messages: list[dict[str, str]] = []
-    ignored: list[str] = []
-    noted: list[tuple[str, str]] = []
-    for number, value in enumerate(turns):
-        turn = read_turn(value, f"{column}[{number}]", keys)
-        messages.append({"role": turn.role, "content": turn.content})
-        ignored.extend(turn.ignored)
-        noted.extend(turn.noted)
-    extra = {key: value for key, value in record.items() if key != column}
-    return Sample(messages, extra, tuple(ignored), tuple(noted))
+    value = _required(record, column)
+    if isinstance(value, str):
+        # A table of texts has no other form for a list.
+        try:
+            value = parse_record(value.encode())
+        except RecordError as error:
+            raise RecordError(f"{shown_key(column)} is no JSON list of turns: {error}") from None
+    return _conversation(record, _read_turns(value, column, keys), (column,))
+
+
+def _read_turns(value: Any, column: str, keys: tuple[str, str]) -> list[Turn]:
+    if not isinstance(value, list):
+        raise RecordError(f"'{column}' must be an array, not {type_name(value)}")
+    _check_count(len(value))
+    return [read_turn(turn, f"{column}[{number}]", keys) for number, turn in enumerate(value)]
+
+
+def _check_count(turns: int) -> None:
+    if turns > MAX_TURNS:
+        raise RecordError(f"has {turns} turns, and a record can have {MAX_TURNS}; split the conversation into several")
+
+
+def _conversation(record: dict[str, Any], turns: list[Turn], columns: tuple[str, ...]) -> Sample:
+    _check_count(len(turns))
+    return Sample(
+        [{"role": turn.role, "content": turn.content} for turn in turns],
+        {key: value for key, value in record.items() if key not in columns},
+        tuple(key for turn in turns for key in turn.ignored),
+        tuple(note for turn in turns for note in turn.noted),
+    )
 
 
 def _alpaca(record: dict[str, Any]) -> Sample:
@@ -154,7 +168,29 @@ def _alpaca(record: dict[str, Any]) -> Sample:
 
 
 def _prompt_completion(record: dict[str, Any]) -> Sample:
-    return _pair(record, _string(record, "prompt"), _string(record, "completion"), ("prompt", "completion"))
+    columns = ("prompt", "completion")
+    prompt, completion = (_required(record, column) for column in columns)
+    if not isinstance(prompt, list) and not isinstance(completion, list):
+        return _pair(record, _string(record, "prompt"), _string(record, "completion"), columns)
+    asked, answered = _side(prompt, "prompt", "user"), _side(completion, "completion", "assistant")
+    # What writes this form trains on the completion alone.
+    asked = [
+        replace(turn, noted=(*turn.noted, (ZERO_WEIGHTS, "prompt"))) if turn.role == "assistant" else turn
+        for turn in asked
+    ]
+    return _conversation(record, asked + answered, columns)
+
+
+def _side(value: Any, column: str, role: str) -> list[Turn]:
+    """A prompt or a completion that may be one text or a list of turns."""
+    if isinstance(value, str):
+        return [Turn(role, value, (), ())]
+    if isinstance(value, list) and any(isinstance(item, str) for item in value):
+        raise RecordError(
+            f"'{column}' is a list of texts; write one record for each, as DataFrame.to_json does with "
+            "orient='records' and lines=True"
+        )
+    return _read_turns(value, column, KEY_PAIRS[0])
 
 
 def _pair(record: dict[str, Any], prompt: str, answer: str, columns: tuple[str, ...]) -> Sample:

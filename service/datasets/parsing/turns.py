@@ -14,16 +14,23 @@ ROLES = ("system", "user", "assistant", "tool")
 ROLE_NAMES = {role: role for role in ROLES} | {
     "developer": "system",
     "human": "user",
+    "prompter": "user",
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "bot": "assistant",
+    "ai": "assistant",
     "model": "assistant",
     "function_call": "assistant",
     "tool_call": "assistant",
     "function": "tool",
     "function_response": "tool",
     "tool_response": "tool",
+    "ipython": "tool",
     "observation": "tool",
 }
-"""What a turn's role or sender is called elsewhere, as a role."""
+"""What a turn's role or sender is called elsewhere, as a role. Capital letters make no difference."""
 
 KEY_PAIRS = (("role", "content"), ("from", "value"))
 """A turn's keys for role and text."""
@@ -72,12 +79,14 @@ def read_turn(turn: Any, where: str, keys: tuple[str, str]) -> Turn:
     for key in keys:
         if key not in turn and not (calls and key == text_key):
             raise RecordError(f"'{where}' has no '{key}'")
-    role = _string(turn[role_key], f"{where}.{role_key}")
+    role = _string(turn[role_key], f"{where}.{role_key}").lower()
     if role not in ROLE_NAMES:
         raise RecordError(f"'{where}.{role_key}' must be one of {_SHOWN[role_key]}")
     text = turn.get(text_key)
     if isinstance(text, list):
-        text = "".join(_part(part, f"{where}.{text_key}[{number}]") for number, part in enumerate(text))
+        calls += [_call(part) for part in text if _is_call(part)]
+        parts = enumerate(text)
+        text = "".join(_part(part, f"{where}.{text_key}[{number}]") for number, part in parts if not _is_call(part))
     if text is None and calls:
         text = ""
     spoken = _string(text, f"{where}.{text_key}")
@@ -111,10 +120,19 @@ def _string(value: Any, where: str) -> str:
     return value
 
 
+def _is_call(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "tool_use"
+
+
 def _part(part: Any, where: str) -> str:
     """The text of one part of a turn whose text is a list."""
     if isinstance(part, str):
         return part
+    if isinstance(part, dict) and part.get("type") == "tool_result":
+        result = part.get("content", "")
+        if isinstance(result, list):
+            return "".join(_part(inner, f"{where}.content[{number}]") for number, inner in enumerate(result))
+        return _string(result, f"{where}.content")
     if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
         raise RecordError(f"'{where}' is no part of type text, and an audit reads text alone; leave the record out")
     return _string(part.get("text"), f"{where}.text")
@@ -130,7 +148,7 @@ def _call(call: Any) -> str:
         return call
     said = call.get("function", call) if isinstance(call, dict) else call
     if isinstance(said, dict) and isinstance(said.get("name"), str):
-        arguments = said.get("arguments")
+        arguments = said.get("arguments", said.get("input"))
         if isinstance(arguments, str):
             with contextlib.suppress(RecordError):
                 arguments = parse_record(arguments.encode())

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.json_types import NoJsonTypeError, as_json_has_it, holds, json_type
 from service.datasets.parsing.refusal import Refusal
-from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, parse_record, shown_key
+from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, shown_key
 
 BATCH_ROWS = 64
 PART_BYTES = 8 * 2**20
@@ -21,7 +21,8 @@ PART_BYTES = 8 * 2**20
 DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises of a damaged file; the last of names that are no UTF-8."""
 
-_TURNS = ("messages", "conversations")
+_TURNS = ("messages", "conversations", "prompt", "completion")
+"""Columns that may hold lists of turns."""
 
 
 def rows_at_once(size: int) -> int:
@@ -125,12 +126,7 @@ class ArrowRecords:
             return RecordError(NUL_REASON)
         for name in _TURNS:
             turns = record.get(name)
-            if isinstance(turns, str):
-                try:
-                    record[name] = parse_record(turns.encode())
-                except RecordError as error:
-                    return RecordError(f"{shown_key(name)} is no JSON list of turns: {error}")
-            elif isinstance(turns, list):
+            if isinstance(turns, list):
                 # A struct has all its fields in every turn; those that a turn does not have are null.
                 record[name] = [
                     {key: value for key, value in turn.items() if value is not None} if isinstance(turn, dict) else turn

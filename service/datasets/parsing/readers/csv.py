@@ -6,12 +6,9 @@ from typing import Any, NamedTuple
 
 from service.datasets.parsing.decompression import Limits
 from service.datasets.parsing.refusal import Refusal
-from service.datasets.parsing.strict_json import NUL_REASON, RecordError, parse_record, shown_key
+from service.datasets.parsing.strict_json import NUL_REASON, RecordError, shown_key
 
 BATCH_ROWS = 128
-
-JSON_CELLS = ("messages", "conversations")
-"""Columns whose text is JSON: a list of turns has no other form in a table of texts."""
 
 
 class Table(NamedTuple):
@@ -36,19 +33,15 @@ class CsvRows:
         self._begin = 1
         self.columns = self._header()
 
-    def tables(self, json_cells: Iterable[str]) -> Iterator[Table]:
-        """The rows; text of the `json_cells` columns becomes what it says.
-
-        Raises Refusal: csv_invalid, line_too_long.
-        """
-        parsed = [name for name in json_cells if name in self.columns]
+    def tables(self) -> Iterator[Table]:
+        """The rows. Raises Refusal: csv_invalid, line_too_long."""
         table = Table([], [])
         size = 0
         while (cells := self._next()) is not None:
             if not cells:
                 continue  # a blank line
             table.places.append(self._begin)
-            table.records.append(self._record(cells, parsed))
+            table.records.append(self._record(cells))
             size += self._size
             if len(table.records) >= BATCH_ROWS or size >= 1 << 20:
                 yield table
@@ -93,17 +86,12 @@ class CsvRows:
         self._size = self._read
         return cells
 
-    def _record(self, cells: list[str], parsed: list[str]) -> dict[str, Any] | RecordError:
+    def _record(self, cells: list[str]) -> dict[str, Any] | RecordError:
         if len(cells) != len(self.columns):
             return RecordError(f"has {len(cells)} fields, and the header has {len(self.columns)}")
         record: dict[str, Any] = dict(zip(self.columns, cells, strict=True))
         if any("\0" in cell for cell in cells):
             return RecordError(NUL_REASON)
-        for name in parsed:
-            try:
-                record[name] = parse_record(record[name].encode())
-            except RecordError as error:
-                return RecordError(f"{shown_key(name)} is no JSON list of turns: {error}")
         return record
 
     def _lines(self, pieces: Iterable[bytes]) -> Iterator[str]:

@@ -90,7 +90,10 @@ class _Array:
 
     def _end(self) -> None:
         if self._next_mark():
-            detail = "The JSON array is followed by something else. Upload one array of records, or JSONL."
+            detail = (
+                "The JSON array is followed by something else. Upload one array of records, or JSONL, where every line "
+                'is an object: a list of turns is written as {"messages": [...]}.'
+            )
             raise Refusal("json_invalid", detail)
 
     def _next_mark(self) -> str:

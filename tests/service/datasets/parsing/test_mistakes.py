@@ -2,6 +2,7 @@
 
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -65,11 +66,15 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n"
         (gzipped(archive()), "an archive of tar"),
         (form(), "curl --data-binary @FILE"),
         (b"ORC\x08\x03", "an ORC file"),
+        (pickle.dumps([chat()], protocol=4), "a pickle"),
+        (b"\x93NUMPY\x01\x00", "a NumPy file"),
+        (b"PARE" + bytes(40) + b"PARE", "an encrypted Parquet file"),
         (b"\n <!DOCTYPE html>\n<html>", "a web page"),
         (b"<html><body>", "a web page"),
         (POINTER, "`git lfs pull`"),
         (b'prompt,completion\r"a","b"\r"c","d"\r', "carriage returns alone"),
         (chats(3).replace(b"\n", b"\r"), "carriage returns alone"),
+        (b"prompt|completion\na|b\n", "not parted by commas"),
     ],
 )
 @pytest.mark.parametrize("chunk", [7, 1 << 16])
@@ -93,6 +98,12 @@ def test_lines_that_are_nearly_json_get_a_hint(line: bytes, said: str, tmp_path:
     (error,) = report["errors"]
     assert error["pointer"] == "line:2"
     assert said in error["reason"]
+
+
+def test_lists_of_turns_on_lines_of_their_own_are_told_their_form(tmp_path: Path) -> None:
+    report = run(jsonl([chat()["messages"], chat()["messages"]]), tmp_path / "rows.parquet")
+    assert report["code"] == "json_invalid"
+    assert 'a list of turns is written as {"messages": [...]}' in report["detail"]
 
 
 def test_turns_in_python_s_notation_in_a_cell_get_a_hint(tmp_path: Path) -> None:

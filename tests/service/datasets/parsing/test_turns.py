@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.dataset_records import chat, jsonl, turn
@@ -15,6 +17,7 @@ CALL = {"id": "c7", "type": "function", "function": {"name": "tide", "arguments"
 SAID = '{"name": "tide", "arguments": {"port": "Kiel"}}'
 END = turn("assistant", "High at noon.")
 ASKED = turn("user", "When is the tide?")
+AB = [turn("user", "a"), turn("assistant", "b")]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +72,26 @@ ASKED = turn("user", "When is the tide?")
             },
             [turn("user", "a"), turn("assistant", SAID), turn("tool", "b"), turn("assistant", "c")],
         ),
+        ({"messages": json.dumps([ASKED, END])}, [ASKED, END]),
+        ({"messages": [ASKED | {"role": "User"}, END | {"role": "ASSISTANT"}]}, [ASKED, END]),
+        ({"conversations": [{"from": "user", "value": "a"}, {"from": "chatgpt", "value": "b"}]}, AB),
+        (
+            {
+                "messages": [
+                    ASKED,
+                    turn("assistant", "")
+                    | {
+                        "content": [
+                            {"type": "text", "text": "Wait."},
+                            {"type": "tool_use", "id": "c7", "name": "tide", "input": {"port": "Kiel"}},
+                        ]
+                    },
+                    turn("user", "") | {"content": [{"type": "tool_result", "tool_use_id": "c7", "content": "12:04"}]},
+                    END,
+                ]
+            },
+            [ASKED, turn("assistant", "Wait.\n" + SAID), turn("user", "12:04"), END],
+        ),
     ],
 )
 def test_turns_of_other_forms_are_read(record: Any, messages: Any, tmp_path: Path) -> None:
@@ -80,6 +103,40 @@ def test_turns_of_other_forms_are_read(record: Any, messages: Any, tmp_path: Pat
     assert report["outcome"] == "parsed", report
     rows = rows_of(tmp_path / "rows.parquet")
     assert rows[1]["messages"] == rows[3]["messages"] == messages
+
+
+def parquet(records: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("write", [jsonl, parquet])
+def test_prompt_and_completion_may_be_lists_of_turns(write: Any, tmp_path: Path) -> None:
+    """As TRL's trainers read them; they train on the completion alone, and no audit does."""
+    plain = {"prompt": [ASKED], "completion": [END]}
+    earlier = {"prompt": [ASKED, END, ASKED | {"content": "And then?"}], "completion": [turn("assistant", "At six.")]}
+    found = notices(write([plain, earlier, plain]), tmp_path)
+    assert found == {"zero_weights": (1, [1], {"prompt": 1})}
+    rows = [row["messages"] for row in rows_of(tmp_path / "rows.parquet")]
+    assert rows == [[ASKED, END], [*earlier["prompt"], *earlier["completion"]], [ASKED, END]]
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        ({"prompt": ["a", "c"], "completion": ["b", "d"]}, "'prompt' is a list of texts; write one record for each"),
+        ({"prompt": "a", "completion": ["b", "d"]}, "'completion' is a list of texts; write one record for each"),
+        ({"prompt": [ASKED], "completion": None}, "'completion' must be an array, not null"),
+        ({"prompt": [ASKED], "completion": [ASKED]}, "has no assistant turn"),
+        ({"prompt": [ASKED] * 600, "completion": [END] * 600}, "has 1200 turns"),
+        ({"messages": "Hello."}, "'messages' is no JSON list of turns: not valid JSON"),
+        ({"messages": '{"role": "user"}'}, "'messages' must be an array, not an object"),
+    ],
+)
+def test_lists_of_something_else_are_named(record: Any, said: str, tmp_path: Path) -> None:
+    report = run(jsonl([record]), tmp_path / "rows.parquet")
+    assert report["errors"][0]["reason"].startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +192,27 @@ def test_answers_that_are_not_to_be_learnt_are_told(tmp_path: Path) -> None:
     found = notices(jsonl([chat(), unlearnt, chat(), untrained]), tmp_path)
     assert found["zero_weights"] == (2, [1, 3], {"weight": 1, "train": 1})
     assert found["ignored_turn_keys"] == (2, [1, 3], {"weight": 3, "train": 1})
+
+
+@pytest.mark.parametrize("write", [jsonl, table, parquet])
+def test_rows_that_count_for_nothing_or_less_are_told(write: Any, tmp_path: Path) -> None:
+    plain = {"prompt": "a", "completion": "b", "weight": 1.0, "loss_weight": "0.5", "label": 1}
+    records = [
+        plain,
+        plain | {"weight": 0.0},
+        plain,
+        plain | {"weight": -1.0, "loss_weight": "0"},
+        plain | {"label": 0},
+    ]
+    assert notices(write(records), tmp_path) == {
+        "zero_weights": (2, [1, 3], {"weight": 2, "loss_weight": 1}),
+        "undesired_answers": (1, [4], {"label": 1}),
+    }
+
+
+def test_a_row_with_two_such_marks_counts_once(tmp_path: Path) -> None:
+    record = {"messages": [ASKED, END | {"weight": 0}], "weight": 0}
+    assert notices(jsonl([record]), tmp_path)["zero_weights"] == (1, [0], {"weight": 2})
 
 
 def test_calls_of_tools_are_told(tmp_path: Path) -> None:

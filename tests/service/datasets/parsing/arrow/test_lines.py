@@ -227,7 +227,7 @@ TRAPS = {
     "null messages": PLAIN.replace("[{", "null").partition("null")[0] + 'null, "f": 0.5, "i": 7, "n": null}',
     "a null turn": PLAIN.replace("[{", "[null, {"),
     "no turn": '{"s": "t", "messages": [], "f": 0.5, "i": 7, "n": null}',
-    "an unknown role": PLAIN.replace("user", "bot"),
+    "an unknown role": PLAIN.replace("user", "robot"),
     "a null role": PLAIN.replace('"user"', "null"),
     "a null text": PLAIN.replace('"a"', "null"),
     "no text": PLAIN.replace(', "content": "a"', ""),
