@@ -41,6 +41,7 @@ from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
+from service.people.routes import router as people
 from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import BadSettingsError, Settings, ensure_folder, refuse_to_start, settings_or_exit
@@ -120,6 +121,12 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.rows = StoredRows(app.state.objects)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
+    app.state.issuer = None
+    if settings.oidc_issuer is not None:
+        # Imported here: Authlib takes a good part of the time to start, and most installations have no issuer.
+        from service.people.oidc.issuer import Issuer
+
+        app.state.issuer = Issuer(settings)
     install_problem_handlers(app)
     install_conditional_requests(app)
     for router in (
@@ -129,6 +136,7 @@ def _make_app(settings: Settings) -> FastAPI:
         workspaces,
         keys,
         browser_sessions,
+        people,
         audit_log,
         datasets,
         probes,

@@ -191,6 +191,8 @@ def render_audit_summary(found: AuditRow) -> AuditSummary:
         progress=render_progress(audit, now) if held else None,
         attempt=job.attempt,
         created_at=audit.created_at,
+        key_id=audit.key_id,
+        user_id=audit.user_id,
         started_at=job.started_at,
         finished_at=job.finished_at,
         cancel_requested_at=job.cancel_requested_at,

@@ -64,7 +64,8 @@ class Verdict(BaseModel):
     row: int
     verdict: VerdictKind | None = Field(description="null: nothing is said of the sample, or it was withdrawn.")
     note: str | None
-    key_id: str | None = Field(description="The key of whoever said so last.")
+    key_id: str | None = Field(description="The key with which it was said last; null for a person.")
+    user_id: str | None = Field(description="The person who said so last; null for a key.")
     decided_at: datetime | None
     revision: int = Field(description="Changes so far; 0: nothing was ever said.")
 
@@ -85,7 +86,8 @@ class VerdictChange(BaseModel):
     revision: int = Field(description="1, 2, 3, ... for each sample.")
     verdict: VerdictKind | None = Field(description="null: withdrawn.")
     note: str | None
-    key_id: str
+    key_id: str | None = Field(description="Null for a person.")
+    user_id: str | None = Field(description="Null for a key.")
     changed_at: datetime
 
 

@@ -29,8 +29,9 @@ class Verdict(Base):
     verdict: Mapped[str | None]
     """confirmed, rejected or unsure; None: withdrawn."""
     note: Mapped[str | None]
-    key_id: Mapped[str]
-    """Who said so last. No foreign key: what was said outlives the key."""
+    key_id: Mapped[str | None]
+    """Who said so last: a key, or a person. No foreign keys: what was said outlives both."""
+    user_id: Mapped[str | None]
     decided_at: Mapped[datetime] = mapped_column(server_default=func.now())
     revision: Mapped[int] = mapped_column(Integer)
     """1, 2, 3, ...: raised by every change, also by withdrawing."""
@@ -41,6 +42,7 @@ class Verdict(Base):
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "audit_id"], ["audit_data.workspace_id", "audit_data.audit_id"]),
         CheckConstraint(KINDS, name="verdict"),
+        CheckConstraint("num_nonnulls(key_id, user_id) = 1", name="said_by"),
         CheckConstraint("revision >= 0", name="revision"),
         # Precision at k, and the samples of one verdict.
         Index("ix_verdicts_verdict", "audit_id", "verdict", "rank", postgresql_where=text("verdict IS NOT NULL")),
@@ -60,9 +62,11 @@ class VerdictChange(Base):
     verdict: Mapped[str | None]
     """None: withdrawn."""
     note: Mapped[str | None]
-    key_id: Mapped[str]
+    key_id: Mapped[str | None]
+    user_id: Mapped[str | None]
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
     __table_args__ = (
         ForeignKeyConstraint(["audit_id", "row"], ["verdicts.audit_id", "verdicts.row"]),
         CheckConstraint(KINDS, name="verdict"),
+        CheckConstraint("num_nonnulls(key_id, user_id) = 1", name="said_by"),
     )

@@ -4,6 +4,7 @@ A function that takes an audit expects one that the caller has found through its
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session, defer
@@ -14,7 +15,7 @@ from service.contract.spec import COMBINE
 from service.principal import Principal
 from service.scoping import scoped
 from service.store.newest_first import newest_first
-from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Model, Probe
+from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Model, Probe, User
 from service.web.charts import LossPoint
 
 EVENTS_SHOWN = 100
@@ -84,7 +85,23 @@ def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[L
     return [LossPoint(point.step, point.loss, point.probe_loss) for point in points]
 
 
-def key_names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, str]:
-    """Names of the workspace's keys by id; one that is deleted has none."""
-    query = scoped(ApiKey, principal).where(ApiKey.id.in_(set(ids))).with_only_columns(ApiKey.id, ApiKey.name)
-    return {row.id: row.name for row in session.execute(query)}
+class Done(Protocol):
+    """Something that was done with a key or by a person."""
+
+    @property
+    def key_id(self) -> str | None:
+        """None for a person, and where nobody knows."""
+        ...
+
+    @property
+    def user_id(self) -> str | None:
+        """None for a key."""
+        ...
+
+
+def actor_names(session: Session, principal: Principal, done: Iterable[Done]) -> dict[str, str]:
+    """Names of the keys and people who did it, by id; who is deleted has none."""
+    ids = {one.user_id or one.key_id for one in done}
+    keys = scoped(ApiKey, principal).where(ApiKey.id.in_(ids)).with_only_columns(ApiKey.id, ApiKey.name)
+    people = select(User.id, User.shown_name.label("name")).where(User.id.in_(ids))
+    return {found.id: found.name for found in session.execute(keys.union_all(people))}

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from service.web import static_files
 from service.web.pages import (
+    account,
     audit_log,
     audits,
     browsers,
@@ -13,8 +14,10 @@ from service.web.pages import (
     exports,
     findings,
     new_audit,
+    people,
     probes,
     sign_in,
+    single_sign_on,
     verdicts,
 )
 
@@ -23,6 +26,7 @@ router = APIRouter(include_in_schema=False)
 for part in (
     static_files,
     sign_in,
+    single_sign_on,
     new_audit,
     audits,
     charts,
@@ -33,6 +37,8 @@ for part in (
     datasets,
     probes,
     browsers,
+    people,
+    account,
     audit_log,
 ):
     router.include_router(part.router)

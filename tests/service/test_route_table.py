@@ -11,16 +11,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth.authentication import RequireScope
+from service.http.auth.authentication import COOKIE, RequireScope
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key, open_browser_session
 from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
-from service.principal import Scope
+from service.roles import ROLES, Role, Scope
 from service.store.score_lists import add_lists
 from service.store.tables import BrowserSession
-from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
+from tests.support.builders import add_audit, add_dataset, add_model, add_person, add_probe, summary_of
+from tests.support.pages import OURS
 
 ALLOWED: dict[Scope | None, set[str]] = {
     None: {
@@ -95,6 +96,13 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/keys/{key_id}",
         "POST /v1/keys/{key_id}/rotate",
         "DELETE /v1/keys/{key_id}",
+        "GET /v1/users",
+        "POST /v1/users",
+        "GET /v1/users/{user_id}",
+        "PATCH /v1/users/{user_id}",
+        "DELETE /v1/users/{user_id}",
+        "POST /v1/users/{user_id}/disable",
+        "POST /v1/users/{user_id}/enable",
         "POST /v1/models",
         "DELETE /v1/models/{model_id}",
     },
@@ -115,6 +123,8 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /datasets",
         "GET /datasets/{dataset_id}",
         "GET /probes",
+        "GET /account",
+        "POST /account/workspace",
         "GET /sessions",
         "POST /sessions/end-others",
         "POST /sessions/{session_id}/end",
@@ -127,7 +137,15 @@ PAGES: dict[Scope | None, set[str]] = {
         "POST /audits/{audit_id}/retry",
         "POST /audits/{audit_id}/delete",
     },
-    "admin": {"GET /audit-log"},
+    "admin": {
+        "GET /audit-log",
+        "GET /people",
+        "POST /people",
+        "POST /people/{user_id}/role",
+        "POST /people/{user_id}/remove",
+        "POST /people/{user_id}/disable",
+        "POST /people/{user_id}/enable",
+    },
     "findings:read": {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
@@ -149,6 +167,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/audits/{audit_id}/exports": {"kind": "cleaned"},
     "POST /v1/audits/{audit_id}/verdicts": {"filter": {}, "verdict": "confirmed", "dry_run": True},
     "PUT /v1/audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
+    "PATCH /v1/users/{user_id}": {"role": "reviewer"},
 }
 """Of requests with an id that need one."""
 
@@ -156,6 +175,7 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
     "POST /audits/{audit_id}/exports": {"kind": "cleaned"},
+    "POST /people/{user_id}/role": {"role": "reviewer"},
 }
 """Likewise of pages."""
 
@@ -168,6 +188,9 @@ PUBLIC = {
     ("GET", "/sign-in"),
     ("POST", "/sign-in"),
     ("POST", "/sign-out"),
+    ("GET", "/sign-in/oidc"),
+    ("POST", "/sign-in/proxy"),
+    ("GET", "/sign-in/oidc/callback"),
     ("GET", "/static/{name}"),
     ("GET", "/favicon.ico"),
 }
@@ -227,6 +250,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "key_id": key.id,
             "export_id": export.id,
             "session_id": browser.id,
+            "user_id": add_person(session, workspace_id, "viewer"),
             "row": "0",
         }
 
@@ -287,6 +311,7 @@ def test_lists_hide_other_workspaces(
         "/v1/models",
         "/v1/probes",
         "/v1/sessions",
+        "/v1/users",
         "/v1/workspaces",
     ]
     assert lists == sorted(
@@ -346,6 +371,57 @@ def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
             if (status == 403) != (needed[request] not in (None, scope) and scope != "admin"):
                 wrong.append((scope, request, status))
     assert not wrong
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_a_person_may_do_what_their_role_allows_and_nothing_else(
+    app: FastAPI, anonymous_client: TestClient, sessions: sessionmaker[Session], workspace_id: str, role: Role
+) -> None:
+    """Every route as every role, by what its scopes are: the table of docs/api.md comes from the same."""
+    with sessions.begin() as session:
+        user_id = add_person(session, workspace_id, role)
+        cookie = open_browser_session(session, workspace_id=workspace_id, user_id=user_id, hours=1)
+    anonymous_client.cookies.set(COOKIE, cookie)
+    wrong = []
+    for part in (ALLOWED, PAGES):
+        for scope, requests in part.items():
+            may = scope is None or scope in ROLES[role] or role == "admin"
+            for request in sorted(requests - {"POST /sessions/end-others"}):
+                method, path = request.split(" ")
+                address = path.replace("{row}", "0").replace("{", "").replace("}", "")
+                status = anonymous_client.request(method, address, headers=OURS).status_code
+                if status == 401 or (status == 403) == may:
+                    wrong.append((request, status))
+    assert not wrong
+
+
+def test_every_post_refuses_a_page_of_another_site(
+    app: FastAPI, anonymous_client: TestClient, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        user_id = add_person(session, workspace_id, "admin")
+        cookie = open_browser_session(session, workspace_id=workspace_id, user_id=user_id, hours=1)
+    anonymous_client.cookies.set(COOKIE, cookie)
+    asked = 0
+    for method, path, _ in routes(app):
+        if method in ("GET", "HEAD"):
+            continue
+        address = path.replace("{row}", "0").replace("{", "").replace("}", "")
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {}):
+            answer = anonymous_client.request(method, address, headers=headers)
+            assert (answer.status_code, "cross_site" in answer.text) == (403, True), (method, path, headers)
+        asked += 1
+    assert asked > 30
+
+
+def test_the_documented_roles_are_these() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    body = text.split("<!-- roles:start -->\n", 1)[1].split("<!-- roles:end -->", 1)[0]
+    lines = ["| May | " + " | ".join(ROLES) + " |", "|---|" + "---|" * len(ROLES)]
+    for scope in ("any valid key", *get_args(Scope)):
+        has = ["yes" if scope in ROLES[role] | {"any valid key"} or role == "admin" else "" for role in ROLES]
+        lines.append(f"| {scope if ' ' in scope else f'`{scope}`'} | " + " | ".join(has) + " |")
+    assert body.splitlines() == lines, "write these lines:\n" + "\n".join(lines)
 
 
 def test_the_documented_scopes_are_these() -> None:

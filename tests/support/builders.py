@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
+from service.roles import Role
 from service.store.ids import new_id
-from service.store.tables import Audit, Dataset, Model, Probe
+from service.store.tables import Audit, Dataset, Membership, Model, Probe, User
 from tests.support.summaries import make_probe_summary, make_summary
 
 
@@ -39,6 +40,17 @@ def add_dataset(
     session.add(dataset)
     session.flush()
     return dataset.id
+
+
+def add_person(session: Session, workspace_id: str, role: Role, *, name: str = "Ada") -> str:
+    """A person whom an admin has given a role."""
+    user = User(id=new_id("usr"), issuer="https://i.example", subject=new_id("sub"), name=name)
+    session.add(user)
+    session.flush()
+    member = {"workspace_id": workspace_id, "user_id": user.id, "role": role, "given_by": "admin"}
+    session.add(Membership(id=new_id("mbr"), **member))
+    session.flush()
+    return user.id
 
 
 def add_probe(session: Session, workspace_id: str) -> str:

@@ -194,7 +194,7 @@ def _write(
     if not rows:
         return
     these = _these(rows)
-    said = {"verdict": verdict, "note": note, "key_id": principal.key_id}
+    said = {"verdict": verdict, "note": note, "key_id": principal.key_id, "user_id": principal.user_id}
     values = (
         select(
             literal(audit.id),
@@ -202,7 +202,8 @@ def _write(
             literal(audit.workspace_id),
             literal(verdict, type_=Verdict.verdict.type),
             literal(note, type_=Verdict.note.type),
-            literal(principal.key_id),
+            literal(principal.key_id, type_=Verdict.key_id.type),
+            literal(principal.user_id, type_=Verdict.user_id.type),
             literal(1),
             Score.rank,
             Score.flagged,
@@ -211,7 +212,8 @@ def _write(
         .join(Score, Score.row == these.c.wanted)
         .where(Score.list_id == audit.headline)
     )
-    columns = ["audit_id", "row", "workspace_id", "verdict", "note", "key_id", "revision", "rank", "flagged"]
+    columns = ["audit_id", "row", "workspace_id", "verdict", "note", "key_id", "user_id"]
+    columns += ["revision", "rank", "flagged"]
     statement = insert(Verdict).from_select(columns, values)
     session.execute(
         statement.on_conflict_do_update(
@@ -228,10 +230,12 @@ def _write(
             Verdict.verdict,
             Verdict.note,
             Verdict.key_id,
+            Verdict.user_id,
             Verdict.decided_at,
         )
         .select_from(these)
         .join(Verdict, (Verdict.row == these.c.wanted) & (Verdict.audit_id == audit.id))
     )
-    names = ["audit_id", "row", "revision", "workspace_id", "verdict", "note", "key_id", "changed_at"]
+    names = ["audit_id", "row", "revision", "workspace_id", "verdict", "note", "key_id", "user_id"]
+    names.append("changed_at")
     session.execute(insert(VerdictChange).from_select(names, history))

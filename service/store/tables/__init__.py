@@ -12,6 +12,7 @@ from service.store.tables.audits import Audit, AuditData, AuditEvent, AuditProbe
 from service.store.tables.exports import Export
 from service.store.tables.inputs import Dataset, Model, Probe
 from service.store.tables.jobs import Counter, Job, ObjectPurge, Scheduler, Worker
+from service.store.tables.people import Membership, User
 from service.store.tables.results import Finding, Score, ScoreList
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Finding",
     "IdempotencyRecord",
     "Job",
+    "Membership",
     "Model",
     "ObjectPurge",
     "Probe",
@@ -37,6 +39,7 @@ __all__ = [
     "Score",
     "ScoreList",
     "SignInLink",
+    "User",
     "Worker",
     "Workspace",
 ]

@@ -89,6 +89,7 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
         principal,
         audit=audit,
         names=names_of(session, principal, audit),
+        actors=queries.actor_names(session, principal, [audit]),
         summary=audit.summary,
         groups=groups[:GROUPS_SHOWN],
         curves=[(name, group) for name, group in groups if group.curve is not None][:GROUP_CURVES],

@@ -1,4 +1,4 @@
-"""The page of signed-in browsers: everybody sees those of their own key, admins the workspace's."""
+"""The page of signed-in browsers: everybody sees their own, admins the workspace's."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -24,7 +24,7 @@ def session_list(request: Request, principal: Reader, session: SessionDep, page:
     """Show who is signed in, the newest first, and mark the browser that asks."""
     own = _own(request)
 
-    def shown(row: tuple[BrowserSession, str]) -> dict[str, object]:
+    def shown(row: tuple[BrowserSession, str | None, str | None]) -> dict[str, object]:
         return {"this": row[0].token_sha256 == own, **render_session(row).model_dump()}
 
     found = list_sessions(session, principal, after=page.after, limit=page.limit + 1)

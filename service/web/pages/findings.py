@@ -127,7 +127,7 @@ def finding_page(
         cluster_link=f"{base}?{urlencode({'cluster': finding.cluster})}",
         asked=asked,
         changes=changes,
-        names_of_keys=queries.key_names(session, principal, [change.key_id for change in changes]),
+        actors=queries.actor_names(session, principal, changes),
         here=f"/audits/{audit.id}/findings/{row}{asked.query()}",
     )
 

@@ -25,7 +25,7 @@ Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-Section = Literal["audits", "datasets", "probes", "sessions", "audit-log"]
+Section = Literal["audits", "datasets", "probes", "sessions", "people", "account", "audit-log"]
 
 
 def answer_page(
@@ -40,7 +40,18 @@ def answer_page(
         status: Of the answer.
         context: What else the template names.
     """
-    return render(template, {"signed_in": True, "section": section, "may": principal.may, **context}, status=status)
+    return render(
+        template,
+        {
+            "signed_in": True,
+            "section": section,
+            "may": principal.may,
+            "person": principal.user_name,
+            "workspace": principal.workspace_name,
+            **context,
+        },
+        status=status,
+    )
 
 
 def answer_list(
