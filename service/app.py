@@ -49,6 +49,7 @@ from service.store.object_store_factory import make_object_store
 from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web
+from service.workers.routes import router as workers
 from service.workspaces.routes import router as workspaces
 
 
@@ -139,6 +140,7 @@ def _make_app(settings: Settings) -> FastAPI:
         findings,
         verdicts,
         comparisons,
+        workers,
         audit_exports,
         exports,
         reports,

@@ -61,6 +61,7 @@ def create(
         q=body.q,
         group_column=body.group_column,
         trusted_column=body.trusted_column,
+        created_by=principal.key_id,
         request_id=request_id,
     )
     record(session, principal, "audit.create", audit.id)

@@ -75,6 +75,7 @@ class AuditSummary(BaseModel):
     progress: Progress | None
     attempt: int
     created_at: datetime
+    created_by: str | None = Field(description="The key that asked for it; null for audits from before that was kept.")
     started_at: datetime | None = Field(description="When the last attempt started.")
     finished_at: datetime | None
     cancel_requested_at: datetime | None

@@ -49,6 +49,7 @@ def create_audit(
     q: float,
     group_column: str | None = None,
     trusted_column: str | None = None,
+    created_by: str | None = None,
     request_id: str | None = None,
 ) -> Audit:
     """Writes an audit with its probes, its steps, its queued job and its first event.
@@ -71,6 +72,7 @@ def create_audit(
         q=q,
         group_column=group_column,
         trusted_column=trusted_column,
+        created_by=created_by,
     )
     session.add(audit)
     session.flush()

@@ -12,10 +12,12 @@ from service.web.pages import (
     datasets,
     exports,
     findings,
+    live,
     new_audit,
     probes,
     sign_in,
     verdicts,
+    workers,
 )
 
 router = APIRouter(include_in_schema=False)
@@ -25,6 +27,7 @@ for part in (
     sign_in,
     new_audit,
     audits,
+    live,
     charts,
     findings,
     verdicts,
@@ -34,5 +37,6 @@ for part in (
     probes,
     browsers,
     audit_log,
+    workers,
 ):
     router.include_router(part.router)

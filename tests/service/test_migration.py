@@ -256,3 +256,24 @@ def test_scores_keep_their_values_when_lists_get_numbers(
     assert rows(shown) == seen
     assert differences(database_url) == []
     engine.dispose()
+
+
+def test_audits_from_before_get_their_creator_from_the_audit_log(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        known, forgotten = (make_published(session, workspace_id, rows=25, flagged=3).id for _ in range(2))
+        session.execute(
+            text(
+                "INSERT INTO audit_log (id, workspace_id, key_id, action, object_id) VALUES "
+                "('log_1', :workspace, 'key_7', 'audit.create', :known), "
+                "('log_2', :workspace, 'key_8', 'audit.cancel', :known)"
+            ),
+            {"workspace": workspace_id, "known": known},
+        )
+    command.downgrade(alembic_config(database_url), "0018")
+    migrate(database_url)
+    assert differences(database_url) == []
+    with sessions() as session:
+        found = dict(session.execute(text("SELECT id, created_by FROM audits")).tuples().all())
+    assert found == {known: "key_7", forgotten: None}

@@ -52,6 +52,8 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}/calibration",
         "GET /v1/audits/{audit_id}/groups",
         "GET /v1/audits/{audit_id}/metrics",
+        "GET /v1/queue",
+        "GET /v1/workers",
     },
     "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
     "audits:write": {
@@ -106,6 +108,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /",
         "GET /audits",
         "GET /audits/{audit_id}",
+        "GET /audits/{audit_id}/live",
         "GET /audits/{audit_id}/histogram.svg",
         "GET /audits/{audit_id}/calibration.svg",
         "GET /audits/{audit_id}/sensitivity.svg",
@@ -115,6 +118,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /datasets",
         "GET /datasets/{dataset_id}",
         "GET /probes",
+        "GET /workers",
         "GET /sessions",
         "POST /sessions/end-others",
         "POST /sessions/{session_id}/end",
@@ -287,13 +291,15 @@ def test_lists_hide_other_workspaces(
         "/v1/models",
         "/v1/probes",
         "/v1/sessions",
+        "/v1/workers",
         "/v1/workspaces",
     ]
     assert lists == sorted(
         path
         for method, path, _ in routes(app)
         if method == "GET" and path.startswith("/v1/") and path[4:].isalpha()
-        if path not in ("/v1/info", "/v1/comparisons")  # the second is no list, and has a test of its own
+        # The last two are no lists, and have tests of their own.
+        if path not in ("/v1/info", "/v1/comparisons", "/v1/queue")
     )
     seen = set()
     for path in lists:

@@ -52,6 +52,8 @@ class Audit(Base):
     group_column: Mapped[str | None]
     trusted_column: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
+    created_by: Mapped[str | None]
+    """The key that asked for it. No foreign key: the audit outlives the key."""
     step_key: Mapped[str | None]
     """The step under way, while running."""
     stage: Mapped[str | None]

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -69,6 +70,12 @@ class Worker(Base):
     pid: Mapped[int]
     started_at: Mapped[datetime] = created_at()
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    device: Mapped[str | None]
+    """What it trains on, such as NVIDIA H200 or cpu; None: it does not train, or the device could not be read."""
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device."""
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device, by whatever process, at `seen_at`."""
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
 
 

@@ -19,13 +19,13 @@ from service.http.sub_path import address
 from service.principal import Principal
 from service.text import visible_text
 from service.web import charts, queries
-from service.web.templating import render
+from service.web.templating import render, render_text
 
 Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-Section = Literal["audits", "datasets", "probes", "sessions", "audit-log"]
+Section = Literal["audits", "datasets", "probes", "workers", "sessions", "audit-log"]
 
 
 def answer_page(
@@ -40,7 +40,23 @@ def answer_page(
         status: Of the answer.
         context: What else the template names.
     """
-    return render(template, {"signed_in": True, "section": section, "may": principal.may, **context}, status=status)
+    return render(template, _signed_in(section, principal, context), status=status)
+
+
+def page_text(template: str, section: Section, principal: Principal, **context: Any) -> str:
+    """Render a page like `answer_page`, for what is no answer of its own.
+
+    Args:
+        template: Its name.
+        section: The part of the navigation that it belongs to.
+        principal: Who reads it.
+        context: What else the template names.
+    """
+    return render_text(template, _signed_in(section, principal, context))
+
+
+def _signed_in(section: Section, principal: Principal, context: dict[str, Any]) -> dict[str, Any]:
+    return {"signed_in": True, "section": section, "may": principal.may, **context}
 
 
 def answer_list(

@@ -54,7 +54,7 @@ def browser(proxy: str, api: LiveApi, sessions: Sessions) -> Iterator[httpx.Clie
 def addresses(page: Page) -> set[str]:
     found = set()
     for _, attributes, _ in page.elements:
-        for name in ("href", "src", "srcset", "data-live"):
+        for name in ("href", "src", "srcset", "data-live", "data-stream"):
             value = attributes.get(name)
             if value and not value.startswith("#"):
                 found.add(value)
