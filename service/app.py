@@ -21,6 +21,7 @@ from service.datasets.routes import router as datasets
 from service.exports.routes import of_audit as audit_exports
 from service.exports.routes import router as exports
 from service.findings.routes import router as findings
+from service.findings.saved_views.routes import router as saved_views
 from service.findings.verdicts.routes import router as verdicts
 from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
@@ -138,6 +139,7 @@ def _make_app(settings: Settings) -> FastAPI:
         answers,
         findings,
         verdicts,
+        saved_views,
         comparisons,
         audit_exports,
         exports,

@@ -267,6 +267,7 @@ class Client(Connection):
         cluster: int | None = None,
         side: str | None = None,
         verdict: str | None = None,
+        reviewer: str | None = None,
         text: str | None = None,
         sort: str = "rank",
         limit: int = PAGE,
@@ -277,7 +278,7 @@ class Client(Connection):
         """
         wanted = without_none(
             probe=probe or None, flagged=flagged, max_q=max_q, min_mu=min_mu, min_z=min_z, group=group, cluster=cluster,
-            side=side, verdict=verdict, text=text,
+            side=side, verdict=verdict, reviewer=reviewer, text=text,
         )  # fmt: skip
         parameters = {name: _query_value(value) for name, value in {**wanted, "sort": sort}.items()}
         return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/findings", limit, parameters)
@@ -300,7 +301,7 @@ class Client(Connection):
         return self._tagged("PUT", self._verdict_path(audit_id, row), json=body, headers=_guarded(if_match))
 
     def withdraw_verdict(self, audit_id: str, row: int, *, if_match: str | None = None) -> None:
-        """Takes back what is said of the sample. Idempotent."""
+        """Takes back what one has said of the sample oneself. Idempotent."""
         self._request("DELETE", self._verdict_path(audit_id, row), headers=_guarded(if_match))
 
     def verdict_history(self, audit_id: str, row: int) -> Iterator[Json]:
@@ -322,6 +323,15 @@ class Client(Connection):
         """
         body = {"filter": dict(filter), "verdict": verdict, "note": note, "dry_run": token is None, "token": token}
         return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/verdicts", json=body)
+
+    def bulks(self, audit_id: str) -> Iterator[Json]:
+        """Verdicts on many samples at once, newest first."""
+        return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/verdicts/bulks")
+
+    def undo_bulk(self, audit_id: str, bulk_id: str) -> Json:
+        """Gives each sample of a bulk back what was said of it before, unless something was said of it since."""
+        bulk = f"/v1/audits/{quote(audit_id, safe='')}/verdicts/bulks/{quote(bulk_id, safe='')}"
+        return self._send("POST", f"{bulk}/undo")
 
     def precision(self, audit_id: str) -> Json:
         """How many of the first findings people have confirmed, with exact intervals."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.results import ScoreRow, Side
-from service.findings.filters import Filter, VerdictKind
+from service.findings.filters import Filter, Outcome, VerdictKind
 from service.http.fields import Storable
 
 Note = Annotated[str, Field(max_length=10_000), Storable]
@@ -57,16 +57,30 @@ class Result(BaseModel):
 assert list(Result.model_fields) == list(ScoreRow.model_fields)
 
 
+class Opinion(BaseModel):
+    """What one reviewer says of a sample now."""
+
+    key_id: str = Field(description="The reviewer, by the key.")
+    verdict: VerdictKind
+    note: str | None
+    decided_at: datetime
+
+
 class Verdict(BaseModel):
-    """What is said of a sample now."""
+    """What counts of a sample now, and what each reviewer says of it."""
 
     object: Literal["verdict"] = "verdict"
     row: int
-    verdict: VerdictKind | None = Field(description="null: nothing is said of the sample, or it was withdrawn.")
-    note: str | None
-    key_id: str | None = Field(description="The key of whoever said so last.")
+    verdict: Outcome | None = Field(
+        description="What counts. disputed: reviewers differ, and nobody has settled it; null: nothing is said of the "
+        "sample, or it was withdrawn."
+    )
+    settled_by: str | None = Field(description="The key whose verdict counts because others differ.")
+    note: str | None = Field(description="Like the next two, of the opinion that settles, else of the newest one.")
+    key_id: str | None
     decided_at: datetime | None
     revision: int = Field(description="Changes so far; 0: nothing was ever said.")
+    opinions: list[Opinion] = Field(description="What each reviewer says, the oldest first.")
 
 
 class VerdictSet(BaseModel):
@@ -83,10 +97,16 @@ class VerdictChange(BaseModel):
     object: Literal["verdict.change"] = "verdict.change"
     row: int
     revision: int = Field(description="1, 2, 3, ... for each sample.")
-    verdict: VerdictKind | None = Field(description="null: withdrawn.")
+    verdict: VerdictKind | None = Field(description="What the reviewer said; null: withdrawn.")
     note: str | None
-    key_id: str
+    key_id: str = Field(description="The reviewer.")
     changed_at: datetime
+    outcome: Outcome | None = Field(description="What counted of the sample from then on.")
+    settled_by: str | None = Field(description="The key whose verdict counted from then on because others differed.")
+    bulk_id: str | None = Field(description="The bulk that it was a part of, or that was undone by it.")
+    restores: int | None = Field(
+        description="It undid a bulk: all is as at this revision again, 0 before anything was said. Else null."
+    )
 
 
 class BulkVerdicts(BaseModel):
@@ -94,7 +114,7 @@ class BulkVerdicts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     filter: Filter = Field(description="As the list takes them.")
-    verdict: VerdictKind | None = Field(description="null withdraws.")
+    verdict: VerdictKind | None = Field(description="null withdraws what the key itself has said.")
     note: Note | None = None
     dry_run: bool = Field(default=False, description="Change nothing: count, and give the token.")
     token: str | None = Field(default=None, max_length=100, description="Of the dry run whose samples are meant.")
@@ -106,19 +126,48 @@ class BulkSample(BaseModel):
     row: int
     rank: int = Field(description="In the headline.")
     flagged: bool
-    verdict: VerdictKind | None = Field(description="What was said of it before.")
+    verdict: Outcome | None = Field(description="What counted of it before.")
 
 
 class BulkResult(BaseModel):
     """What a bulk of verdicts has changed, or would change."""
 
     object: Literal["verdict.bulk"] = "verdict.bulk"
+    id: str | None = Field(description="Undo it by this; null: a dry run.")
     dry_run: bool
     verdict: VerdictKind | None
     count: int = Field(description="Samples that the filter keeps.")
-    changed: int = Field(description="Those of which something else was said before, or nothing.")
+    changed: int = Field(description="Those of which the key has said something else before, or nothing.")
+    disputed: int = Field(description="Of the changed ones, those that are disputed afterwards.")
     sample: list[BulkSample] = Field(description="The first of them by rank.")
     token: str | None = Field(description="Of a dry run: send it back to change these samples and no others.")
+
+
+class Bulk(BaseModel):
+    """A verdict on many samples at once."""
+
+    object: Literal["verdict.bulk"] = "verdict.bulk"
+    id: str
+    audit_id: str
+    key_id: str = Field(description="Whose verdict it was.")
+    verdict: VerdictKind | None = Field(description="null: verdicts were withdrawn.")
+    note: str | None
+    filter: dict[str, Any] = Field(description="Which samples were meant.")
+    count: int = Field(description="Samples that the filter kept.")
+    changed: int
+    created_at: datetime
+    undone_at: datetime | None
+    undone_by: str | None = Field(description="The key that undid it.")
+    restored: int | None = Field(description="Samples that undoing it has given back what was said before.")
+
+
+class BulkUndone(BaseModel):
+    """What undoing a bulk of verdicts has changed."""
+
+    object: Literal["verdict.bulk_undone"] = "verdict.bulk_undone"
+    id: str
+    restored: int = Field(description="Samples of which the same is said again as before the bulk.")
+    kept: int = Field(description="Samples that stay as they are: something was said of them since.")
 
 
 class Precision(BaseModel):
@@ -126,10 +175,11 @@ class Precision(BaseModel):
 
     k: int | Literal["flagged"] = Field(description="The first k of the headline, or all flagged samples.")
     size: int = Field(description="Samples among these.")
-    reviewed: int = Field(description="Those with a verdict, unsure ones too.")
+    reviewed: int = Field(description="Those with a verdict, unsure and disputed ones too.")
     confirmed: int
     rejected: int
     unsure: int
+    disputed: int = Field(description="Those of which reviewers differ, while nobody has settled it.")
     precision: float | None = Field(description="confirmed / (confirmed + rejected).")
     low: float | None = Field(description="Exact 95 % interval of it (Clopper-Pearson).")
     high: float | None

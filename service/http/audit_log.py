@@ -30,8 +30,12 @@ Action = Literal[
     "session.end",
     "session.end_others",
     "verdict.bulk",
+    "verdict.bulk_undo",
     "verdict.set",
     "verdict.withdraw",
+    "view.create",
+    "view.delete",
+    "view.update",
     "workspace.create",
 ]
 

@@ -1,5 +1,5 @@
-"""What one workspace may have at most: each is a setting, and counted while nobody else creates in the workspace, or
-says why not."""
+"""What one workspace may have at most: nearly each is a setting, and counted while nobody else creates in the
+workspace, or says why not."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -8,6 +8,10 @@ from service.errors import ConflictError
 from service.lifecycle.transitions import State
 from service.settings import Settings
 from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Workspace
+from service.store.verdict_tables import SavedView
+
+MAX_SAVED_VIEWS = 100
+"""Of a workspace: a page of findings names them all."""
 
 
 def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
@@ -109,6 +113,23 @@ def check_exports(session: Session, workspace_id: str, settings: Settings) -> No
         raise ConflictError("export_quota", detail)
 
 
+def check_saved_views(session: Session, workspace_id: str) -> None:
+    """See that the workspace may have one more saved view.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose view it becomes.
+
+    Raises:
+        ConflictError: `view_quota`.
+    """
+    if _count_alone(session, workspace_id, SavedView) >= MAX_SAVED_VIEWS:
+        detail = (
+            f"This workspace has {MAX_SAVED_VIEWS} saved views. Delete some that you no longer need, and try again."
+        )
+        raise ConflictError("view_quota", detail)
+
+
 def check_idempotency_records(session: Session, workspace_id: str, settings: Settings) -> None:
     """See that one more answer may be kept under an Idempotency-Key.
 
@@ -142,7 +163,7 @@ def _one_at_a_time(session: Session, workspace_id: str) -> None:
     session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
 
 
-def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export]) -> int:
+def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export] | type[SavedView]) -> int:
     """Count what a workspace has of a table, while nobody else creates in the workspace until the transaction ends."""
     _one_at_a_time(session, workspace_id)
     mine = table.workspace_id == workspace_id

@@ -14,6 +14,7 @@ from service.web.pages import (
     findings,
     new_audit,
     probes,
+    saved_views,
     sign_in,
     verdicts,
 )
@@ -28,6 +29,7 @@ for part in (
     charts,
     findings,
     verdicts,
+    saved_views,
     exports,
     comparison,
     datasets,

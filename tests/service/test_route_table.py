@@ -18,8 +18,10 @@ from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
 from service.principal import Scope
+from service.store.ids import new_id
 from service.store.score_lists import add_lists
 from service.store.tables import BrowserSession
+from service.store.verdict_tables import SavedView, VerdictBulk
 from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
 
 ALLOWED: dict[Scope | None, set[str]] = {
@@ -67,7 +69,10 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}/findings/{row}",
         "GET /v1/audits/{audit_id}/findings/{row}/verdict",
         "GET /v1/audits/{audit_id}/findings/{row}/verdict/history",
+        "GET /v1/audits/{audit_id}/verdicts/bulks",
         "GET /v1/audits/{audit_id}/precision",
+        "GET /v1/views",
+        "GET /v1/views/{view_id}",
         "GET /v1/audits/{audit_id}/report",
         "GET /v1/comparisons",
         "GET /v1/comparisons/changes",
@@ -83,6 +88,10 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "PUT /v1/audits/{audit_id}/findings/{row}/verdict",
         "DELETE /v1/audits/{audit_id}/findings/{row}/verdict",
         "POST /v1/audits/{audit_id}/verdicts",
+        "POST /v1/audits/{audit_id}/verdicts/bulks/{bulk_id}/undo",
+        "POST /v1/views",
+        "PATCH /v1/views/{view_id}",
+        "DELETE /v1/views/{view_id}",
     },
     "admin": {
         "POST /v1/workspaces",
@@ -132,6 +141,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audits/{audit_id}/findings",
         "GET /audits/{audit_id}/findings/{row}",
         "GET /audits/{audit_id}/findings/{row}/trace.svg",
+        "GET /audits/{audit_id}/bulks",
         "GET /audits/{audit_id}/exports",
         "GET /comparisons",
         "POST /audits/{audit_id}/exports",
@@ -140,6 +150,10 @@ PAGES: dict[Scope | None, set[str]] = {
         "POST /audits/{audit_id}/findings/{row}/verdict",
         "GET /audits/{audit_id}/verdicts",
         "POST /audits/{audit_id}/verdicts",
+        "POST /audits/{audit_id}/bulks/{bulk_id}/undo",
+        "POST /views",
+        "POST /views/{view_id}/rename",
+        "POST /views/{view_id}/delete",
     },
 }
 """Likewise of the dashboard."""
@@ -149,6 +163,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/audits/{audit_id}/exports": {"kind": "cleaned"},
     "POST /v1/audits/{audit_id}/verdicts": {"filter": {}, "verdict": "confirmed", "dry_run": True},
     "PUT /v1/audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
+    "PATCH /v1/views/{view_id}": {"name": "x"},
 }
 """Of requests with an id that need one."""
 
@@ -156,6 +171,9 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
     "POST /audits/{audit_id}/exports": {"kind": "cleaned"},
+    "POST /audits/{audit_id}/bulks/{bulk_id}/undo": {"back": ""},
+    "POST /views/{view_id}/rename": {"name": "x"},
+    "POST /views/{view_id}/delete": {"back": ""},
 }
 """Likewise of pages."""
 
@@ -218,6 +236,12 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         own, _ = create_key(session, workspace_id=workspace_id, name="browser", scopes=["admin"])
         open_browser_session(session, workspace_id=workspace_id, key_id=own.id, hours=1)
         browser = session.scalars(select(BrowserSession)).one()
+        bulk = VerdictBulk(
+            id=new_id("bulk"), workspace_id=workspace_id, audit_id=audit.id, key_id=own.id, verdict="unsure", filter={},
+            count=0, changed=0,
+        )  # fmt: skip
+        view = SavedView(id=new_id("view"), workspace_id=workspace_id, name="v", query="", key_id=own.id)
+        session.add_all([bulk, view])
         return {
             "workspace_id": workspace_id,
             "audit_id": audit.id,
@@ -227,6 +251,8 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "key_id": key.id,
             "export_id": export.id,
             "session_id": browser.id,
+            "bulk_id": bulk.id,
+            "view_id": view.id,
             "row": "0",
         }
 
@@ -278,7 +304,7 @@ def test_lists_hide_other_workspaces(
     owned: dict[str, str],
 ) -> None:
     stranger = make_client("admin", workspace=other_workspace_id)
-    ids = {value for name, value in owned.items() if name != "row"}
+    ids = {value for name, value in owned.items() if name not in ("row", "bulk_id")}
     lists = [
         "/v1/audits",
         "/v1/datasets",
@@ -287,6 +313,7 @@ def test_lists_hide_other_workspaces(
         "/v1/models",
         "/v1/probes",
         "/v1/sessions",
+        "/v1/views",
         "/v1/workspaces",
     ]
     assert lists == sorted(

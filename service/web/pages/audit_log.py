@@ -56,6 +56,14 @@ def log_page(
         filtered=any(fields.values()),
         newest=query_string(fields),
         older=query_string({**fields, "after": listed.next_after}) if listed.next_after else None,
+        query=query_string(
+            {
+                **fields,
+                "since": wanted.since.isoformat() if wanted.since else None,
+                "until": wanted.until.isoformat() if wanted.until else None,
+                "after": request.query_params.get("after"),
+            }
+        ),
         first="after" not in request.query_params,
         here=address("/audit-log"),
     )

@@ -23,7 +23,16 @@ from service.store.tables import Audit
 from service.text import wording
 from service.web import queries
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page, extent_of, names_of, query_string, requested_address, table_row
+from service.web.pages.page import (
+    Reader,
+    answer_page,
+    asked_query,
+    extent_of,
+    names_of,
+    query_string,
+    requested_address,
+    table_row,
+)
 
 router = APIRouter(route_class=PageRoute)
 
@@ -63,6 +72,7 @@ def audit_list(
         chosen=status,
         states=[state.value for state in State],
         link=lambda **fields: address("/audits") + query_string(fields),
+        query=asked_query(request),
         # An empty first page waits for the first audit.
         live=any(audit.status not in TERMINAL for audit in listed.data) or (first and not listed.data),
         here=requested_address(request),

@@ -14,7 +14,7 @@ from service.keys.schemas import render_session
 from service.store.tables import BrowserSession
 from service.web.forms import see_other
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page
+from service.web.pages.page import Reader, answer_page, asked_query
 
 router = APIRouter(route_class=PageRoute)
 
@@ -37,6 +37,7 @@ def session_list(request: Request, principal: Reader, session: SessionDep, page:
         next_after=listed.next_after,
         first="after" not in request.query_params,
         here=address("/sessions"),
+        query=asked_query(request),
     )
 
 

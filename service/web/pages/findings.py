@@ -7,11 +7,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.audits.queries import find_audit, find_published, render_audit
 from service.contract.results import BASELINE_COLUMNS
-from service.findings.precision import flagged_precision
+from service.findings.precision import audit_precision
 from service.findings.queries import find_neighbours, read_finding, read_page
+from service.findings.saved_views.queries import views_by_name
 from service.findings.schemas import FindingDetail, Observation
-from service.findings.verdicts.actions import BULK_ROWS
-from service.findings.verdicts.queries import list_changes
+from service.findings.verdicts.queries import find_bulk, find_reviewers, list_changes
 from service.http.dependencies import RowsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
@@ -20,7 +20,7 @@ from service.lifecycle.transitions import State
 from service.text import visible_text, wording
 from service.web import charts, queries
 from service.web.page_route import PageRoute
-from service.web.pages.finding_list import SORT_LABELS, FindingListDep
+from service.web.pages.finding_list import COLUMN_LABELS, SORT_LABELS, FindingListDep
 from service.web.pages.page import (
     FindingsReader,
     answer_page,
@@ -52,17 +52,21 @@ def finding_list(
     session: SessionDep,
     page: PageDep,
     asked: FindingListDep,
-    judged: Annotated[int | None, Query(ge=0, le=BULK_ROWS)] = None,
+    bulk: Annotated[str | None, Query(max_length=100)] = None,
 ) -> Response:
     """Show samples by rank or in another order, with what people say of them."""
     audit = render_audit(find_audit(session, principal, audit_id))
-    rows, next_after, reviewed = [], None, None
+    rows, next_after, reviewed, precision, done, reviewers = [], None, None, [], None, []
     if audit.status == State.SUCCEEDED:
         published = find_published(session, principal, audit_id)
         found = read_page(session, published, asked.wanted, sort=asked.sort, after=page.after, limit=page.limit)
         listed = page.page_up_to(found.findings, found.next_key)
         rows, next_after = [table_row(finding) for finding in listed.data], listed.next_after
-        reviewed = flagged_precision(session, published)
+        *precision, reviewed = audit_precision(session, published).data
+        done = find_bulk(session, published, bulk) if bulk else None
+        reviewers = find_reviewers(session, published)
+    views = views_by_name(session, principal)
+    keys = [*reviewers, *(view.key_id for view in views)]
     return answer_page(
         "findings.html",
         "audits",
@@ -74,12 +78,17 @@ def finding_list(
         extent=extent_of(rows),
         asked=asked,
         sorts=SORT_LABELS,
+        columns=COLUMN_LABELS,
         reviewed=reviewed,
-        judged=judged,
+        precision=[one for one in precision if one.precision is not None],
+        done=done,
+        reviewers=reviewers,
+        views=views,
+        names_of_keys=queries.key_names(session, principal, keys) if keys else {},
         first="after" not in request.query_params,
         next_after=next_after,
         base=address(f"/audits/{audit.id}/findings"),
-        here=f"/audits/{audit.id}/findings{asked.query(after=page.after)}",
+        here=f"/audits/{audit.id}/findings{asked.query(after=request.query_params.get('after'))}",
     )
 
 
@@ -105,6 +114,8 @@ def finding_page(
     extra = [(key, visible_text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
     base = address(f"/audits/{audit.id}/findings")
+    opinions = finding.verdict.opinions if finding.verdict else []
+    keys = [*(change.key_id for change in changes), *(opinion.key_id for opinion in opinions)]
     return answer_page(
         "finding.html",
         "audits",
@@ -127,7 +138,8 @@ def finding_page(
         cluster_link=f"{base}?{urlencode({'cluster': finding.cluster})}",
         asked=asked,
         changes=changes,
-        names_of_keys=queries.key_names(session, principal, [change.key_id for change in changes]),
+        opinions=opinions,
+        names_of_keys=queries.key_names(session, principal, keys),
         here=f"/audits/{audit.id}/findings/{row}{asked.query()}",
     )
 

@@ -34,13 +34,18 @@ def answer_page(
     """Render a page for somebody who is signed in.
 
     Args:
-        template: Its name. It may ask `may(scope)`, to show only what the reader is allowed to do.
+        template: Its name. It may ask `may(scope)`, to show only what the reader is allowed to do, and has the reader's
+            key in `me`.
         section: The part of the navigation that it belongs to.
         principal: Who reads it.
         status: Of the answer.
         context: What else the template names.
     """
-    return render(template, {"signed_in": True, "section": section, "may": principal.may, **context}, status=status)
+    return render(
+        template,
+        {"signed_in": True, "section": section, "may": principal.may, "me": principal.key_id, **context},
+        status=status,
+    )
 
 
 def answer_list(
@@ -63,6 +68,7 @@ def answer_list(
         next_after=listed.next_after,
         first="after" not in request.query_params,
         here=address(f"/{section}"),
+        query=asked_query(request),
         **context,
     )
 
@@ -73,9 +79,14 @@ def query_string(fields: Mapping[str, str | None]) -> str:
     return f"?{query}" if query else ""
 
 
+def asked_query(request: Request) -> str:
+    """Return the query that was asked for, from its `?` on, for the same list as JSON."""
+    return f"?{request.url.query}" if request.url.query else ""
+
+
 def requested_address(request: Request) -> str:
     """Return the path and query that were asked for, at which a live page asks again."""
-    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+    return f"{request.url.path}{asked_query(request)}"
 
 
 def answer_picture(svg: str) -> Response:

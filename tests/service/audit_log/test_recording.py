@@ -124,10 +124,22 @@ def test_every_route_that_changes_something_leaves_one_entry(
     many = {"filter": {"flagged": True}, "verdict": "confirmed"}
     bulk = "POST /v1/audits/{audit_id}/verdicts"
     token = ask(client, bulk, None, ids=ids, json={**many, "dry_run": True}).json()["token"]
-    ask(client, bulk, "verdict.bulk", ids=ids, json={**many, "token": token})
+    ids["bulk_id"] = ask(client, bulk, "verdict.bulk", ids=ids, json={**many, "token": token}).json()["id"]
+    ask(client, f"{bulk}/bulks/{{bulk_id}}/undo", "verdict.bulk_undo", ids=ids)
     shown = Page(client.get(f"/audits/{published}/verdicts?flagged=true&said=rejected").text)
     form = {str(attrs["name"]): str(attrs["value"]) for attrs, _ in shown.all("input")}
     ask(client, "POST /audits/{audit_id}/verdicts", "verdict.bulk", ids=ids, data=form)
+    ids["bulk_id"] = client.get(f"/v1/audits/{published}/verdicts/bulks?limit=1").json()["data"][0]["id"]
+    ask(client, "POST /audits/{audit_id}/bulks/{bulk_id}/undo", "verdict.bulk_undo", ids=ids, data={"back": ""})
+
+    ids["view_id"] = ask(client, "POST /v1/views", "view.create", json={"name": "v", "query": ""}).json()["id"]
+    ask(client, "PATCH /v1/views/{view_id}", "view.update", ids=ids, json={"name": "w"})
+    ask(client, "PATCH /v1/views/{view_id}", None, ids=ids, json={"name": "w"})
+    ask(client, "POST /views/{view_id}/rename", "view.update", ids=ids, data={"name": "v"})
+    ask(client, "DELETE /v1/views/{view_id}", "view.delete", ids=ids)
+    ask(client, "POST /views", "view.create", data={"name": "v", "query": "flagged=true"})
+    ids["view_id"] = client.get("/v1/views").json()["data"][0]["id"]
+    ask(client, "POST /views/{view_id}/delete", "view.delete", ids=ids, data={"back": ""})
 
     create = "POST /v1/audits/{audit_id}/exports"
     ids["export_id"] = ask(client, create, "export.create", ids=ids, json={"kind": "scores"}).json()["id"]
