@@ -168,6 +168,37 @@ class Observation(BaseModel):
     mu: float | None = Field(description="The observation's own share of the sample's mu in that seed.")
 
 
+class TokenShare(BaseModel):
+    """A token of the sample, by the characters that it stands for."""
+
+    message: int = Field(description="Position of the turn, from 0.")
+    start: int = Field(description="Characters (Unicode code points) of its content before the token.")
+    end: int
+    share: float = Field(description="Above zero it pushes toward the unwanted answers.")
+
+
+class TokenSplit(BaseModel):
+    """How the sample's alignment with a probe is split over its tokens, at the end of training."""
+
+    probe_no: int
+    tokens: list[TokenShare] = Field(description="Sizes of all shares, `elsewhere` included, add up to 1.")
+    elsewhere: float = Field(
+        description="Share of tokens that stand for nothing in a turn, as the mark that ends an answer."
+    )
+
+
+class NearSample(BaseModel):
+    """A sample that the model represents alike."""
+
+    row: int
+    similarity: float = Field(description="Cosine of the two representations, each less what all samples share.")
+    near_duplicate: bool
+    rank: int = Field(description="In the headline, as z, q and flagged.")
+    z: float | None
+    q: float | None
+    flagged: bool
+
+
 class FindingDetail(Finding):
     """One sample's result, how it came about, and what simpler methods say."""
 
@@ -177,6 +208,14 @@ class FindingDetail(Finding):
     )
     baselines: dict[str, float | None] | None = Field(
         description="What simpler methods say of a flagged or top-ranked sample, larger is more suspicious; else null."
+    )
+    tokens: list[TokenSplit] | None = Field(
+        description="Which tokens carry the sample's alignment; null where that was not looked at. The summary's "
+        "token_split says of how many samples it was, or why of none; it is null for older audits."
+    )
+    nearest: list[NearSample] | None = Field(
+        description="Of a flagged or top-ranked sample, others with the most similar representations; null for others "
+        "and in older audits."
     )
     precision: Precision | None = Field(
         description="Of the reviewed samples down to this one's rank; null where nothing is reviewed or it lies deep."

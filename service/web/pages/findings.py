@@ -1,5 +1,6 @@
 """Pages of an audit's findings: the list of samples, and each sample."""
 
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -17,7 +18,7 @@ from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.sub_path import address
 from service.lifecycle.transitions import State
-from service.text import visible_text, wording
+from service.text import evidence, token_shares, visible_text, wording
 from service.web import charts, queries
 from service.web.page_route import PageRoute
 from service.web.pages.finding_list import SORT_LABELS, FindingListDep
@@ -39,6 +40,9 @@ EXACT = {
 }  # fmt: skip
 """Numbers that a sample's page shows with all their digits too."""
 
+
+WORDS_SHOWN = 40
+"""Of a sample's words, those with the largest shares, which its page lists."""
 
 CHANGES_SHOWN = 20
 """Of a sample's verdicts, the newest that its page shows."""
@@ -117,6 +121,8 @@ def finding_page(
         words=wording.finding_words(score, summary),
         extent=charts.interval_extent([score]),
         observed=observations_shown(finding),
+        split=split_shown(finding),
+        no_split=evidence.no_split_words(summary.token_split, kept=finding.trace is not None),
         baselines=[(name, finding.baselines.get(name)) for name in BASELINE_COLUMNS] if finding.baselines else [],
         extra=extra,
         hidden=sum(map(visible_text.count_hidden, shown)),
@@ -129,6 +135,43 @@ def finding_page(
         changes=changes,
         names_of_keys=queries.key_names(session, principal, [change.key_id for change in changes]),
         here=f"/audits/{audit.id}/findings/{row}{asked.query()}",
+    )
+
+
+@dataclass(frozen=True)
+class ShownSplit:
+    """What a page shows of the shares of a sample's words."""
+
+    turns: list[list[tuple[visible_text.Piece, int]]]
+    """Of each turn its pieces, with their shades."""
+    words: list[tuple[str, float]]
+    """The largest shares, each with its word."""
+    left: int
+    """How many more words there are."""
+    elsewhere: float
+    net: float
+    """Sum of all shares."""
+
+
+def split_shown(finding: FindingDetail) -> ShownSplit | None:
+    """Put the shares toward the probe that speaks most for the sample together for its page; None where it has none."""
+    own = next((split for split in finding.tokens or [] if split.probe_no == finding.strongest_probe), None)
+    if own is None or finding.messages is None:
+        return None
+    contents = [message["content"] for message in finding.messages]
+    words = token_shares.word_shares([token_shares.Share(**token.model_dump()) for token in own.tokens], contents)
+    steps = token_shares.steps_of(words)
+    turns = []
+    for number, content in enumerate(contents):
+        here = [(word, step) for word, step in zip(words, steps, strict=True) if word.message == number]
+        turns.append(list(token_shares.shaded(content, [word for word, _ in here], [step for _, step in here])))
+    largest = sorted(words, key=lambda word: -abs(word.share))[:WORDS_SHOWN]
+    return ShownSplit(
+        turns=turns,
+        words=[(contents[word.message][word.start : word.end], word.share) for word in largest],
+        left=len(words) - len(largest),
+        elsewhere=own.elsewhere,
+        net=own.elsewhere + sum(word.share for word in words),
     )
 
 
