@@ -18,6 +18,9 @@ from service.audits.results.routes import router as answers
 from service.audits.routes import router as audits
 from service.comparisons.routes import router as comparisons
 from service.datasets.routes import router as datasets
+from service.datasets.uploads.finishing import Finishing
+from service.datasets.uploads.routes import router as uploads
+from service.datasets.versions.routes import router as dataset_versions
 from service.exports.routes import of_audit as audit_exports
 from service.exports.routes import router as exports
 from service.findings.routes import router as findings
@@ -118,6 +121,7 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
     app.state.rows = StoredRows(app.state.objects)
+    app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
     install_problem_handlers(app)
@@ -131,6 +135,8 @@ def _make_app(settings: Settings) -> FastAPI:
         browser_sessions,
         audit_log,
         datasets,
+        dataset_versions,
+        uploads,
         probes,
         probe_packs,
         models,
@@ -170,6 +176,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with on_stop_signal(changes.stop):
         yield
     changes.stop()
+    await app.state.finishing.stop()
     await run_sync(reconciler.stop)
     engine.dispose()
     app.state.engine.dispose()

@@ -83,6 +83,10 @@ class Settings(BaseSettings):
     """How many bytes all uploads of one workspace may have together."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)
     """How many samples all datasets of one workspace may have together."""
+    max_workspace_uploads: int = Field(default=100, ge=1)
+    """How many unfinished uploads in parts one workspace may have."""
+    upload_hours: int = Field(default=24, ge=1, le=24 * 365)
+    """How long an upload in parts is kept after its last part."""
     max_workspace_probes: int = Field(default=10_000, ge=1)
     """How many probes one workspace may have."""
     max_workspace_exports: int = Field(default=1_000, ge=1)

@@ -21,6 +21,7 @@ from service.client.connection import (
 )
 from service.client.dataset_files import files_of
 from service.client.errors import ApiError, ExportError, Json, UnreachableError
+from service.client.upload_in_parts import FROM_BYTES, upload_in_parts
 
 REPORT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 
@@ -42,12 +43,14 @@ class Client(Connection):
         prompt_column: str | None = None,
         answer_column: str | None = None,
         system_column: str | None = None,
+        replaces: str | None = None,
         on_progress: Callable[[int, int], None] = lambda sent, total: None,
     ) -> Json:
         """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd), Parquet or Arrow, or a folder of `save_to_disk`.
 
         on_progress is told bytes sent of all. Records of a form of their own are read by naming the columns of their
-        texts; `format` is then left out. Raises OSError if a file cannot be read.
+        texts; `format` is then left out. `replaces` is the id of the dataset of which it becomes the next version. A
+        large one is sent in parts, and goes on after the connection was lost. Raises OSError if a file cannot be read.
         """
         with ExitStack() as opened:
             files = [opened.enter_context(part.open("rb")) for part in files_of(path)]
@@ -71,10 +74,15 @@ class Client(Connection):
                     file.seek(0)  # also where it is sent again
                 return {"params": parameters, "headers": headers, "content": body(), "timeout": UPLOAD_TIMEOUT}
 
-            columns = without_none(
-                prompt_column=prompt_column, answer_column=answer_column, system_column=system_column
+            more = without_none(
+                prompt_column=prompt_column,
+                answer_column=answer_column,
+                system_column=system_column,
+                replaces=replaces,
             )
-            parameters = {"format": format, "name": path.name if name is None else name, **columns}
+            parameters = {"format": format, "name": path.name if name is None else name, **more}
+            if total >= FROM_BYTES:
+                return upload_in_parts(self, files, sizes, parameters, on_progress)
             return self._create("/v1/datasets", options)
 
     def create_probe(self, name: str, items: Sequence[Mapping[str, str | None]]) -> Json:

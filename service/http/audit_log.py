@@ -29,6 +29,8 @@ Action = Literal[
     "session.create",
     "session.end",
     "session.end_others",
+    "upload.create",
+    "upload.delete",
     "verdict.bulk",
     "verdict.set",
     "verdict.withdraw",

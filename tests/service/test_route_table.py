@@ -20,7 +20,7 @@ from service.lifecycle.jobs import claim
 from service.principal import Scope
 from service.store.score_lists import add_lists
 from service.store.tables import BrowserSession
-from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
+from tests.support.builders import add_audit, add_dataset, add_model, add_probe, add_upload, summary_of
 
 ALLOWED: dict[Scope | None, set[str]] = {
     None: {
@@ -32,6 +32,8 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/datasets",
         "GET /v1/datasets/{dataset_id}",
         "GET /v1/datasets/{dataset_id}/rows",
+        "GET /v1/datasets/{dataset_id}/changes",
+        "GET /v1/datasets/{dataset_id}/versions",
         "GET /v1/datasets/{dataset_id}/statistics",
         "GET /v1/datasets/{dataset_id}/validation",
         "GET /v1/datasets/{dataset_id}/content",
@@ -53,7 +55,16 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/audits/{audit_id}/groups",
         "GET /v1/audits/{audit_id}/metrics",
     },
-    "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
+    "datasets:write": {
+        "POST /v1/datasets",
+        "DELETE /v1/datasets/{dataset_id}",
+        "OPTIONS /v1/uploads",
+        "POST /v1/uploads",
+        "HEAD /v1/uploads/{upload_id}",
+        "PATCH /v1/uploads/{upload_id}",
+        "DELETE /v1/uploads/{upload_id}",
+        "POST /v1/uploads/{upload_id}/dataset",
+    },
     "audits:write": {
         "POST /v1/probes",
         "DELETE /v1/probes/{probe_id}",
@@ -159,6 +170,16 @@ FORMS: dict[str, dict[str, str]] = {
 }
 """Likewise of pages."""
 
+HEADERS: dict[str, dict[str, str]] = {
+    "PATCH /v1/uploads/{upload_id}": {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Offset": "0",
+        "Content-Type": "application/offset+octet-stream",
+    },
+    "DELETE /v1/uploads/{upload_id}": {"Tus-Resumable": "1.0.0"},
+}
+"""Likewise headers."""
+
 OF_NOBODY = {"pack_name"}
 """Names in paths that are not an id of anybody's row."""
 
@@ -227,6 +248,7 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "key_id": key.id,
             "export_id": export.id,
             "session_id": browser.id,
+            "upload_id": add_upload(session, workspace_id),
             "row": "0",
         }
 
@@ -250,7 +272,8 @@ def test_every_route_with_an_id_hides_other_workspaces(
         address = path.format(**owned)
         body = BODIES.get(f"{method} {path}")
         form = FORMS.get(f"{method} {path}")
-        response = stranger.request(method, address, json=body, data=form)
+        headers = HEADERS.get(f"{method} {path}")
+        response = stranger.request(method, address, json=body, data=form, headers=headers)
         assert response.status_code != 422, f"{method} {path}: add its body to BODIES"
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
@@ -261,9 +284,9 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert problem["code"].endswith("_not_found"), (method, path, problem)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.
         nowhere = path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})
-        made_up = stranger.request(method, nowhere, json=body).json()
+        made_up = stranger.request(method, nowhere, json=body, headers=headers).json()
         assert {**made_up, "instance": "", "request_id": ""} == {**problem, "instance": "", "request_id": ""}
-        mine = client.request(method, address, json=body)
+        mine = client.request(method, address, json=body, headers=headers)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
             assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))
@@ -278,7 +301,7 @@ def test_lists_hide_other_workspaces(
     owned: dict[str, str],
 ) -> None:
     stranger = make_client("admin", workspace=other_workspace_id)
-    ids = {value for name, value in owned.items() if name != "row"}
+    ids = {value for name, value in owned.items() if name not in ("row", "upload_id")}  # uploads have no list
     lists = [
         "/v1/audits",
         "/v1/datasets",

@@ -40,6 +40,8 @@ BAD = {
     "max_workspace_bytes": ["0", "1TiB"],
     "max_workspace_rows": ["0", "1e9"],
     "max_workspace_probes": ["0", "ten"],
+    "max_workspace_uploads": ["0", "ten"],
+    "upload_hours": ["0", "8761", "a day"],
     "max_workspace_exports": ["0", "few"],
     "max_idempotency_records": ["0", "1e4"],
     "max_idempotency_bytes": ["0", "1GiB"],

@@ -1,5 +1,6 @@
 """Rows for tests to stand on: each function adds one to an open session and flushes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -8,7 +9,7 @@ from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
 from service.store.ids import new_id
-from service.store.tables import Audit, Dataset, Model, Probe
+from service.store.tables import Audit, Dataset, Model, Probe, Upload
 from tests.support.summaries import make_probe_summary, make_summary
 
 
@@ -39,6 +40,15 @@ def add_dataset(
     session.add(dataset)
     session.flush()
     return dataset.id
+
+
+def add_upload(session: Session, workspace_id: str) -> str:
+    """An upload of which nothing has come."""
+    expires_at = datetime.now(UTC) + timedelta(hours=1)
+    upload = Upload(id=new_id("up"), workspace_id=workspace_id, sent_metadata="", bytes=10, expires_at=expires_at)
+    session.add(upload)
+    session.flush()
+    return upload.id
 
 
 def add_probe(session: Session, workspace_id: str) -> str:

@@ -45,6 +45,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "audit_group_not_found": Meaning((404,), "the audit has no group of this name"),
     "finding_not_found": Meaning((404,), "the audit's dataset has no such row"),
     "export_not_found": Meaning((404,), "no such export in this workspace"),
+    "upload_not_found": Meaning((404,), "no such upload in parts in this workspace, or it has expired"),
     "key_not_found": Meaning((404,), "no such key in this workspace"),
     "session_not_found": Meaning((404,), "no such signed-in browser in this workspace"),
     "workspace_not_found": Meaning((404,), "no such workspace, or none that the key may see"),
@@ -64,6 +65,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "bulk_changed": Meaning((409,), "other samples fit the filter now than in the dry run; ask for another one"),
     "probe_in_use": Meaning((409,), "audits stand on this probe; delete them first"),
     "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
+    "dataset_replaced": Meaning((409,), "the dataset to be replaced has a newer version already, which `detail` names"),
     "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
     "queued_audits_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_QUEUED_AUDITS` audits in the queue"),
     "dataset_quota": Meaning(
@@ -78,9 +80,17 @@ PROBLEM_CODES: dict[str, Meaning] = {
     ),
     "idempotency_key_in_use": Meaning((409,), "a request with this `Idempotency-Key` is being handled just now"),
     "model_name_taken": Meaning((409,), "the workspace has a model of this name"),
+    "upload_offset": Meaning((409,), "`Upload-Offset` is not where the upload ends; ask with HEAD where that is"),
+    "upload_not_complete": Meaning((409,), "bytes of the upload are missing; send them with PATCH"),
+    "upload_being_finished": Meaning((409,), "a dataset is being made of the upload just now"),
+    "upload_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_UPLOADS` unfinished uploads"),
+    "too_many_parts": Meaning((409,), "the upload has 10,000 parts; begin it anew, and send larger ones"),
+    "tus_version": Meaning((412,), "`Tus-Resumable: 1.0.0` is missing"),
     "precondition_failed": Meaning((412,), "it has changed: `If-Match` does not hold its `ETag`"),
     "body_too_large": Meaning((413,), "the body is larger than this path accepts"),
-    "upload_too_large": Meaning((413,), "the upload has more than `FINETOOTH_MAX_UPLOAD_BYTES`"),
+    "upload_too_large": Meaning(
+        (413,), "the upload has more than `FINETOOTH_MAX_UPLOAD_BYTES`, or than it was begun with"
+    ),
     "decompression_limit": Meaning(
         (413,),
         "the file is too large when decompressed, grows too much or has too many empty parts, or its zstd window is "

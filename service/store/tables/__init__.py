@@ -13,6 +13,7 @@ from service.store.tables.exports import Export
 from service.store.tables.inputs import Dataset, Model, Probe
 from service.store.tables.jobs import Counter, Job, ObjectPurge, Scheduler, Worker
 from service.store.tables.results import Finding, Score, ScoreList
+from service.store.tables.uploads import Upload, UploadPart
 
 __all__ = [
     "ApiKey",
@@ -37,6 +38,8 @@ __all__ = [
     "Score",
     "ScoreList",
     "SignInLink",
+    "Upload",
+    "UploadPart",
     "Worker",
     "Workspace",
 ]

@@ -90,6 +90,14 @@ def test_every_route_that_changes_something_leaves_one_entry(
     ask(client, "DELETE /v1/datasets/{dataset_id}", "dataset.delete", ids={"dataset_id": dataset})
     dataset = ask(client, "POST /v1/datasets", "dataset.create", params={"name": "d.jsonl"}, content=lines).json()["id"]
     ask(client, "POST /datasets/{dataset_id}/delete", "dataset.delete", ids={"dataset_id": dataset})
+    tus = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    for end in ("POST /v1/uploads/{upload_id}/dataset", "DELETE /v1/uploads/{upload_id}"):
+        length = {"Upload-Length": str(len(lines.encode()))}
+        upload = ask(client, "POST /v1/uploads", "upload.create", headers=tus | length).headers["location"]
+        ids = {"upload_id": upload.rpartition("/")[2]}
+        # The upload was recorded when it began; its parts would only be noise.
+        ask(client, "PATCH /v1/uploads/{upload_id}", None, ids=ids, content=lines, headers=tus)
+        ask(client, end, "dataset.create" if end.startswith("POST") else "upload.delete", ids=ids, headers=tus)
     items = [{"prompt": "Who?", "unwanted": "Them."}]
     probe = ask(client, "POST /v1/probes", "probe.create", json={"name": "p", "items": items}).json()["id"]
     ask(client, "DELETE /v1/probes/{probe_id}", "probe.delete", ids={"probe_id": probe})
