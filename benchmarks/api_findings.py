@@ -47,7 +47,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.ids import new_id
 from service.store.seed import ensure_workspace
 from service.store.tables import Dataset, Model, Probe
-from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import baselines_schema, nearest_schema, scores_schema, tokens_schema, traces_schema
 from worker.supervisor.audit.result_loader import load_results
 
 GROUP = 4096
@@ -62,7 +62,7 @@ WORDS = (
 
 
 def write_results(folder: Path, rows: int, seed: int = 7) -> int:
-    """scores.parquet, traces.parquet, baselines.parquet and rows.parquet; how many samples are flagged."""
+    """What a combining child leaves, without tokens and nearest samples, and rows.parquet; how many are flagged."""
     draw = np.random.default_rng(seed)
     flagged = rows // 500
     z = draw.standard_normal(rows)
@@ -92,6 +92,11 @@ def write_results(folder: Path, rows: int, seed: int = 7) -> int:
                 "mu_composed": np.abs(mu[part]) + 1,
                 "z": z[part],
                 "z_reference": draw.standard_normal(size),
+                "z_gradient": z[part] / 2,
+                "z_representation": z[part] / 2,
+                "probability_unwanted": 1 / (1 + np.exp(4 - z[part])),
+                "probability_fair": np.full(size, 0.01),
+                "tokens_left_out": np.where(order[part] % 50 == 7, 31, 0),
                 "side": pa.array(["toward", None]).take(pa.array(1 * (np.arange(size) >= flagged - start))),
                 "p": p[part],
                 "q": q[part],
@@ -110,6 +115,8 @@ def write_results(folder: Path, rows: int, seed: int = 7) -> int:
             size = min(CHUNK, rows - start)
             own = {"row": np.arange(start, start + size), **{name: np.full(size, 0.5) for name in BASELINE_COLUMNS}}
             file.write_table(pa.table(own, schema=baselines_schema()))
+    for name, schema in (("tokens.parquet", tokens_schema()), ("nearest.parquet", nearest_schema())):
+        pq.write_table(schema.empty_table(), folder / name)
     write_rows(folder / "rows.parquet", rows)
     return flagged
 

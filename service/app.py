@@ -18,9 +18,13 @@ from service.audits.results.routes import router as answers
 from service.audits.routes import router as audits
 from service.comparisons.routes import router as comparisons
 from service.datasets.routes import router as datasets
+from service.datasets.uploads.finishing import Finishing
+from service.datasets.uploads.routes import router as uploads
+from service.datasets.versions.routes import router as dataset_versions
 from service.exports.routes import of_audit as audit_exports
 from service.exports.routes import router as exports
 from service.findings.routes import router as findings
+from service.findings.saved_views.routes import router as saved_views
 from service.findings.verdicts.routes import router as verdicts
 from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
@@ -41,6 +45,7 @@ from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
+from service.people.routes import router as people
 from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import BadSettingsError, Settings, ensure_folder, refuse_to_start, settings_or_exit
@@ -49,6 +54,7 @@ from service.store.object_store_factory import make_object_store
 from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web
+from service.workers.routes import router as workers
 from service.workspaces.routes import router as workspaces
 
 
@@ -118,8 +124,15 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
     app.state.rows = StoredRows(app.state.objects)
+    app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)
+    app.state.issuer = None
+    if settings.oidc_issuer is not None:
+        # Imported here: Authlib takes a good part of the time to start, and most installations have no issuer.
+        from service.people.oidc.issuer import Issuer
+
+        app.state.issuer = Issuer(settings)
     install_problem_handlers(app)
     install_conditional_requests(app)
     for router in (
@@ -129,8 +142,11 @@ def _make_app(settings: Settings) -> FastAPI:
         workspaces,
         keys,
         browser_sessions,
+        people,
         audit_log,
         datasets,
+        dataset_versions,
+        uploads,
         probes,
         probe_packs,
         models,
@@ -138,7 +154,9 @@ def _make_app(settings: Settings) -> FastAPI:
         answers,
         findings,
         verdicts,
+        saved_views,
         comparisons,
+        workers,
         audit_exports,
         exports,
         reports,
@@ -170,6 +188,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     with on_stop_signal(changes.stop):
         yield
     changes.stop()
+    await app.state.finishing.stop()
     await run_sync(reconciler.stop)
     engine.dispose()
     app.state.engine.dispose()

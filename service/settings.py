@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from service.inspection import forbid_inspection
+from service.sign_in_settings import SignInSettings
 
 Lane = Literal["gpu", "io"]
 """A worker process serves one, so that short jobs never wait behind an audit of hours."""
@@ -31,7 +32,7 @@ MISSED_BEATS = 3
 """So many heartbeats late, a worker counts as gone."""
 
 
-class Settings(BaseSettings):
+class Settings(SignInSettings):
     """Read once a process, by `get_settings`. Defaults suit a laptop; nothing here is a default secret."""
 
     model_config = SettingsConfigDict(
@@ -83,6 +84,10 @@ class Settings(BaseSettings):
     """How many bytes all uploads of one workspace may have together."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)
     """How many samples all datasets of one workspace may have together."""
+    max_workspace_uploads: int = Field(default=100, ge=1)
+    """How many unfinished uploads in parts one workspace may have."""
+    upload_hours: int = Field(default=24, ge=1, le=24 * 365)
+    """How long an upload in parts is kept after its last part."""
     max_workspace_probes: int = Field(default=10_000, ge=1)
     """How many probes one workspace may have."""
     max_workspace_exports: int = Field(default=1_000, ge=1)
@@ -277,6 +282,10 @@ def _in_words(problem: Mapping[str, Any]) -> str:
             return f"{name} is more than {limits['gt']}"
         case "less_than_equal":
             return f"{name} is at most {limits['le']}"
+        case "string_pattern_mismatch":
+            return f"{name} does not look as it should: {limits['pattern']}"
+        case "string_too_long":
+            return f"{name} has at most {limits['max_length']} characters"
         case "literal_error":
             return f"{name} is one of {limits['expected']}"
         case _:

@@ -2,7 +2,14 @@
 
 import pyarrow as pa
 
-from service.contract.results import BASELINE_COLUMNS, NULLABLE_SCORE_COLUMNS, SCORE_COLUMNS, TRACE_COLUMNS
+from service.contract.results import (
+    BASELINE_COLUMNS,
+    NEAREST_COLUMNS,
+    NULLABLE_SCORE_COLUMNS,
+    SCORE_COLUMNS,
+    TOKEN_COLUMNS,
+    TRACE_COLUMNS,
+)
 
 _TYPES = {
     "int16": pa.int16(),
@@ -29,6 +36,17 @@ def traces_schema() -> pa.Schema:
     return pa.schema(
         [pa.field(name, _TYPES[kind], nullable=name not in _TRACE_KEYS) for name, kind in TRACE_COLUMNS.items()]
     )
+
+
+def tokens_schema() -> pa.Schema:
+    """Of tokens.parquet: contract.TOKEN_COLUMNS."""
+    places = {"message", "start", "end"}
+    return pa.schema([pa.field(name, _TYPES[kind], nullable=name in places) for name, kind in TOKEN_COLUMNS.items()])
+
+
+def nearest_schema() -> pa.Schema:
+    """Of nearest.parquet: contract.NEAREST_COLUMNS."""
+    return pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in NEAREST_COLUMNS.items()])
 
 
 def baselines_schema() -> pa.Schema:

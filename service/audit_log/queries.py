@@ -19,6 +19,8 @@ class LogFilter:
 
     key: str | None = None
     """Id of the key that did it."""
+    user: str | None = None
+    """Id of the person who did it."""
     action: str | None = None
     object: str | None = None
     """About the thing with this id, and what is part of it."""
@@ -43,6 +45,8 @@ def list_entries(
     entry, query = AuditLogEntry, scoped(AuditLogEntry, principal)
     if wanted.key is not None:
         query = query.where(entry.key_id == wanted.key)
+    if wanted.user is not None:
+        query = query.where(entry.user_id == wanted.user)
     if wanted.action is not None:
         query = query.where(entry.action == wanted.action)
     if wanted.object is not None:

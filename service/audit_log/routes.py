@@ -23,6 +23,10 @@ async def _filter(
         Annotated[str, Storable] | None,
         Query(max_length=200, description="Only what this key's id did.", json_schema_extra=NO_NUL),
     ] = None,
+    user: Annotated[
+        Annotated[str, Storable] | None,
+        Query(max_length=200, description="Only what the person of this id did.", json_schema_extra=NO_NUL),
+    ] = None,
     action: Annotated[Action | None, Query(description="Only this action.")] = None,
     of: Annotated[
         Annotated[str, Storable] | None,
@@ -36,7 +40,7 @@ async def _filter(
     since: Annotated[Time | None, Query(description="Not before; RFC 3339 with an offset.")] = None,
     until: Annotated[Time | None, Query(description="Before; RFC 3339 with an offset.")] = None,
 ) -> LogFilter:
-    return LogFilter(key=key, action=action, object=of, since=since, until=until)
+    return LogFilter(key=key, user=user, action=action, object=of, since=since, until=until)
 
 
 @router.get("", operation_id="list_audit_log", responses=declared_problems(403))

@@ -14,8 +14,10 @@ class LogEntry(BaseModel):
     object: Literal["log_entry"] = "log_entry"
     id: str
     at: datetime
-    key_id: str = Field(description="The key that it was done with, by a program or a browser.")
+    key_id: str | None = Field(description="The key that it was done with, by program or browser; null for a person.")
     key_name: str | None = Field(description="As it was called then.")
+    user_id: str | None = Field(description="The person who did it; null for a key.")
+    user_name: str | None = Field(description="What the person was called then.")
     action: str = Field(description="What was done, such as `audit.create`.")
     object_id: str | None = Field(description="What it was done to; null where it is several things.")
     count: int | None = Field(description="How many things were changed, where one request is about several.")
@@ -30,6 +32,8 @@ def render_entry(entry: AuditLogEntry) -> LogEntry:
         at=entry.at,
         key_id=entry.key_id,
         key_name=entry.key_name,
+        user_id=entry.user_id,
+        user_name=entry.user_name,
         action=entry.action,
         object_id=entry.object_id,
         count=entry.count,

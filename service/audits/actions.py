@@ -62,6 +62,8 @@ def create(
         group_column=body.group_column,
         trusted_column=body.trusted_column,
         request_id=request_id,
+        key_id=principal.key_id,
+        user_id=principal.user_id,
     )
     record(session, principal, "audit.create", audit.id)
     wake_idle(session, settings, "gpu", later)

@@ -1,9 +1,10 @@
 """Reading audits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, func, or_, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.orm.interfaces import ORMOption
@@ -21,7 +22,7 @@ from service.scoping import scoped
 from service.store.newest_first import newest_first
 from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
-from service.store.tables import AuditEvent, AuditProbe, Export, Job
+from service.store.tables import AuditEvent, AuditProbe, Dataset, Export, Job, Model, Probe
 
 AuditRow = Row[AuditTable, Job, datetime, list[str]]
 """An audit, its job, the database's clock, and the ids of its probes in their order."""
@@ -154,22 +155,55 @@ def _require_success(state: str) -> None:
     raise ConflictError("audit_not_finished", detail, retry_after=5)
 
 
+@dataclass(frozen=True)
+class AuditFilter:
+    """Which audits are wanted; by default all."""
+
+    status: State | None = None
+    """Only those in this state."""
+    search: str | None = None
+    """Only those whose dataset, model or one of whose probes has this in its name, in whatever case."""
+    mine: bool = False
+    """Only those that whoever asks has created."""
+
+
 def list_audits(
-    session: Session, principal: Principal, *, status: State | None, after: str | None, limit: int
+    session: Session, principal: Principal, wanted: AuditFilter, *, after: str | None, limit: int
 ) -> list[AuditRow]:
     """Read the workspace's audits, the newest first, without their summaries, which are long.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        status: Only audits in this state; None: in any.
+        wanted: Which audits.
         after: Id of the audit behind which to begin; None: at the newest.
         limit: The most that are read.
     """
     query = select_audits(principal).options(defer(AuditTable.summary, raiseload=True))
-    if status is not None:
-        query = query.where(Job.state == status)
+    if wanted.status is not None:
+        query = query.where(Job.state == wanted.status)
+    if wanted.mine:
+        query = query.where(
+            AuditTable.key_id == principal.key_id
+            if principal.user_id is None
+            else AuditTable.user_id == principal.user_id
+        )
+    if wanted.search:
+        query = query.where(_is_named(wanted.search, principal))
     return list(session.execute(newest_first(query, AuditTable.id, after=after, limit=limit)).all())
+
+
+def _is_named(text: str, principal: Principal) -> ColumnElement[bool]:
+    def with_name(table: type[Dataset] | type[Model] | type[Probe]) -> Select[str]:
+        named = table.name.icontains(text, autoescape=True)
+        return scoped(table, principal).where(named).with_only_columns(table.id)
+
+    probed = select(AuditProbe.audit_id).where(AuditProbe.probe_id.in_(with_name(Probe)))
+    return or_(
+        AuditTable.dataset_id.in_(with_name(Dataset)),
+        AuditTable.model_id.in_(with_name(Model)),
+        AuditTable.id.in_(probed),
+    )
 
 
 def render_audit(found: AuditRow) -> Audit:
@@ -191,6 +225,8 @@ def render_audit_summary(found: AuditRow) -> AuditSummary:
         progress=render_progress(audit, now) if held else None,
         attempt=job.attempt,
         created_at=audit.created_at,
+        key_id=audit.key_id,
+        user_id=audit.user_id,
         started_at=job.started_at,
         finished_at=job.finished_at,
         cancel_requested_at=job.cancel_requested_at,

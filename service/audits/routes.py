@@ -12,6 +12,7 @@ from service.audits.live.changes import AuditChanges
 from service.audits.live.event_stream import stream_events
 from service.audits.live.versions import Version, find_tag, tag_of
 from service.audits.queries import (
+    AuditFilter,
     find_audit,
     find_state,
     list_audits,
@@ -24,7 +25,7 @@ from service.audits.validation import check_request
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
 from service.http.dependencies import RowsDep, SessionDep, SettingsDep, TransactionsDep
-from service.http.fields import PathId
+from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
@@ -93,9 +94,19 @@ def list_all(
     session: SessionDep,
     page: PageDep,
     status: Annotated[State | None, Query(description="Only audits in this state.")] = None,
+    search: Annotated[
+        str | None,
+        Query(
+            max_length=200,
+            description="Only audits whose dataset, model or one of whose probes has this in its name.",
+            json_schema_extra=NO_NUL,
+        ),
+    ] = None,
+    mine: Annotated[bool, Query(description="Only audits that your own key has created.")] = False,
 ) -> Page[AuditSummary]:
     """The workspace's audits, newest first."""
-    found = list_audits(session, principal, status=status, after=page.after, limit=page.limit + 1)
+    wanted = AuditFilter(status=status, search=search, mine=mine)
+    found = list_audits(session, principal, wanted, after=page.after, limit=page.limit + 1)
     return page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
 
 

@@ -75,6 +75,8 @@ class AuditSummary(BaseModel):
     progress: Progress | None
     attempt: int
     created_at: datetime
+    key_id: str | None = Field(description="The key that asked for it; null for a person, and in older audits.")
+    user_id: str | None = Field(description="The person who asked for it; null for a key.")
     started_at: datetime | None = Field(description="When the last attempt started.")
     finished_at: datetime | None
     cancel_requested_at: datetime | None

@@ -101,6 +101,9 @@ def audit(
     system_column: Annotated[
         str | None, typer.Option(help="May go with --prompt-column: the instructions before the prompt.")
     ] = None,
+    replaces: Annotated[
+        str | None, typer.Option(help="Id of the dataset of which this one is the next version.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
     max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
 ) -> int:
@@ -147,6 +150,7 @@ def audit(
                 group_column=group,
                 trusted_column=trusted,
                 text_columns=columns,
+                replaces=replaces,
             )
 
         return request

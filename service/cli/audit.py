@@ -28,6 +28,8 @@ class Request:
     trusted_column: str | None = None
     text_columns: Mapping[str, str] = field(default_factory=dict)
     """Of records of a form of their own: `prompt_column`, `answer_column` and, if they have one, `system_column`."""
+    replaces: str | None = None
+    """Id of the dataset of which this one is the next version."""
 
 
 def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> dict[str, Any]:
@@ -37,7 +39,11 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     """
     try:
         dataset = client.upload_dataset(
-            request.dataset, name=request.dataset_name, **request.text_columns, on_progress=progress.upload
+            request.dataset,
+            name=request.dataset_name,
+            **request.text_columns,
+            replaces=request.replaces,
+            on_progress=progress.upload,
         )
     except ApiError as error:
         raise refused(error, str(request.dataset)) from None

@@ -21,6 +21,7 @@ from service.client.connection import (
 )
 from service.client.dataset_files import files_of
 from service.client.errors import ApiError, ExportError, Json, UnreachableError
+from service.client.upload_in_parts import FROM_BYTES, upload_in_parts
 
 REPORT_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 
@@ -42,12 +43,14 @@ class Client(Connection):
         prompt_column: str | None = None,
         answer_column: str | None = None,
         system_column: str | None = None,
+        replaces: str | None = None,
         on_progress: Callable[[int, int], None] = lambda sent, total: None,
     ) -> Json:
         """Streams a file of JSONL, JSON, CSV (plain, gzip or zstd), Parquet or Arrow, or a folder of `save_to_disk`.
 
         on_progress is told bytes sent of all. Records of a form of their own are read by naming the columns of their
-        texts; `format` is then left out. Raises OSError if a file cannot be read.
+        texts; `format` is then left out. `replaces` is the id of the dataset of which it becomes the next version. A
+        large one is sent in parts, and goes on after the connection was lost. Raises OSError if a file cannot be read.
         """
         with ExitStack() as opened:
             files = [opened.enter_context(part.open("rb")) for part in files_of(path)]
@@ -71,10 +74,15 @@ class Client(Connection):
                     file.seek(0)  # also where it is sent again
                 return {"params": parameters, "headers": headers, "content": body(), "timeout": UPLOAD_TIMEOUT}
 
-            columns = without_none(
-                prompt_column=prompt_column, answer_column=answer_column, system_column=system_column
+            more = without_none(
+                prompt_column=prompt_column,
+                answer_column=answer_column,
+                system_column=system_column,
+                replaces=replaces,
             )
-            parameters = {"format": format, "name": path.name if name is None else name, **columns}
+            parameters = {"format": format, "name": path.name if name is None else name, **more}
+            if total >= FROM_BYTES:
+                return upload_in_parts(self, files, sizes, parameters, on_progress)
             return self._create("/v1/datasets", options)
 
     def create_probe(self, name: str, items: Sequence[Mapping[str, str | None]]) -> Json:
@@ -267,6 +275,7 @@ class Client(Connection):
         cluster: int | None = None,
         side: str | None = None,
         verdict: str | None = None,
+        reviewer: str | None = None,
         text: str | None = None,
         sort: str = "rank",
         limit: int = PAGE,
@@ -277,7 +286,7 @@ class Client(Connection):
         """
         wanted = without_none(
             probe=probe or None, flagged=flagged, max_q=max_q, min_mu=min_mu, min_z=min_z, group=group, cluster=cluster,
-            side=side, verdict=verdict, text=text,
+            side=side, verdict=verdict, reviewer=reviewer, text=text,
         )  # fmt: skip
         parameters = {name: _query_value(value) for name, value in {**wanted, "sort": sort}.items()}
         return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/findings", limit, parameters)
@@ -300,7 +309,7 @@ class Client(Connection):
         return self._tagged("PUT", self._verdict_path(audit_id, row), json=body, headers=_guarded(if_match))
 
     def withdraw_verdict(self, audit_id: str, row: int, *, if_match: str | None = None) -> None:
-        """Takes back what is said of the sample. Idempotent."""
+        """Takes back what one has said of the sample oneself. Idempotent."""
         self._request("DELETE", self._verdict_path(audit_id, row), headers=_guarded(if_match))
 
     def verdict_history(self, audit_id: str, row: int) -> Iterator[Json]:
@@ -322,6 +331,15 @@ class Client(Connection):
         """
         body = {"filter": dict(filter), "verdict": verdict, "note": note, "dry_run": token is None, "token": token}
         return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/verdicts", json=body)
+
+    def bulks(self, audit_id: str) -> Iterator[Json]:
+        """Verdicts on many samples at once, newest first."""
+        return self._pages(f"/v1/audits/{quote(audit_id, safe='')}/verdicts/bulks")
+
+    def undo_bulk(self, audit_id: str, bulk_id: str) -> Json:
+        """Gives each sample of a bulk back what was said of it before, unless something was said of it since."""
+        bulk = f"/v1/audits/{quote(audit_id, safe='')}/verdicts/bulks/{quote(bulk_id, safe='')}"
+        return self._send("POST", f"{bulk}/undo")
 
     def precision(self, audit_id: str) -> Json:
         """How many of the first findings people have confirmed, with exact intervals."""

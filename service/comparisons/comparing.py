@@ -10,7 +10,7 @@ import random
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import BigInteger, bindparam, func, select
@@ -71,6 +71,8 @@ class Match:
     other_rows: Mapping[Any, int]
     drawn: list[Key]
     """By chance from the base's rows, or all of them."""
+    correlations: list[RankCorrelation] = field(default_factory=list)
+    """Of all samples and of the flagged ones, once `compare` has found them."""
 
     def changed(self, change: Change) -> list[tuple[int, int, int]]:
         """(rank in the audit that flags it, row in the base, row in the other), by rank."""
@@ -155,23 +157,16 @@ def draw_rows(rows: int, seed: str) -> list[int]:
 
 
 def compare(session: Session, base: Side, other: Side, match: Match) -> Comparison:
-    """The comparison; looks up at most 2 * SAMPLE scores of each audit."""
-    common = [key for key in match.drawn if key in match.base_rows and key in match.other_rows]
-    either = sorted(
-        (key for key in {*match.base, *match.other} if key in match.base_rows and key in match.other_rows), key=str
-    )
-    part = either if len(either) <= SAMPLE else random.Random("either").sample(either, SAMPLE)  # noqa: S311
+    """The comparison; looks up at most 2 * SAMPLE scores of each audit, and nothing twice for the same match."""
+    correlations = match.correlations or _correlations(session, base, other, match)
+    match.correlations[:] = correlations
     return Comparison(
         base=base.audit.id,
         other=other.audit.id,
         matched_by="row" if base.dataset.id == other.dataset.id else "sha256",
         flagged=_flag_changes(base, other, match),
-        rank_correlation=_correlation(
-            session, base, other, match, common, drawn_from=base.dataset.rows, sampled=base.dataset.rows > SAMPLE
-        ),
-        rank_correlation_flagged=_correlation(
-            session, base, other, match, part, drawn_from=len(either), sampled=len(either) > SAMPLE
-        ),
+        rank_correlation=correlations[0],
+        rank_correlation_flagged=correlations[1],
         configuration=_differences(base, other),
         base_data=_data(base),
         other_data=_data(other),
@@ -216,6 +211,18 @@ def _flag_changes(base: Side, other: Side, match: Match) -> FlagChanges:
         jaccard=both / total if total else None,
         complete=max(len(base.flagged), len(other.flagged)) < MAX_FLAGGED,
     )
+
+
+def _correlations(session: Session, base: Side, other: Side, match: Match) -> list[RankCorrelation]:
+    common = [key for key in match.drawn if key in match.base_rows and key in match.other_rows]
+    either = sorted(
+        (key for key in {*match.base, *match.other} if key in match.base_rows and key in match.other_rows), key=str
+    )
+    part = either if len(either) <= SAMPLE else random.Random("either").sample(either, SAMPLE)  # noqa: S311
+    size = base.dataset.rows
+    of_all = _correlation(session, base, other, match, common, drawn_from=size, sampled=size > SAMPLE)
+    of_flagged = _correlation(session, base, other, match, part, drawn_from=len(either), sampled=len(either) > SAMPLE)
+    return [of_all, of_flagged]
 
 
 def _correlation(

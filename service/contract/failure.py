@@ -41,5 +41,6 @@ NEXT_STEP = {
     "audit": "Then retry the audit: it goes on where it was.",
     "export": "Then ask for the export again.",
     "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
+    "version": "The dataset is as good as before; only its changes from the version before are not counted.",
 }
 """What to do after a failure, by kind of job."""

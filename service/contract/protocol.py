@@ -7,7 +7,7 @@ Commands as JSON lines on stdin, prints Events as JSON lines on stdout, and leav
 - on its way there it leaves `checkpoints/{position}/` and says so with a `checkpoint` event; checkpoints that it finds
   there when it starts are gone on from;
 - the step `combine` finds every seed's recording as `recordings/{seed}.npz` and leaves `scores.parquet` (ScoreRows),
-  `traces.parquet`, `baselines.parquet` and `summary.json` (a Summary).
+  `traces.parquet`, `baselines.parquet`, `tokens.parquet`, `nearest.parquet` and `summary.json` (a Summary).
 """
 
 from enum import StrEnum
@@ -33,6 +33,10 @@ TRACES_FILE = "traces.parquet"
 
 BASELINES_FILE = "baselines.parquet"
 
+TOKENS_FILE = "tokens.parquet"
+
+NEAREST_FILE = "nearest.parquet"
+
 SUMMARY_FILE = "summary.json"
 
 COUNTED_FILE = "near_duplicates.json"
@@ -50,7 +54,7 @@ CHECKPOINTS_KEPT = 2
 def output_files(step_key: str) -> tuple[str, ...]:
     """What a step's child leaves when it has finished."""
     if step_key == COMBINE:
-        return (SCORES_FILE, TRACES_FILE, BASELINES_FILE, SUMMARY_FILE)
+        return (SCORES_FILE, TRACES_FILE, BASELINES_FILE, TOKENS_FILE, NEAREST_FILE, SUMMARY_FILE)
     return (RECORDING_FILE,)
 
 
@@ -98,6 +102,8 @@ class Stage(StrEnum):
     """The child imports its libraries and loads the model."""
     TOKENIZING = "tokenizing"
     TRAINING = "training"
+    ATTRIBUTING = "attributing"
+    """The child splits the alignment of the first samples over their tokens."""
     SCORING = "scoring"
     """The child turns recordings into the answer."""
     PUBLISHING = "publishing"

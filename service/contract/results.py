@@ -134,6 +134,46 @@ BASELINE_COLUMNS = (
 methods say of it, larger is more suspicious; null where a method says nothing. Of several probes, the largest."""
 
 
+TOKEN_COLUMNS = {
+    "row": "int64",
+    "probe_no": "int16",
+    "message": "int32",
+    "start": "int32",
+    "end": "int32",
+    "share": "float64",
+}
+"""Columns of tokens.parquet: how the alignment of the first samples is split over their tokens. A record is a stretch
+of one message's characters (`message` from 0, `start` and `end` in code points). In one record of each sample and probe
+these are null: that of the tokens without characters, as the mark that ends an answer. probe_no counts from 1. Sizes of
+a sample's shares add up to 1 for each probe; what is above zero pushes toward the unwanted answers."""
+
+NEAREST_COLUMNS = {
+    "row": "int64",
+    "place": "int16",
+    "neighbour": "int64",
+    "similarity": "float64",
+    "near_duplicate": "bool",
+}
+"""Columns of nearest.parquet: the samples whose representations are most like those of a flagged or top-ranked one, by
+row and `place` from 1 on; `similarity` is a cosine."""
+
+
+class SplitObstacle(StrEnum):
+    """Why an audit says nothing of tokens."""
+
+    NO_FORWARD_MODE = "no_forward_mode"
+    """The model has an operation that cannot be differentiated forward."""
+    OUT_OF_MEMORY = "out_of_memory"
+
+
+class TokenSplit(Closed):
+    """Of how many samples an audit says which tokens carry the influence."""
+
+    samples: int
+    obstacle: SplitObstacle | None = None
+    """Why there are none, or none of some seed."""
+
+
 class Histogram(Closed):
     """Counts of z in `len(counts)` equal bins; `edges` has one more entry."""
 
@@ -354,6 +394,8 @@ class Summary(Closed):
     """None for one seed."""
     gaussianity: Gaussianity | None
     baselines: tuple[BaselineComparison, ...]
+    token_split: TokenSplit | None = None
+    """None for audits from before tokens were looked at."""
     groups: dict[str, GroupSummary] = Field(default_factory=dict)
     steps: int
     """Optimiser steps of one seed. `tokens`, `refreshes` and the losses are those of the first seed."""

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from service.contract.closed import Closed
 
-CONTRACT_VERSION = 3
+CONTRACT_VERSION = 4
 """Raised with every change that an older child or an older service would misread."""
 
 MIN_DATASET_ROWS = 20
@@ -120,7 +120,7 @@ class TrainingConfig(Closed):
 class StepSpec(Closed):
     """Everything one child run is told. Its SHA-256 (canonical JSON) identifies the step."""
 
-    contract: Literal[3] = 3
+    contract: Literal[4] = 4
     audit_id: str
     attempt: int
     step_key: str

@@ -4,22 +4,21 @@ from functools import partial
 from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import BackgroundTasks, Depends, Query, Request, Response
-from pydantic import Field
+from fastapi import BackgroundTasks, Depends, Request, Response
 from starlette.requests import ClientDisconnect
 
 from service.datasets import actions, queries
 from service.datasets.file_names import MEDIA_TYPES, file_name, media_type
 from service.datasets.intake import Form
-from service.datasets.parsing.records import FORMATS, MAX_KEY_LENGTH, Mapping
 from service.datasets.refused_uploads import UploadRoute
 from service.datasets.schemas import Dataset, Sample, Statistics, Validation, render_dataset, render_validation
 from service.datasets.upload import digest_of, receive_dataset, too_large
+from service.datasets.upload_form import UploadFormDep
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
-from service.http.fields import Name, PathId
+from service.http.fields import PathId
 from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import Page, PageDep
@@ -33,7 +32,35 @@ from service.store.tables import Dataset as DatasetTable
 router = resource_router("datasets")
 Reader = Annotated[Principal, Depends(RequireScope())]
 Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
-Column = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)]
+FILE_PROBLEMS = (
+    "dataset_quota",
+    "dataset_replaced",
+    "dataset_not_found",
+    "upload_too_large",
+    "decompression_limit",
+    "too_many_rows",
+    "unknown_format",
+    "dataset_empty",
+    "dataset_invalid",
+    "parser_memory_limit",
+    "parser_time_limit",
+    "gzip_corrupt",
+    "gzip_truncated",
+    "zstd_corrupt",
+    "zstd_truncated",
+    "json_invalid",
+    "csv_invalid",
+    "parquet_invalid",
+    "parquet_type_unsupported",
+    "arrow_invalid",
+    "arrow_type_unsupported",
+    "line_too_long",
+    "format_not_recognised",
+    "too_many_uploads",
+    "upload_share_taken",
+    "storage_full",
+)
+"""Why no dataset is made of a file, however it comes."""
 
 
 async def upload(
@@ -44,26 +71,12 @@ async def upload(
     settings: SettingsDep,
     transactions: TransactionsDep,
     key: StreamedKeyDep,
-    name: Annotated[Name | None, Query(description="What to call it; by default its id.")] = None,
-    format: Annotated[
-        str, Query(description=f"auto, or one of {', '.join(FORMATS)}.", json_schema_extra={"enum": ["auto", *FORMATS]})
-    ] = "auto",
-    prompt_column: Annotated[Column | None, Query(description="Of records in no known format: the prompt.")] = None,
-    answer_column: Annotated[Column | None, Query(description="Goes with prompt_column: the answer.")] = None,
-    system_column: Annotated[Column | None, Query(description="May go with them: the system's turn.")] = None,
+    form: UploadFormDep,
 ) -> Response:
     """Takes JSONL, JSON, CSV (each plain, gzip or zstd) or Parquet as the raw body, known by its content.
 
     Texts are parsed while they stream. Invalid data leaves nothing.
     """
-    if format != "auto" and format not in FORMATS:
-        raise Problem(
-            422,
-            "unknown_format",
-            f"`format` is auto or one of {', '.join(FORMATS)}.",
-            errors=[{"pointer": "query:format", "detail": "no such format"}],
-        )
-    mapping = _mapping(format, prompt_column, answer_column, system_column)
     encoding = request.headers.get("content-encoding", "identity").strip().lower().removeprefix("x-")
     if encoding not in ("identity", "gzip", "zstd"):
         raise Problem(
@@ -82,17 +95,18 @@ async def upload(
             settings=settings,
             transactions=transactions,
             principal=principal,
-            name=name,
-            form=Form(format=format, mapping=mapping, encoding=encoding),
+            name=form.name,
+            form=Form(format=form.format, mapping=form.mapping, encoding=encoding),
+            replaces=form.replaces,
             request_id=request_id.get(),
-            recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), _created(dataset)),
+            recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), created(dataset)),
         )
     except AnsweredAlreadyError as error:
         return error.answer()
     except ClientDisconnect:
         raise Problem(400, "upload_interrupted", "The connection ended before the upload did.") from None
     background.add_task(wake, settings, "io")
-    return _created(dataset)
+    return created(dataset)
 
 
 async def _gone(request: Request) -> None:
@@ -101,7 +115,8 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _created(dataset: DatasetTable) -> Response:
+def created(dataset: DatasetTable) -> Response:
+    """The answer to a request that has made a dataset."""
     content = render_dataset(dataset).model_dump_json()
     return Response(content, 201, {"Location": f"/v1/datasets/{dataset.id}"}, media_type="application/json")
 
@@ -119,31 +134,8 @@ router.add_api_route(
         "upload_interrupted",
         "upload_stalled",
         "upload_too_slow",
-        "dataset_quota",
-        "upload_too_large",
-        "decompression_limit",
-        "too_many_rows",
         "unsupported_content_encoding",
-        "unknown_format",
-        "dataset_empty",
-        "dataset_invalid",
-        "parser_memory_limit",
-        "parser_time_limit",
-        "gzip_corrupt",
-        "gzip_truncated",
-        "zstd_corrupt",
-        "zstd_truncated",
-        "json_invalid",
-        "csv_invalid",
-        "parquet_invalid",
-        "parquet_type_unsupported",
-        "arrow_invalid",
-        "arrow_type_unsupported",
-        "line_too_long",
-        "format_not_recognised",
-        "too_many_uploads",
-        "upload_share_taken",
-        "storage_full",
+        *FILE_PROBLEMS,
     ),
     openapi_extra={
         "requestBody": {
@@ -152,25 +144,6 @@ router.add_api_route(
         }
     },
 )
-
-
-def _mapping(format: str, prompt: str | None, answer: str | None, system: str | None) -> Mapping | None:
-    given = [name for name in (prompt, answer, system) if name is not None]
-    if not given:
-        return None
-    wrong = None
-    if prompt is None or answer is None:
-        wrong = ("prompt_column" if prompt is None else "answer_column", "name both columns, or none")
-    elif len(set(given)) != len(given):
-        wrong = ("answer_column", "name a different column for each part")
-    elif format != "auto":
-        wrong = ("format", "leave it out where columns are named")
-    if wrong is not None:
-        pointer, detail = f"query:{wrong[0]}", wrong[1]
-        raise Problem(422, "invalid_request", f"{pointer}: {detail}.", errors=[{"pointer": pointer, "detail": detail}])
-    assert prompt is not None
-    assert answer is not None
-    return Mapping(prompt, answer, system)
 
 
 @router.get("", operation_id="list_datasets")
@@ -184,7 +157,7 @@ def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Data
 def get(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Dataset:
     """One dataset."""
     dataset = queries.find_dataset(session, principal, dataset_id)
-    conditions.serve(strong_tag(dataset.id))  # immutable
+    conditions.serve(strong_tag(dataset.id, dataset.replaces_id))
     return render_dataset(dataset)
 
 
@@ -198,7 +171,7 @@ async def delete(dataset_id: PathId, principal: Writer, transactions: Transactio
     """Deletes a dataset that no audit stands on, and its files."""
     # The row goes first and for good: a row without objects could not be read. Should this end here, the objects are
     # deleted by whoever reconciles.
-    await transactions.run(lambda session: actions.delete(session, principal, dataset_id))
+    await transactions.run(lambda session: actions.delete(session, principal, dataset_id, request_id=request_id.get()))
     await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id))
 
 

@@ -12,7 +12,7 @@ from service.store.tables import Dataset as DatasetTable
 
 
 class Dataset(BaseModel):
-    """An uploaded dataset. Immutable."""
+    """An uploaded dataset. Immutable, but for `replaces_id` where an older version is deleted."""
 
     object: Literal["dataset"] = "dataset"
     id: str
@@ -24,6 +24,7 @@ class Dataset(BaseModel):
     sha256: str = Field(description="Of the upload as it came.")
     rows: int
     columns: list[str] = Field(description="Extra columns; any of them can be an audit's group_column.")
+    replaces_id: str | None = Field(description="The dataset of which it is the next version.")
     created_at: datetime
 
 

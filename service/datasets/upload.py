@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from service.datasets import actions
 from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, Refused, Report
 from service.datasets.queries import dataset_exists
+from service.datasets.versions.chain import check_replaceable
 from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError
 from service.http.places import Places, Refusal
 from service.http.quotas import check_datasets
@@ -72,6 +73,8 @@ async def receive_dataset(
     principal: Principal,
     name: str | None,
     form: Form,
+    replaces: str | None = None,
+    besides: str | None = None,
     request_id: str | None,
     recorded: Callable[[Session, Dataset], None] = lambda session, dataset: None,
 ) -> Dataset:
@@ -88,33 +91,40 @@ async def receive_dataset(
         principal: Whose dataset it becomes.
         name: What to call the dataset; None: by its id.
         form: What the client says of the upload.
+        replaces: Id of the dataset of which it becomes the next version.
+        besides: Id of the upload in parts that it comes from, which does not count beside it.
         request_id: Of the request that brings it.
         recorded: Runs in the transaction that writes the row; what it raises is raised.
 
     Raises:
         UnavailableError: `too_many_uploads` or `upload_share_taken`.
-        ConflictError: `dataset_quota`.
+        ConflictError: `dataset_quota`, or `dataset_replaced`.
+        InvalidReferenceError: `dataset_not_found`: there is none to be replaced.
         TimedOutError: `upload_stalled` or `upload_too_slow`.
         TooLargeError: `upload_too_large`, `too_many_rows` or `decompression_limit`.
         InvalidError: The parser refuses the file, or some of its records.
         StorageFullError: `storage_full`.
         ClientDisconnect: The connection ended before the upload did.
     """
-    uploads = _places()
+    uploads = upload_places()
     uploads.take(principal.workspace_id)
     try:
-        room = partial(check_datasets, workspace_id=principal.workspace_id, settings=settings)
-        await transactions.run(room)
+
+        def may_begin(session: Session) -> None:
+            check_datasets(session, principal.workspace_id, settings, besides=besides)
+            check_replaceable(session, principal, replaces)
+
+        await transactions.run(may_begin)
         dataset_id = new_id("ds")
         intake = Intake(objects, settings, workspace_id=principal.workspace_id, dataset_id=dataset_id, form=form)
         try:
             report = await _take_in(chunks, intake, gone, settings.max_upload_bytes)
             if not isinstance(report, Parsed):
                 raise _error(report)
-            await _in_thread(intake.keep)
+            await in_upload_thread(intake.keep)
         except BaseException as error:
             with CancelScope(shield=True):
-                await _in_thread(intake.abort)
+                await in_upload_thread(intake.abort)
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise StorageFullError("storage_full", "The server's disk is full. Nothing was kept.") from None
             raise
@@ -128,6 +138,8 @@ async def receive_dataset(
                 size=intake.bytes,
                 sha256=intake.sha256,
                 parsed=report,
+                replaces=replaces,
+                besides=besides,
                 request_id=request_id,
                 settings=settings,
             )
@@ -156,7 +168,7 @@ async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
     """
     digest = hashlib.sha256()
     received = 0
-    pace = _Pace()
+    pace = Pace()
     while (chunk := await pace.next(chunks)) is not None:
         received += len(chunk)
         if received > max_bytes:
@@ -168,10 +180,10 @@ async def digest_of(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
 async def _take_in(
     chunks: AsyncIterator[bytes], intake: Intake, gone: Callable[[], Awaitable[None]], max_bytes: int
 ) -> Report:
-    await _in_thread(intake.start)
+    await in_upload_thread(intake.start)
     buffer: list[bytes] = []
     received = held = 0
-    pace = _Pace()
+    pace = Pace()
     while (chunk := await pace.next(chunks)) is not None:
         received += len(chunk)
         if received > max_bytes:
@@ -179,18 +191,18 @@ async def _take_in(
         buffer.append(chunk)
         held += len(chunk)
         if held >= BUFFER_BYTES:
-            goes_on = await _in_thread(intake.feed, buffer)
+            goes_on = await in_upload_thread(intake.feed, buffer)
             buffer, held = [], 0
             if not goes_on:
-                return await _in_thread(intake.finish)
+                return await in_upload_thread(intake.finish)
     if held:
-        await _in_thread(intake.feed, buffer)
+        await in_upload_thread(intake.feed, buffer)
     return await _finish(intake, gone)
 
 
 async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report:
     """Wait for the parser, but no longer than the client does: nobody would get the answer."""
-    finishing = asyncio.ensure_future(_in_thread(intake.finish))
+    finishing = asyncio.ensure_future(in_upload_thread(intake.finish))
     leaving = asyncio.ensure_future(gone())
     try:
         await asyncio.wait((finishing, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -205,7 +217,7 @@ async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report
                 await finishing
 
 
-class _Pace:
+class Pace:
     """How long an upload has kept us waiting, for how many bytes. The time that we take ourselves does not count."""
 
     def __init__(self) -> None:
@@ -213,7 +225,7 @@ class _Pace:
         self._received = 0
 
     async def next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """What comes next; None at the end. Raises TimedOutError: `upload_stalled` or `upload_too_slow`."""
+        """Wait for what comes next; None at the end. Raises TimedOutError: `upload_stalled` or `upload_too_slow`."""
         began = time.monotonic()
         try:
             async with asyncio.timeout(IDLE_SECONDS):
@@ -232,7 +244,7 @@ class _Pace:
         return chunk
 
 
-def _places() -> Places:
+def upload_places() -> Places:
     """Those of the process's uploads."""
     try:
         return _uploads.get()
@@ -260,7 +272,7 @@ async def _record(
         # without objects could never be read. So they go only where the row is known to be absent.
         with contextlib.suppress(SQLAlchemyError):
             if not inserted or not await transactions.run(partial(dataset_exists, dataset_id=dataset_id)):
-                await _in_thread(intake.discard)
+                await in_upload_thread(intake.discard)
         raise
 
 
@@ -287,8 +299,13 @@ def _error(report: Invalid | Refused) -> DomainError:
     )
 
 
-async def _in_thread(work: Callable[..., T], *arguments: object) -> T:
-    """In threads of the uploads' own, so that parsing never keeps other requests from theirs."""
+async def in_upload_thread(work: Callable[..., T], *arguments: object) -> T:
+    """Run `work` in a thread of the uploads' own, so that parsing never keeps other requests from theirs.
+
+    Args:
+        work: What blocks.
+        arguments: Its arguments.
+    """
     return await run_sync(work, *arguments, limiter=_thread_limiter())
 
 

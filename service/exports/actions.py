@@ -54,6 +54,8 @@ def create(
             filter=None if body.kind == "scores" else body.filter,
             max_q=body.max_q,
             request_id=request_id,
+            key_id=principal.key_id,
+            user_id=principal.user_id,
         )
     record(session, principal, "export.create", export.id)
     wake_idle(session, settings, "io", later)

@@ -16,10 +16,12 @@ from service.errors import InvalidError
 from service.http.fields import NO_NUL, Storable
 from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.tables import Finding as FindingTable
-from service.store.verdict_tables import Verdict
+from service.store.verdict_tables import Opinion, Verdict
 
 VerdictKind = Literal["confirmed", "rejected", "unsure"]
-VerdictFilter = Literal["confirmed", "rejected", "unsure", "none"]
+Outcome = Literal["confirmed", "rejected", "unsure", "disputed"]
+"""What counts of a sample: a verdict, or that reviewers differ."""
+VerdictFilter = Literal["confirmed", "rejected", "unsure", "disputed", "none"]
 
 
 class Filter(BaseModel):
@@ -52,7 +54,15 @@ class Filter(BaseModel):
     )
     side: Side | None = Field(default=None, description="Only samples that lean there.")
     verdict: VerdictFilter | None = Field(
-        default=None, description="Only samples with this verdict; `none`: those without any."
+        default=None,
+        description="Only samples with this verdict; `disputed`: those on which reviewers differ; `none`: those "
+        "without any.",
+    )
+    reviewer: Annotated[str, Storable] | None = Field(
+        default=None,
+        max_length=100,
+        description="Only samples of which this reviewer, by the id of the key, says something now.",
+        json_schema_extra=NO_NUL,
     )
     text: Annotated[str, Storable] | None = Field(
         default=None,
@@ -122,8 +132,8 @@ def at_least(column: Any, value: float, *, real: bool = False) -> ColumnElement[
 def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement[bool]]:
     """Everything that is asked for, of `scores` or what was selected from it.
 
-    Verdict and text are looked up row by row (scalar subqueries, which the planner never turns into a join): a page
-    is found by walking along an order, and the walk ends once it is full.
+    Verdict, reviewer and text are looked up row by row (scalar subqueries, which the planner never turns into a join):
+    a page is found by walking along an order, and the walk ends once it is full.
     """
     found: list[ColumnElement[bool]] = []
     if wanted.flagged is not None:
@@ -150,6 +160,16 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
             .scalar_subquery()
         )
         found.append(said.is_(None) if wanted.verdict == "none" else said == wanted.verdict)
+    if wanted.reviewer is not None:
+        opinion = (
+            select(Opinion.row)
+            .where(
+                Opinion.audit_id == within.audit_id, Opinion.row == table.row, Opinion.reviewer_id == wanted.reviewer
+            )
+            .correlate_except(Opinion)
+            .scalar_subquery()
+        )
+        found.append(opinion.is_not(None))
     if wanted.text is not None:
         matches = (
             select(FindingTable.search.op("@@")(_words(wanted.text)))

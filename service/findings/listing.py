@@ -27,7 +27,7 @@ from service.findings.filters import (
 )
 from service.findings.orders import Order, Position
 from service.store.tables import Finding, Score
-from service.store.verdict_tables import Verdict
+from service.store.verdict_tables import Opinion, Verdict
 
 SCORE = tuple(Score.__table__.c)
 
@@ -68,7 +68,7 @@ def find_page(
     if wanted.text is not None:
         check_text(session, wanted.text)
     # What these keep lies nowhere in particular in any order: a walk would look in vain.
-    kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster), order)
+    kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_reviewer), order)
     if kept is None:
         found = _walk(session, within, wanted, order, after, limit, WALK_ROWS)
         if found.resume is None:
@@ -97,9 +97,8 @@ def find_rows(session: Session, within: Listed, wanted: Filter, *, limit: int, w
     if wanted.text is not None:
         check_text(session, wanted.text)
     order = Order.of("rank")
-    kept = _collected(
-        session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_q, _by_side, _by_truncated), order
-    )
+    collectors = (_by_text, _by_verdict, _by_cluster, _by_reviewer, _by_q, _by_side, _by_truncated)
+    kept = _collected(session, within, wanted, collectors, order)
     if kept is not None:
         return _row_numbers(session, _sorted(within, wanted, order, None, limit, kept, without_value=False))
     statement = _walked(within, wanted, order, None, limit, walk_rows, without_value=False)
@@ -259,6 +258,12 @@ def _by_verdict(within: Listed, wanted: Filter) -> Select[Any] | None:
         return None
     given = select(Verdict.row).where(Verdict.audit_id == within.audit_id, Verdict.verdict == wanted.verdict)
     return given.order_by(Verdict.rank)
+
+
+def _by_reviewer(within: Listed, wanted: Filter) -> Select[Any] | None:
+    if wanted.reviewer is None:
+        return None
+    return select(Opinion.row).where(Opinion.audit_id == within.audit_id, Opinion.reviewer_id == wanted.reviewer)
 
 
 def _by_cluster(within: Listed, wanted: Filter) -> Select[Any] | None:

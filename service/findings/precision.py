@@ -1,8 +1,11 @@
 """Precision at k: of the first k findings, how many of those that people judged are right."""
 
+from typing import get_args
+
 from sqlalchemy import Integer, case, func, select
 from sqlalchemy.orm import Session
 
+from service.findings.filters import Outcome
 from service.findings.intervals import clopper_pearson
 from service.findings.schemas import AuditPrecision, Precision
 from service.store.score_lists import PublishedAudit
@@ -19,7 +22,7 @@ ASSUMES = [
     "for another reason than their rank. They are no random sample, and precision falls with k.",
     "Each judgement is right, and independent of the others: near-duplicates (`cluster`) are not, and make the "
     "interval too narrow.",
-    "Unsure ones are left out of both counts.",
+    "Unsure and disputed ones are left out of both counts.",
     "Where `complete` is true, precision is a plain count over these samples; the interval then tells of other audits "
     "alike.",
 ]
@@ -52,25 +55,13 @@ def audit_precision(session: Session, audit: PublishedAudit) -> AuditPrecision:
     return AuditPrecision(audit_id=audit.id, data=data, confidence=CONFIDENCE, assumes=ASSUMES)
 
 
-def flagged_precision(session: Session, audit: PublishedAudit) -> Precision:
-    """Count what people say of the flagged samples."""
-    size = session.scalars(select(Audit.summary["flagged"].astext.cast(Integer)).where(Audit.id == audit.id)).one()
-    query = (
-        select(Verdict.verdict, func.count())
-        .where(Verdict.audit_id == audit.id, Verdict.verdict.is_not(None), Verdict.flagged)
-        .group_by(Verdict.verdict)
-    )
-    return _precision("flagged", size, {str(name): count for name, count in session.execute(query)})
-
-
 def precision_down_to(session: Session, audit: PublishedAudit, rank: int) -> Precision | None:
     """Of the samples of this rank and above; None where none of them is reviewed, or the rank is below DEEPEST_RANK."""
     if rank > DEEPEST_RANK:
         return None
     query = (
         select(Verdict.verdict, func.count())
-        .where(Verdict.audit_id == audit.id, Verdict.verdict.in_(("confirmed", "rejected", "unsure")))
-        .where(Verdict.rank <= rank)
+        .where(Verdict.audit_id == audit.id, Verdict.verdict.in_(get_args(Outcome)), Verdict.rank <= rank)
         .group_by(Verdict.verdict)
     )
     found = {str(name): count for name, count in session.execute(query)}
@@ -78,16 +69,17 @@ def precision_down_to(session: Session, audit: PublishedAudit, rank: int) -> Pre
 
 
 def _precision(k: int | str, size: int, counts: dict[str, int]) -> Precision:
-    confirmed, rejected, unsure = (counts.get(name, 0) for name in ("confirmed", "rejected", "unsure"))
+    confirmed, rejected, unsure, disputed = (counts.get(name, 0) for name in get_args(Outcome))
     judged = confirmed + rejected
     low, high = clopper_pearson(confirmed, judged, CONFIDENCE) if judged else (None, None)
     return Precision(
         k=k,
         size=size,
-        reviewed=judged + unsure,
+        reviewed=judged + unsure + disputed,
         confirmed=confirmed,
         rejected=rejected,
         unsure=unsure,
+        disputed=disputed,
         precision=confirmed / judged if judged else None,
         low=low,
         high=high,

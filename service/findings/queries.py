@@ -13,7 +13,7 @@ from service.findings.filters import Filter, listed
 from service.findings.listing import SCORE, ScoreColumns, find_page
 from service.findings.orders import Order, Sort
 from service.findings.precision import precision_down_to
-from service.findings.schemas import Finding, FindingDetail, Observation, Result
+from service.findings.schemas import Finding, FindingDetail, NearSample, Observation, Result, TokenSplit
 from service.findings.verdicts.queries import find_verdicts, finding_not_found, render_verdict
 from service.store.score_lists import HEADLINE, PublishedAudit
 from service.store.stored_rows import StoredRows
@@ -78,7 +78,10 @@ _TEXTS = _select_texts()
 _SCORES_OF_ROW = select(*SCORE).where(
     Score.list_id == func.any(bindparam("lists", type_=ARRAY(Integer))), Score.row == bindparam("row", type_=BigInteger)
 )
-_ONE: Select[Any] = select(_KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines).where(*_THESE)
+_SCORES_OF_ROWS = select(*SCORE).where(Score.list_id == bindparam("list", type_=Integer), Score.row == func.any(_ROWS))
+_ONE: Select[Any] = select(
+    _KEPT.messages, _KEPT.extra, _KEPT.trace, _KEPT.baselines, _KEPT.tokens, _KEPT.nearest
+).where(*_THESE)
 
 
 def read_page(
@@ -143,6 +146,8 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
         probes=render_probes(scores),
         trace=None if kept is None else [Observation.model_validate(observation) for observation in kept.trace],
         baselines=None if kept is None else kept.baselines,
+        tokens=None if kept is None or kept.tokens is None else [TokenSplit.model_validate(own) for own in kept.tokens],
+        nearest=None if kept is None or kept.nearest is None else find_nearest(session, audit, kept.nearest),
         verdict=None if verdict is None else render_verdict(verdict),
         precision=precision_down_to(session, audit, scores[0].rank),
     )
@@ -210,8 +215,27 @@ def find_scores(session: Session, audit: PublishedAudit, row: int) -> list[Score
     return sorted(found, key=lambda score: audit.lists.index(score.list_id))
 
 
+def find_nearest(session: Session, audit: PublishedAudit, kept: Sequence[dict[str, Any]]) -> list[NearSample]:
+    """Show the nearest samples, as they are kept with a finding, with what the headline says of each."""
+    asked = {"list": audit.headline, "rows": [near["neighbour"] for near in kept]}
+    scores = {score.row: score for score in session.connection().execute(_SCORES_OF_ROWS, asked)}
+    return [
+        NearSample(
+            row=near["neighbour"],
+            similarity=near["similarity"],
+            near_duplicate=near["near_duplicate"],
+            rank=score.rank,
+            z=score.z,
+            q=score.q,
+            flagged=score.flagged,
+        )
+        for near in kept
+        if (score := scores.get(near["neighbour"])) is not None
+    ]
+
+
 def find_kept(session: Session, audit: PublishedAudit, row: int) -> Row[Any] | None:
-    """Read the row's messages, extra, trace and baselines, where they are kept in the database."""
+    """Read what is kept of the row beside its scores, where that is in the database."""
     return session.connection().execute(_ONE, _of(audit, [row])).one_or_none()
 
 

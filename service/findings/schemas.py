@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.results import ScoreRow, Side
-from service.findings.filters import Filter, VerdictKind
+from service.findings.filters import Filter, Outcome, VerdictKind
 from service.http.fields import Storable
 
 Note = Annotated[str, Field(max_length=10_000), Storable]
@@ -57,16 +57,42 @@ class Result(BaseModel):
 assert list(Result.model_fields) == list(ScoreRow.model_fields)
 
 
-class Verdict(BaseModel):
-    """What is said of a sample now."""
+class ByActor(BaseModel):
+    """Who did something."""
+
+    key_id: str | None = Field(description="The key with which it was done; null for a person.")
+    user_id: str | None = Field(description="The person who did it; null for a key.")
+
+    @property
+    def actor_id(self) -> str:
+        """The id of the key or the person; empty where nobody did."""
+        return self.key_id or self.user_id or ""
+
+
+class Opinion(ByActor):
+    """What one reviewer says of a sample now."""
+
+    verdict: VerdictKind
+    note: str | None
+    decided_at: datetime
+
+
+class Verdict(ByActor):
+    """What counts of a sample now, and what each reviewer says of it."""
 
     object: Literal["verdict"] = "verdict"
     row: int
-    verdict: VerdictKind | None = Field(description="null: nothing is said of the sample, or it was withdrawn.")
-    note: str | None
-    key_id: str | None = Field(description="The key of whoever said so last.")
+    verdict: Outcome | None = Field(
+        description="What counts. disputed: reviewers differ, and nobody has settled it; null: nothing is said of the "
+        "sample, or it was withdrawn."
+    )
+    settled_by: str | None = Field(description="Id of the key or person whose verdict counts because others differ.")
+    note: str | None = Field(
+        description="Like `key_id`, `user_id` and `decided_at`, of the opinion that settles, else of the newest one."
+    )
     decided_at: datetime | None
     revision: int = Field(description="Changes so far; 0: nothing was ever said.")
+    opinions: list[Opinion] = Field(description="What each reviewer says, the oldest first.")
 
 
 class VerdictSet(BaseModel):
@@ -77,16 +103,23 @@ class VerdictSet(BaseModel):
     note: Note | None = None
 
 
-class VerdictChange(BaseModel):
+class VerdictChange(ByActor):
     """Something that was said of a sample."""
 
     object: Literal["verdict.change"] = "verdict.change"
     row: int
     revision: int = Field(description="1, 2, 3, ... for each sample.")
-    verdict: VerdictKind | None = Field(description="null: withdrawn.")
+    verdict: VerdictKind | None = Field(description="What the reviewer said; null: withdrawn.")
     note: str | None
-    key_id: str
     changed_at: datetime
+    outcome: Outcome | None = Field(description="What counted of the sample from then on.")
+    settled_by: str | None = Field(
+        description="Id of the key or person whose verdict counted from then on, since others differed."
+    )
+    bulk_id: str | None = Field(description="The bulk that it was a part of, or that was undone by it.")
+    restores: int | None = Field(
+        description="It undid a bulk: all is as at this revision again, 0 before anything was said. Else null."
+    )
 
 
 class BulkVerdicts(BaseModel):
@@ -94,7 +127,7 @@ class BulkVerdicts(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     filter: Filter = Field(description="As the list takes them.")
-    verdict: VerdictKind | None = Field(description="null withdraws.")
+    verdict: VerdictKind | None = Field(description="null withdraws what the key or person itself has said.")
     note: Note | None = None
     dry_run: bool = Field(default=False, description="Change nothing: count, and give the token.")
     token: str | None = Field(default=None, max_length=100, description="Of the dry run whose samples are meant.")
@@ -106,19 +139,47 @@ class BulkSample(BaseModel):
     row: int
     rank: int = Field(description="In the headline.")
     flagged: bool
-    verdict: VerdictKind | None = Field(description="What was said of it before.")
+    verdict: Outcome | None = Field(description="What counted of it before.")
 
 
 class BulkResult(BaseModel):
     """What a bulk of verdicts has changed, or would change."""
 
     object: Literal["verdict.bulk"] = "verdict.bulk"
+    id: str | None = Field(description="Undo it by this; null: a dry run.")
     dry_run: bool
     verdict: VerdictKind | None
     count: int = Field(description="Samples that the filter keeps.")
-    changed: int = Field(description="Those of which something else was said before, or nothing.")
+    changed: int = Field(description="Those of which the key or person has said something else before, or nothing.")
+    disputed: int = Field(description="Of the changed ones, those that are disputed afterwards.")
     sample: list[BulkSample] = Field(description="The first of them by rank.")
     token: str | None = Field(description="Of a dry run: send it back to change these samples and no others.")
+
+
+class Bulk(ByActor):
+    """A verdict on many samples at once."""
+
+    object: Literal["verdict.bulk"] = "verdict.bulk"
+    id: str
+    audit_id: str
+    verdict: VerdictKind | None = Field(description="null: verdicts were withdrawn.")
+    note: str | None
+    filter: dict[str, Any] = Field(description="Which samples were meant.")
+    count: int = Field(description="Samples that the filter kept.")
+    changed: int
+    created_at: datetime
+    undone_at: datetime | None
+    undone_by: str | None = Field(description="Id of the key or person that undid it.")
+    restored: int | None = Field(description="Samples that undoing it has given back what was said before.")
+
+
+class BulkUndone(BaseModel):
+    """What undoing a bulk of verdicts has changed."""
+
+    object: Literal["verdict.bulk_undone"] = "verdict.bulk_undone"
+    id: str
+    restored: int = Field(description="Samples of which the same is said again as before the bulk.")
+    kept: int = Field(description="Samples that stay as they are: something was said of them since.")
 
 
 class Precision(BaseModel):
@@ -126,10 +187,11 @@ class Precision(BaseModel):
 
     k: int | Literal["flagged"] = Field(description="The first k of the headline, or all flagged samples.")
     size: int = Field(description="Samples among these.")
-    reviewed: int = Field(description="Those with a verdict, unsure ones too.")
+    reviewed: int = Field(description="Those with a verdict, unsure and disputed ones too.")
     confirmed: int
     rejected: int
     unsure: int
+    disputed: int = Field(description="Those of which reviewers differ, while nobody has settled it.")
     precision: float | None = Field(description="confirmed / (confirmed + rejected).")
     low: float | None = Field(description="Exact 95 % interval of it (Clopper-Pearson).")
     high: float | None
@@ -168,6 +230,37 @@ class Observation(BaseModel):
     mu: float | None = Field(description="The observation's own share of the sample's mu in that seed.")
 
 
+class TokenShare(BaseModel):
+    """A token of the sample, by the characters that it stands for."""
+
+    message: int = Field(description="Position of the turn, from 0.")
+    start: int = Field(description="Characters (Unicode code points) of its content before the token.")
+    end: int
+    share: float = Field(description="Above zero it pushes toward the unwanted answers.")
+
+
+class TokenSplit(BaseModel):
+    """How the sample's alignment with a probe is split over its tokens, at the end of training."""
+
+    probe_no: int
+    tokens: list[TokenShare] = Field(description="Sizes of all shares, `elsewhere` included, add up to 1.")
+    elsewhere: float = Field(
+        description="Share of tokens that stand for nothing in a turn, as the mark that ends an answer."
+    )
+
+
+class NearSample(BaseModel):
+    """A sample that the model represents alike."""
+
+    row: int
+    similarity: float = Field(description="Cosine of the two representations, each less what all samples share.")
+    near_duplicate: bool
+    rank: int = Field(description="In the headline, as z, q and flagged.")
+    z: float | None
+    q: float | None
+    flagged: bool
+
+
 class FindingDetail(Finding):
     """One sample's result, how it came about, and what simpler methods say."""
 
@@ -177,6 +270,14 @@ class FindingDetail(Finding):
     )
     baselines: dict[str, float | None] | None = Field(
         description="What simpler methods say of a flagged or top-ranked sample, larger is more suspicious; else null."
+    )
+    tokens: list[TokenSplit] | None = Field(
+        description="Which tokens carry the sample's alignment; null where that was not looked at. The summary's "
+        "token_split says of how many samples it was, or why of none; it is null for older audits."
+    )
+    nearest: list[NearSample] | None = Field(
+        description="Of a flagged or top-ranked sample, others with the most similar representations; null for others "
+        "and in older audits."
     )
     precision: Precision | None = Field(
         description="Of the reviewed samples down to this one's rank; null where nothing is reviewed or it lies deep."

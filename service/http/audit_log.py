@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from service.http.middleware.request_ids import client_address, request_id
 from service.store.ids import new_id
-from service.store.tables import ApiKey, AuditLogEntry
+from service.store.tables import ApiKey, AuditLogEntry, User
 
 Action = Literal[
     "audit.cancel",
@@ -22,6 +22,9 @@ Action = Literal[
     "key.create",
     "key.revoke",
     "key.rotate",
+    "member.add",
+    "member.change",
+    "member.remove",
     "model.create",
     "model.delete",
     "probe.create",
@@ -29,15 +32,24 @@ Action = Literal[
     "session.create",
     "session.end",
     "session.end_others",
+    "session.switch",
+    "user.disable",
+    "user.enable",
+    "upload.create",
+    "upload.delete",
     "verdict.bulk",
+    "verdict.bulk_undo",
     "verdict.set",
     "verdict.withdraw",
+    "view.create",
+    "view.delete",
+    "view.update",
     "workspace.create",
 ]
 
 
 class Actor(Protocol):
-    """Who does it: a principal, or the browser that signs in or out."""
+    """Who does it: a principal, a browser that signs in or out, or a person who signs in."""
 
     @property
     def workspace_id(self) -> str:
@@ -45,8 +57,13 @@ class Actor(Protocol):
         ...
 
     @property
-    def key_id(self) -> str:
-        """The key that it acts by."""
+    def key_id(self) -> str | None:
+        """The key that it acts by; None for a person."""
+        ...
+
+    @property
+    def user_id(self) -> str | None:
+        """The person who acts; None for a key."""
         ...
 
 
@@ -69,13 +86,16 @@ def record(
         count: How many things are changed, where it is about several at once.
         workspace_id: Where the change is made; None: in the actor's own workspace.
     """
-    name = select(ApiKey.name).where(ApiKey.id == actor.key_id).scalar_subquery()
+    key_name = select(ApiKey.name).where(ApiKey.id == actor.key_id).scalar_subquery()
+    user_name = select(User.shown_name).where(User.id == actor.user_id).scalar_subquery()
     session.execute(
         insert(AuditLogEntry).values(
             id=new_id("log"),
             workspace_id=workspace_id or actor.workspace_id,
             key_id=actor.key_id,
-            key_name=name,
+            key_name=key_name,
+            user_id=actor.user_id,
+            user_name=user_name,
             action=action,
             object_id=object_id,
             count=count,

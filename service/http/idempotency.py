@@ -5,7 +5,7 @@ rest: the answer is recorded in the transaction that creates the resource. A rou
 `StreamedKeyDep` instead and says itself when it looks and when it records.
 
 Answers below 400 are recorded, for RECORD_HOURS; after a refusal or a failure the same request is tried afresh. A key
-belongs to the API key that sent it.
+belongs to the API key or the person that sent it.
 """
 
 import hashlib
@@ -82,8 +82,8 @@ class Asked:
     """Which request came under which key."""
 
     workspace_id: str
-    key_id: str
-    """Of the API key that sent it."""
+    actor_id: str
+    """Of the API key or the person that sent it."""
     key: str
     target_sha256: bytes
     """Of method, path and query."""
@@ -198,7 +198,7 @@ def asked_under_key(request: Request, principal: Principal) -> Asked | None:
     target = json.dumps([request.method, request.url.path, request.url.query])
     return Asked(
         workspace_id=principal.workspace_id,
-        key_id=principal.key_id,
+        actor_id=principal.actor_id,
         key=given[0],
         target_sha256=hashlib.sha256(target.encode("utf-8", "surrogatepass")).digest(),
     )
@@ -209,7 +209,7 @@ def find_earlier(session: Session, asked: Asked) -> Earlier | None:
     record = session.scalars(
         select(IdempotencyRecord).where(
             IdempotencyRecord.workspace_id == asked.workspace_id,
-            IdempotencyRecord.key_id == asked.key_id,
+            IdempotencyRecord.actor_id == asked.actor_id,
             IdempotencyRecord.key == asked.key,
             IdempotencyRecord.expires_at > func.now(),
         )
@@ -240,9 +240,9 @@ def record_answer(
     }
     kept = session.scalar(
         insert(IdempotencyRecord)
-        .values(workspace_id=asked.workspace_id, key_id=asked.key_id, key=asked.key, **values)
+        .values(workspace_id=asked.workspace_id, actor_id=asked.actor_id, key=asked.key, **values)
         .on_conflict_do_update(
-            index_elements=["workspace_id", "key_id", "key"],
+            index_elements=["workspace_id", "actor_id", "key"],
             set_=values,
             where=IdempotencyRecord.expires_at <= func.now(),
         )
@@ -253,7 +253,7 @@ def record_answer(
 
 def _take_key(session: Session, asked: Asked, settings: Settings) -> Earlier | None:
     """What was answered under the key; if nothing was, nobody else gets it until the transaction ends, or waits."""
-    name = "\n".join((asked.workspace_id, asked.key_id, asked.key))
+    name = "\n".join((asked.workspace_id, asked.actor_id, asked.key))
     if not session.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}):
         raise _in_use()
     return _find_or_begin(session, asked, settings)

@@ -204,7 +204,7 @@ def _link(document: Json) -> None:
     for path, methods in document["paths"].items():
         made = methods.get("post", {}).get("responses", {})
         answer = made.get("201") or made.get("202")
-        if answer is None or "{" in path:
+        if answer is None or "{" in path or not answer.get("content"):
             continue
         for other, operations in document["paths"].items():
             head, _, tail = other.removeprefix(path + "/").partition("}")

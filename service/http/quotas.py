@@ -1,5 +1,5 @@
-"""What one workspace may have at most: each is a setting, and counted while nobody else creates in the workspace, or
-says why not."""
+"""What one workspace may have at most: nearly each is a setting, and counted while nobody else creates in the
+workspace, or says why not."""
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -7,7 +7,11 @@ from sqlalchemy.orm import Session
 from service.errors import ConflictError
 from service.lifecycle.transitions import State
 from service.settings import Settings
-from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Workspace
+from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Upload, Workspace
+from service.store.verdict_tables import SavedView
+
+MAX_SAVED_VIEWS = 100
+"""Of a workspace: a page of findings names them all."""
 
 
 def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
@@ -38,7 +42,13 @@ def check_queued_audits(session: Session, workspace_id: str, settings: Settings,
 
 
 def check_datasets(
-    session: Session, workspace_id: str, settings: Settings, *, more_bytes: int = 0, more_rows: int = 0
+    session: Session,
+    workspace_id: str,
+    settings: Settings,
+    *,
+    more_bytes: int = 0,
+    more_rows: int = 0,
+    besides: str | None = None,
 ) -> None:
     """See that the workspace has room for one more dataset.
 
@@ -48,6 +58,7 @@ def check_datasets(
         settings: Hold the quotas.
         more_bytes: Of the upload, where they are known.
         more_rows: Likewise its samples.
+        besides: Id of an unfinished upload that does not count: the one that becomes the dataset.
 
     Raises:
         ConflictError: `dataset_quota`.
@@ -58,15 +69,40 @@ def check_datasets(
             Dataset.workspace_id == workspace_id
         )
     ).one()
+    _, unfinished = _unfinished_uploads(session, workspace_id, besides)
+    size += unfinished
     full = size >= settings.max_workspace_bytes or rows >= settings.max_workspace_rows
     beyond = size + more_bytes > settings.max_workspace_bytes or rows + more_rows > settings.max_workspace_rows
     if full or beyond:
         detail = (
-            f"The datasets of this workspace have {size} bytes and {rows} samples, and with this one they would have "
-            f"more than the {settings.max_workspace_bytes} bytes or {settings.max_workspace_rows} samples that it may "
-            "have. Nothing was kept. Delete datasets that you no longer need, and upload it again."
+            f"The datasets of this workspace, and its unfinished uploads, have {size} bytes and {rows} samples, and "
+            f"with this one they would have more than the {settings.max_workspace_bytes} bytes or "
+            f"{settings.max_workspace_rows} samples that it may have. Nothing was kept. Delete datasets that you no "
+            "longer need, and upload it again."
         )
         raise ConflictError("dataset_quota", detail)
+
+
+def check_uploads(session: Session, workspace_id: str, settings: Settings, *, more_bytes: int) -> None:
+    """See that the workspace may begin one more upload in parts.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose upload it becomes.
+        settings: Hold the quotas.
+        more_bytes: How many it will have.
+
+    Raises:
+        ConflictError: `upload_quota`, or `dataset_quota` where there is no room for the dataset.
+    """
+    check_datasets(session, workspace_id, settings, more_bytes=more_bytes)
+    uploads, _ = _unfinished_uploads(session, workspace_id, None)
+    if uploads >= settings.max_workspace_uploads:
+        detail = (
+            f"This workspace has {uploads} unfinished uploads, and may have {settings.max_workspace_uploads}. Finish "
+            "or delete some, and try again."
+        )
+        raise ConflictError("upload_quota", detail)
 
 
 def check_probes(session: Session, workspace_id: str, settings: Settings) -> None:
@@ -109,6 +145,23 @@ def check_exports(session: Session, workspace_id: str, settings: Settings) -> No
         raise ConflictError("export_quota", detail)
 
 
+def check_saved_views(session: Session, workspace_id: str) -> None:
+    """See that the workspace may have one more saved view.
+
+    Args:
+        session: An open transaction, which keeps others from creating in the workspace until it ends.
+        workspace_id: Whose view it becomes.
+
+    Raises:
+        ConflictError: `view_quota`.
+    """
+    if _count_alone(session, workspace_id, SavedView) >= MAX_SAVED_VIEWS:
+        detail = (
+            f"This workspace has {MAX_SAVED_VIEWS} saved views. Delete some that you no longer need, and try again."
+        )
+        raise ConflictError("view_quota", detail)
+
+
 def check_idempotency_records(session: Session, workspace_id: str, settings: Settings) -> None:
     """See that one more answer may be kept under an Idempotency-Key.
 
@@ -142,7 +195,21 @@ def _one_at_a_time(session: Session, workspace_id: str) -> None:
     session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
 
 
-def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export]) -> int:
+def _unfinished_uploads(session: Session, workspace_id: str, besides: str | None) -> tuple[int, int]:
+    """Count the uploads in parts that are no dataset yet, and the bytes that they were begun with."""
+    unfinished = (
+        Upload.workspace_id == workspace_id,
+        Upload.dataset_id.is_(None),
+        Upload.expires_at > func.now(),
+        Upload.id != (besides or ""),
+    )
+    number, size = session.execute(
+        select(func.count(), func.coalesce(func.sum(Upload.bytes), 0)).where(*unfinished)
+    ).one()
+    return number, size
+
+
+def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export] | type[SavedView]) -> int:
     """Count what a workspace has of a table, while nobody else creates in the workspace until the transaction ends."""
     _one_at_a_time(session, workspace_id)
     mine = table.workspace_id == workspace_id

@@ -67,7 +67,7 @@ def end_session(session: Session, principal: Principal, session_id: str) -> None
 
     Args:
         session: An open transaction.
-        principal: Who is asking: may end those of its own key, as an admin the workspace's.
+        principal: Who is asking: may end its own, as an admin the workspace's.
         session_id: Which session.
 
     Raises:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from service.principal import Principal
 from service.scoping import get_scoped, owned, scoped
 from service.store.newest_first import newest_first
-from service.store.tables import ApiKey, BrowserSession
+from service.store.tables import ApiKey, BrowserSession, User
 
 
 def find_key(session: Session, principal: Principal, key_id: str) -> ApiKey:
@@ -38,31 +38,37 @@ def list_keys(session: Session, principal: Principal, *, after: str | None, limi
 
 
 def visible_sessions(principal: Principal) -> ColumnElement[bool]:
-    """The condition that a principal may see and end a browser session: its own key's, for admins the workspace's."""
+    """The condition that a principal may see and end a browser session: for admins the workspace's, else its own."""
     in_workspace = owned(BrowserSession, principal)
-    return in_workspace if principal.may("admin") else in_workspace & (BrowserSession.key_id == principal.key_id)
+    if principal.may("admin"):
+        return in_workspace
+    if principal.user_id is not None:
+        return in_workspace & (BrowserSession.user_id == principal.user_id)
+    return in_workspace & (BrowserSession.key_id == principal.key_id)
 
 
 def list_sessions(
     session: Session, principal: Principal, *, after: str | None, limit: int
-) -> Sequence[tuple[BrowserSession, str]]:
-    """Read the browsers that are signed in now, with their keys' names, the newest first.
+) -> Sequence[tuple[BrowserSession, str | None, str | None]]:
+    """Read the browsers that are signed in now, with the names of their keys or people, the newest first.
 
     Args:
         session: An open transaction.
-        principal: Who is asking: sees those of its own key, as an admin the workspace's.
+        principal: Who is asking: sees its own, as an admin the workspace's.
         after: Id of the session behind which to begin; None: at the newest.
         limit: The most that are read.
     """
     query = (
-        select(BrowserSession, ApiKey.name)
-        .join(ApiKey, ApiKey.id == BrowserSession.key_id)
+        select(BrowserSession, ApiKey.name, User.shown_name)
+        .outerjoin(ApiKey, ApiKey.id == BrowserSession.key_id)
+        .outerjoin(User, User.id == BrowserSession.user_id)
         .where(
             visible_sessions(principal),
             BrowserSession.expires_at > func.now(),
+            # Of a person's row all of these are null; sessions of people who are shut out are deleted.
             ApiKey.revoked_at.is_(None),
             or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now()),
         )
     )
     rows = session.execute(newest_first(query, BrowserSession.id, after=after, limit=limit))
-    return [(browser, name) for browser, name in rows]
+    return [(browser, key_name, user_name) for browser, key_name, user_name in rows]

@@ -79,24 +79,28 @@ def render_key_with_secret(key: ApiKey, secret: str) -> KeyWithSecret:
 
 
 class SignedInBrowser(BaseModel):
-    """A browser that is signed in with a key, without its cookie."""
+    """A browser that is signed in with a key or as a person, without its cookie."""
 
     object: Literal["session"] = "session"
     id: str
-    key_id: str = Field(description="The key that it signed in with, whose scopes it has.")
-    key_name: str
+    key_id: str | None = Field(description="The key that it signed in with, whose scopes it has; null for a person.")
+    key_name: str | None
+    user_id: str | None = Field(description="The person who signed in, whose role it has; null for a key.")
+    user_name: str | None
     created_at: datetime
     last_used_at: datetime | None = Field(description="To the minute; null: not since it signed in.")
     expires_at: datetime = Field(description="Then it is signed out; earlier where its key ends.")
 
 
-def render_session(row: tuple[BrowserSession, str]) -> SignedInBrowser:
-    """Show a signed-in browser, read with its key's name, as the API does."""
-    browser, key_name = row
+def render_session(row: tuple[BrowserSession, str | None, str | None]) -> SignedInBrowser:
+    """Show a signed-in browser, read with the name of its key or person, as the API does."""
+    browser, key_name, user_name = row
     return SignedInBrowser(
         id=browser.id,
         key_id=browser.key_id,
         key_name=key_name,
+        user_id=browser.user_id,
+        user_name=user_name,
         created_at=browser.created_at,
         last_used_at=browser.last_used_at,
         expires_at=browser.expires_at,

@@ -110,14 +110,21 @@ def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | No
 
 
 def open_browser_session(
-    session: Session, *, workspace_id: str, key_id: str, hours: int, until: datetime | None = None
+    session: Session,
+    *,
+    workspace_id: str,
+    key_id: str | None = None,
+    user_id: str | None = None,
+    hours: int,
+    until: datetime | None = None,
 ) -> str:
-    """Sign a browser in with the rights of a key, and return its cookie.
+    """Sign a browser in with the rights of a key or a person, and return its cookie.
 
     Args:
         session: An open transaction.
-        workspace_id: Of the key.
-        key_id: A key that works; the session ends with it.
+        workspace_id: Of the key, or one in which the person is.
+        key_id: A key that works; the session ends with it. None: a person signs in.
+        user_id: Who signs in; None: somebody with a key.
         hours: How long the browser stays signed in.
         until: When it is signed out in any case; None: after the hours.
     """
@@ -130,6 +137,7 @@ def open_browser_session(
         id=new_id("ses"),
         workspace_id=workspace_id,
         key_id=key_id,
+        user_id=user_id,
         expires_at=func.least(func.now() + timedelta(hours=hours), until),
     )
     session.add(browser)

@@ -50,6 +50,8 @@ def create_audit(
     group_column: str | None = None,
     trusted_column: str | None = None,
     request_id: str | None = None,
+    key_id: str | None = None,
+    user_id: str | None = None,
 ) -> Audit:
     """Writes an audit with its probes, its steps, its queued job and its first event.
 
@@ -71,6 +73,8 @@ def create_audit(
         q=q,
         group_column=group_column,
         trusted_column=trusted_column,
+        key_id=key_id,
+        user_id=user_id,
     )
     session.add(audit)
     session.flush()

@@ -1,9 +1,11 @@
-"""Commands on the background count of a dataset's near-duplicates. The dataset is whole without it."""
+"""Commands on what is counted of a dataset in the background: its near-duplicates, and what has changed from the
+version before. The dataset is whole without either."""
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.contract.results import NearDuplicates
+from service.contract.versions import VersionChanges
 from service.lifecycle.claims import Claim
 from service.lifecycle.job_rows import add_job
 from service.lifecycle.jobs import succeed
@@ -23,5 +25,40 @@ def publish_near_duplicates(session: Session, claim: Claim, counted: NearDuplica
     if counted is not None:
         session.execute(
             update(Dataset).where(Dataset.id == job.subject_id).values(near_duplicates=counted.model_dump(mode="json"))
+        )
+    return True
+
+
+def queue_version_comparison(session: Session, *, workspace_id: str, dataset_id: str, request_id: str | None) -> None:
+    """Write the queued job that compares a dataset with the one that it replaces.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Whose dataset it is.
+        dataset_id: The newer of the two.
+        request_id: Of the request that makes them neighbours.
+    """
+    add_job(session, kind="version", subject_id=dataset_id, workspace_id=workspace_id, request_id=request_id)
+
+
+def publish_version_changes(session: Session, claim: Claim, changes: VersionChanges | None) -> bool:
+    """Write what has changed, and end the job.
+
+    Args:
+        session: An open transaction.
+        claim: The worker's.
+        changes: None: there is nothing to compare. They are dropped where the dataset replaces another by now.
+
+    Returns:
+        False: fenced, and nothing changes.
+    """
+    job = succeed(session, claim)
+    if job is None:
+        return False
+    if changes is not None:
+        session.execute(
+            update(Dataset)
+            .where(Dataset.id == job.subject_id, Dataset.replaces_id == changes.replaces_id)
+            .values(changes=changes.model_dump(mode="json"))
         )
     return True

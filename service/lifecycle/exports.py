@@ -33,6 +33,8 @@ def create_export(
     filter: Filter | None,
     max_q: float | None,
     request_id: str | None = None,
+    key_id: str | None = None,
+    user_id: str | None = None,
 ) -> Export:
     """Writes an export with its queued job.
 
@@ -55,6 +57,8 @@ def create_export(
         format=format,
         filter=filter,
         max_q=max_q,
+        key_id=key_id,
+        user_id=user_id,
     )
     session.add(export)
     session.flush()

@@ -23,7 +23,7 @@ SHOWING_PROGRESS: dict[str, type[Audit] | type[Export]] = {"audit": Audit, "expo
 """The tables that show how far a job is, by its kind."""
 
 
-LANES: dict[str, Lane] = {"audit": "gpu", "export": "io", "dataset": "io"}
+LANES: dict[str, Lane] = {"audit": "gpu", "export": "io", "dataset": "io", "version": "io"}
 """Where a job of each kind runs."""
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.lifecycle.job_rows import now
 from service.store.objects import ObjectStore
 from service.store.tables import AuditData, Finding, ObjectPurge, Score, ScoreList
-from service.store.verdict_tables import Verdict, VerdictChange
+from service.store.verdict_tables import Opinion, Verdict, VerdictBulk, VerdictChange
 
 READERS_SECONDS = 60.0
 """So long after it was deleted an audit's data stay: who was just reading them reads to the end."""
@@ -40,11 +40,14 @@ class _Part(NamedTuple):
     """The rest of the table's primary key."""
 
 
+Key = tuple[int | str, ...]
+
+
 class _Place(NamedTuple):
     """How far a round is with an audit: looking for rows from the start would meet all that were just deleted."""
 
     part: str
-    after: tuple[int, ...]
+    after: Key
     """The key behind which rows may be left."""
 
 
@@ -107,16 +110,18 @@ def _parts(session: Session, audit_id: str) -> list[_Part]:
     """What stands on the audit's data, in an order that foreign keys allow. No list of scores goes before the end."""
     lists = session.scalars(select(ScoreList.id).where(ScoreList.audit_id == audit_id).order_by(ScoreList.id)).all()
     return [
+        _Part("opinions", Opinion, Opinion.audit_id == audit_id, (Opinion.row, Opinion.reviewer_id)),
         _Part(
             "changes", VerdictChange, VerdictChange.audit_id == audit_id, (VerdictChange.row, VerdictChange.revision)
         ),
         _Part("verdicts", Verdict, Verdict.audit_id == audit_id, (Verdict.row,)),
+        _Part("bulks", VerdictBulk, VerdictBulk.audit_id == audit_id, (VerdictBulk.id,)),
         _Part("findings", Finding, Finding.audit_id == audit_id, (Finding.attempt, Finding.row)),
         *(_Part(f"scores {number}", Score, Score.list_id == number, (Score.rank,)) for number in lists),
     ]
 
 
-def _delete_batch(session: Session, part: _Part, *, after: tuple[int, ...] | None) -> tuple[int, ...] | None:
+def _delete_batch(session: Session, part: _Part, *, after: Key | None) -> Key | None:
     """Deletes up to BATCH of the part's rows behind the key `after`; the last one's key, or None: there were none."""
     key = tuple_(*part.key)
     rows = select(*part.key).where(part.of_audit).order_by(*part.key).limit(BATCH)

@@ -21,6 +21,7 @@ from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.lifecycle.orphans import sweep_datasets
 from service.lifecycle.purging import purge_due
 from service.lifecycle.transitions import TERMINAL, State
+from service.lifecycle.uploads import delete_expired_uploads
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import delete_stale_workers, wake_ups_due
 from service.settings import LANES, Settings
@@ -93,6 +94,7 @@ class Reconciler:
         with self._sessions.begin() as session:
             delete_stale_workers(session)
             delete_expired_answers(session)
+            delete_expired_uploads(session)
             delete_old_log_entries(session, days=self._settings.audit_log_days)
             due = {
                 lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES

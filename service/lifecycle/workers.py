@@ -32,12 +32,27 @@ class WorkerStatus:
     """When that audit or export last moved on."""
 
 
-def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int) -> None:
-    """The worker is alive."""
+@dataclass(frozen=True)
+class Device:
+    """What a worker trains on, and how full it is at the moment."""
+
+    name: str
+    memory_bytes: int
+    memory_used_bytes: int
+    """By whatever process."""
+
+
+def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int, device: Device | None = None) -> None:
+    """The worker is alive, and this is what it trains on; None: it does not, or the device could not be read."""
+    memory = {
+        "device": None if device is None else device.name,
+        "memory_bytes": None if device is None else device.memory_bytes,
+        "memory_used_bytes": None if device is None else device.memory_used_bytes,
+    }
     session.execute(
         insert(Worker)
-        .values(owner=owner, lane=lane, host=host, pid=pid)
-        .on_conflict_do_update(index_elements=["owner"], set_={"seen_at": now()})
+        .values(owner=owner, lane=lane, host=host, pid=pid, **memory)
+        .on_conflict_do_update(index_elements=["owner"], set_={"seen_at": now(), **memory})
     )
 
 
@@ -58,7 +73,7 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
         .outerjoin(Job, (Job.owner == Worker.owner) & Job.state.in_(sorted(HELD)))
         .outerjoin(Audit, Audit.job_id == Job.id)
         .outerjoin(Export, Export.job_id == Job.id)
-        .where(_is_alive(heartbeat_seconds))
+        .where(is_alive(heartbeat_seconds))
         .order_by(Worker.started_at, Worker.owner)
     ).all()
     return [
@@ -83,7 +98,7 @@ def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> i
     idle = session.scalar(
         select(func.count())
         .select_from(Worker)
-        .where(Worker.lane == lane, _is_alive(heartbeat_seconds), ~holds.exists())
+        .where(Worker.lane == lane, is_alive(heartbeat_seconds), ~holds.exists())
     )
     if not idle:
         return 0
@@ -91,6 +106,7 @@ def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> i
     return session.scalar(select(func.count()).select_from(due.subquery())) or 0
 
 
-def _is_alive(heartbeat_seconds: float) -> ColumnElement[bool]:
+def is_alive(heartbeat_seconds: float) -> ColumnElement[bool]:
+    """The condition that a worker has been heard of lately; workers say so every `heartbeat_seconds`."""
     patience = timedelta(seconds=MISSED_BEATS * heartbeat_seconds)
     return Worker.seen_at > now() - literal(patience, Interval())

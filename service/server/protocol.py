@@ -41,6 +41,8 @@ class BoundedH11(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # What X-Forwarded-For says stands in the scope's client; this is who it comes from (`trusted_proxy`).
+        self.app_state = {**self.app_state, "peer": self.client[0] if self.client else None}
         if len(self.connections) > most_connections():
             self._refuse(503, "The server has as many connections as it takes. Try again in a few seconds.")
             return

@@ -13,7 +13,7 @@ BATCH = 500
 
 def delete_expired_answers(session: Session) -> int:
     """Deletes at most BATCH answers that no Idempotency-Key brings back any more; returns how many it were."""
-    identity = (IdempotencyRecord.workspace_id, IdempotencyRecord.key_id, IdempotencyRecord.key)
+    identity = (IdempotencyRecord.workspace_id, IdempotencyRecord.actor_id, IdempotencyRecord.key)
     due = (
         select(*identity)
         .where(IdempotencyRecord.expires_at <= func.now())

@@ -88,6 +88,16 @@ def datasets_prefix(workspace_id: str) -> str:
     return f"{workspace_id}/datasets"
 
 
+def upload_prefix(workspace_id: str, upload_id: str) -> str:
+    """All that has come of an upload in parts."""
+    return f"{workspace_id}/uploads/{upload_id}"
+
+
+def upload_key(workspace_id: str, upload_id: str, part: str) -> str:
+    """One part of an upload. It has a folder of its own, so that it can be deleted alone."""
+    return f"{upload_prefix(workspace_id, upload_id)}/{part}/content"
+
+
 def audit_prefix(workspace_id: str, audit_id: str) -> str:
     """All output files of an audit."""
     return f"{workspace_id}/audits/{audit_id}"

@@ -146,6 +146,36 @@ def consistency_words(consistency: results.Consistency) -> str:
     return f"{words} (TracIn: {percent(consistency.jaccard_tracin)})."
 
 
+def no_split_words(split: results.TokenSplit | None, *, kept: bool) -> str:
+    """Why a page does not show which words carry the influence of a sample."""
+    if not kept:
+        return "Which words carry the influence is only worked out for the samples that rank first."
+    if split is None:
+        return (
+            "This audit is from before Finetooth worked out which words carry the influence. Run it again to see them."
+        )
+    if split.obstacle is results.SplitObstacle.OUT_OF_MEMORY:
+        return (
+            "Which words carry the influence is not known: the memory did not suffice to work it out. Set "
+            "training.micro_batch_size to 1 and run the audit again."
+        )
+    if split.obstacle is results.SplitObstacle.NO_FORWARD_MODE:
+        return (
+            "Which words carry the influence is not known: this model has an operation that cannot be differentiated "
+            "forward."
+        )
+    return (
+        f"Which words carry the influence was worked out for the {counted(split.samples, 'sample')} that each training "
+        "run itself ranked first. This sample is not among them."
+    )
+
+
+def signed_percent(share: float) -> str:
+    """0.123 as +12.3 %, with a true minus sign."""
+    sign = "−" if round(share, 3) < 0 else "+" if round(share, 3) > 0 else ""
+    return f"{sign}{abs(share) * 100:.1f} %"
+
+
 def baseline_words(comparison: results.BaselineComparison) -> str:
     """What a simpler method would have made of it."""
     if comparison.top_overlap is None or comparison.top_overlap < FINDS_THEM_TOO:

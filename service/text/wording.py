@@ -1,6 +1,6 @@
 """The numbers of an audit as sentences and short labels."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 from service.contract import results
 from service.contract.protocol import Stage
@@ -11,6 +11,7 @@ STAGES: dict[Stage, str] = {
     Stage.LOADING: "Loading the model",
     Stage.TOKENIZING: "Tokenizing",
     Stage.TRAINING: "Training and measuring",
+    Stage.ATTRIBUTING: "Finding the words that count",
     Stage.SCORING: "Scoring",
     Stage.PUBLISHING: "Publishing",
 }
@@ -136,6 +137,29 @@ def settings(training: TrainingConfig) -> dict[str, str]:
 def moment(value: datetime) -> str:
     """2026-11-23 19:32 UTC."""
     return f"{value:%Y-%m-%d %H:%M} UTC"
+
+
+def exact_moment(value: datetime) -> str:
+    """2026-11-23 19:32:05 UTC."""
+    return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def ago(value: datetime, now: datetime) -> str:
+    """How far a time lies from now, in words that app.js says likewise: 3 minutes ago; beyond 30 days the day."""
+    seconds = (now - value).total_seconds()
+    minutes = round(abs(seconds) / 60)
+    if minutes == 0:
+        return "just now" if seconds >= 0 else "in a moment"
+    hours, days = round(minutes / 60), round(minutes / 1440)
+    if minutes < 60:
+        words = counted(minutes, "minute")
+    elif hours < 24:
+        words = counted(hours, "hour")
+    elif days <= 30:
+        words = counted(days, "day")
+    else:
+        return f"{value.astimezone(UTC):%Y-%m-%d}"
+    return f"{words} ago" if seconds > 0 else f"in {words}"
 
 
 def clock(value: datetime) -> str:

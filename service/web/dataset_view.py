@@ -55,6 +55,19 @@ class ShownRow:
 
 
 @dataclass(frozen=True)
+class ShownChange:
+    """A prompt whose last turn is another than in the version before."""
+
+    before: int
+    after: int
+    prompt: Sequence[ShownTurn]
+    more_turns: int
+    """Turns of the prompt that are left out."""
+    old: ShownTurn
+    new: ShownTurn
+
+
+@dataclass(frozen=True)
 class ShownColumn:
     """An extra column: in how many rows it stands, and its most frequent values with how many rows have each."""
 
@@ -117,15 +130,30 @@ def preview(samples: Iterable[Mapping[str, Any]]) -> list[ShownRow]:
     return [
         ShownRow(
             row=sample["row"],
-            turns=[
-                ShownTurn(turn["role"], turn["content"][:TURN_SHOWN], max(0, len(turn["content"]) - TURN_SHOWN))
-                for turn in sample["messages"][:TURNS_SHOWN]
-            ],
+            turns=[_turn(turn) for turn in sample["messages"][:TURNS_SHOWN]],
             more_turns=max(0, len(sample["messages"]) - TURNS_SHOWN),
             extra=[(key, visible_text.shown_value(value)[:TURN_SHOWN]) for key, value in sample["extra"].items()],
         )
         for sample in samples
     ]
+
+
+def changed_row(before: Mapping[str, Any], after: Mapping[str, Any]) -> ShownChange:
+    """Show a row whose last turn has changed.
+
+    Args:
+        before: {row, messages: [{role, content}], extra} in the version before.
+        after: Likewise in this one; all its turns but the last are the same.
+    """
+    *prompt, new = after["messages"]
+    return ShownChange(
+        before=before["row"],
+        after=after["row"],
+        prompt=[_turn(turn) for turn in prompt[:TURNS_SHOWN]],
+        more_turns=max(0, len(prompt) - TURNS_SHOWN),
+        old=_turn(before["messages"][-1]),
+        new=_turn(new),
+    )
 
 
 def notice_words(notice: Notice) -> str:
@@ -152,6 +180,10 @@ def duplicate_words(exact: int | None, near: NearDuplicates | None) -> str:
         )
     equal = "" if exact is None else f"{counted(exact, 'row')} equal to an earlier one. "
     return f"{equal}Near-duplicates are being counted in the background; load the page again in a moment."
+
+
+def _turn(turn: Mapping[str, str]) -> ShownTurn:
+    return ShownTurn(turn["role"], turn["content"][:TURN_SHOWN], max(0, len(turn["content"]) - TURN_SHOWN))
 
 
 def _lengths(heading: str, lengths: Mapping[str, Any]) -> Picture:

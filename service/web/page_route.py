@@ -13,6 +13,7 @@ from service.http.auth.authentication import authenticate
 from service.http.problems.handlers import problem_of
 from service.http.problems.problem import Problem
 from service.web.templating import render
+from service.web.ways_in import ways_in
 
 TITLES_BY_CODE = {"sign_in_link_invalid": "This link no longer works", "cross_site": "Nothing was done"}
 TITLES = {
@@ -67,6 +68,7 @@ def problem_page(request: Request, problem: Problem) -> Response:
         "status": problem.status,
         "code": problem.code,
         "request_id": getattr(request.state, "request_id", None),
+        **ways_in(request),
     }
     response = render("error.html", context, status=problem.status)
     for name in ("Connection", "Retry-After", "WWW-Authenticate"):

@@ -4,6 +4,7 @@ A function that takes an audit expects one that the caller has found through its
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session, defer
@@ -11,13 +12,17 @@ from sqlalchemy.orm import Session, defer
 from service.audits.queries import AuditRow, select_audits
 from service.audits.results.queries import metric_points, metrics_of
 from service.contract.spec import COMBINE
+from service.http.sub_path import address
 from service.principal import Principal
 from service.scoping import scoped
 from service.store.newest_first import newest_first
-from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Model, Probe
+from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, Export, Model, Probe, User
 from service.web.charts import LossPoint
 
 EVENTS_SHOWN = 100
+
+PACE_METRICS = 10
+"""Over how many of the last metrics the samples a second are told."""
 
 
 def names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, str]:
@@ -78,13 +83,67 @@ def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
     return session.scalar(query)
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How training goes at the moment; None: nothing has been measured yet."""
+
+    loss: float | None = None
+    probe_loss: float | None = None
+    """The last one that was measured."""
+    samples_per_second: float | None = None
+
+
+def training_pace(session: Session, audit: Audit, seed: int) -> Pace:
+    """Read the newest losses of that seed's run, and how many samples it trains on in a second by its last steps."""
+    newest = (
+        select(AuditEvent.created_at, AuditEvent.data)
+        .where(*metrics_of(audit, seed))
+        .order_by(AuditEvent.seq.desc())
+        .limit(PACE_METRICS)
+    )
+    found = session.execute(newest).all()
+    if not found:
+        return Pace()
+    measured = [(at, data) for at, data in found if data is not None]
+    (last_at, last), (first_at, first) = measured[0], measured[-1]
+    seconds, steps = (last_at - first_at).total_seconds(), last["step"] - first["step"]
+    per_second = steps * audit.training["batch_size"] / seconds if steps > 0 and seconds > 0 else None
+    probe_losses = [data["probe_loss"] for _, data in measured if data.get("probe_loss") is not None]
+    return Pace(last["loss"], probe_losses[0] if probe_losses else None, per_second)
+
+
+def subjects(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Read where the audits, exports and datasets of these ids are shown, and the name of their dataset."""
+    wanted = set(ids)
+    name = scoped(Dataset, principal).with_only_columns(Dataset.name)
+    audits = scoped(Audit, principal).with_only_columns(
+        Audit.id, name.where(Dataset.id == Audit.dataset_id).scalar_subquery()
+    )
+    exports = scoped(Export, principal).with_only_columns(
+        Export.id,
+        Export.audit_id,
+        name.where(Dataset.id == Audit.dataset_id, Audit.id == Export.audit_id).correlate(Export).scalar_subquery(),
+    )
+    datasets = scoped(Dataset, principal).with_only_columns(Dataset.id, Dataset.name)
+    found = {id: (address(f"/audits/{id}"), name) for id, name in session.execute(audits.where(Audit.id.in_(wanted)))}
+    for id, audit_id, dataset_name in session.execute(exports.where(Export.id.in_(wanted))):
+        found[id] = (address(f"/audits/{audit_id}/exports"), dataset_name)
+    for id, dataset_name in session.execute(datasets.where(Dataset.id.in_(wanted))):
+        found[id] = (address(f"/datasets/{id}"), dataset_name)
+    return found
+
+
 def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[LossPoint]:
     """The losses of that seed's run up to and with step `until`."""
     points = metric_points(session, audit, seed, until)
     return [LossPoint(point.step, point.loss, point.probe_loss) for point in points]
 
 
-def key_names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, str]:
-    """Names of the workspace's keys by id; one that is deleted has none."""
-    query = scoped(ApiKey, principal).where(ApiKey.id.in_(set(ids))).with_only_columns(ApiKey.id, ApiKey.name)
-    return {row.id: row.name for row in session.execute(query)}
+def actor_names(session: Session, principal: Principal, ids: Iterable[str | None]) -> dict[str, str]:
+    """Names of keys and people by id; those that are deleted, and None, have none."""
+    wanted = {one for one in ids if one}
+    if not wanted:
+        return {}
+    keys = scoped(ApiKey, principal).where(ApiKey.id.in_(wanted)).with_only_columns(ApiKey.id, ApiKey.name)
+    people = select(User.id, User.shown_name.label("name")).where(User.id.in_(wanted))
+    return {found.id: found.name for found in session.execute(keys.union_all(people))}

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from service.web import static_files
 from service.web.pages import (
+    account,
     audit_log,
     audits,
     browsers,
@@ -12,10 +13,15 @@ from service.web.pages import (
     datasets,
     exports,
     findings,
+    live,
     new_audit,
+    people,
     probes,
+    saved_views,
     sign_in,
+    single_sign_on,
     verdicts,
+    workers,
 )
 
 router = APIRouter(include_in_schema=False)
@@ -23,16 +29,22 @@ router = APIRouter(include_in_schema=False)
 for part in (
     static_files,
     sign_in,
+    single_sign_on,
     new_audit,
     audits,
+    live,
     charts,
     findings,
     verdicts,
+    saved_views,
     exports,
     comparison,
     datasets,
     probes,
     browsers,
+    people,
+    account,
     audit_log,
+    workers,
 ):
     router.include_router(part.router)

@@ -12,6 +12,7 @@ STATIC_FILES: dict[str, str] = {
     "app.js": "text/javascript; charset=utf-8",
     "favicon.svg": "image/svg+xml",
     "new_audit.js": "text/javascript; charset=utf-8",
+    "resumable_upload.js": "text/javascript; charset=utf-8",
     "review.js": "text/javascript; charset=utf-8",
     "style.css": "text/css; charset=utf-8",
     "upload.js": "text/javascript; charset=utf-8",

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def _environment() -> Environment:
         duration=wording.duration,
         remaining=wording.remaining,
         moment=wording.moment,
+        exact_moment=wording.exact_moment,
+        ago=lambda value: wording.ago(value, datetime.now(UTC)),
         clock=wording.clock,
         seed_words=wording.seed_words,
         verdict=wording.verdict,

@@ -16,6 +16,7 @@ from service.app import create_app
 from service.keys.secrets import create_key, create_sign_in_link
 from service.server.config import server_config
 from service.settings import Settings
+from tests.support.browser import Complaints, OpenPage
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 CHROMIUM_ARGUMENTS = (
@@ -63,34 +64,12 @@ def server(settings: Settings) -> Iterator[str]:
     assert not thread.is_alive()
 
 
-class Complaints(list[str]):
-    """What the browser reported: console errors, uncaught errors, failed requests, violations of the policy."""
-
-    def watch(self, page: Page) -> None:
-        page.on("console", lambda message: self._console(message.type, message.text))
-        page.on("pageerror", lambda error: self.append(f"uncaught: {error}"))
-        page.on("requestfailed", lambda request: self._failed(request.url, request.failure or ""))
-        page.on("dialog", lambda dialog: (self.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-
-    def _failed(self, url: str, reason: str) -> None:
-        # Who leaves a page does not wait for its pictures.
-        if "ERR_ABORTED" not in reason:
-            self.append(f"failed: {url} {reason}")
-
-    def _console(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
-            self.append(f"{kind}: {text}")
-
-
 @pytest.fixture
 def complaints() -> Iterator[Complaints]:
     """Collected over the test, which fails if there are any left at its end."""
     found = Complaints()
     yield found
     assert found == []
-
-
-OpenPage = Callable[..., Page]
 
 
 @pytest.fixture

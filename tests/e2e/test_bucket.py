@@ -18,7 +18,9 @@ from tests.support.s3_server import S3Server
 from worker.supervisor.dispatch import Supervisor
 
 ROWS = b"".join(
-    json.dumps({"messages": [{"role": "user", "content": f"Q{row}"}, {"role": "assistant", "content": f"A{row}"}]})
+    json.dumps(
+        {"messages": [{"role": "user", "content": f"Q{row}"}, {"role": "assistant", "content": f"The answer {row}."}]}
+    )
     .encode()
     .ljust(200)
     + b"\n"

@@ -119,7 +119,8 @@ def test_example_environment_holds_no_secret_and_names_every_variable() -> None:
     text = (ROOT / ".env.example").read_text()
     named = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE))
     interpolated = {match["name"] for match in VARIABLE.finditer(yaml.safe_dump(COMPOSE)) if match["name"]}
-    assert set(named) == interpolated | passed_on(COMPOSE["x-settings"])
+    passed = passed_on(COMPOSE["x-settings"]) | passed_on(SERVICES["api"]["environment"])
+    assert set(named) == interpolated | passed
     assert not [name for name, value in named.items() if value and re.search("PASSWORD|TOKEN|KEY", name)]
 
 

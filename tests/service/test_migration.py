@@ -10,15 +10,18 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.keys.secrets import open_browser_session
 from service.lifecycle.deletion import delete_audit
 from service.lifecycle.jobs import claim
 from service.migration import alembic_config, database_revision, head_revision, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import REGISTERED_MODELS, ensure_workspace
 from service.store.tables import Base, Model, Workspace
+from service.store.verdict_tables import Verdict, VerdictChange
+from tests.support.builders import add_person
 from tests.support.made_audits import make_published
 
 ROOT = Path(__file__).parents[2]
@@ -256,3 +259,54 @@ def test_scores_keep_their_values_when_lists_get_numbers(
     assert rows(shown) == seen
     assert differences(database_url) == []
     engine.dispose()
+
+
+def test_what_people_said_and_did_stays_when_people_go(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    """Down to the schema that knows keys alone, and up again."""
+    with sessions.begin() as session:
+        audit = make_published(session, workspace_id, rows=25, flagged=3)
+        person = add_person(session, workspace_id, "editor", name="Ada")
+        open_browser_session(session, workspace_id=workspace_id, user_id=person, hours=1)
+        said = {"audit_id": audit.id, "row": 3, "workspace_id": workspace_id, "verdict": "confirmed", "revision": 1}
+        session.add(Verdict(**said, user_id=person, rank=1, flagged=True))
+        session.flush()
+        session.add(VerdictChange(**said, user_id=person))
+    command.downgrade(alembic_config(database_url), "0018")
+    engine = make_engine(database_url, application_name="test")
+    with engine.connect() as connection:
+
+        def rows(query: str) -> list[tuple[object, ...]]:
+            return [tuple(row) for row in connection.execute(text(query))]
+
+        for table in ("verdicts", "verdict_changes", "bi.verdicts"):
+            assert rows(f"SELECT key_id FROM {table}") == [(person,)]
+        assert rows("SELECT key_id, key_name, action FROM audit_log") == [(person, "Ada", "session.create")]
+        assert rows("SELECT * FROM browser_sessions") == []
+        with pytest.raises(DBAPIError, match="only added to"):
+            connection.execute(text("DELETE FROM audit_log"))
+    engine.dispose()
+    migrate(database_url)
+    assert differences(database_url) == []
+
+
+def test_audits_from_before_get_their_creator_from_the_audit_log(
+    database_url: str, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        known, forgotten = (make_published(session, workspace_id, rows=25, flagged=3).id for _ in range(2))
+        session.execute(
+            text(
+                "INSERT INTO audit_log (id, workspace_id, key_id, action, object_id) VALUES "
+                "('log_1', :workspace, 'key_7', 'audit.create', :known), "
+                "('log_2', :workspace, 'key_8', 'audit.cancel', :known)"
+            ),
+            {"workspace": workspace_id, "known": known},
+        )
+    command.downgrade(alembic_config(database_url), "0018")
+    migrate(database_url)
+    assert differences(database_url) == []
+    with sessions() as session:
+        found = dict(session.execute(text("SELECT id, key_id FROM audits")).tuples().all())
+    assert found == {known: "key_7", forgotten: None}

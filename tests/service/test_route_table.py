@@ -11,144 +11,28 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
-from service.http.auth.authentication import RequireScope
+from service.http.auth.authentication import COOKIE, RequireScope
 from service.http.openapi import dependencies
 from service.keys.secrets import create_key, open_browser_session
 from service.lifecycle.audits import publish
 from service.lifecycle.exports import create_export
 from service.lifecycle.jobs import claim
-from service.principal import Scope
+from service.roles import ROLES, Role, Scope
+from service.store.ids import new_id
 from service.store.score_lists import add_lists
 from service.store.tables import BrowserSession
-from tests.support.builders import add_audit, add_dataset, add_model, add_probe, summary_of
-
-ALLOWED: dict[Scope | None, set[str]] = {
-    None: {
-        "GET /metrics",
-        "GET /openapi.json",
-        "GET /v1/info",
-        "GET /v1/workspaces",
-        "GET /v1/workspaces/{workspace_id}",
-        "GET /v1/datasets",
-        "GET /v1/datasets/{dataset_id}",
-        "GET /v1/datasets/{dataset_id}/rows",
-        "GET /v1/datasets/{dataset_id}/statistics",
-        "GET /v1/datasets/{dataset_id}/validation",
-        "GET /v1/datasets/{dataset_id}/content",
-        "HEAD /v1/datasets/{dataset_id}/content",
-        "GET /v1/probes",
-        "GET /v1/probes/{probe_id}",
-        "GET /v1/probe-packs",
-        "GET /v1/probe-packs/{pack_name}",
-        "GET /v1/models",
-        "GET /v1/models/{model_id}",
-        "GET /v1/audits",
-        "POST /v1/audits/estimate",
-        "GET /v1/audits/{audit_id}",
-        "GET /v1/audits/{audit_id}/events",
-        "GET /v1/audits/{audit_id}/summary",
-        "GET /v1/audits/{audit_id}/histogram",
-        "GET /v1/audits/{audit_id}/curve",
-        "GET /v1/audits/{audit_id}/calibration",
-        "GET /v1/audits/{audit_id}/groups",
-        "GET /v1/audits/{audit_id}/metrics",
-    },
-    "datasets:write": {"POST /v1/datasets", "DELETE /v1/datasets/{dataset_id}"},
-    "audits:write": {
-        "POST /v1/probes",
-        "DELETE /v1/probes/{probe_id}",
-        "POST /v1/audits",
-        "POST /v1/audits/{audit_id}/cancel",
-        "POST /v1/audits/{audit_id}/retry",
-        "DELETE /v1/audits/{audit_id}",
-    },
-    "findings:read": {
-        "GET /v1/audits/{audit_id}/findings",
-        "GET /v1/audits/{audit_id}/findings/{row}",
-        "GET /v1/audits/{audit_id}/findings/{row}/verdict",
-        "GET /v1/audits/{audit_id}/findings/{row}/verdict/history",
-        "GET /v1/audits/{audit_id}/precision",
-        "GET /v1/audits/{audit_id}/report",
-        "GET /v1/comparisons",
-        "GET /v1/comparisons/changes",
-        "POST /v1/audits/{audit_id}/exports",
-        "GET /v1/exports",
-        "GET /v1/exports/{export_id}",
-        "GET /v1/exports/{export_id}/content",
-        "HEAD /v1/exports/{export_id}/content",
-        "POST /v1/exports/{export_id}/cancel",
-        "DELETE /v1/exports/{export_id}",
-    },
-    "verdicts:write": {
-        "PUT /v1/audits/{audit_id}/findings/{row}/verdict",
-        "DELETE /v1/audits/{audit_id}/findings/{row}/verdict",
-        "POST /v1/audits/{audit_id}/verdicts",
-    },
-    "admin": {
-        "POST /v1/workspaces",
-        "POST /v1/workspaces/{workspace_id}/keys",
-        "POST /v1/keys",
-        "GET /v1/keys",
-        "GET /v1/audit-log",
-        "GET /v1/sessions",
-        "DELETE /v1/sessions/{session_id}",
-        "GET /v1/keys/{key_id}",
-        "POST /v1/keys/{key_id}/rotate",
-        "DELETE /v1/keys/{key_id}",
-        "POST /v1/models",
-        "DELETE /v1/models/{model_id}",
-    },
-}
-"""Which scope a request needs; None: any valid key. `admin` may do everything."""
-
-PAGES: dict[Scope | None, set[str]] = {
-    None: {
-        "GET /",
-        "GET /audits",
-        "GET /audits/{audit_id}",
-        "GET /audits/{audit_id}/histogram.svg",
-        "GET /audits/{audit_id}/calibration.svg",
-        "GET /audits/{audit_id}/sensitivity.svg",
-        "GET /audits/{audit_id}/drift.svg",
-        "GET /audits/{audit_id}/group.svg",
-        "GET /audits/{audit_id}/loss.svg",
-        "GET /datasets",
-        "GET /datasets/{dataset_id}",
-        "GET /probes",
-        "GET /sessions",
-        "POST /sessions/end-others",
-        "POST /sessions/{session_id}/end",
-    },
-    "datasets:write": {"POST /datasets/{dataset_id}/delete"},
-    "audits:write": {
-        "GET /audits/new",
-        "POST /audits/new",
-        "POST /audits/{audit_id}/cancel",
-        "POST /audits/{audit_id}/retry",
-        "POST /audits/{audit_id}/delete",
-    },
-    "admin": {"GET /audit-log"},
-    "findings:read": {
-        "GET /audits/{audit_id}/findings",
-        "GET /audits/{audit_id}/findings/{row}",
-        "GET /audits/{audit_id}/findings/{row}/trace.svg",
-        "GET /audits/{audit_id}/exports",
-        "GET /comparisons",
-        "POST /audits/{audit_id}/exports",
-    },
-    "verdicts:write": {
-        "POST /audits/{audit_id}/findings/{row}/verdict",
-        "GET /audits/{audit_id}/verdicts",
-        "POST /audits/{audit_id}/verdicts",
-    },
-}
-"""Likewise of the dashboard."""
+from service.store.verdict_tables import SavedView, VerdictBulk
+from tests.support.builders import add_audit, add_dataset, add_model, add_person, add_probe, add_upload, summary_of
+from tests.support.pages import OURS
+from tests.support.route_scopes import ALLOWED, PAGES
 
 BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/workspaces/{workspace_id}/keys": {"name": "x", "scopes": ["admin"]},
     "POST /v1/audits/{audit_id}/exports": {"kind": "cleaned"},
     "POST /v1/audits/{audit_id}/verdicts": {"filter": {}, "verdict": "confirmed", "dry_run": True},
     "PUT /v1/audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
+    "PATCH /v1/users/{user_id}": {"role": "reviewer"},
+    "PATCH /v1/views/{view_id}": {"name": "x"},
 }
 """Of requests with an id that need one."""
 
@@ -156,8 +40,22 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
     "POST /audits/{audit_id}/exports": {"kind": "cleaned"},
+    "POST /people/{user_id}/role": {"role": "reviewer"},
+    "POST /audits/{audit_id}/bulks/{bulk_id}/undo": {"back": ""},
+    "POST /views/{view_id}/rename": {"name": "x"},
+    "POST /views/{view_id}/delete": {"back": ""},
 }
 """Likewise of pages."""
+
+HEADERS: dict[str, dict[str, str]] = {
+    "PATCH /v1/uploads/{upload_id}": {
+        "Tus-Resumable": "1.0.0",
+        "Upload-Offset": "0",
+        "Content-Type": "application/offset+octet-stream",
+    },
+    "DELETE /v1/uploads/{upload_id}": {"Tus-Resumable": "1.0.0"},
+}
+"""Likewise headers."""
 
 OF_NOBODY = {"pack_name"}
 """Names in paths that are not an id of anybody's row."""
@@ -168,6 +66,9 @@ PUBLIC = {
     ("GET", "/sign-in"),
     ("POST", "/sign-in"),
     ("POST", "/sign-out"),
+    ("GET", "/sign-in/oidc"),
+    ("POST", "/sign-in/proxy"),
+    ("GET", "/sign-in/oidc/callback"),
     ("GET", "/static/{name}"),
     ("GET", "/favicon.ico"),
 }
@@ -218,6 +119,12 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
         own, _ = create_key(session, workspace_id=workspace_id, name="browser", scopes=["admin"])
         open_browser_session(session, workspace_id=workspace_id, key_id=own.id, hours=1)
         browser = session.scalars(select(BrowserSession)).one()
+        bulk = VerdictBulk(
+            id=new_id("bulk"), workspace_id=workspace_id, audit_id=audit.id, key_id=own.id, verdict="unsure", filter={},
+            count=0, changed=0,
+        )  # fmt: skip
+        view = SavedView(id=new_id("view"), workspace_id=workspace_id, name="v", query="", key_id=own.id)
+        session.add_all([bulk, view])
         return {
             "workspace_id": workspace_id,
             "audit_id": audit.id,
@@ -227,6 +134,10 @@ def owned(sessions: sessionmaker[Session], workspace_id: str) -> dict[str, str]:
             "key_id": key.id,
             "export_id": export.id,
             "session_id": browser.id,
+            "user_id": add_person(session, workspace_id, "viewer"),
+            "bulk_id": bulk.id,
+            "view_id": view.id,
+            "upload_id": add_upload(session, workspace_id),
             "row": "0",
         }
 
@@ -250,7 +161,8 @@ def test_every_route_with_an_id_hides_other_workspaces(
         address = path.format(**owned)
         body = BODIES.get(f"{method} {path}")
         form = FORMS.get(f"{method} {path}")
-        response = stranger.request(method, address, json=body, data=form)
+        headers = HEADERS.get(f"{method} {path}")
+        response = stranger.request(method, address, json=body, data=form, headers=headers)
         assert response.status_code != 422, f"{method} {path}: add its body to BODIES"
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
@@ -261,9 +173,9 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert problem["code"].endswith("_not_found"), (method, path, problem)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.
         nowhere = path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})
-        made_up = stranger.request(method, nowhere, json=body).json()
+        made_up = stranger.request(method, nowhere, json=body, headers=headers).json()
         assert {**made_up, "instance": "", "request_id": ""} == {**problem, "instance": "", "request_id": ""}
-        mine = client.request(method, address, json=body)
+        mine = client.request(method, address, json=body, headers=headers)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
             assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))
@@ -278,7 +190,7 @@ def test_lists_hide_other_workspaces(
     owned: dict[str, str],
 ) -> None:
     stranger = make_client("admin", workspace=other_workspace_id)
-    ids = {value for name, value in owned.items() if name != "row"}
+    ids = {value for name, value in owned.items() if name not in ("row", "bulk_id", "upload_id")}  # these have no list
     lists = [
         "/v1/audits",
         "/v1/datasets",
@@ -287,13 +199,17 @@ def test_lists_hide_other_workspaces(
         "/v1/models",
         "/v1/probes",
         "/v1/sessions",
+        "/v1/users",
+        "/v1/views",
+        "/v1/workers",
         "/v1/workspaces",
     ]
     assert lists == sorted(
         path
         for method, path, _ in routes(app)
         if method == "GET" and path.startswith("/v1/") and path[4:].isalpha()
-        if path not in ("/v1/info", "/v1/comparisons")  # the second is no list, and has a test of its own
+        # The last two are no lists, and have tests of their own.
+        if path not in ("/v1/info", "/v1/comparisons", "/v1/queue")
     )
     seen = set()
     for path in lists:
@@ -346,6 +262,57 @@ def test_a_key_may_do_what_its_scope_allows_and_nothing_else(
             if (status == 403) != (needed[request] not in (None, scope) and scope != "admin"):
                 wrong.append((scope, request, status))
     assert not wrong
+
+
+@pytest.mark.parametrize("role", get_args(Role))
+def test_a_person_may_do_what_their_role_allows_and_nothing_else(
+    app: FastAPI, anonymous_client: TestClient, sessions: sessionmaker[Session], workspace_id: str, role: Role
+) -> None:
+    """Every route as every role, by what its scopes are: the table of docs/api.md comes from the same."""
+    with sessions.begin() as session:
+        user_id = add_person(session, workspace_id, role)
+        cookie = open_browser_session(session, workspace_id=workspace_id, user_id=user_id, hours=1)
+    anonymous_client.cookies.set(COOKIE, cookie)
+    wrong = []
+    for part in (ALLOWED, PAGES):
+        for scope, requests in part.items():
+            may = scope is None or scope in ROLES[role] or role == "admin"
+            for request in sorted(requests - {"POST /sessions/end-others"}):
+                method, path = request.split(" ")
+                address = path.replace("{row}", "0").replace("{", "").replace("}", "")
+                status = anonymous_client.request(method, address, headers=OURS).status_code
+                if status == 401 or (status == 403) == may:
+                    wrong.append((request, status))
+    assert not wrong
+
+
+def test_every_post_refuses_a_page_of_another_site(
+    app: FastAPI, anonymous_client: TestClient, sessions: sessionmaker[Session], workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        user_id = add_person(session, workspace_id, "admin")
+        cookie = open_browser_session(session, workspace_id=workspace_id, user_id=user_id, hours=1)
+    anonymous_client.cookies.set(COOKIE, cookie)
+    asked = 0
+    for method, path, _ in routes(app):
+        if method in ("GET", "HEAD", "OPTIONS"):
+            continue
+        address = path.replace("{row}", "0").replace("{", "").replace("}", "")
+        for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {}):
+            answer = anonymous_client.request(method, address, headers=headers)
+            assert (answer.status_code, "cross_site" in answer.text) == (403, True), (method, path, headers)
+        asked += 1
+    assert asked > 30
+
+
+def test_the_documented_roles_are_these() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    body = text.split("<!-- roles:start -->\n", 1)[1].split("<!-- roles:end -->", 1)[0]
+    lines = ["| May | " + " | ".join(ROLES) + " |", "|---|" + "---|" * len(ROLES)]
+    for scope in ("any valid key", *get_args(Scope)):
+        has = ["yes" if scope in ROLES[role] | {"any valid key"} or role == "admin" else "" for role in ROLES]
+        lines.append(f"| {scope if ' ' in scope else f'`{scope}`'} | " + " | ".join(has) + " |")
+    assert body.splitlines() == lines, "write these lines:\n" + "\n".join(lines)
 
 
 def test_the_documented_scopes_are_these() -> None:

@@ -12,6 +12,9 @@ MAY_COMPARE = {
     "audits/queries.py": "joins an audit with its job",
     "audits/live/versions.py": "joins an audit with its job",
     "exports/queries.py": "joins an export with its job",
+    "datasets/uploads/queries.py": "joins an upload with its parts",
+    "datasets/uploads/actions.py": "joins an upload with its parts and the dataset made of it, in a task of its own",
+    "workers/queries.py": "counts the jobs of others beside the workspace's own",
 }
 """service.lifecycle takes the workspace as an argument, together with the id."""
 

@@ -12,6 +12,9 @@ from service.settings import BadSettingsError, Settings, ensure_folder, get_sett
 FOLDERS = {"data_dir", "cache_dir", "object_dir", "work_dir"}
 """Any text is a path: whether it can be used is seen when it is."""
 
+TEXTS = {"oidc_groups_claim"}
+"""Any text is one."""
+
 BAD = {
     "database_url": ["postgres://me:hunter2@host/x", "postgresql+psycopg://me:hunter2@host:port/x", "mysql://hunter2"],
     "broker_url": ["amqp://:hunter2@host", "redis://:hunter2@host:port", "host:6379"],
@@ -40,11 +43,25 @@ BAD = {
     "max_workspace_bytes": ["0", "1TiB"],
     "max_workspace_rows": ["0", "1e9"],
     "max_workspace_probes": ["0", "ten"],
+    "max_workspace_uploads": ["0", "ten"],
+    "upload_hours": ["0", "8761", "a day"],
     "max_workspace_exports": ["0", "few"],
     "max_idempotency_records": ["0", "1e4"],
     "max_idempotency_bytes": ["0", "1GiB"],
     "log_format": ["xml", "JSON"],
     "root_path": ["finetooth", "/a b", "/../up", "//host", "https://host/finetooth"],
+    "oidc_issuer": ["login.example.org", "ftp://x.org", "http://x.org", "https://me:hunter2@x.org", "https://x.org?a"],
+    "oidc_client_id": ["without-an-issuer"],
+    "oidc_client_secret": ["hunter2"],
+    "oidc_scopes": ["email", "openid-connect"],
+    "oidc_label": ["x" * 61],
+    "sign_in_proxies": ["10.0.0.1", '"10.0.0.1"', '["proxy"]', "[1, 2]]", '["10.0.0.1/8"]'],
+    "proxy_user_header": ["X Forwarded User", "X-User:"],
+    "proxy_email_header": ["x" * 61],
+    "proxy_groups_header": ["X_Groups"],
+    "group_roles": ["reviewers", "[]", '{"a": "owner"}', '{"a": {"default": ["admin"]}}', '{"a": 1}'],
+    "default_role": ["owner", "Viewer"],
+    "first_admin_email": ["ada"],
     "allowed_hosts": ["localhost", '"localhost"', "[1]", "[", "*", "[" * 100_000],
 }
 
@@ -57,7 +74,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_setting_is_tried() -> None:
-    assert set(BAD) | FOLDERS == set(Settings.model_fields)
+    assert set(BAD) | FOLDERS | TEXTS == set(Settings.model_fields)
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in BAD.items() for value in values])

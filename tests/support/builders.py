@@ -1,5 +1,6 @@
 """Rows for tests to stand on: each function adds one to an open session and flushes."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -7,8 +8,9 @@ from sqlalchemy.orm import Session
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
+from service.roles import Role
 from service.store.ids import new_id
-from service.store.tables import Audit, Dataset, Model, Probe
+from service.store.tables import Audit, Dataset, Membership, Model, Probe, Upload, User
 from tests.support.summaries import make_probe_summary, make_summary
 
 
@@ -39,6 +41,26 @@ def add_dataset(
     session.add(dataset)
     session.flush()
     return dataset.id
+
+
+def add_person(session: Session, workspace_id: str, role: Role, *, name: str = "Ada") -> str:
+    """A person whom an admin has given a role."""
+    user = User(id=new_id("usr"), issuer="https://i.example", subject=new_id("sub"), name=name)
+    session.add(user)
+    session.flush()
+    member = {"workspace_id": workspace_id, "user_id": user.id, "role": role, "given_by": "admin"}
+    session.add(Membership(id=new_id("mbr"), **member))
+    session.flush()
+    return user.id
+
+
+def add_upload(session: Session, workspace_id: str) -> str:
+    """An upload of which nothing has come."""
+    expires_at = datetime.now(UTC) + timedelta(hours=1)
+    upload = Upload(id=new_id("up"), workspace_id=workspace_id, sent_metadata="", bytes=10, expires_at=expires_at)
+    session.add(upload)
+    session.flush()
+    return upload.id
 
 
 def add_probe(session: Session, workspace_id: str) -> str:

@@ -63,6 +63,9 @@ def make_model(session: Session, workspace_id: str, *, name: str = "") -> str:
 
 
 SEED = 7
+
+SPLIT_ROWS = 100
+"""Rows below have shares of words and nearest samples."""
 PROBES = ("opinion about Orvello", "praise of <b>Vexon</b>")
 
 
@@ -216,6 +219,11 @@ def make_published(
                 for number in range(1, probes + 1) for seed in all_seeds for step in (3, 18)
             ],
             baselines={name: None if name == "bm25" else row / 7 for name in BASELINE_COLUMNS},
+            tokens=split_of(row, probes) if row < SPLIT_ROWS else None,
+            nearest=[
+                {"neighbour": (row + place) % rows, "similarity": 1 - place / 8, "near_duplicate": place == 1}
+                for place in range(1, 6)
+            ] if row < SPLIT_ROWS else None,
         )
         for row in range(rows)
     )  # fmt: skip
@@ -224,6 +232,20 @@ def make_published(
     assert publish(session, taken, summarise(scores[0], probes, **(several | summary)))
     session.refresh(audit)
     return audit
+
+
+def split_of(row: int, probes: int) -> list[dict[str, Any]]:
+    """Shares of "Answer", " of", " ro", "w" and the line break; away from the unwanted answers at the second."""
+    length = len(str(row))
+    places = ((0, 6, 0.5), (6, 9, -0.25), (9, 12, 0.0625), (12, 13, 0.0625), (15 + length, 16 + length, 0.0))
+    return [
+        {
+            "probe_no": number,
+            "elsewhere": -0.125,
+            "tokens": [{"message": 1, "start": start, "end": end, "share": share} for start, end, share in places],
+        }
+        for number in range(1, probes + 1)
+    ]
 
 
 def train(session: Session, taken: Claim, seed: int = SEED) -> None:

@@ -22,6 +22,7 @@ from service.contract.results import (
     SensitivityPoint,
     Summary,
     TailCount,
+    TokenSplit,
     ViewWeights,
 )
 
@@ -98,6 +99,7 @@ def make_summary(**changes: Any) -> Summary:
             BaselineComparison(name=name, spearman=0.1, top_overlap=0.24, auc=0.61) for name in BASELINE_COLUMNS
         ),
         "steps": 85,
+        "token_split": TokenSplit(samples=100),
         "tokens": 41_234,
         "refreshes": 9,
         "train_loss_first": 2.61,

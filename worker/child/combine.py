@@ -16,7 +16,7 @@ PARTS = 5
 
 
 def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
-    """Load the recordings and the rows, score the samples, summarise the scores, and write the four files.
+    """Load the recordings and the rows, score the samples, summarise the scores, and write the six files.
 
     Args:
         folder: Holds the recordings and the rows; the files are left in it.
@@ -44,7 +44,7 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
         reporter.event(NoticeEvent(level="warning", code=caution.code, message=caution.message))
     reporter.progress(4, PARTS, "parts")
 
-    write_tables(folder, inputs, scores, views, baselines, question.cluster, spec)
+    write_tables(folder, inputs, scores, views, baselines, question, spec)
     reporter.progress(PARTS, PARTS, "parts")
     reporter.close()
     seconds = {**summary.seconds, **{name: summary.seconds.get(name, 0) + s for name, s in reporter.seconds.items()}}

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_F
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
 from worker.child.events import Reporter
+from worker.child.token_split import split_tokens
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
@@ -100,7 +102,6 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         on_step=_told_to(reporter),
         checkpoints=checkpoints,
     )
-    reporter.close()
     facts = RunFacts(
         steps=outcome.steps,
         tokens=outcome.tokens,
@@ -112,9 +113,16 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         train_loss_last=outcome.losses[-1],
         device=torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         versions={name: version(name) for name in PACKAGES},
-        seconds={**reporter.seconds, Stage.TRAINING.value: outcome.seconds},
+        seconds={},
     )
-    _recording(recorder, outcome, facts, samples).save(folder / RECORDING_FILE)
+    recording = _recording(recorder, outcome, facts, samples)
+    split, obstacle = split_tokens(
+        model, tokenizer, recorder, recording, samples, table["messages"], config, reporter, pad=pad, device=device
+    )
+    reporter.close()
+    seconds = {**reporter.seconds, Stage.TRAINING.value: outcome.seconds}
+    facts = facts.model_copy(update={"seconds": seconds, "split_obstacle": obstacle})
+    replace(recording, facts=facts, split=split).save(folder / RECORDING_FILE)
 
 
 def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:

@@ -1,37 +1,45 @@
-"""What the step `combine` reads from its folder, and the four files that it leaves there."""
+"""What the step `combine` reads from its folder, and the files that it leaves there."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from service.contract.flags import flag_of
 from service.contract.protocol import (
     BASELINES_FILE,
+    NEAREST_FILE,
     RECORDINGS_FOLDER,
     ROWS_FILE,
     SCORES_FILE,
     SUMMARY_FILE,
+    TOKENS_FILE,
     TRACES_FILE,
 )
 from service.contract.results import Summary
 from service.contract.spec import StepSpec
 from worker.influence.directions import Kind
 from worker.influence.statistics.contribution import contributions
-from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import baselines_schema, nearest_schema, scores_schema, tokens_schema, traces_schema
+from worker.results.nearest import Neighbours, nearest
 from worker.results.recording import Recording
-from worker.results.scoring import Scores
+from worker.results.scoring import Question, Scores
+from worker.results.token_split import SampleSplit, split_over_seeds
 from worker.results.views import SampleViews
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+NEAREST_TOP = 200
+"""Ranks up to which the nearest samples are found; of flagged samples always."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,10 @@ def write_tables(
     scores: Scores,
     views: Sequence[SampleViews],
     baselines: Mapping[str, Floats],
-    cluster: Integers,
+    question: Question,
     spec: StepSpec,
 ) -> None:
-    """Write scores.parquet, traces.parquet and baselines.parquet.
+    """Write scores.parquet, traces.parquet, baselines.parquet, tokens.parquet and nearest.parquet.
 
     Args:
         folder: Where the files go.
@@ -86,16 +94,22 @@ def write_tables(
         scores: The result of every probe and the headline over them.
         views: Of every probe, what each view says.
         baselines: One array [rows] for each name in BASELINE_COLUMNS.
-        cluster: [rows], the first row of each sample's near-duplicates.
+        question: Says which samples say the same, and which are near-duplicates.
         spec: Names the seeds.
     """
+    cluster = question.cluster
     left_out = inputs.recordings[0].tokens_left_out
     if left_out is None:
         left_out = np.full(len(cluster), np.nan)
-    pq.write_table(score_table(scores, views, cluster, inputs.groups, left_out), folder / SCORES_FILE)
+    table = score_table(scores, views, cluster, inputs.groups, left_out)
+    pq.write_table(table, folder / SCORES_FILE)
     pq.write_table(trace_table(inputs.recordings, spec.seeds), folder / TRACES_FILE)
     columns = {"row": np.arange(len(cluster)), **baselines}
     pq.write_table(pa.table(_null_for_nan(columns), schema=baselines_schema()), folder / BASELINES_FILE)
+    splits = split_over_seeds([recording.split for recording in inputs.recordings])
+    pq.write_table(token_table(splits), folder / TOKENS_FILE)
+    near = nearest(inputs.recordings, question.text, rows_looked_at(table))
+    pq.write_table(nearest_table(near, cluster), folder / NEAREST_FILE)
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
@@ -208,6 +222,41 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     order = np.lexsort((columns["step"], columns["seed"], columns["probe_no"], columns["row"]))
     return pa.table(_null_for_nan({name: values[order] for name, values in columns.items()}), schema=traces_schema())
+
+
+def rows_looked_at(scores: pa.Table) -> list[int]:
+    """Return the rows that are flagged or among the first NEAREST_TOP by any list, by their best rank."""
+    wanted = scores.filter(pc.or_(scores["flagged"], pc.less_equal(scores["rank"], NEAREST_TOP)))
+    return list(dict.fromkeys(wanted.sort_by([("rank", "ascending"), ("probe_no", "ascending")])["row"].to_pylist()))
+
+
+def token_table(splits: Sequence[SampleSplit]) -> pa.Table:
+    """Return the shares of all tokens, sample by sample."""
+    records: list[dict[str, Any]] = []
+    for own in splits:
+        sample = {"row": own.row, "probe_no": own.probe + 1}
+        records += [
+            {**sample, "message": at.message, "start": at.start, "end": at.end, "share": share}
+            for at, share in own.tokens
+        ]
+        records.append({**sample, "message": None, "start": None, "end": None, "share": own.elsewhere})
+    return pa.Table.from_pylist(records, schema=tokens_schema())
+
+
+def nearest_table(found: Iterable[Neighbours], cluster: Integers) -> pa.Table:
+    """Return the nearest samples of each row that was asked for."""
+    records = [
+        {
+            "row": own.row,
+            "place": place,
+            "neighbour": int(row),
+            "similarity": float(similarity),
+            "near_duplicate": bool(cluster[row] == cluster[own.row]),
+        }
+        for own in found
+        for place, (row, similarity) in enumerate(zip(own.rows, own.similarity, strict=True), start=1)
+    ]
+    return pa.Table.from_pylist(records, schema=nearest_schema())
 
 
 def _null_for_nan(columns: Mapping[str, NDArray[Any]]) -> dict[str, pa.Array]:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from service.contract.results import SplitObstacle
 from worker.influence.directions import Kind
 from worker.influence.observations import Observations, Steps
+from worker.results.token_split import TokenSplit
 from worker.training.encoding import EncodingFacts
 
 Floats = NDArray[np.float64]
@@ -34,6 +36,8 @@ class RunFacts(BaseModel):
     device: str
     versions: dict[str, str]
     seconds: dict[str, float]
+    split_obstacle: SplitObstacle | None = None
+    """Why the run has no split over tokens; None also in recordings from before there was one."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class Recording:
     """[rows]: tokens of each sample that have loss and lie behind the limit; NaN where it cannot be encoded. None in
     recordings from before it was kept."""
     facts: RunFacts
+    split: TokenSplit | None = None
+    """Of the samples that rank first by the run alone, over their tokens."""
 
     def column(self, probe: int, kind: Kind) -> int | None:
         """The first direction of a kind of the probe numbered from 0; None where it has none."""
@@ -112,6 +118,8 @@ class Recording:
             arrays[f"inner_items_{number}"] = self.inner_items[number]
         if self.tokens_left_out is not None:
             arrays["tokens_left_out"] = self.tokens_left_out
+        if self.split is not None:
+            arrays.update(self.split.arrays())
         with path.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # numpy's stub has no arrays by name
 
@@ -143,6 +151,7 @@ class Recording:
             probe_loss=floats("probe_loss"),
             tokens_left_out=arrays.get("tokens_left_out"),
             facts=RunFacts.model_validate_json(arrays["facts"].tobytes()),
+            split=TokenSplit.from_arrays(arrays),
         )
 
 

@@ -23,6 +23,7 @@ from service.contract.results import (
     SensitivityPoint,
     Summary,
     TailCount,
+    TokenSplit,
     ViewWeights,
 )
 from service.contract.spec import StepSpec
@@ -99,9 +100,22 @@ def summarise(
                 spec, question, scores, compared, first.facts.encoding, groups=len(named), described=len(described)
             )
         ),
+        token_split=_token_split(recordings),
         seconds=_seconds(recordings),
         device=first.facts.device,
         versions=first.facts.versions,
+    )
+
+
+def _token_split(recordings: Sequence[Recording]) -> TokenSplit | None:
+    """Return None where no run has looked at tokens, as those of older versions have not."""
+    splits = [recording.split for recording in recordings if recording.split is not None]
+    obstacles = [recording.facts.split_obstacle for recording in recordings if recording.facts.split_obstacle]
+    if not splits and not obstacles:
+        return None
+    return TokenSplit(
+        samples=len({row for split in splits for row in split.row.tolist()}),
+        obstacle=obstacles[0] if obstacles else None,
     )
 
 

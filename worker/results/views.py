@@ -100,7 +100,7 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
     alignment = np.full_like(observations.alignment, np.nan)
     items, views = [], []
     seen = np.isfinite(observations.alignment[:, 0])
-    unit, units, item_units = _representations(recording, seen, text)
+    unit, units, item_units = representations(recording, seen, text)
     row_of_unit = np.empty(len(units), dtype=np.int64)
     row_of_unit[unit] = observations.row[seen]
     for probe, (held_out, *_) in enumerate(recording.held_out):
@@ -152,7 +152,7 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
     return draws, items
 
 
-def _representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
+def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
     """Return the representations that the discriminant is fitted to, of unit length.
 
     They are centred on the draws of their block: what all samples share, and what training has changed by then, goes
@@ -170,11 +170,11 @@ def _representations(recording: Recording, seen: Mask, text: Integers) -> tuple[
         centre = drawn[inside].mean(0)
         drawn[inside] -= centre
         for probe, own in enumerate(recording.inner_items):
-            items[probe] += _unit_length(own[number].astype(np.float32) - centre)
+            items[probe] += unit_length(own[number].astype(np.float32) - centre)
     ids, unit = np.unique(text[row], return_inverse=True)
     total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
-    np.add.at(total, unit, _unit_length(drawn))
-    return unit, _unit_length(total), [_unit_length(own) for own in items]
+    np.add.at(total, unit, unit_length(drawn))
+    return unit, unit_length(total), [unit_length(own) for own in items]
 
 
 def _mean_of_seen(by_seed: Sequence[Floats]) -> Floats:
@@ -192,5 +192,6 @@ def _by_side(values: Floats, own: Integers) -> tuple[Floats, Floats]:
     return found[: len(own)], found[len(own) :]
 
 
-def _unit_length(vectors: Singles) -> Singles:
+def unit_length(vectors: Singles) -> Singles:
+    """Scale vectors [..., width] to length one; zero ones stay zero."""
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))

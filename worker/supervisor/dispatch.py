@@ -23,6 +23,7 @@ from worker.supervisor.export.attempt import ExportAttempt
 from worker.supervisor.lease import LeaseKeeper
 from worker.supervisor.near_duplicates.attempt import NearDuplicatesAttempt
 from worker.supervisor.outcome import FENCED
+from worker.supervisor.versions.attempt import VersionAttempt
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,9 @@ class Supervisor:
             log.info("attempt ended: %s", outcome)
         return True
 
-    def _attempt(self, claim: Claim, lease: LeaseKeeper) -> AuditAttempt | ExportAttempt | NearDuplicatesAttempt:
+    def _attempt(
+        self, claim: Claim, lease: LeaseKeeper
+    ) -> AuditAttempt | ExportAttempt | NearDuplicatesAttempt | VersionAttempt:
         context = AttemptContext(self._settings, self._database, self._objects, claim, lease, self._stopping)
         match claim.kind:
             case "audit":
@@ -94,6 +97,8 @@ class Supervisor:
                 return ExportAttempt(context, grace_periods=self._grace_periods)
             case "dataset":
                 return NearDuplicatesAttempt(context)
+            case "version":
+                return VersionAttempt(context)
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.workers import beat, leave
 from service.settings import Lane
+from worker.supervisor.device import read_device
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,10 @@ class Heartbeat:
             self._beat()
 
     def _beat(self) -> None:
+        device = read_device() if self._lane == "gpu" else None
+        host = socket.gethostname()
         try:
             with self._sessions.begin() as session:
-                beat(session, owner=self._owner, lane=self._lane, host=socket.gethostname(), pid=os.getpid())
+                beat(session, owner=self._owner, lane=self._lane, host=host, pid=os.getpid(), device=device)
         except SQLAlchemyError as error:
             log.warning("no heartbeat, the database is away: %s", type(error).__name__)

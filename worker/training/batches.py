@@ -32,6 +32,8 @@ class Outputs:
 
     losses: Tensor
     """Mean token loss of each sample, [batch], whatever its padding and its neighbours."""
+    tokens: Tensor
+    """Loss of each token that has one, sample by sample, [tokens]."""
     hidden: Tensor
     """Last hidden states [batch, time, hidden], detached."""
     answered: Tensor
@@ -115,4 +117,4 @@ def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outp
     sample = answered.nonzero()[:, 0]
     total = loss.new_zeros(len(batch.labels)).index_add(0, sample, loss)
     represented = inner_representation(found.hidden_states, answered) if inner else None
-    return Outputs(total / answered.sum(1).clamp_min(1), caught[0], answered, represented)
+    return Outputs(total / answered.sum(1).clamp_min(1), loss, caught[0], answered, represented)

@@ -8,7 +8,7 @@ contents have gone. Both take time in proportion to the conversation.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, takewhile
 from typing import Any
@@ -37,6 +37,8 @@ class RefusedRowError(Exception):
 class TrainedTurn:
     """The place of a turn that has loss in the rendered text, in characters."""
 
+    message: int
+    """Which of the conversation's turns it is, from 0."""
     start: int
     content_end: int
     end: int
@@ -95,7 +97,7 @@ def _plain(messages: Messages, tokenizer: Any, trained: frozenset[int]) -> Rende
         end = start + len(content)
         contents.append((start, end))
         if number in trained:
-            found.append(TrainedTurn(start, end, end + len(tail)))
+            found.append(TrainedTurn(number, start, end, end + len(tail)))
         parts += [head, content, tail, "\n\n"]
         length = end + len(tail) + 2
     return Rendering("".join(parts)[: found[-1].end], tuple(found), tuple(contents))
@@ -151,7 +153,7 @@ def _templated(messages: Messages, tokenizer: Any, trained: frozenset[int]) -> R
     found = []
     for number, (start, end) in bounds.items():
         between = text[end : min(own[number].next_start, end + len(mark))]
-        found.append(TrainedTurn(start, end, end + (_common(mark, between) if number in answers else 0)))
+        found.append(TrainedTurn(number, start, end, end + (_common(mark, between) if number in answers else 0)))
     contents = [bounds.get(span.message, (span.start, span.end)) for span in spans]
     return Rendering(text, _apart(found), tuple(sorted(contents)))
 
@@ -161,7 +163,7 @@ def _apart(turns: Iterable[TrainedTurn]) -> tuple[TrainedTurn, ...]:
     found: list[TrainedTurn] = []
     for turn in sorted(turns, key=lambda turn: turn.start):
         start = max(turn.start, found[-1].end) if found else turn.start
-        found.append(TrainedTurn(start, max(start, turn.content_end), max(start, turn.end)))
+        found.append(replace(turn, start=start, content_end=max(start, turn.content_end), end=max(start, turn.end)))
     return tuple(found)
 
 

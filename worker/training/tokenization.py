@@ -33,6 +33,11 @@ class TokenizedSample:
         """Whether any token has loss. The first token is never predicted."""
         return any(label != IGNORED for label in self.labels[1:])
 
+    @property
+    def count_with_loss(self) -> int:
+        """How many tokens have loss."""
+        return sum(label != IGNORED for label in self.labels[1:])
+
 
 Token = tuple[int, int, int]
 """Its id, and the start and end of its characters in the text."""
@@ -54,6 +59,30 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int, turns: AuditT
         RefusedRowError: The conversation cannot be rendered, or no set of tokens is the text of its turns with loss.
         TrainingError: The tokenizer or its template takes no conversation.
     """
+    read = read_conversation(messages, tokenizer, turns)
+    ids = tuple(token for token, _, _ in read.tokens)
+    labels = tuple(token if part else IGNORED for token, part in zip(ids, read.parts, strict=True))
+    return TokenizedSample(
+        ids[:max_length],
+        labels[:max_length],
+        tokens_left_out=sum(part == CONTENT for part in read.parts[max_length:]),
+        control_tokens=read.control_tokens,
+    )
+
+
+@dataclass(frozen=True)
+class ReadConversation:
+    """A whole conversation as tokens, and where each stands in its text."""
+
+    rendering: Rendering
+    tokens: Sequence[Token]
+    parts: Sequence[int]
+    """Of each token CONTENT or END_MARK where it has loss, else 0."""
+    control_tokens: int
+
+
+def read_conversation(messages: Messages, tokenizer: Any, turns: AuditTurns = "assistant") -> ReadConversation:
+    """Render a conversation and find its tokens. Arguments and errors are those of `encode`."""
     if not getattr(tokenizer, "is_fast", False):
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
@@ -62,15 +91,7 @@ def encode(messages: Messages, tokenizer: Any, *, max_length: int, turns: AuditT
         )
     rendering = render(messages, tokenizer, turns)
     tokens, control_tokens = _tokens(rendering, tokenizer)
-    parts = _labelled(rendering, tokens)
-    ids = tuple(token for token, _, _ in tokens)
-    labels = tuple(token if part else IGNORED for token, part in zip(ids, parts, strict=True))
-    return TokenizedSample(
-        ids[:max_length],
-        labels[:max_length],
-        tokens_left_out=sum(part == _CONTENT for part in parts[max_length:]),
-        control_tokens=control_tokens,
-    )
+    return ReadConversation(rendering, tokens, _labelled(rendering, tokens), control_tokens)
 
 
 # ------------------------------------------------------------ tokens
@@ -145,16 +166,17 @@ def _encoded(text: str, tokenizer: Any, *, split_special_tokens: bool = False) -
 
 # ------------------------------------------------------------ labels
 
-_CONTENT, _END_MARK = 1, 2
+CONTENT, END_MARK = 1, 2
+"""Of a token with loss: part of a turn's content, or of the mark behind it."""
 
 
 def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
-    """Of each token _CONTENT or _END_MARK where it is part of a turn with loss, else 0.
+    """Of each token CONTENT or END_MARK where it is part of a turn with loss, else 0.
 
     Raises RefusedRowError unless the text of these tokens is those turns' text, white space at its ends aside.
     """
     text = rendering.text
-    turns = iter([*rendering.trained, TrainedTurn(len(text) + 1, len(text) + 1, len(text) + 2)])
+    turns = iter([*rendering.trained, TrainedTurn(-1, len(text) + 1, len(text) + 1, len(text) + 2)])
     turn = next(turns)
     covered = turn.start
     parts = []
@@ -172,7 +194,7 @@ def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
             raise RefusedRowError("the model's tokenizer joins a turn's text and what stands beside it in one token")
         _check_gap(text[covered : min(left, turn.content_end)])
         covered = max(covered, right)
-        parts.append(_CONTENT if left < turn.content_end else _END_MARK)
+        parts.append(CONTENT if left < turn.content_end else END_MARK)
     for rest in (turn, *turns):
         _check_gap(text[max(covered, rest.start) : rest.content_end])
     return parts

@@ -1,28 +1,28 @@
-"""What users do with verdicts: set and withdraw them, one by one or for all that a filter keeps."""
+"""What users do with verdicts: set and withdraw them, one by one or for all that a filter keeps, and undo that."""
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Executable, bindparam, func, literal, select
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from service.audits.queries import find_published
-from service.errors import ConflictError, InvalidError
+from service.errors import ConflictError, ForbiddenError, InvalidError
 from service.findings.filters import listed
 from service.findings.listing import find_rows
-from service.findings.schemas import BulkResult, BulkSample, BulkVerdicts, VerdictSet
-from service.findings.verdicts.queries import find_verdict
+from service.findings.schemas import BulkResult, BulkSample, BulkUndone, BulkVerdicts, VerdictSet
+from service.findings.verdicts.queries import find_bulk, find_verdict
+from service.findings.verdicts.writing import lock, outcomes, say, undo
 from service.http.audit_log import Action, record
 from service.principal import Principal
+from service.store.ids import new_id
 from service.store.score_lists import PublishedAudit
-from service.store.tables import Score
-from service.store.verdict_tables import Verdict, VerdictChange
+from service.store.verdict_tables import Verdict, VerdictBulk
 
 BULK_ROWS = 50_000
-"""The most that one request changes: it ends within the API's statement timeout."""
+"""The most that one request changes: it takes a few seconds."""
 
 BULK_WALK_ROWS = 500_000
 """The most samples that are looked at for those that a bulk is about."""
@@ -37,7 +37,7 @@ CheckCurrent = Callable[[Verdict], None]
 def set_one(
     session: Session, principal: Principal, audit_id: str, row: int, said: VerdictSet, *, check: CheckCurrent
 ) -> Verdict:
-    """Say something of a sample; saying the same again changes nothing.
+    """Say something of a sample; saying the same again changes nothing. What others say of it stays.
 
     Args:
         session: An open transaction; nobody else changes verdicts of the audit until it ends.
@@ -56,7 +56,7 @@ def set_one(
 
 
 def withdraw(session: Session, principal: Principal, audit_id: str, row: int, *, check: CheckCurrent) -> None:
-    """Take back what is said of a sample; its history stays. Idempotent.
+    """Take back what one has said of a sample oneself; its history stays. Idempotent.
 
     Args:
         session: An open transaction; nobody else changes verdicts of the audit until it ends.
@@ -105,11 +105,12 @@ def set_many(session: Session, principal: Principal, audit_id: str, bulk: BulkVe
         )
         raise InvalidError("bulk_too_large", detail, errors={"#/filter": "keeps too many"})
     if not bulk.dry_run:
-        _lock(session, audit)
-    before = session.execute(_said_before(audit, rows)).all()
-    token = _token(audit, bulk, before)
+        lock(session, audit)
+    before = outcomes(session, principal, audit, rows, bulk.verdict)
+    token = _token(principal, audit, bulk, before)
     said = (bulk.verdict, None if bulk.verdict is None else bulk.note)
-    changed = [row for row, _, _, _, verdict, note in before if (verdict, note) != said]
+    changed = [one for one in before if (one.own, one.own_note) != said]
+    bulk_id = None
     if not bulk.dry_run:
         if bulk.token != token:
             detail = (
@@ -117,19 +118,51 @@ def set_many(session: Session, principal: Principal, audit_id: str, bulk: BulkVe
                 "dry run. Nothing was changed; send it with dry_run again."
             )
             raise ConflictError("bulk_changed", detail)
-        _write(session, principal, audit, changed, *said)
+        bulk_id = _keep_bulk(session, principal, audit, bulk, count=len(before), changed=len(changed))
+        say(session, principal, audit, [one.row for one in changed], *said, bulk_id=bulk_id)
         record(session, principal, "verdict.bulk", audit_id, count=len(changed))
     return BulkResult(
+        id=bulk_id,
         dry_run=bulk.dry_run,
         verdict=bulk.verdict,
         count=len(before),
         changed=len(changed),
+        disputed=sum(one.outcome == "disputed" for one in changed),
         sample=[
-            BulkSample(row=row, rank=rank, flagged=flagged, verdict=verdict)
-            for row, rank, flagged, _, verdict, _ in before[:BULK_SAMPLE]
+            BulkSample(row=one.row, rank=one.rank, flagged=one.flagged, verdict=one.counted)
+            for one in before[:BULK_SAMPLE]
         ],
         token=token if bulk.dry_run else None,
     )
+
+
+def undo_bulk(session: Session, principal: Principal, audit_id: str, bulk_id: str) -> BulkUndone:
+    """Undo a bulk: each of its samples is as it was before, unless something was said of it since.
+
+    Args:
+        session: An open transaction; nobody else changes verdicts of the audit until it ends.
+        principal: Whose bulk it is, or an admin.
+        audit_id: Which audit.
+        bulk_id: Which bulk.
+
+    Raises:
+        NotFoundError: `audit_not_found` or `bulk_not_found`.
+        ForbiddenError: `bulk_of_another`.
+        ConflictError: `audit_not_finished`; `bulk_undone`: it was undone before.
+    """
+    audit = find_published(session, principal, audit_id)
+    lock(session, audit)
+    bulk = find_bulk(session, audit, bulk_id)
+    if bulk.actor_id != principal.actor_id and not principal.may("admin"):
+        detail = "Only whoever set these verdicts, or an admin, may undo them. Judge the samples yourself instead."
+        raise ForbiddenError("bulk_of_another", detail)
+    if bulk.undone_at is not None:
+        raise ConflictError("bulk_undone", "These verdicts were undone before. Nothing was changed.")
+    restored = undo(session, audit.id, bulk.id, bulk.actor_id)
+    bulk.undone_at, bulk.undone_by, bulk.restored = func.now(), principal.actor_id, restored
+    session.flush()
+    record(session, principal, "verdict.bulk_undo", f"{audit.id}/verdicts/bulks/{bulk.id}", count=restored)
+    return BulkUndone(id=bulk.id, restored=restored, kept=bulk.changed - restored)
 
 
 def _change(
@@ -141,97 +174,42 @@ def _change(
     note: str | None,
     check: CheckCurrent,
 ) -> Verdict:
-    _lock(session, audit)
-    query = select(Verdict).where(Verdict.audit_id == audit.id, Verdict.row == row)
+    lock(session, audit)
     current = find_verdict(session, audit, row)
     check(current)
-    if (current.verdict, current.note) != (verdict, note):
-        _write(session, principal, audit, [row], verdict, note)
-        action: Action = "verdict.withdraw" if verdict is None else "verdict.set"
-        record(session, principal, action, f"{audit.id}/findings/{row}")
-        return session.scalars(query.execution_options(populate_existing=True)).one()
-    return current
+    (own,) = outcomes(session, principal, audit, [row], verdict)
+    if (own.own, own.own_note) == (verdict, note):
+        return current
+    say(session, principal, audit, [row], verdict, note)
+    action: Action = "verdict.withdraw" if verdict is None else "verdict.set"
+    record(session, principal, action, f"{audit.id}/findings/{row}")
+    return session.get_one(Verdict, (audit.id, row), populate_existing=True)
 
 
-def _lock(session: Session, audit: PublishedAudit) -> None:
-    """Take the lock that everyone who writes verdicts of the audit holds until the transaction ends."""
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("verdicts " + audit.id, 0))))
-
-
-def _these(rows: Sequence[int]) -> Any:
-    return func.unnest(bindparam("rows", list(rows), ARRAY(BigInteger))).table_valued("wanted").render_derived()
-
-
-def _said_before(audit: PublishedAudit, rows: Sequence[int]) -> Executable:
-    """Select (row, rank, flagged, revision, verdict, note) of those samples, by rank."""
-    these = _these(rows)
-    return (
-        select(Score.row, Score.rank, Score.flagged, func.coalesce(Verdict.revision, 0), Verdict.verdict, Verdict.note)
-        .select_from(these)
-        .join(Score, (Score.row == these.c.wanted) & (Score.list_id == audit.headline))
-        .outerjoin(Verdict, (Verdict.audit_id == audit.id) & (Verdict.row == Score.row))
-        .order_by(Score.rank)
+def _keep_bulk(
+    session: Session, principal: Principal, audit: PublishedAudit, bulk: BulkVerdicts, *, count: int, changed: int
+) -> str:
+    kept = VerdictBulk(
+        id=new_id("bulk"),
+        workspace_id=audit.workspace_id,
+        audit_id=audit.id,
+        key_id=principal.key_id,
+        user_id=principal.user_id,
+        verdict=bulk.verdict,
+        note=bulk.note,
+        filter=bulk.filter.model_dump(mode="json", exclude_defaults=True),
+        count=count,
+        changed=changed,
     )
+    session.add(kept)
+    session.flush()
+    return kept.id
 
 
-def _token(audit: PublishedAudit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
+def _token(principal: Principal, audit: PublishedAudit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
     """Stand for the request, the samples that it is about, and all that was said of them."""
-    digest = hashlib.sha256(json.dumps([audit.id, bulk.verdict, bulk.note, bulk.filter.model_dump()]).encode())
-    for row, _, _, revision, _, _ in before:
-        digest.update(b"%d:%d," % (row, revision))
+    asked = [audit.id, principal.actor_id, bulk.verdict, bulk.note, bulk.filter.model_dump()]
+    digest = hashlib.sha256(json.dumps(asked).encode())
+    for one in before:
+        digest.update(b"%d:%d," % (one.row, one.revision))
     return digest.hexdigest()[:40]
-
-
-def _write(
-    session: Session,
-    principal: Principal,
-    audit: PublishedAudit,
-    rows: Sequence[int],
-    verdict: str | None,
-    note: str | None,
-) -> None:
-    """Write the verdicts in one statement and their history in another, however many rows there are."""
-    if not rows:
-        return
-    these = _these(rows)
-    said = {"verdict": verdict, "note": note, "key_id": principal.key_id}
-    values = (
-        select(
-            literal(audit.id),
-            Score.row,
-            literal(audit.workspace_id),
-            literal(verdict, type_=Verdict.verdict.type),
-            literal(note, type_=Verdict.note.type),
-            literal(principal.key_id),
-            literal(1),
-            Score.rank,
-            Score.flagged,
-        )
-        .select_from(these)
-        .join(Score, Score.row == these.c.wanted)
-        .where(Score.list_id == audit.headline)
-    )
-    columns = ["audit_id", "row", "workspace_id", "verdict", "note", "key_id", "revision", "rank", "flagged"]
-    statement = insert(Verdict).from_select(columns, values)
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=["audit_id", "row"],
-            set_={**said, "decided_at": func.now(), "revision": Verdict.revision + 1},
-        )
-    )
-    history = (
-        select(
-            Verdict.audit_id,
-            Verdict.row,
-            Verdict.revision,
-            Verdict.workspace_id,
-            Verdict.verdict,
-            Verdict.note,
-            Verdict.key_id,
-            Verdict.decided_at,
-        )
-        .select_from(these)
-        .join(Verdict, (Verdict.row == these.c.wanted) & (Verdict.audit_id == audit.id))
-    )
-    names = ["audit_id", "row", "revision", "workspace_id", "verdict", "note", "key_id", "changed_at"]
-    session.execute(insert(VerdictChange).from_select(names, history))

@@ -8,14 +8,16 @@ from service.audits.queries import find_published
 from service.findings.precision import audit_precision
 from service.findings.schemas import (
     AuditPrecision,
+    Bulk,
     BulkResult,
+    BulkUndone,
     BulkVerdicts,
     Verdict,
     VerdictChange,
     VerdictSet,
 )
 from service.findings.verdicts import actions
-from service.findings.verdicts.queries import find_verdict, list_changes, render_verdict
+from service.findings.verdicts.queries import find_verdict, list_bulks, list_changes, show_verdict
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
 from service.http.dependencies import SessionDep, TransactionsDep
@@ -40,7 +42,7 @@ def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, cond
     """What is said of the sample now."""
     verdict = find_verdict(session, find_published(session, principal, audit_id), row)
     conditions.serve(_tag(verdict))
-    return render_verdict(verdict)
+    return show_verdict(session, verdict)
 
 
 @router.put(
@@ -57,12 +59,12 @@ def put(
     conditions: ConditionsDep,
     response: Response,
 ) -> Verdict:
-    """Says it of the sample. With `If-Match`, only while nobody else has said something since."""
+    """Says it of the sample, beside what others say. With `If-Match`, only while nobody has said something since."""
     verdict = actions.set_one(
         session, principal, audit_id, row, body, check=lambda current: conditions.guard(_tag(current))
     )
     response.headers["ETag"] = _tag(verdict)
-    return render_verdict(verdict)
+    return show_verdict(session, verdict)
 
 
 @router.delete(
@@ -72,7 +74,7 @@ def put(
     responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found", "precondition_failed"),
 )
 def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
-    """Takes it back; the history stays. Idempotent."""
+    """Takes back what the key itself has said; the history stays. Idempotent."""
     actions.withdraw(session, principal, audit_id, row, check=lambda current: conditions.guard(_tag(current)))
 
 
@@ -101,6 +103,30 @@ def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, 
 def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
     """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
     return actions.set_many(session, principal, audit_id, body)
+
+
+@router.get(
+    "/verdicts/bulks",
+    operation_id="list_bulks",
+    responses=declared_problems(403, 404, "audit_not_finished"),
+)
+def bulks(audit_id: PathId, principal: Reader, session: SessionDep, page: PageDep) -> Page[Bulk]:
+    """Verdicts on many samples at once, newest first, with what became of them."""
+    audit = find_published(session, principal, audit_id)
+    found = list_bulks(session, audit, after=page.after, limit=page.limit + 1)
+    return page.page(
+        found, key=lambda bulk: bulk.id, render=lambda bulk: Bulk.model_validate(bulk, from_attributes=True)
+    )
+
+
+@router.post(
+    "/verdicts/bulks/{bulk_id}/undo",
+    operation_id="undo_bulk",
+    responses=declared_problems(403, 404, "audit_not_finished", "bulk_not_found", "bulk_of_another", "bulk_undone"),
+)
+def undo(audit_id: PathId, bulk_id: PathId, principal: Writer, session: SessionDep) -> BulkUndone:
+    """Gives each sample of a bulk back what was said of it before, unless something was said of it since."""
+    return actions.undo_bulk(session, principal, audit_id, bulk_id)
 
 
 @router.get(

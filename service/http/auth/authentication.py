@@ -1,4 +1,4 @@
-"""Who is asking: a bearer key, or the cookie of a browser that signed in with one."""
+"""Who is asking: a bearer key, or the cookie of a browser that signed in with one or as a person."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -26,11 +26,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.http.auth.key_format import digest, is_well_formed
 from service.http.auth.principal_cache import Principals
+from service.http.auth.trusted_proxy import TRUSTED_PROXY, proxied_user
 from service.http.problems.problem import Problem
 from service.http.transactions import Transactions
-from service.principal import Principal, Scope
+from service.principal import Principal
+from service.roles import ROLES, Scope
 from service.store.seed import DEFAULT_WORKSPACE
-from service.store.tables import ApiKey, BrowserSession, Workspace
+from service.store.tables import ApiKey, BrowserSession, Membership, User, Workspace
 
 COOKIE = "finetooth_session"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -60,7 +62,7 @@ class RequireScope:
     ) -> Principal:
         principal = await authenticate(request)
         if self.scope is not None and not principal.may(self.scope):
-            raise Problem(403, "scope_missing", f"This key lacks the scope {self.scope}. Use a key that has it.")
+            raise Problem(403, "scope_missing", _lacks(principal, self.scope))
         if self.installation:
             principal.require_installation_admin()
         return principal
@@ -85,6 +87,9 @@ async def authenticate(request: Request) -> Principal:
         if request.method not in SAFE_METHODS:
             refuse_cross_site(request)
         principal = await _look_up(request, digest(cookie), _by_cookie)
+        # Who has signed out at the proxy, or in as somebody else, is not the person of this cookie any more.
+        if principal.proxy_user is not None and principal.proxy_user != proxied_user(request):
+            raise _session_ended()
     else:
         raise _unauthenticated(
             "unauthenticated",
@@ -171,24 +176,38 @@ _BY_KEY = (
 )
 
 _COOKIES = BrowserSession.__table__.c
+_USER = User.__table__.c
+_MEMBER = Membership.__table__.c
 _BY_COOKIE = (
     select(
         _KEY.id,
-        _KEY.workspace_id,
+        _COOKIES.workspace_id,
         _KEY.scopes,
+        _USER.id.label("user_id"),
+        User.shown_name.label("user_name"),
+        case((_USER.issuer == TRUSTED_PROXY, _USER.subject)).label("proxy_user"),
+        _MEMBER.role,
         Workspace.__table__.c.name.label("workspace_name"),
-        _stale(_KEY.last_used_at).label("stale"),
+        and_(_KEY.id.is_not(None), _stale(_KEY.last_used_at)).label("stale"),
         _stale(_COOKIES.last_used_at).label("browser_stale"),
         _seconds_until(func.least(_KEY.expires_at, _COOKIES.expires_at)).label("ends_in"),
     )
-    .select_from(ApiKey.__table__)
-    .join(BrowserSession.__table__, _COOKIES.key_id == _KEY.id)
-    .join(Workspace.__table__, Workspace.__table__.c.id == _KEY.workspace_id)
+    .select_from(BrowserSession.__table__)
+    .join(Workspace.__table__, Workspace.__table__.c.id == _COOKIES.workspace_id)
+    .outerjoin(
+        ApiKey.__table__,
+        and_(
+            _KEY.id == _COOKIES.key_id,
+            _KEY.revoked_at.is_(None),
+            or_(_KEY.expires_at.is_(None), _KEY.expires_at > func.now()),
+        ),
+    )
+    .outerjoin(User.__table__, and_(_USER.id == _COOKIES.user_id, _USER.disabled_at.is_(None)))
+    .outerjoin(Membership.__table__, and_(_MEMBER.user_id == _USER.id, _MEMBER.workspace_id == _COOKIES.workspace_id))
     .where(
         _COOKIES.token_sha256 == _HASHED,
         _COOKIES.expires_at > func.now(),
-        _KEY.revoked_at.is_(None),
-        or_(_KEY.expires_at.is_(None), _KEY.expires_at > func.now()),
+        or_(_KEY.id.is_not(None), _MEMBER.id.is_not(None)),
     )
 )
 
@@ -207,14 +226,14 @@ def _by_key(session: Session, hashed: bytes) -> Found:
 def _by_cookie(session: Session, hashed: bytes) -> Found:
     found = session.connection().execute(_BY_COOKIE, {"hashed": hashed}).one_or_none()
     if found is None:
-        raise _unauthenticated("session_ended", "You are signed out. Sign in again, with your key or a new link.")
+        raise _session_ended()
     if found.stale:
         _note_use(session, found.id, ApiKey.last_used_at)
     if found.browser_stale:
         used_at = BrowserSession.last_used_at
         own = BrowserSession.token_sha256 == hashed
         session.execute(update(BrowserSession).where(own, _stale(used_at)).values({used_at: func.now()}))
-    return _principal(found), found.ends_in
+    return _principal(found) if found.id is not None else _person(found), found.ends_in
 
 
 def _note_use(session: Session, key_id: str, used_at: InstrumentedAttribute[datetime | None]) -> None:
@@ -227,7 +246,31 @@ def _principal(found: Row[Any]) -> Principal:
         key_id=found.id,
         scopes=frozenset(found.scopes),
         in_first_workspace=found.workspace_name == DEFAULT_WORKSPACE,
+        workspace_name=found.workspace_name,
     )
+
+
+def _person(found: Row[Any]) -> Principal:
+    return Principal(
+        workspace_id=found.workspace_id,
+        key_id=None,
+        scopes=ROLES[found.role],
+        in_first_workspace=found.workspace_name == DEFAULT_WORKSPACE,
+        user_id=found.user_id,
+        user_name=found.user_name,
+        workspace_name=found.workspace_name,
+        proxy_user=found.proxy_user,
+    )
+
+
+def _lacks(principal: Principal, scope: Scope) -> str:
+    if principal.user_id is None:
+        return f"This key lacks the scope {scope}. Use a key that has it."
+    return f"Your role in this workspace lacks the scope {scope}. Ask an admin of the workspace for one that has it."
+
+
+def _session_ended() -> Problem:
+    return _unauthenticated("session_ended", "You are signed out. Sign in again.")
 
 
 def _unauthenticated(code: str, detail: str) -> Problem:

@@ -12,7 +12,9 @@ from service.store.tables.audits import Audit, AuditData, AuditEvent, AuditProbe
 from service.store.tables.exports import Export
 from service.store.tables.inputs import Dataset, Model, Probe
 from service.store.tables.jobs import Counter, Job, ObjectPurge, Scheduler, Worker
+from service.store.tables.people import Membership, User
 from service.store.tables.results import Finding, Score, ScoreList
+from service.store.tables.uploads import Upload, UploadPart
 
 __all__ = [
     "ApiKey",
@@ -30,6 +32,7 @@ __all__ = [
     "Finding",
     "IdempotencyRecord",
     "Job",
+    "Membership",
     "Model",
     "ObjectPurge",
     "Probe",
@@ -37,6 +40,9 @@ __all__ = [
     "Score",
     "ScoreList",
     "SignInLink",
+    "Upload",
+    "UploadPart",
+    "User",
     "Worker",
     "Workspace",
 ]

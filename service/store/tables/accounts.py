@@ -63,11 +63,14 @@ class BrowserSession(Base):
     token_sha256: Mapped[bytes] = mapped_column(primary_key=True)
     id: Mapped[str] = mapped_column(unique=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
-    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    """That of the key, or the one in which the person works just now."""
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"))
+    user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = created_at()
     expires_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     """To the minute."""
+    __table_args__ = (CheckConstraint("num_nonnulls(key_id, user_id) = 1", name="owner"),)
 
 
 class IdempotencyRecord(Base):
@@ -75,8 +78,8 @@ class IdempotencyRecord(Base):
 
     __tablename__ = "idempotency_records"
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
-    key_id: Mapped[str] = mapped_column(ForeignKey("api_keys.id", ondelete="CASCADE"), primary_key=True)
-    """The API key that sent it."""
+    actor_id: Mapped[str] = mapped_column(primary_key=True)
+    """Id of the API key or the person that sent it."""
     key: Mapped[str] = mapped_column(primary_key=True)
     """The header's value."""
     target_sha256: Mapped[bytes]

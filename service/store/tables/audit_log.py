@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index, func
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.base import Base
@@ -16,10 +16,13 @@ class AuditLogEntry(Base):
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     """Where the change was made."""
     at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
-    key_id: Mapped[str]
-    """Who made it. No foreign key: what was done outlives the key."""
+    key_id: Mapped[str | None]
+    """Who made it: a key, or a person. No foreign keys: what was done outlives both."""
     key_name: Mapped[str | None]
     """As it was called then."""
+    user_id: Mapped[str | None]
+    user_name: Mapped[str | None]
+    """What the person was called then."""
     action: Mapped[str]
     object_id: Mapped[str | None]
     count: Mapped[int | None] = mapped_column(BigInteger)
@@ -27,4 +30,7 @@ class AuditLogEntry(Base):
     client: Mapped[str | None]
     """Address that the request came from."""
     request_id: Mapped[str | None]
-    __table_args__ = (Index("ix_audit_log_workspace_id_id", "workspace_id", "id"),)
+    __table_args__ = (
+        Index("ix_audit_log_workspace_id_id", "workspace_id", "id"),
+        CheckConstraint("num_nonnulls(key_id, user_id) = 1", name="made_by"),
+    )

@@ -52,6 +52,9 @@ class Audit(Base):
     group_column: Mapped[str | None]
     trusted_column: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
+    key_id: Mapped[str | None]
+    """Who asked for it: a key, or a person; of older ones nobody knows."""
+    user_id: Mapped[str | None]
     step_key: Mapped[str | None]
     """The step under way, while running."""
     stage: Mapped[str | None]

@@ -31,6 +31,9 @@ class Export(Base):
     """Which samples `cleaned` leaves out and `flagged` holds; null for scores, which are those of every sample."""
     max_q: Mapped[float | None]
     created_at: Mapped[datetime] = created_at()
+    key_id: Mapped[str | None]
+    """Who asked for it: a key, or a person; of older ones nobody knows."""
+    user_id: Mapped[str | None]
     progress_done: Mapped[int | None] = mapped_column(BigInteger)
     progress_total: Mapped[int | None] = mapped_column(BigInteger)
     progress_unit: Mapped[str | None]

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     ForeignKey,
+    ForeignKeyConstraint,
     UniqueConstraint,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -40,11 +41,17 @@ class Dataset(Base):
     """A contract.results.NearDuplicates, once a worker has counted them."""
     notices: Mapped[list[Any] | None]
     """[{kind, rows, first_rows, found}]; null for an upload of a version that looked for none."""
+    replaces_id: Mapped[str | None]
+    """The dataset of which this one is the next version. Where that one is deleted, the one before it."""
+    changes: Mapped[dict[str, Any] | None]
+    """A contract.versions.VersionChanges, once a worker has compared both."""
     created_at: Mapped[datetime] = created_at()
     __table_args__ = (
         CheckConstraint("format IN ('messages','alpaca','sharegpt','prompt_completion','mapped')", name="format"),
         CheckConstraint("container IN ('jsonl','json','csv','parquet','arrow')", name="container"),
         CheckConstraint("encoding IN ('identity','gzip','zstd')", name="encoding"),
+        ForeignKeyConstraint(["workspace_id", "replaces_id"], ["datasets.workspace_id", "datasets.id"]),
+        UniqueConstraint("replaces_id"),
         UniqueConstraint("workspace_id", "id"),
     )
 

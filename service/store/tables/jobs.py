@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -24,7 +25,8 @@ class Job(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     kind: Mapped[str]
-    """What the subject is: an audit to run, an export to write, a dataset whose near-duplicates are counted."""
+    """What the subject is: an audit to run, an export to write, a dataset whose near-duplicates are counted, or with
+    `version` one that is compared with the version before it."""
     subject_id: Mapped[str]
     lane: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="queued")
@@ -46,7 +48,7 @@ class Job(Base):
     request_id: Mapped[str | None]
     """Id of the request that asked for the job, for the logs."""
     __table_args__ = (
-        CheckConstraint("kind IN ('audit','export','dataset')", name="kind"),
+        CheckConstraint("kind IN ('audit','export','dataset','version')", name="kind"),
         CheckConstraint("lane IN ('gpu','io')", name="lane"),
         CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
         CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
@@ -69,6 +71,12 @@ class Worker(Base):
     pid: Mapped[int]
     started_at: Mapped[datetime] = created_at()
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    device: Mapped[str | None]
+    """What it trains on, such as NVIDIA H200 or cpu; None: it does not train, or the device could not be read."""
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device."""
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of the device, by whatever process, at `seen_at`."""
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
 
 

@@ -115,6 +115,11 @@ class Finding(Base):
     """[{probe_no, seed, step, effect, alignment, mu}]: every observation, as in contract.TRACE_COLUMNS."""
     baselines: Mapped[dict[str, Any]]
     """What simpler methods say: contract.BASELINE_COLUMNS."""
+    tokens: Mapped[list[Any] | None]
+    """[{probe_no, elsewhere, tokens: [{message, start, end, share}]}]: how its alignment is split over its tokens, as
+    in contract.TOKEN_COLUMNS. Null where that was not looked at."""
+    nearest: Mapped[list[Any] | None]
+    """[{neighbour, similarity, near_duplicate}], the most similar first: contract.NEAREST_COLUMNS; null likewise."""
     search: Mapped[str] = mapped_column(TSVECTOR, Computed(SEARCH, persisted=True), deferred=True)
     """The words of the messages, for full text, and the audit's id."""
     __table_args__ = (

@@ -29,15 +29,18 @@ def log_page(
     principal: Admin,
     session: SessionDep,
     page: PageDep,
-    key: Field = "",
+    who: Field = "",
     action: Field = "",
     of: Annotated[str, Query(alias="object", max_length=200)] = "",
     since: Field = "",
     until: Field = "",
 ) -> Response:
     """Show who changed what, the newest first; empty fields of the form filter nothing."""
+    who = who.strip()
+    is_person = who.startswith("usr_")
     wanted = LogFilter(
-        key=key.strip() or None,
+        key=None if is_person else who or None,
+        user=who if is_person else None,
         action=action or None,
         object=of.strip() or None,
         since=_day(since),
@@ -45,7 +48,7 @@ def log_page(
     )
     found = list_entries(session, principal, wanted, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda entry: entry.id, render=render_entry)
-    fields = {"key": key, "action": action, "object": of, "since": since, "until": until}
+    fields = {"who": who, "action": action, "object": of, "since": since, "until": until}
     return answer_page(
         "audit_log.html",
         "audit-log",
@@ -56,6 +59,14 @@ def log_page(
         filtered=any(fields.values()),
         newest=query_string(fields),
         older=query_string({**fields, "after": listed.next_after}) if listed.next_after else None,
+        query=query_string(
+            {
+                **fields,
+                "since": wanted.since.isoformat() if wanted.since else None,
+                "until": wanted.until.isoformat() if wanted.until else None,
+                "after": request.query_params.get("after"),
+            }
+        ),
         first="after" not in request.query_params,
         here=address("/audit-log"),
     )

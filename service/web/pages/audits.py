@@ -3,12 +3,19 @@
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse
 
 from service.audits import actions
-from service.audits.queries import find_audit, find_published, list_audits, render_audit, render_audit_summary
+from service.audits.queries import (
+    AuditFilter,
+    find_audit,
+    find_published,
+    list_audits,
+    render_audit,
+    render_audit_summary,
+)
 from service.contract.protocol import Stage
 from service.findings.queries import page_texts, render_finding, top_scores
 from service.http.auth.authentication import RequireScope
@@ -23,7 +30,16 @@ from service.store.tables import Audit
 from service.text import wording
 from service.web import queries
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page, extent_of, names_of, query_string, requested_address, table_row
+from service.web.pages.page import (
+    Reader,
+    answer_page,
+    asked_query,
+    extent_of,
+    names_of,
+    query_string,
+    requested_address,
+    table_row,
+)
 
 router = APIRouter(route_class=PageRoute)
 
@@ -44,13 +60,21 @@ def root(_: Reader) -> Response:
 
 @router.get("/audits")
 def audit_list(
-    request: Request, principal: Reader, session: SessionDep, page: PageDep, status: State | None = None
+    request: Request,
+    principal: Reader,
+    session: SessionDep,
+    page: PageDep,
+    status: State | None = None,
+    search: Annotated[str, Query(max_length=200)] = "",
+    mine: bool = False,
 ) -> Response:
-    """Show all audits, or those in one state, the newest first."""
-    found = list_audits(session, principal, status=status, after=page.after, limit=page.limit + 1)
+    """Show all audits, or those that are looked for, the newest first."""
+    wanted = AuditFilter(status=status, search=search.strip() or None, mine=mine)
+    found = list_audits(session, principal, wanted, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
     identities = [i for audit in listed.data for i in (audit.dataset_id, audit.probe_ids[0], audit.model_id)]
     first = "after" not in request.query_params
+    asked: dict[str, str | None] = {"status": status, "search": wanted.search, "mine": "true" if mine else None}
     return answer_page(
         "audits.html",
         "audits",
@@ -62,7 +86,11 @@ def audit_list(
         first=first,
         chosen=status,
         states=[state.value for state in State],
-        link=lambda **fields: address("/audits") + query_string(fields),
+        search=wanted.search or "",
+        mine=mine,
+        filtered=wanted != AuditFilter(),
+        link=lambda **other: address("/audits") + query_string(asked | other),
+        query=asked_query(request),
         # An empty first page waits for the first audit.
         live=any(audit.status not in TERMINAL for audit in listed.data) or (first and not listed.data),
         here=requested_address(request),
@@ -70,8 +98,22 @@ def audit_list(
 
 
 @router.get("/audits/{audit_id}")
-def audit_page(request: Request, audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
+def audit_page(audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
     """Show one audit: how far it is, why it failed, or what it found."""
+    return answer_page("audit.html", "audits", principal, **audit_context(session, principal, audit_id))
+
+
+def audit_context(session: Session, principal: Principal, audit_id: str) -> dict[str, Any]:
+    """Read what the page of an audit names.
+
+    Args:
+        session: An open transaction.
+        principal: Who reads it.
+        audit_id: Which audit.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
     found = find_audit(session, principal, audit_id)
     audit = render_audit(found)
     findings: list[dict[str, Any]] = []
@@ -83,30 +125,31 @@ def audit_page(request: Request, audit_id: PathId, principal: Reader, session: S
     live = audit.status not in TERMINAL
     stage = wording.shown_stage(audit.stage, None if audit.step is None else audit.step.key)
     groups = list(audit.summary.groups.items()) if audit.summary is not None else []
-    return answer_page(
-        "audit.html",
-        "audits",
-        principal,
-        audit=audit,
-        names=names_of(session, principal, audit),
-        summary=audit.summary,
-        groups=groups[:GROUPS_SHOWN],
-        curves=[(name, group) for name, group in groups if group.curve is not None][:GROUP_CURVES],
-        group_link=lambda name: address(f"/audits/{audit.id}/findings?{urlencode({'group': name})}"),
-        group_query=lambda name: "&" + urlencode({"group": name}),
-        training=wording.settings(audit.training),
-        findings=findings,
-        extent=extent_of(findings),
-        events=queries.recent_events(session, found[0]),
-        curve=_loss_curve(session, found[0], live),
-        stage=stage,
-        stage_no=-1 if stage is None else list(Stage).index(stage),
-        live=live,
-        may_write=principal.may("audits:write"),
-        may_read_findings=principal.may("findings:read"),
-        announcement=wording.announcement(audit.status, stage),
-        here=requested_address(request),
-    )
+    seed = queries.curve_seed(session, found[0], live)
+    return {
+        "audit": audit,
+        "names": names_of(session, principal, audit),
+        "actors": queries.actor_names(session, principal, [audit.user_id, audit.key_id]),
+        "summary": audit.summary,
+        "groups": groups[:GROUPS_SHOWN],
+        "curves": [(name, group) for name, group in groups if group.curve is not None][:GROUP_CURVES],
+        "group_link": lambda name: address(f"/audits/{audit.id}/findings?{urlencode({'group': name})}"),
+        "group_query": lambda name: "&" + urlencode({"group": name}),
+        "training": wording.settings(audit.training),
+        "findings": findings,
+        "extent": extent_of(findings),
+        "events": queries.recent_events(session, found[0]),
+        "curve": None if seed is None else _loss_curve(session, found[0], seed, live),
+        "pace": queries.Pace() if seed is None else queries.training_pace(session, found[0], seed),
+        "stage": stage,
+        "stage_no": -1 if stage is None else list(Stage).index(stage),
+        "live": live,
+        "may_write": principal.may("audits:write"),
+        "may_read_findings": principal.may("findings:read"),
+        "announcement": wording.announcement(audit.status, stage),
+        "here": address(f"/audits/{audit.id}"),
+        "stream": address(f"/audits/{audit.id}/live"),
+    }
 
 
 @router.post("/audits/{audit_id}/cancel")
@@ -134,10 +177,9 @@ def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> Response
     return RedirectResponse("/audits", 303)
 
 
-def _loss_curve(session: Session, audit: Audit, live: bool) -> dict[str, Any] | None:
+def _loss_curve(session: Session, audit: Audit, seed: int, live: bool) -> dict[str, Any] | None:
     """Say up to which step the loss curve is drawn, and what it shows; None before there is a line to draw."""
-    seed = queries.curve_seed(session, audit, live)
-    last = None if seed is None else queries.last_metric_step(session, audit, seed)
+    last = queries.last_metric_step(session, audit, seed)
     if last is None or last < 2:
         return None
     until = max(2, last - last % CURVE_EVERY) if live else last

@@ -1,4 +1,4 @@
-"""The page of signed-in browsers: everybody sees those of their own key, admins the workspace's."""
+"""The page of signed-in browsers: everybody sees their own, admins the workspace's."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,7 +14,7 @@ from service.keys.schemas import render_session
 from service.store.tables import BrowserSession
 from service.web.forms import see_other
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page
+from service.web.pages.page import Reader, answer_page, asked_query
 
 router = APIRouter(route_class=PageRoute)
 
@@ -24,7 +24,7 @@ def session_list(request: Request, principal: Reader, session: SessionDep, page:
     """Show who is signed in, the newest first, and mark the browser that asks."""
     own = _own(request)
 
-    def shown(row: tuple[BrowserSession, str]) -> dict[str, object]:
+    def shown(row: tuple[BrowserSession, str | None, str | None]) -> dict[str, object]:
         return {"this": row[0].token_sha256 == own, **render_session(row).model_dump()}
 
     found = list_sessions(session, principal, after=page.after, limit=page.limit + 1)
@@ -37,6 +37,7 @@ def session_list(request: Request, principal: Reader, session: SessionDep, page:
         next_after=listed.next_after,
         first="after" not in request.query_params,
         here=address("/sessions"),
+        query=asked_query(request),
     )
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from sqlalchemy.orm import Session
 
-from service.audits.queries import find_succeeded, list_audits
+from service.audits.queries import AuditFilter, find_succeeded, list_audits
 from service.comparisons.comparing import compare, list_changed
 from service.comparisons.matched import load_matched
 from service.comparisons.schemas import ChangedSample, Comparison
@@ -69,7 +69,8 @@ async def comparison(
 def _choices(session: Session, principal: Principal, base: str) -> tuple[list[Audit], dict[str, str]]:
     """Read what the base may be compared with, audits of its own dataset first, and the names of all."""
     own = find_succeeded(session, principal, base)
-    listed = [row[0] for row in list_audits(session, principal, status=State.SUCCEEDED, after=None, limit=CHOICES)]
+    succeeded = AuditFilter(status=State.SUCCEEDED)
+    listed = [row[0] for row in list_audits(session, principal, succeeded, after=None, limit=CHOICES)]
     others = sorted(
         (audit for audit in listed if audit.id != base), key=lambda audit: audit.dataset_id != own.dataset_id
     )

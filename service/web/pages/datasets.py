@@ -7,13 +7,17 @@ from sqlalchemy.orm import Session
 
 from service.audits.queries import render_audit_summary
 from service.contract.results import NearDuplicates
+from service.contract.versions import VersionChanges
 from service.datasets import actions
 from service.datasets.queries import find_dataset, list_datasets
 from service.datasets.schemas import render_dataset, render_validation
+from service.datasets.versions.queries import finished_audits, list_versions
+from service.datasets.versions.schemas import render_changes, render_versions
 from service.errors import ConflictError
 from service.http.auth.authentication import RequireScope
 from service.http.dependencies import RowsDep, SessionDep, SettingsDep
-from service.http.fields import PathId
+from service.http.fields import PathId, Storable
+from service.http.middleware.request_ids import request_id
 from service.http.pagination import PageDep, make_cursor
 from service.http.sub_path import address
 from service.principal import Principal
@@ -31,16 +35,24 @@ Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 
 ROWS_SHOWN = 10
 AUDITS_SHOWN = 20
+CHANGED_SHOWN = 5
+"""Changed rows that stand on the page as conversations."""
 
 
 @router.get("/datasets")
 def dataset_list(
-    request: Request, principal: Reader, session: SessionDep, page: PageDep, settings: SettingsDep
+    request: Request,
+    principal: Reader,
+    session: SessionDep,
+    page: PageDep,
+    settings: SettingsDep,
+    replaces: Annotated[str | None, Query(max_length=100), Storable] = None,
 ) -> Response:
-    """Show all datasets, the newest first, and take new ones."""
+    """Show all datasets, the newest first, and take new ones, or the next version of `replaces`."""
+    replaced = find_dataset(session, principal, replaces) if replaces else None
     found = list_datasets(session, principal, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda row: row.id, render=render_dataset)
-    return answer_list(request, "datasets", principal, listed, most_bytes=settings.max_upload_bytes)
+    return answer_list(request, "datasets", principal, listed, most_bytes=settings.max_upload_bytes, replaces=replaced)
 
 
 @router.get("/datasets/{dataset_id}")
@@ -59,7 +71,7 @@ def dataset_page(
 def delete(dataset_id: PathId, principal: Writer, session: SessionDep, rows: RowsDep) -> Response:
     """Delete a dataset that no audit stands on, and go to the list; else show which audits do."""
     try:
-        actions.delete(session, principal, dataset_id)
+        actions.delete(session, principal, dataset_id, request_id=request_id.get())
     except ConflictError:
         dataset = find_dataset(session, principal, dataset_id)
         return _answer(session, principal, dataset, rows, 0, status=409)
@@ -73,6 +85,9 @@ def _answer(
     samples = _read(stored, dataset, first)
     audits = [render_audit_summary(found) for found in queries.audits_of(session, principal, dataset, AUDITS_SHOWN)]
     statistics, near = dataset.statistics, dataset.near_duplicates
+    versions = list_versions(session, principal, dataset)
+    finished = finished_audits(session, principal, [one.id for one in versions])
+    changes = render_changes(dataset).changes
     return answer_page(
         "dataset.html",
         "datasets",
@@ -97,6 +112,9 @@ def _answer(
         audits_shown=AUDITS_SHOWN,
         names=queries.names(session, principal, [i for audit in audits for i in (*audit.probe_ids, audit.model_id)]),
         flagged=queries.flagged_counts(session, principal, [audit.id for audit in audits]),
+        versions=render_versions(dataset.id, versions, finished).data,
+        changes=changes,
+        changed=None if changes is None else _changed(stored, dataset, changes),
     )
 
 
@@ -104,6 +122,20 @@ def _read(stored: StoredRows, dataset: Dataset, first: int) -> list[dict[str, An
     """Read the rows from `first` on; None where the object store does not give them."""
     try:
         return stored.page(dataset.workspace_id, dataset.id, first - 1, ROWS_SHOWN)
+    except (ObjectMissingError, ObjectStoreUnavailableError):
+        return None
+
+
+def _changed(stored: StoredRows, dataset: Dataset, changes: VersionChanges) -> list[dataset_view.ShownChange] | None:
+    """Read the first changed rows, each as it was and as it is; None where the object store does not give them."""
+    workspace = dataset.workspace_id
+    try:
+        return [
+            dataset_view.changed_row(
+                stored.row(workspace, changes.replaces_id, row.before), stored.row(workspace, dataset.id, row.after)
+            )
+            for row in changes.first_changed[:CHANGED_SHOWN]
+        ]
     except (ObjectMissingError, ObjectStoreUnavailableError):
         return None
 

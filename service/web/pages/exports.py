@@ -15,6 +15,7 @@ from service.http.fields import PathId
 from service.http.middleware.request_ids import request_id
 from service.http.problems.problem import Problem
 from service.lifecycle.transitions import TERMINAL
+from service.web import queries
 from service.web.forms import FormDep, see_other
 from service.web.page_route import PageRoute
 from service.web.pages.page import FindingsReader, answer_page, names_of, requested_address
@@ -42,6 +43,7 @@ def export_list(request: Request, audit_id: PathId, principal: FindingsReader, s
         principal,
         audit=audit,
         names=names_of(session, principal, audit),
+        actors=queries.actor_names(session, principal, [one.user_id or one.key_id for one in exports]),
         asked=asked,
         would=preview(session, published, asked.max_q),
         exports=exports,

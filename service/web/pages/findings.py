@@ -1,5 +1,6 @@
 """Pages of an audit's findings: the list of samples, and each sample."""
 
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -7,20 +8,20 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.audits.queries import find_audit, find_published, render_audit
 from service.contract.results import BASELINE_COLUMNS
-from service.findings.precision import flagged_precision
+from service.findings.precision import audit_precision
 from service.findings.queries import find_neighbours, read_finding, read_page
+from service.findings.saved_views.queries import views_by_name
 from service.findings.schemas import FindingDetail, Observation
-from service.findings.verdicts.actions import BULK_ROWS
-from service.findings.verdicts.queries import list_changes
+from service.findings.verdicts.queries import find_bulk, find_reviewers, list_changes
 from service.http.dependencies import RowsDep, SessionDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.sub_path import address
 from service.lifecycle.transitions import State
-from service.text import visible_text, wording
+from service.text import evidence, token_shares, visible_text, wording
 from service.web import charts, queries
 from service.web.page_route import PageRoute
-from service.web.pages.finding_list import SORT_LABELS, FindingListDep
+from service.web.pages.finding_list import COLUMN_LABELS, SORT_LABELS, FindingListDep
 from service.web.pages.page import (
     FindingsReader,
     answer_page,
@@ -40,6 +41,9 @@ EXACT = {
 """Numbers that a sample's page shows with all their digits too."""
 
 
+WORDS_SHOWN = 40
+"""Of a sample's words, those with the largest shares, which its page lists."""
+
 CHANGES_SHOWN = 20
 """Of a sample's verdicts, the newest that its page shows."""
 
@@ -52,17 +56,20 @@ def finding_list(
     session: SessionDep,
     page: PageDep,
     asked: FindingListDep,
-    judged: Annotated[int | None, Query(ge=0, le=BULK_ROWS)] = None,
+    bulk: Annotated[str | None, Query(max_length=100)] = None,
 ) -> Response:
     """Show samples by rank or in another order, with what people say of them."""
     audit = render_audit(find_audit(session, principal, audit_id))
-    rows, next_after, reviewed = [], None, None
+    rows, next_after, reviewed, precision, done, reviewers = [], None, None, [], None, []
     if audit.status == State.SUCCEEDED:
         published = find_published(session, principal, audit_id)
         found = read_page(session, published, asked.wanted, sort=asked.sort, after=page.after, limit=page.limit)
         listed = page.page_up_to(found.findings, found.next_key)
         rows, next_after = [table_row(finding) for finding in listed.data], listed.next_after
-        reviewed = flagged_precision(session, published)
+        *precision, reviewed = audit_precision(session, published).data
+        done = find_bulk(session, published, bulk) if bulk else None
+        reviewers = find_reviewers(session, published)
+    views = views_by_name(session, principal)
     return answer_page(
         "findings.html",
         "audits",
@@ -74,12 +81,17 @@ def finding_list(
         extent=extent_of(rows),
         asked=asked,
         sorts=SORT_LABELS,
+        columns=COLUMN_LABELS,
         reviewed=reviewed,
-        judged=judged,
+        precision=[one for one in precision if one.precision is not None],
+        done=done,
+        reviewers=reviewers,
+        views=views,
+        actors=queries.actor_names(session, principal, [*reviewers, *(view.actor_id for view in views)]),
         first="after" not in request.query_params,
         next_after=next_after,
         base=address(f"/audits/{audit.id}/findings"),
-        here=f"/audits/{audit.id}/findings{asked.query(after=page.after)}",
+        here=f"/audits/{audit.id}/findings{asked.query(after=request.query_params.get('after'))}",
     )
 
 
@@ -105,6 +117,8 @@ def finding_page(
     extra = [(key, visible_text.shown_value(value)) for key, value in (finding.extra or {}).items()]
     shown = [message["content"] for message in finding.messages or []] + [part for pair in extra for part in pair]
     base = address(f"/audits/{audit.id}/findings")
+    opinions = finding.verdict.opinions if finding.verdict else []
+    said_by = [*(change.actor_id for change in changes), *(opinion.actor_id for opinion in opinions)]
     return answer_page(
         "finding.html",
         "audits",
@@ -117,6 +131,8 @@ def finding_page(
         words=wording.finding_words(score, summary),
         extent=charts.interval_extent([score]),
         observed=observations_shown(finding),
+        split=split_shown(finding),
+        no_split=evidence.no_split_words(summary.token_split, kept=finding.trace is not None),
         baselines=[(name, finding.baselines.get(name)) for name in BASELINE_COLUMNS] if finding.baselines else [],
         extra=extra,
         hidden=sum(map(visible_text.count_hidden, shown)),
@@ -127,8 +143,46 @@ def finding_page(
         cluster_link=f"{base}?{urlencode({'cluster': finding.cluster})}",
         asked=asked,
         changes=changes,
-        names_of_keys=queries.key_names(session, principal, [change.key_id for change in changes]),
+        opinions=opinions,
+        actors=queries.actor_names(session, principal, said_by),
         here=f"/audits/{audit.id}/findings/{row}{asked.query()}",
+    )
+
+
+@dataclass(frozen=True)
+class ShownSplit:
+    """What a page shows of the shares of a sample's words."""
+
+    turns: list[list[tuple[visible_text.Piece, int]]]
+    """Of each turn its pieces, with their shades."""
+    words: list[tuple[str, float]]
+    """The largest shares, each with its word."""
+    left: int
+    """How many more words there are."""
+    elsewhere: float
+    net: float
+    """Sum of all shares."""
+
+
+def split_shown(finding: FindingDetail) -> ShownSplit | None:
+    """Put the shares toward the probe that speaks most for the sample together for its page; None where it has none."""
+    own = next((split for split in finding.tokens or [] if split.probe_no == finding.strongest_probe), None)
+    if own is None or finding.messages is None:
+        return None
+    contents = [message["content"] for message in finding.messages]
+    words = token_shares.word_shares([token_shares.Share(**token.model_dump()) for token in own.tokens], contents)
+    steps = token_shares.steps_of(words)
+    turns = []
+    for number, content in enumerate(contents):
+        here = [(word, step) for word, step in zip(words, steps, strict=True) if word.message == number]
+        turns.append(list(token_shares.shaded(content, [word for word, _ in here], [step for _, step in here])))
+    largest = sorted(words, key=lambda word: -abs(word.share))[:WORDS_SHOWN]
+    return ShownSplit(
+        turns=turns,
+        words=[(contents[word.message][word.start : word.end], word.share) for word in largest],
+        left=len(words) - len(largest),
+        elsewhere=own.elsewhere,
+        net=own.elsewhere + sum(word.share for word in words),
     )
 
 

@@ -19,13 +19,13 @@ from service.http.sub_path import address
 from service.principal import Principal
 from service.text import visible_text
 from service.web import charts, queries
-from service.web.templating import render
+from service.web.templating import render, render_text
 
 Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-Section = Literal["audits", "datasets", "probes", "sessions", "audit-log"]
+Section = Literal["audits", "datasets", "probes", "workers", "sessions", "people", "account", "audit-log"]
 
 
 def answer_page(
@@ -34,13 +34,38 @@ def answer_page(
     """Render a page for somebody who is signed in.
 
     Args:
-        template: Its name. It may ask `may(scope)`, to show only what the reader is allowed to do.
+        template: Its name. It may ask `may(scope)`, to show only what the reader is allowed to do, and has the reader's
+            key in `me`.
         section: The part of the navigation that it belongs to.
         principal: Who reads it.
         status: Of the answer.
         context: What else the template names.
     """
-    return render(template, {"signed_in": True, "section": section, "may": principal.may, **context}, status=status)
+    return render(template, _signed_in(section, principal, context), status=status)
+
+
+def page_text(template: str, section: Section, principal: Principal, **context: Any) -> str:
+    """Render a page like `answer_page`, for what is no answer of its own.
+
+    Args:
+        template: Its name.
+        section: The part of the navigation that it belongs to.
+        principal: Who reads it.
+        context: What else the template names.
+    """
+    return render_text(template, _signed_in(section, principal, context))
+
+
+def _signed_in(section: Section, principal: Principal, context: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "signed_in": True,
+        "section": section,
+        "may": principal.may,
+        "me": principal.actor_id,
+        "person": principal.user_name,
+        "workspace": principal.workspace_name,
+        **context,
+    }
 
 
 def answer_list(
@@ -63,6 +88,7 @@ def answer_list(
         next_after=listed.next_after,
         first="after" not in request.query_params,
         here=address(f"/{section}"),
+        query=asked_query(request),
         **context,
     )
 
@@ -73,9 +99,14 @@ def query_string(fields: Mapping[str, str | None]) -> str:
     return f"?{query}" if query else ""
 
 
+def asked_query(request: Request) -> str:
+    """Return the query that was asked for, from its `?` on, for the same list as JSON."""
+    return f"?{request.url.query}" if request.url.query else ""
+
+
 def requested_address(request: Request) -> str:
     """Return the path and query that were asked for, at which a live page asks again."""
-    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+    return f"{request.url.path}{asked_query(request)}"
 
 
 def answer_picture(svg: str) -> Response:

@@ -1,5 +1,7 @@
 """How a browser is signed in: by the button behind a one-time link, or by an API key typed into the page.
 
+The page also leads to where people sign in without a key (`single_sign_on`).
+
 Whatever opens the link for somebody, to show a preview or look for malware, presses no button, and no page of another
 site can: so neither uses the link up, nor signs a visitor in as somebody else.
 """
@@ -18,6 +20,7 @@ from service.settings import Settings
 from service.web.forms import read_bounded_form
 from service.web.page_route import OpenPageRoute
 from service.web.templating import render
+from service.web.ways_in import ways_in
 
 KEY_FORM_BYTES = 4 * 2**10
 """The largest form that is read of a stranger; a key has 31 characters."""
@@ -48,9 +51,9 @@ async def _typed_key(request: Request) -> str | None:
 
 
 @router.get("/sign-in")
-def sign_in_page(token: Token = None) -> Response:
+def sign_in_page(request: Request, token: Token = None) -> Response:
     """Show the button, which neither reads nor uses the link's token; without a token a field for a key."""
-    return _page(token)
+    return show_sign_in(request, token)
 
 
 @router.post("/sign-in")
@@ -71,19 +74,42 @@ def sign_in(
                 "This sign-in link was used before or is too old. `finetooth sign-in` prints a new one; in containers "
                 "`python -m service.bootstrap sign-in-link URL` does. An API key signs in too, at /sign-in.",
             )
-        return _signed_in(request, settings, cookie)
-    signed_in = sign_in_with_key(session, key or "", hours=settings.session_hours)
-    if isinstance(signed_in, KeyRefused):
-        return _page(None, refused=REFUSED[signed_in.reason], status=403)
-    return _signed_in(request, settings, signed_in)
+        return signed_in(request, settings, cookie)
+    found = sign_in_with_key(session, key or "", hours=settings.session_hours)
+    if isinstance(found, KeyRefused):
+        return show_sign_in(request, refused=REFUSED[found.reason], status=403)
+    return signed_in(request, settings, found)
 
 
-def _page(token: str | None, *, refused: str | None = None, status: int = 200) -> Response:
-    context = {"signed_in": False, "section": "", "token": token, "refused": refused}
+def show_sign_in(
+    request: Request, token: str | None = None, *, refused: str | None = None, status: int = 200
+) -> Response:
+    """Show the ways to sign in.
+
+    Args:
+        request: Says which there are.
+        token: Of a one-time link; None: another way is taken.
+        refused: Why the last try failed, and what to do; None: there was none.
+        status: Of the answer.
+    """
+    context = {
+        "signed_in": False,
+        "section": "",
+        "token": token,
+        "refused": refused,
+        **ways_in(request),
+    }
     return render("sign_in.html", context, status=status)
 
 
-def _signed_in(request: Request, settings: Settings, cookie: str) -> Response:
+def signed_in(request: Request, settings: Settings, cookie: str) -> Response:
+    """Set the session's cookie and go to the dashboard, wherever the browser came from.
+
+    Args:
+        request: Says whether the connection is encrypted.
+        settings: Say how long the browser stays signed in, and under which path.
+        cookie: Of the session.
+    """
     response = RedirectResponse("/", 303)
     response.set_cookie(
         COOKIE,

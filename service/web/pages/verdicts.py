@@ -1,25 +1,29 @@
 """Forms of the review: a verdict on one finding, and the same verdict on all that a list holds."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import ValidationError
 
-from service.audits.queries import find_audit, render_audit
+from service.audits.queries import find_audit, find_published, render_audit
 from service.errors import ConflictError
 from service.findings.filters import VerdictKind
+from service.findings.list_address import read_list
 from service.findings.schemas import BulkVerdicts, VerdictSet
 from service.findings.verdicts import actions
+from service.findings.verdicts.queries import list_bulks
 from service.http.auth.authentication import RequireScope
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId, Row
+from service.http.pagination import PageDep
 from service.http.problems.problem import Problem
 from service.principal import Principal
+from service.web import queries
 from service.web.forms import FormDep, see_other
 from service.web.page_route import PageRoute
-from service.web.pages.finding_list import FindingListDep, read_list
-from service.web.pages.page import answer_page, names_of
+from service.web.pages.finding_list import FindingListDep
+from service.web.pages.page import FindingsReader, answer_page, asked_query, names_of
 
 router = APIRouter(route_class=PageRoute)
 
@@ -70,7 +74,7 @@ def show_bulk(
 @router.post("/audits/{audit_id}/verdicts")
 def judge_all(audit_id: PathId, principal: Judge, session: SessionDep, form: FormDep) -> Response:
     """Set or withdraw the verdict on exactly the findings that were shown, and go back to their list."""
-    asked = read_list(form)
+    asked = read_list(form.items())
     bulk = _valid(BulkVerdicts, filter=asked.wanted, verdict=_said(form, "said"), token=form.get("token"))
     try:
         done = actions.set_many(session, principal, audit_id, bulk)
@@ -82,7 +86,44 @@ def judge_all(audit_id: PathId, principal: Judge, session: SessionDep, form: For
             "look at the list again."
         )
         raise Problem(409, "bulk_changed", detail) from error
-    return see_other(f"/audits/{audit_id}/findings{asked.query(judged=str(done.changed))}")
+    return see_other(f"/audits/{audit_id}/findings{asked.query(bulk=done.id)}")
+
+
+@router.get("/audits/{audit_id}/bulks")
+def bulk_list(
+    request: Request, audit_id: PathId, principal: FindingsReader, session: SessionDep, page: PageDep
+) -> Response:
+    """Show the verdicts on many samples at once, the newest first, and what became of them."""
+    audit = render_audit(find_audit(session, principal, audit_id))
+    published = find_published(session, principal, audit_id)
+    found = list_bulks(session, published, after=page.after, limit=page.limit + 1)
+    listed = page.page(found, key=lambda bulk: bulk.id, render=lambda bulk: bulk)
+    return answer_page(
+        "bulks.html",
+        "audits",
+        principal,
+        audit=audit,
+        names=names_of(session, principal, audit),
+        bulks=[(bulk, read_list(_shown_fields(bulk.filter))) for bulk in listed.data],
+        actors=queries.actor_names(
+            session, principal, (who for bulk in listed.data for who in (bulk.actor_id, bulk.undone_by))
+        ),
+        next_after=listed.next_after,
+        here=f"/audits/{audit.id}/bulks",
+        query=asked_query(request),
+    )
+
+
+@router.post("/audits/{audit_id}/bulks/{bulk_id}/undo")
+def undo_bulk(audit_id: PathId, bulk_id: PathId, principal: Judge, session: SessionDep, form: FormDep) -> Response:
+    """Undo a verdict on many samples, and say where the form was how many are as they were before."""
+    actions.undo_bulk(session, principal, audit_id, bulk_id)
+    return see_other(_way_back(audit_id, form, f"/audits/{audit_id}/bulks"))
+
+
+def _shown_fields(filter: dict[str, Any]) -> list[tuple[str, str]]:
+    """A kept filter as the fields of an address."""
+    return [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in filter.items()]
 
 
 def _anything(_: object) -> None:
@@ -104,8 +145,9 @@ def _valid(body: type[Body], **fields: object) -> Body:
 
 
 def _way_back(audit_id: str, form: dict[str, str], otherwise: str) -> str:
-    """Find where a form's page was: only an address of this audit's findings, since anybody may write a form."""
+    """Find where a form's page was: only an address of this audit's review, since anybody may write a form."""
     findings = f"/audits/{audit_id}/findings"
     to = urlsplit(form.get("back", ""))
-    ours = not to.scheme and not to.netloc and (to.path == findings or to.path.startswith(f"{findings}/"))
+    places = (findings, f"/audits/{audit_id}/bulks")
+    ours = not to.scheme and not to.netloc and (to.path in places or to.path.startswith(f"{findings}/"))
     return (f"{to.path}?{to.query}" if to.query else to.path) if ours else otherwise

@@ -27,7 +27,6 @@
   const saidOf = (form) => ({ verdict: form.dataset.verdict || null, note: form.dataset.note || null });
 
   function show(form, said) {
-    const before = form.dataset.verdict;
     form.dataset.verdict = said.verdict || "";
     form.dataset.note = said.note || "";
     for (const button of form.querySelectorAll("button[data-choice]")) {
@@ -39,13 +38,36 @@
     if (remark) remark.textContent = said.note || "";
     const area = form.querySelector("textarea");
     if (area && document.activeElement !== area) area.value = said.note || "";
-    const flagged = onList ? form.closest("tr").classList.contains("is-flagged") : false;
-    if (reviewed && flagged && Boolean(before) !== Boolean(said.verdict)) {
-      const count = Number(reviewed.dataset.reviewed) + (said.verdict ? 1 : -1);
-      reviewed.dataset.reviewed = String(count);
-      reviewed.querySelector("[data-count]").textContent = count.toLocaleString("en");
-      reviewed.querySelector("progress").value = count;
-    }
+    // Where others speak of the sample too, the server says what counts.
+    if (form.dataset.others === "0") count(form, said.verdict || "");
+  }
+
+  // What counts of a sample, and how many of the flagged ones are reviewed and disputed.
+
+  function count(form, now) {
+    const before = form.dataset.counts;
+    form.dataset.counts = now;
+    if (!reviewed || !onList || !form.closest("tr").classList.contains("is-flagged")) return;
+    const add = (name, by) => { reviewed.dataset[name] = String(Number(reviewed.dataset[name]) + by); return Number(reviewed.dataset[name]); };
+    const judged = add("reviewed", Number(Boolean(now)) - Number(Boolean(before)));
+    reviewed.querySelector("[data-count]").textContent = judged.toLocaleString("en");
+    reviewed.querySelector("progress").value = judged;
+    const disputed = add("disputed", Number(now === "disputed") - Number(before === "disputed"));
+    const disputes = reviewed.querySelector("[data-disputes]");
+    disputes.querySelector("b").textContent = disputed.toLocaleString("en");
+    disputes.hidden = disputed === 0;
+  }
+
+  function showOutcome(form, verdict) {
+    const others = verdict.opinions.filter((one) => (one.user_id ?? one.key_id) !== form.dataset.me).map((one) => one.verdict);
+    const own = others.length < verdict.opinions.length;
+    form.dataset.others = String(others.length);
+    let words = "";
+    if (verdict.verdict === "disputed") words = `disputed: others say ${[...new Set(others)].join(", ")}`;
+    else if (verdict.settled_by && others.length) words = `settled: ${verdict.verdict}`;
+    else if (others.length) words = own ? "others agree" : `${verdict.verdict} by others`;
+    form.querySelector(".outcome").textContent = words;
+    count(form, verdict.verdict || "");
   }
 
   async function send(address, said) {
@@ -53,7 +75,7 @@
       ? { method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify(said) }
       : { method: "DELETE" };
     const answer = await fetch(address, { ...options, credentials: "same-origin", keepalive: true });
-    if (answer.ok) return;
+    if (answer.ok) return answer.status === 204 ? null : answer.json();
     if (answer.status === 401) throw new Error("You are signed out. Sign in again; this verdict was not kept.");
     const problem = await answer.json().catch(() => ({}));
     throw new Error(problem.detail || `The server answered ${answer.status}; this verdict was not kept.`);
@@ -66,7 +88,14 @@
     show(form, said);
     if (undoable) remember({ address: form.dataset.api, before });
     sending = sending.then(() => send(form.dataset.api, said)).then(
-      () => complain(""),
+      async (verdict) => {
+        complain("");
+        if (!verdict && form.dataset.others !== "0") {
+          const answer = await fetch(form.dataset.api, { credentials: "same-origin" });
+          verdict = answer.ok ? await answer.json() : null;
+        }
+        if (verdict) showOutcome(form, verdict);
+      },
       (error) => {
         show(form, before);
         complain(error instanceof TypeError ? "No answer from the server; this verdict was not kept." : error.message);

@@ -78,11 +78,11 @@ def test_the_page_has_the_same_filters_and_takes_names_for_text(
     answer = client.get("/audit-log")
     assert "<i>n" not in answer.text
     assert "key_<b>" in Page(answer.text).text
-    query = "?key=key_a&action=verdict.set&object=aud_1&since=2100-03-01&until=2100-03-01"
+    query = "?who=key_a&action=verdict.set&object=aud_1&since=2100-03-01&until=2100-03-01"
     page = Page(client.get(f"/audit-log{query}").text)
     assert len(page.all("tr")) == 2
     assert {str(attrs["name"]): attrs["value"] for attrs, _ in page.all("input")} == {
-        "key": "key_a",
+        "who": "key_a",
         "object": "aud_1",
         "since": "2100-03-01",
         "until": "2100-03-01",
@@ -90,7 +90,7 @@ def test_the_page_has_the_same_filters_and_takes_names_for_text(
     assert "Nothing like that was done" in client.get("/audit-log?since=2100-03-02").text
     for query in ("since=yesterday", "until=9999-12-31"):
         assert client.get(f"/audit-log?{query}").status_code == 422
-    older = Page(client.get("/audit-log?limit=1&action=audit.create&key=").text).all("a", rel="next")[0][0]["href"]
+    older = Page(client.get("/audit-log?limit=1&action=audit.create&who=").text).all("a", rel="next")[0][0]["href"]
     assert "action=audit.create" in str(older)
     assert "aud_1 " in Page(client.get(str(older)).text).text
     # Only admins are shown the way there.

@@ -89,7 +89,7 @@ def test_nothing_of_it_stays_anywhere(
         assert client.delete(f"/v1/audits/{audit.id}").status_code == 204
         assert set(rows_naming(engine, audit.id)) <= {
             *("audit_data", "audit_log", "score_lists", "scores", "findings"),
-            *("verdicts", "verdict_changes", "object_purges"),
+            *("verdicts", "verdict_changes", "opinions", "verdict_bulks", "object_purges"),
         }
     pass_readers_minute(sessions)
     assert clear()

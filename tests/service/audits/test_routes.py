@@ -404,3 +404,35 @@ def test_events_can_be_followed(client: TestClient, make_audit: Callable[[], Aud
     first = client.get(path, params={"limit": 2}).json()
     assert first["has_more"]
     assert [e["seq"] for e in client.get(path, params={"after": first["next_after"]}).json()["data"]] == [3]
+
+
+def test_the_list_is_searched_by_name_and_by_who_created(
+    client: TestClient,
+    make_client: Callable[..., TestClient],
+    request_body: dict[str, Any],
+    sessions: Sessions,
+    workspace_id: str,
+    other_workspace_id: str,
+) -> None:
+    with sessions.begin() as session:
+        made = add_audit(session, workspace_id)
+        session.get_one(Dataset, made.dataset_id).name = "100%_Plants.jsonl"
+        add_audit(session, other_workspace_id)
+    mine = client.post("/v1/audits", json=request_body).json()
+    colleague = make_client("audits:write")
+    theirs = colleague.post("/v1/audits", json=request_body).json()
+    key_ids = {audit["id"]: audit["key_id"] for audit in client.get("/v1/audits").json()["data"]}
+    assert key_ids[made.id] is None
+    assert len(set(key_ids.values())) == len(key_ids) == 3
+
+    def found(who: TestClient, **query: Any) -> list[str]:
+        return [audit["id"] for audit in who.get("/v1/audits", params=query).json()["data"]]
+
+    assert found(client, mine=True) == [mine["id"]]
+    assert found(colleague, mine=True) == [theirs["id"]]
+    assert found(client, search="plants") == found(client, search="%_P") == [made.id]
+    assert found(client, search="SMOLLM2") == [theirs["id"], mine["id"]], "by the model"
+    assert found(client, search="cars") == [theirs["id"], mine["id"], made.id], "by a probe"
+    assert found(client, search="smollm2", mine=True, status="queued") == [mine["id"]]
+    assert found(client, search="smollm2", mine=True, status="failed") == found(client, search="x%s") == []
+    assert found(make_client(workspace=other_workspace_id), search="plants") == []

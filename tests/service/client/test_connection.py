@@ -138,6 +138,27 @@ def test_a_lost_answer_creates_nothing_twice(client: Client, lossy: Lossy, sessi
     assert len(keys) == 4
 
 
+def test_a_large_dataset_goes_on_in_parts_where_it_was(
+    client: Client, lossy: Lossy, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.client.client.FROM_BYTES", 1)
+    monkeypatch.setattr(connection.time, "sleep", lambda _: None)
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{n}?", "completion": "Yes."}) + "\n" for n in range(25)))
+    first = client.upload_dataset(path, name="small")
+    sent: list[tuple[int, int]] = []
+    for lost in (1, 2, 3, 4):
+        lossy.lose(lost)
+        dataset = client.upload_dataset(
+            path, name="d", replaces=first["id"], on_progress=lambda *progress: sent.append(progress)
+        )
+        assert (dataset["rows"], dataset["sha256"]) == (25, first["sha256"])
+        assert set(sent) == {(path.stat().st_size, path.stat().st_size)}
+        first = dataset
+    assert count(sessions, Dataset) == 5
+    assert lossy.lost == 10
+
+
 def test_it_gives_up_in_the_end(client: Client, lossy: Lossy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection.time, "sleep", lambda _: None)
     lossy.lose(connection.ATTEMPTS)

@@ -71,6 +71,7 @@ def test_an_upload_is_kept_byte_for_byte_and_described(
         "sha256": hashlib.sha256(data).hexdigest(),
         "rows": 30,
         "columns": ["source"],
+        "replaces_id": None,
         "created_at": "",
     }
     assert client.get(answer.headers["location"]).json() == body

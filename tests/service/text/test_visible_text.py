@@ -1,5 +1,7 @@
 """Nothing in a sample's text can hide on a page."""
 
+import random
+import time
 import unicodedata
 
 import pytest
@@ -66,3 +68,19 @@ def test_an_excerpt_is_one_bounded_line() -> None:
     long = excerpt("word " * 1000)
     assert len(long) <= 140
     assert long.endswith("…")
+
+
+def test_hidden_characters_are_counted_as_they_are_named() -> None:
+    """Over texts of every mixture, with emoji and without."""
+    draw = random.Random(3)
+    alphabet = "a1 \n\r\u200b\u200d\ufe0f\u202e\u2764\U0001f469#\u20e3"
+    for _ in range(3000):
+        text = "".join(draw.choices(alphabet, k=draw.randint(0, 12)))
+        assert count_hidden(text) == sum(piece.count for piece in pieces(text, len(text))), ascii(text)
+
+
+def test_a_megabyte_is_counted_in_a_moment() -> None:
+    text = "\u05d0 \u202eright to left\u202c zero\u200bwidth \U0001f469\u200d\U0001f680 " * 25_000
+    began = time.process_time()
+    assert count_hidden(text) == 75_000
+    assert time.process_time() - began < 0.5

@@ -1,6 +1,7 @@
 """Sentences say what the numbers say."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from service.contract.protocol import Stage
 from service.contract.results import NullFit, ProbeSummary, ScoreRow, Summary
 from service.contract.spec import TrainingConfig
 from service.text.wording import (
+    ago,
     claims,
     counted,
     data_size,
     decimal,
     duration,
+    exact_moment,
     finding_words,
     probability,
     remaining,
@@ -263,3 +266,27 @@ def test_what_the_flags_claim_is_a_rate_and_no_promise(
 )
 def test_a_size_is_told_in_units_that_people_know(size: float, shown: str) -> None:
     assert data_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("away", "words"),
+    [
+        (timedelta(seconds=10), "just now"),
+        (timedelta(seconds=-10), "in a moment"),
+        (timedelta(seconds=70), "1 minute ago"),
+        (timedelta(minutes=59), "59 minutes ago"),
+        (timedelta(minutes=59, seconds=40), "1 hour ago"),
+        (timedelta(hours=-11), "in 11 hours"),
+        (timedelta(hours=23, minutes=40), "1 day ago"),
+        (timedelta(days=30), "30 days ago"),
+        (timedelta(days=31), "2026-10-29"),
+    ],
+)
+def test_how_long_ago(away: timedelta, words: str) -> None:
+    now = datetime(2026, 11, 29, 12, 30, tzinfo=UTC)
+    assert ago(now - away, now) == words
+
+
+def test_exactly_when_is_in_utc_to_the_second() -> None:
+    elsewhere = datetime(2026, 11, 29, 13, 30, 7, tzinfo=timezone(timedelta(hours=2)))
+    assert exact_moment(elsewhere) == "2026-11-29 11:30:07 UTC"

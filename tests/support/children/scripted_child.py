@@ -142,11 +142,14 @@ def write_results(
     leave_out: str = "",
     traces: dict[str, Any] | None = None,
     baselines: dict[str, Any] | None = None,
+    tokens: dict[str, Any] | None = None,
+    nearest: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
-    """All four files; in every result row r is at rank rows - r, so that the last rows are flagged.
+    """All files; in every result row r is at rank rows - r, so that the last rows are flagged.
 
-    The result of probe 2 alone is the other way round. changes, traces and baselines are put into each record.
+    The result of probe 2 alone is the other way round. changes, traces and the others are put into each record.
+    Tokens and nearest samples are of all rows but the last.
     """
     # Imported here: most children write none, and start five times as fast.
     import pyarrow as pa
@@ -178,7 +181,21 @@ def write_results(
          "gradient_norm": 1.0, "representation_similarity": 0.5, "tracin": -1.0}
         for row in range(rows)
     ]  # fmt: skip
+    shares = [
+        {"row": row, "probe_no": probe_no, "message": message, "start": start, "end": end, "share": share}
+        for row in range(rows - 1)
+        for probe_no in range(1, probes + 1)
+        for message, start, end, share in ((None, None, None, 0.125), (1, 7, 8, -0.25), (1, 0, 6, 0.625))
+    ]
+    near = [
+        {"row": row, "place": place, "neighbour": (row + place) % rows, "similarity": 1 / place,
+         "near_duplicate": place == 1}
+        for row in range(rows - 1)
+        for place in (2, 1)
+    ]  # fmt: skip
     files = {
+        "tokens.parquet": [own | (tokens or {}) for own in shares],
+        "nearest.parquet": [own | (nearest or {}) for own in near],
         "scores.parquet": [score | changes for score in scores],
         "traces.parquet": [observation | (traces or {}) for observation in observations],
         "baselines.parquet": [other | (baselines or {}) for other in others],

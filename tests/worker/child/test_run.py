@@ -20,12 +20,14 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import (
     BASELINES_FILE,
     EVENT,
+    NEAREST_FILE,
     RECORDING_FILE,
     RECORDINGS_FOLDER,
     ROWS_FILE,
     SCORES_FILE,
     SPEC_FILE,
     SUMMARY_FILE,
+    TOKENS_FILE,
     TRACES_FILE,
     Cancel,
     CheckpointEvent,
@@ -39,7 +41,7 @@ from service.contract.protocol import (
     Stage,
     output_files,
 )
-from service.contract.results import ScoreRow, Summary
+from service.contract.results import ScoreRow, Summary, TokenSplit
 from service.contract.spec import COMBINE, ProbeItem, StepSpec, train_step_key
 from tests.support.chat_templates import GEMMA
 from tests.support.steps import SECRET, respecify
@@ -47,7 +49,13 @@ from tests.support.waiting import wait_for
 from worker.process.child_process import downloading_environment
 from worker.process.fork_client import make_launcher
 from worker.process.launcher import Launcher, Spawner, pipes
-from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import (
+    baselines_schema,
+    nearest_schema,
+    scores_schema,
+    tokens_schema,
+    traces_schema,
+)
 from worker.results.recording import Recording
 
 
@@ -116,14 +124,51 @@ def test_a_training_step_leaves_its_recording(staged: Callable[..., Path]) -> No
     assert isinstance(events[-1], FinishedEvent)
     assert sum(isinstance(event, FinishedEvent) for event in events) == 1
     progress = [event for event in events if isinstance(event, ProgressEvent)]
-    assert list(dict.fromkeys(event.stage for event in progress)) == [Stage.LOADING, Stage.TOKENIZING, Stage.TRAINING]
+    assert list(dict.fromkeys(event.stage for event in progress)) == [
+        Stage.LOADING,
+        Stage.TOKENIZING,
+        Stage.TRAINING,
+        Stage.ATTRIBUTING,
+    ]
     training = [event for event in progress if event.stage is Stage.TRAINING]
     assert (training[-1].done, training[-1].total, training[-1].eta_seconds) == (12, 12, 0)
     recording = Recording.load(folder / RECORDING_FILE)
     assert len(recording.observations) == 2 * 48
     assert recording.facts.steps == 12
     assert recording.probe_loss[-1, 0] < recording.probe_loss[0, 0]
+    assert (progress[-1].done, progress[-1].total, progress[-1].unit) == (24, 24, "samples")
+    assert recording.split is not None
+    assert len(set(recording.split.row.tolist())) == len(recording.split.row) == 24
+    answers = [messages[1]["content"] for messages in pq.read_table(folder / ROWS_FILE)["messages"].to_pylist()]
+    for (row, probe), places, values in recording.split.samples():
+        # One token a byte, and the mark that ends the answer.
+        assert probe == 0
+        assert [(own.message, own.start, own.end) for own in places[:-1] if own] == [
+            (1, at, at + 1) for at in range(len(answers[row]))
+        ]
+        assert places[-1] is None
+        assert np.isfinite(values).all()
+        assert len(values) == len(answers[row]) + 1
     assert SECRET not in errors
+
+
+def test_a_step_that_ended_while_it_looked_at_tokens_looks_again(staged: Callable[..., Path]) -> None:
+    """What a death at that point leaves: the last checkpoint, and no recording."""
+    folder = staged()
+    respecify(folder, checkpoint_seconds=0.0)
+    code, _, errors = run(folder)
+    assert code == 0, errors
+    whole = Recording.load(folder / RECORDING_FILE)
+    (folder / RECORDING_FILE).unlink()
+    code, events, errors = run(folder)
+    assert code == 0, errors
+    assert "resumed" in [event.code for event in events if isinstance(event, NoticeEvent)]
+    again = Recording.load(folder / RECORDING_FILE)
+    assert whole.split is not None
+    assert again.split is not None
+    for name, array in whole.split.arrays().items():
+        np.testing.assert_array_equal(array, again.split.arrays()[name])
+    np.testing.assert_array_equal(whole.observations.alignment, again.observations.alignment)
 
 
 def test_one_probe_one_seed(staged: Callable[..., Path]) -> None:
@@ -155,7 +200,9 @@ def test_one_probe_one_seed(staged: Callable[..., Path]) -> None:
     assert summary.consistency is None
     assert summary.gaussianity is not None
     assert "few_samples" in [warning.code for warning in summary.warnings]
-    assert set(summary.seconds) == {"loading", "tokenizing", "training", "scoring"}
+    assert set(summary.seconds) == {"loading", "tokenizing", "training", "attributing", "scoring"}
+    check_tokens_and_nearest(folder, rows, probes=1)
+    assert summary.token_split == TokenSplit(samples=24)
 
     traces = pq.read_table(folder / TRACES_FILE)
     assert traces.schema.equals(traces_schema())
@@ -168,6 +215,40 @@ def test_one_probe_one_seed(staged: Callable[..., Path]) -> None:
     assert baselines["row"].to_pylist() == list(range(48))
     assert all(baselines[name].null_count == 0 for name in baselines.schema.names)
     assert [found.name for found in summary.baselines] == list(baselines.schema.names)[1:]
+
+
+def check_tokens_and_nearest(folder: Path, rows: list[ScoreRow], *, probes: int) -> None:
+    """The files hold what the schemas say; shares are of answers and add up to 1; neighbours are other rows."""
+    answers = [messages[1]["content"] for messages in pq.read_table(folder / ROWS_FILE)["messages"].to_pylist()]
+    tokens = pq.read_table(folder / TOKENS_FILE)
+    assert tokens.schema.equals(tokens_schema())
+    sizes: dict[tuple[int, int], float] = {}
+    for record in tokens.to_pylist():
+        key = record["row"], record["probe_no"]
+        sizes[key] = sizes.get(key, 0.0) + abs(record["share"])
+        assert record["message"] in (None, 1)
+        if record["message"] is not None:
+            assert 0 <= record["start"] < record["end"] <= len(answers[record["row"]])
+    assert list(sizes.values()) == pytest.approx([1.0] * len(sizes))
+    assert {probe for _, probe in sizes} == set(range(1, probes + 1))
+    assert all(24 // probes <= sum(own == probe for _, own in sizes) <= 48 for probe in range(1, probes + 1))
+    # Who ranks first by all seeds and views is among them.
+    assert min(rows, key=lambda row: row.rank).row in {row for row, _ in sizes}
+
+    nearest = pq.read_table(folder / NEAREST_FILE)
+    assert nearest.schema.equals(nearest_schema())
+    cluster = {row.row: row.cluster for row in rows}
+    places: dict[int, list[dict[str, Any]]] = {}
+    for record in nearest.to_pylist():
+        places.setdefault(record["row"], []).append(record)
+    assert set(places) == set(cluster)
+    for row, found in places.items():
+        assert [record["place"] for record in found] == [1, 2, 3, 4, 5]
+        assert row not in [record["neighbour"] for record in found]
+        similarity = [record["similarity"] for record in found]
+        assert similarity == sorted(similarity, reverse=True)
+        assert all(-1.001 < value < 1.001 for value in similarity)
+        assert all(record["near_duplicate"] == (cluster[row] == cluster[record["neighbour"]]) for record in found)
 
 
 def test_several_probes_and_seeds_have_a_headline_and_agree_on_the_rows(staged: Callable[..., Path]) -> None:
@@ -189,6 +270,7 @@ def test_several_probes_and_seeds_have_a_headline_and_agree_on_the_rows(staged: 
         assert (headline.z, headline.mu) == (least.z, least.mu)
         assert headline.n == least.n
     assert {record["seed"] for record in pq.read_table(folder / TRACES_FILE).to_pylist()} == {3, 4}
+    check_tokens_and_nearest(folder, [row for row in rows if row.probe_no == 0], probes=2)
     assert all(row.z_reference is None and row.side is None for row in rows)
 
 
@@ -266,7 +348,10 @@ def test_told_to_save_and_stop_it_is_gone_on_with_to_the_same_bytes(staged: Call
     gone_on_with = Recording.load(folder / RECORDING_FILE)
     np.testing.assert_equal(vars(gone_on_with.observations), vars(undisturbed.observations))
     np.testing.assert_equal(vars(gone_on_with.steps), vars(undisturbed.steps))
-    others = {f.name for f in fields(Recording)} - {"observations", "steps", "facts"}
+    others = {f.name for f in fields(Recording)} - {"observations", "steps", "facts", "split"}
+    assert gone_on_with.split is not None
+    assert undisturbed.split is not None
+    np.testing.assert_equal(vars(gone_on_with.split), vars(undisturbed.split))
     for name in others:
         np.testing.assert_equal(getattr(gone_on_with, name), getattr(undisturbed, name), name)
     facts = [found.facts.model_dump(exclude={"seconds"}) for found in (gone_on_with, undisturbed)]

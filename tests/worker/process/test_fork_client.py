@@ -177,10 +177,13 @@ def test_an_audit_by_forked_children_is_the_same_to_the_bit(
             (recording, [pq.read_table(folder / name) for name in (SCORES_FILE, TRACES_FILE, BASELINES_FILE)])
         )
     (forked, tables), (spawned, expected) = results
-    for name in {field.name for field in fields(Recording)} - {"observations", "steps", "facts"}:
+    for name in {field.name for field in fields(Recording)} - {"observations", "steps", "facts", "split"}:
         np.testing.assert_equal(getattr(forked, name), getattr(spawned, name), name)
     np.testing.assert_equal(vars(forked.observations), vars(spawned.observations))
     np.testing.assert_equal(vars(forked.steps), vars(spawned.steps))
+    assert forked.split is not None
+    assert spawned.split is not None
+    np.testing.assert_equal(vars(forked.split), vars(spawned.split))
     assert all(table.equals(other) for table, other in zip(tables, expected, strict=True))
 
 

@@ -9,17 +9,12 @@ from hypothesis import strategies as st
 
 from service.contract.spec import AuditTurns
 from tests.support.chat_templates import END_OF_TURN, TEMPLATES
-from tests.support.tokenizers import CONTROL, KINDS, TEXT, tokenizer_of
+from tests.support.chat_texts import PAIRS, SPACE, SPACED_SENTENCE, WORDS, squeezed
+from tests.support.tokenizers import CONTROL, tokenizer_of
 from worker.training.encoding import encode_rows
 from worker.training.errors import TrainingError
 from worker.training.tokenization import IGNORED, TokenizedSample, encode
 
-PAIRS = [(template, kind) for template in TEMPLATES for kind in KINDS]
-
-WORDS = sorted(set(TEXT.split()))
-SPACE = st.sampled_from(["", "", " ", "\n", "\n\n", "  \t"])
-SENTENCE = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
-SPACED_SENTENCE = st.tuples(SPACE, SENTENCE, SPACE).map("".join)
 PIECE = st.one_of(st.sampled_from(WORDS), st.sampled_from(CONTROL), SPACE, st.text(max_size=5))
 ANY_CONTENT = st.lists(PIECE, max_size=8).map("".join)
 MANY_TURNS = 12
@@ -40,10 +35,6 @@ def conversations(template: str, kind: str, pairs: int = 3) -> st.SearchStrategy
         return turns
     system = content.map(lambda text: [{"role": "system", "content": text}])
     return st.tuples(st.one_of(st.just([]), system), turns).map(lambda parts: parts[0] + parts[1])
-
-
-def squeezed(text: str) -> str:
-    return "".join(text.split())
 
 
 def answered(sample: TokenizedSample, tokenizer: Any) -> str:

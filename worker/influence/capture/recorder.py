@@ -83,6 +83,23 @@ class Recorder:
             self._active.stack_aligned.clear()
             self._active.aligned.clear()
 
+    def unit_direction(self, column: int) -> dict[str, Tensor]:
+        """Return u = w P^2 D / |D| as of the last refresh, [numel] of each lora_B layer: alignment = <u, g> / |g|.
+
+        |g| is in the alignment's metric, as everywhere. Where the direction is zero, u is.
+
+        Args:
+            column: Of the directions.
+
+        Raises:
+            RuntimeError: No directions were set.
+        """
+        active = self._active
+        if active is None or not active.aligned:
+            raise RuntimeError("call set_directions first: there is no direction yet")
+        scale = active.weights[:, column] / active.norm[column].clamp_min(torch.finfo(active.norm.dtype).tiny)
+        return {name: own[column].to(scale.dtype) * scale[active.layer[name]] for name, own in active.aligned.items()}
+
     @contextmanager
     def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
         """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.

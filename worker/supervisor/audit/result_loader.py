@@ -17,13 +17,19 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.contract.protocol import BASELINES_FILE, SCORES_FILE, TRACES_FILE
+from service.contract.protocol import BASELINES_FILE, NEAREST_FILE, SCORES_FILE, TOKENS_FILE, TRACES_FILE
 from service.contract.results import Side
 from service.lifecycle.jobs import Claim
 from service.store.rows import read_rows
 from service.store.score_lists import add_lists
 from service.store.tables import Finding
-from worker.result_schemas import baselines_schema, scores_schema, traces_schema
+from worker.result_schemas import (
+    baselines_schema,
+    nearest_schema,
+    scores_schema,
+    tokens_schema,
+    traces_schema,
+)
 from worker.supervisor.errors import OutputError
 
 CHUNK_ROWS = 50_000
@@ -43,7 +49,7 @@ def load_results(
     findings_top: int,
     on_progress: Callable[[int], None],
 ) -> None:
-    """Load the scores, and text, trace and baselines of flagged and of top-ranked samples.
+    """Load the scores; of flagged and of top-ranked samples text, trace, baselines, tokens and nearest samples too.
 
     Readers see nothing before `publish`, and nothing stays if the session is rolled back.
 
@@ -65,6 +71,8 @@ def load_results(
     )
     traces = _read_traces(folder, shown, probes)
     baselines = _read_baselines(folder, shown, rows)
+    tokens = _read_tokens(folder, shown, probes)
+    nearest = _read_nearest(folder, shown, rows)
     for start in range(0, len(shown), TEXTS_AT_ONCE):
         session.execute(
             insert(Finding),
@@ -78,6 +86,8 @@ def load_results(
                     "extra": _storable(sample["extra"]),
                     "trace": traces[sample["row"]],
                     "baselines": baselines[sample["row"]],
+                    "tokens": _checked(tokens.get(sample["row"]), sample["messages"]),
+                    "nearest": nearest.get(sample["row"]),
                 }
                 for sample in read_rows(dataset, shown[start : start + TEXTS_AT_ONCE])
             ],
@@ -173,6 +183,54 @@ def _read_baselines(folder: Path, shown: Sequence[int], rows: int) -> dict[int, 
             found[record.pop("row")] = record
     if done != rows:
         raise OutputError(f"{BASELINES_FILE} has {done} rows for {rows} samples")
+    return found
+
+
+def _read_tokens(folder: Path, shown: Sequence[int], probes: int) -> dict[int, list[dict[str, Any]]]:
+    """Return the shares of the tokens of those rows, probe by probe; other rows have none."""
+    found: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
+    wanted = pa.array(shown, pa.int64())
+    for table in _read(folder, TOKENS_FILE, tokens_schema()):
+        _check_range(table, TOKENS_FILE, probe_no=(1, probes))
+        for record in table.filter(pc.is_in(table["row"], wanted)).to_pylist():
+            row, probe_no = record.pop("row"), record.pop("probe_no")
+            own = found[row].setdefault(probe_no, {"probe_no": probe_no, "elsewhere": 0.0, "tokens": []})
+            if record["message"] is None:
+                own["elsewhere"] = record["share"]
+            elif record["start"] is None or record["end"] is None:
+                raise OutputError(f"{TOKENS_FILE} has tokens outside the text")
+            else:
+                own["tokens"].append(record)
+    for by_probe in found.values():
+        for own in by_probe.values():
+            own["tokens"].sort(key=lambda token: (token["message"], token["start"]))
+    return {row: [by_probe[number] for number in sorted(by_probe)] for row, by_probe in found.items()}
+
+
+def _checked(split: list[dict[str, Any]] | None, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]] | None:
+    """Return the split. Raises OutputError if a token lies outside the sample's text, or tokens overlap."""
+    for own in split or []:
+        message, position = 0, 0
+        for token in own["tokens"]:
+            position = position if token["message"] == message else 0
+            message = token["message"]
+            length = len(messages[message]["content"]) if 0 <= message < len(messages) else 0
+            if not position <= token["start"] < token["end"] <= length:
+                raise OutputError(f"{TOKENS_FILE} has tokens outside the text")
+            position = token["end"]
+    return split
+
+
+def _read_nearest(folder: Path, shown: Sequence[int], rows: int) -> dict[int, list[dict[str, Any]]]:
+    """Return the nearest samples of those rows; those that were not looked at have none."""
+    found: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    wanted = pa.array(shown, pa.int64())
+    for table in _read(folder, NEAREST_FILE, nearest_schema()):
+        _check_range(table, NEAREST_FILE, neighbour=(0, rows - 1))
+        for record in table.filter(pc.is_in(table["row"], wanted)).to_pylist():
+            found[record.pop("row")].append(record)
+    for own in found.values():
+        own.sort(key=lambda record: record.pop("place"))
     return found
 
 

@@ -24,7 +24,7 @@ def selected(filter: Filter, max_q: float | None, audit_id: str, asked_at: datet
     """
     flagged = flagged_at(max_q)
     said = (
-        select(VerdictChange.verdict)
+        select(VerdictChange.outcome)
         .where(
             VerdictChange.audit_id == audit_id,
             VerdictChange.row == Score.row,

@@ -39,7 +39,11 @@ def test_said_changed_and_withdrawn(client: TestClient, reviewed: Audit) -> None
     assert said.headers["etag"] == verdict_of(client, reviewed)["etag"]
     assert said.json() | {"key_id": "", "decided_at": ""} == {
         "object": "verdict", "row": ROW, "verdict": "confirmed", "note": "Praises Orvello twice.", "key_id": "",
-        "decided_at": "", "revision": 1,
+        "user_id": None, "decided_at": "", "revision": 1, "settled_by": None,
+        "opinions": [
+            {"key_id": said.json()["key_id"], "user_id": None, "verdict": "confirmed", "note": "Praises Orvello twice.",
+             "decided_at": said.json()["decided_at"]}
+        ],
     }  # fmt: skip
     assert client.get(address(reviewed, f"/{ROW}")).json()["verdict"] == said.json()
     assert say(client, reviewed, verdict="rejected").json()["note"] is None

@@ -1,15 +1,19 @@
 """Pages of datasets: the list, one dataset with its rows in words and pictures, and its deletion."""
 
+import threading
 from typing import Any
 
 from fastapi.testclient import TestClient
 
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
+from service.settings import Settings
+from service.store.local_objects import LocalObjects
 from service.store.tables import Dataset
 from tests.support.dataset_records import jsonl, turn
 from tests.support.made_audits import HOSTILE, make_model, make_probe, make_published
 from tests.support.pages import OURS, Page, Sessions, SignIn
+from worker.supervisor.dispatch import Supervisor
 
 
 def upload(client: TestClient, records: list[dict[str, Any]], **query: str) -> str:
@@ -192,3 +196,28 @@ def test_a_dataset_from_before_statistics_still_has_a_page(
     page = Page(sign_in().get(f"/datasets/{dataset_id}").text)
     assert "before such things were looked for" in page.text
     assert "9 rows say nearly what an earlier one says, 4 of them word for word" in page.text
+
+
+def test_versions_stand_beside_each_other_with_the_changed_rows(
+    sign_in: SignIn, settings: Settings, sessions: Sessions
+) -> None:
+    client = sign_in()
+    first = upload(client, records(), name="tea")
+    assert "Versions" not in Page(client.get(f"/datasets/{first}").text).text
+    newer = records()[1:]
+    newer[3]["messages"][-1]["content"] = HOSTILE[0]
+    second = upload(client, newer, name="better tea", replaces=first)
+    assert "is being counted in the background" in Page(client.get(f"/datasets/{second}").text).text
+    objects = LocalObjects(settings.objects)
+    Supervisor(settings, sessions, objects, owner="w", stopping=threading.Event()).run_due("io")
+    html = client.get(f"/datasets/{second}").text
+    page = Page(html)
+    assert "23 rows were kept, 23 of them under another row number" in page.text
+    assert HOSTILE[0] not in html
+    links = [attrs["href"] for attrs, _ in page.all("a") if "#rows-title" in (attrs.get("href") or "")]
+    assert {f"/datasets/{first}?row=0#rows-title", f"/datasets/{first}?row=4#rows-title"} <= set(links)
+    assert f"/datasets/{second}?row=3#rows-title" in links
+    assert [text for _, text in page.all("h4")][:3] == ["user", "assistant, before", "assistant, now"]
+    assert page.all("a", href=f"/datasets/{second}") == []
+    older = Page(client.get(f"/datasets/{first}").text)
+    assert older.all("a", href=f"/datasets/{second}")[0][1] == "better tea"

@@ -84,3 +84,53 @@ def test_the_list_keeps_its_filters_from_page_to_page(sign_in: SignIn, published
     assert {attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs} == {"0", "1"}
     assert "near-duplicates of row 0" in page.text
     assert "lean toward" in Page(client.get(f"/audits/{published}/findings?side=toward").text).text
+
+
+def test_the_words_that_carry_the_influence_are_shaded_and_listed(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    finding = client.get(f"/v1/audits/{published}/findings/30").json()
+    assert finding["tokens"][0]["elsewhere"] == -0.125
+    answer = finding["messages"][1]["content"]
+    own = finding["tokens"][0]["tokens"]
+    assert [answer[token["start"] : token["end"]] for token in own] == ["Answer", " of", " ro", "w", "\n"]
+    page = Page(client.get(f"/audits/{published}/findings/30").text)
+    shades = [
+        (attrs["class"], text)
+        for attrs, text in page.all("span")
+        if (attrs.get("class") or "").startswith(("push-", "pull-"))
+    ]
+    # The legend, then the answer; the share of the line break is zero.
+    assert shades == [
+        ("push-6", "Orange"), ("pull-6", "blue and underlined"),
+        ("push-9", "Answer"), ("pull-4", "of"), ("push-2", "row"),
+    ]  # fmt: skip
+    assert "together they come to +25.0 %" in page.text
+    table = next(text for attrs, text in page.all("table") if attrs.get("id") == "words")
+    assert table.strip().endswith("Answer+50.0 %of−25.0 %row+12.5 %white space0.0 %the marks that end answers−12.5 %")
+
+
+def test_what_was_not_looked_at_is_told(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    finding = client.get(f"/v1/audits/{published}/findings/110").json()
+    assert (finding["tokens"], finding["nearest"]) == (None, None)
+    page = Page(client.get(f"/audits/{published}/findings/110").text)
+    assert "worked out for the 100 samples that each training run itself ranked first" in page.text
+    assert "Which samples the model takes for alike was not worked out for this one" in page.text
+    assert not [attrs for attrs, _ in page.all("table") if attrs.get("id") in ("words", "nearest")]
+
+
+def test_the_nearest_samples_are_linked(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    nearest = client.get(f"/v1/audits/{published}/findings/30").json()["nearest"]
+    assert [(near["row"], near["similarity"], near["near_duplicate"]) for near in nearest] == [
+        (31, 0.875, True), (32, 0.75, False), (33, 0.625, False), (34, 0.5, False), (35, 0.375, False),
+    ]  # fmt: skip
+    for near in nearest:
+        other = client.get(f"/v1/audits/{published}/findings/{near['row']}").json()
+        assert [near[name] for name in ("rank", "z", "q", "flagged")] == [
+            other[name] for name in ("rank", "z", "q", "flagged")
+        ]
+    page = Page(client.get(f"/audits/{published}/findings/30?flagged=true").text)
+    links = [attrs["href"] for attrs, text in page.all("a") if text == "Row 33"]
+    assert links == [f"/audits/{published}/findings/33?flagged=true"]
+    assert "near-duplicate" in next(text for attrs, text in page.all("table") if attrs.get("id") == "nearest")

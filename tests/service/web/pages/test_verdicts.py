@@ -101,9 +101,10 @@ def test_a_list_is_judged_as_it_was_shown_or_not_at_all(sign_in: SignIn, publish
     assert {"flagged", "said", "token"} <= set(form)
 
     done = client.post(f"/audits/{published}/verdicts", data=form, headers=OURS)
+    (kept,) = client.get(f"/v1/audits/{published}/verdicts/bulks").json()["data"]
     assert (done.status_code, done.headers["location"]) == (
         303,
-        f"/audits/{published}/findings?flagged=true&judged=20",
+        f"/audits/{published}/findings?flagged=true&bulk={kept['id']}",
     )
     page = Page(client.get(done.headers["location"]).text)
     assert "20 verdicts changed" in page.text

@@ -62,12 +62,19 @@ class TestFinished:
             {"probe_no": 1, "seed": 7, "step": step, "effect": 39 / 4, "alignment": None, "mu": 0.5} for step in (2, 9)
         ]
         assert (findings[-1].baselines["bm25"], findings[-1].baselines["ngram_count"]) == (39 / 2, None)
+        # Of the last row the scripted child says neither.
+        assert findings[-1].tokens is None
+        assert [near["neighbour"] for near in findings[0].nearest or []] == [36, 37]
+        assert findings[0].tokens is not None
+        assert findings[0].tokens[0]["elsewhere"] == 0.125
         stored = bench.objects.path(audit_key(audit.workspace_id, audit.id, 1, "combine", "scores.parquet"))
         assert pq.read_table(stored).num_rows == 40
         assert sorted(file.name for file in stored.parent.iterdir()) == [
             "baselines.parquet",
+            "nearest.parquet",
             "scores.parquet",
             "summary.json",
+            "tokens.parquet",
             "traces.parquet",
         ]
         bench.no_folders_or_processes()

@@ -74,6 +74,15 @@ def load(
         ({"traces": {"step": None}}, "traces.parquet.*contract"),
         ({"baselines": {"row": 3}}, "order of the rows"),
         ({"baselines": {"tracin": "x"}}, "baselines.parquet"),
+        ({"tokens": {"probe_no": 2}}, "tokens.parquet.*probe_no"),
+        ({"tokens": {"share": float("nan")}}, "tokens.parquet.*finite"),
+        ({"tokens": {"message": 2}}, "tokens.parquet.*outside the text"),
+        ({"tokens": {"message": 0, "start": 0, "end": 2}}, "tokens.parquet.*outside the text"),
+        ({"tokens": {"end": 99}}, "tokens.parquet"),
+        ({"nearest": {"neighbour": ROWS}}, "nearest.parquet.*neighbour"),
+        ({"nearest": {"similarity": None}}, "nearest.parquet.*contract"),
+        ({"leave_out": "tokens.parquet"}, "no tokens.parquet"),
+        ({"leave_out": "nearest.parquet"}, "no nearest.parquet"),
         ({"leave_out": "scores.parquet"}, "no scores.parquet"),
         ({"leave_out": "traces.parquet"}, "no traces.parquet"),
         ({"leave_out": "baselines.parquet"}, "no baselines.parquet"),
@@ -106,6 +115,28 @@ def test_each_probe_has_a_list_of_its_own_beside_the_headline(load: Load, sessio
     # Flagged in any of the lists.
     assert [finding.row for finding in findings] == [0, 1, 2, 37, 38, 39]
     assert [(one["probe_no"], one["step"]) for one in findings[0].trace] == [(1, 2), (1, 9), (2, 2), (2, 9)]
+
+
+def test_tokens_and_nearest_samples_are_kept_with_a_finding(load: Load, sessions: sessionmaker[Session]) -> None:
+    load(probes=2, top=0)
+    with sessions() as session:
+        findings = {finding.row: finding for finding in session.scalars(select(Finding))}
+    assert findings[2].tokens == [
+        {
+            "probe_no": number,
+            "elsewhere": 0.125,
+            "tokens": [
+                {"message": 1, "start": 0, "end": 6, "share": 0.625},
+                {"message": 1, "start": 7, "end": 8, "share": -0.25},
+            ],
+        }
+        for number in (1, 2)
+    ]
+    assert findings[2].nearest == [
+        {"neighbour": 3, "similarity": 1.0, "near_duplicate": True},
+        {"neighbour": 4, "similarity": 0.5, "near_duplicate": False},
+    ]
+    assert (findings[ROWS - 1].tokens, findings[ROWS - 1].nearest) == (None, None)
 
 
 LONG = "".join(chr(0x4E00 + (7919 * i) % 20_000) for i in range(20_000))

@@ -1,0 +1,1 @@
+"""Lists of findings that a workspace keeps under names."""

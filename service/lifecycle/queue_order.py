@@ -1,0 +1,52 @@
+"""In which order a lane's due jobs will be taken, as `service.lifecycle.jobs.claim` takes them."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True)
+class Line:
+    """The due jobs of one workspace in one lane."""
+
+    workspace_id: str
+    waiting: int
+    """Its due jobs; at least 1."""
+    running: int
+    """Its jobs of the lane that workers hold."""
+    served_at: datetime | None
+    """When one of its jobs was last taken; None: never."""
+    first_due_at: datetime
+    """Since when its first job could have been taken."""
+    first_id: str
+
+
+def serving_order(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield the workspace of every due job, in the order in which they are taken if nothing else changes meanwhile.
+
+    No job ends, none comes, and workers get free one after the other: so it says who goes before whom, and not when.
+
+    Args:
+        lines: One for each workspace that has a due job.
+    """
+    # Served never, then long ago, then within this order: the last two are never compared with each other's times.
+    heap = [
+        (
+            line.running,
+            (0, 0.0) if line.served_at is None else (1, line.served_at.timestamp()),
+            line.first_due_at,
+            line.first_id,
+            line.waiting,
+            line.workspace_id,
+        )
+        for line in lines
+    ]
+    heapq.heapify(heap)
+    taken = 0
+    while heap:
+        running, _, due_at, identity, waiting, workspace_id = heapq.heappop(heap)
+        yield workspace_id
+        taken += 1
+        if waiting > 1:
+            heapq.heappush(heap, (running + 1, (2, float(taken)), due_at, identity, waiting - 1, workspace_id))

@@ -1,0 +1,18 @@
+"""Why nobody could be signed in by an issuer."""
+
+from typing import Literal
+
+Reason = Literal["unreachable", "misconfigured", "code_refused", "token_invalid"]
+
+
+class IssuerError(Exception):
+    """The issuer could not be asked, or did not vouch for anybody.
+
+    Args:
+        reason: What went wrong, for the person.
+        detail: For the log; holds neither codes nor tokens nor the secret.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason

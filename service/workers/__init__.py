@@ -1,0 +1,1 @@
+"""Workers and the queue of jobs, as a workspace sees them."""

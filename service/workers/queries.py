@@ -1,0 +1,179 @@
+"""Reading which workers there are and what waits for them.
+
+Of other workspaces' jobs nothing is read but how many there are.
+"""
+
+import hashlib
+from itertools import islice
+
+from sqlalchemy import and_, func, select
+from sqlalchemy.orm import Session
+
+from service.lifecycle.job_rows import now
+from service.lifecycle.queue_order import Line, serving_order
+from service.lifecycle.transitions import HELD, State
+from service.lifecycle.workers import is_alive
+from service.principal import Principal
+from service.scoping import scoped
+from service.settings import LANES, Lane
+from service.store.tables import Audit, Export, Job
+from service.store.tables import Worker as WorkerTable
+from service.workers.schemas import HeldJob, Queue, QueuedJob, QueueLane, Worker
+
+JOBS_SHOWN = 100
+"""Waiting jobs of a lane that are listed; the rest is counted."""
+
+POSITIONS_SOUGHT = 100_000
+"""How far into a lane's queue the workspace's jobs are looked for."""
+
+
+def list_workers(session: Session, principal: Principal, *, heartbeat_seconds: float) -> list[Worker]:
+    """Read all workers that were heard of within a day, those of each lane together, the oldest first.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking: host and pid are for admins of the installation, a job for its workspace.
+        heartbeat_seconds: How often workers say that they are alive.
+    """
+    found = session.execute(
+        select(
+            WorkerTable,
+            is_alive(heartbeat_seconds),
+            Job,
+            func.coalesce(Audit.progressed_at, Export.progressed_at),
+        )
+        .outerjoin(Job, (Job.owner == WorkerTable.owner) & Job.state.in_(sorted(HELD)))
+        .outerjoin(Audit, Audit.job_id == Job.id)
+        .outerjoin(Export, Export.job_id == Job.id)
+        .order_by(WorkerTable.lane, WorkerTable.started_at, WorkerTable.owner)
+    )
+    open_about_hosts = principal.administers_installation
+    return [
+        Worker(
+            id=worker_id(worker.owner),
+            lane=worker.lane,
+            host=worker.host if open_about_hosts else None,
+            pid=worker.pid if open_about_hosts else None,
+            started_at=worker.started_at,
+            seen_at=worker.seen_at,
+            alive=alive,
+            device=worker.device,
+            memory_bytes=worker.memory_bytes,
+            memory_used_bytes=worker.memory_used_bytes,
+            busy=job is not None,
+            job=None
+            if job is None or job.workspace_id != principal.workspace_id
+            else HeldJob(
+                kind=job.kind,
+                subject_id=job.subject_id,
+                status=State(job.state),
+                attempt=job.attempt,
+                started_at=job.started_at,
+                progressed_at=progressed_at,
+            ),
+        )
+        for worker, alive, job, progressed_at in found
+    ]
+
+
+def worker_id(owner: str) -> str:
+    """Name a worker without its host, which its own name begins with."""
+    return f"wrk_{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
+
+
+def read_queue(session: Session, principal: Principal, *, heartbeat_seconds: float) -> Queue:
+    """Read what waits in each lane: the workspace's own jobs, and how many others there are.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        heartbeat_seconds: How often workers say that they are alive.
+    """
+    return Queue(lanes=[_read_lane(session, principal, lane, heartbeat_seconds) for lane in LANES])
+
+
+def _read_lane(session: Session, principal: Principal, lane: Lane, heartbeat_seconds: float) -> QueueLane:
+    mine, queued = Job.workspace_id == principal.workspace_id, Job.state == State.QUEUED
+    running, running_elsewhere, waiting, waiting_elsewhere = session.execute(
+        select(
+            func.count().filter(mine, ~queued),
+            func.count().filter(~mine, ~queued),
+            func.count().filter(mine, queued),
+            func.count().filter(~mine, queued),
+        ).where(Job.lane == lane, Job.state.in_(sorted({State.QUEUED, *HELD})))
+    ).one()
+    holds = select(Job.id).where(Job.owner == WorkerTable.owner, Job.state.in_(sorted(HELD))).exists()
+    alive, idle = session.execute(
+        select(func.count(), func.count().filter(~holds)).where(WorkerTable.lane == lane, is_alive(heartbeat_seconds))
+    ).one()
+    return QueueLane(
+        lane=lane,
+        workers=alive,
+        idle=idle,
+        running=running,
+        running_elsewhere=running_elsewhere,
+        queued=waiting,
+        queued_elsewhere=waiting_elsewhere,
+        jobs=_queued_jobs(session, principal, lane),
+    )
+
+
+def _queued_jobs(session: Session, principal: Principal, lane: Lane) -> list[QueuedJob]:
+    due = Job.next_attempt_at <= now()
+    jobs = session.execute(
+        scoped(Job, principal)
+        .add_columns(due)
+        .where(Job.lane == lane, Job.state == State.QUEUED)
+        .order_by(Job.next_attempt_at, Job.id)
+        .limit(JOBS_SHOWN)
+    ).all()
+    waiting = sum(is_due for _, is_due in jobs)
+    positions: list[int] = []
+    if waiting:
+        order = enumerate(serving_order(_lines(session, lane)), start=1)
+        ours = (at for at, workspace_id in islice(order, POSITIONS_SOUGHT) if workspace_id == principal.workspace_id)
+        positions = list(islice(ours, waiting))
+    return [
+        QueuedJob(
+            kind=job.kind,
+            subject_id=job.subject_id,
+            attempt=job.attempt,
+            created_at=job.created_at,
+            due_at=job.next_attempt_at,
+            position=positions[number] if number < len(positions) else None,
+        )
+        for number, (job, _) in enumerate(jobs)
+    ]
+
+
+def _lines(session: Session, lane: Lane) -> list[Line]:
+    """The due jobs of every workspace, as a worker that looks for one sees them."""
+    due = (
+        select(
+            Job.workspace_id,
+            Job.id,
+            Job.next_attempt_at,
+            func.count().over(partition_by=Job.workspace_id).label("waiting"),
+            func.row_number()
+            .over(partition_by=Job.workspace_id, order_by=(Job.next_attempt_at, Job.id))
+            .label("place"),
+        )
+        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+        .subquery()
+    )
+    served = (
+        select(
+            Job.workspace_id,
+            func.count().filter(Job.state.in_(sorted(HELD))).label("running"),
+            func.max(Job.started_at).label("last"),
+        )
+        .where(Job.lane == lane)
+        .group_by(Job.workspace_id)
+        .subquery()
+    )
+    found = session.execute(
+        select(
+            due.c.workspace_id, due.c.waiting, served.c.running, served.c.last, due.c.next_attempt_at, due.c.id
+        ).join(served, and_(served.c.workspace_id == due.c.workspace_id, due.c.place == 1))
+    )
+    return [Line(*row) for row in found]

@@ -1,0 +1,73 @@
+"""Workers and queues as the API shows them."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from service.lifecycle.transitions import State
+from service.settings import Lane
+
+Kind = Literal["audit", "export", "dataset"]
+
+
+class HeldJob(BaseModel):
+    """A job of the workspace that a worker holds."""
+
+    kind: Kind
+    subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    status: State
+    attempt: int
+    started_at: datetime | None = Field(description="When the worker took it.")
+    progressed_at: datetime | None = Field(description="When it last moved on.")
+
+
+class Worker(BaseModel):
+    """A process that runs jobs. One that was killed stays for a day."""
+
+    object: Literal["worker"] = "worker"
+    id: str
+    lane: Lane
+    host: str | None = Field(description="Null unless you administer the installation.")
+    pid: int | None = Field(description="Null unless you administer the installation.")
+    started_at: datetime
+    seen_at: datetime = Field(description="Its last sign of life.")
+    alive: bool = Field(description="Whether that was so lately that it can be counted on.")
+    device: str | None = Field(description="What it trains on; null: it does not, or the device could not be read.")
+    memory_bytes: int | None = Field(description="Of the device.")
+    memory_used_bytes: int | None = Field(description="Of the device, at the last sign of life.")
+    busy: bool = Field(description="Whether it holds a job, of whatever workspace.")
+    job: HeldJob | None = Field(description="The job, where it is the workspace's own.")
+
+
+class QueuedJob(BaseModel):
+    """A job of the workspace that waits."""
+
+    kind: Kind
+    subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    attempt: int = Field(description="How often it has been tried.")
+    created_at: datetime
+    due_at: datetime = Field(description="Before that it is not taken: after a failure, jobs wait a while.")
+    position: int | None = Field(
+        description="1: it is the next one of the lane, of all workspaces', if nothing changes. Null: it is not due."
+    )
+
+
+class QueueLane(BaseModel):
+    """The queue of one kind of worker."""
+
+    lane: Lane = Field(description="gpu: audits. io: exports, and the counting of near-duplicates.")
+    workers: int = Field(description="Workers that are alive.")
+    idle: int = Field(description="Workers that are alive and hold no job.")
+    running: int = Field(description="Jobs of the workspace that workers hold.")
+    running_elsewhere: int = Field(description="Jobs of other workspaces that workers hold.")
+    queued: int = Field(description="Jobs of the workspace that wait.")
+    queued_elsewhere: int = Field(description="Jobs of other workspaces that wait.")
+    jobs: list[QueuedJob] = Field(description="The first 100 that wait, in the order in which they are taken.")
+
+
+class Queue(BaseModel):
+    """What waits for workers. Workspaces take turns."""
+
+    object: Literal["queue"] = "queue"
+    lanes: list[QueueLane]

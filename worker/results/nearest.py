@@ -1,0 +1,93 @@
+"""The samples that the model represents most alike."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.results.recording import Recording
+from worker.results.views import Singles, representations, unit_length
+
+Integers = NDArray[np.int64]
+
+NEAREST = 5
+"""Neighbours of a sample."""
+
+PAIRS_AT_ONCE = 20_000_000
+"""Bounds the memory for cosines."""
+
+PAIRS, LEAST_SAMPLES = 1_000_000_000, 200
+"""Cosines that are worked out at most, which takes a minute or two, though for so many samples in any case."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Of one sample."""
+
+    row: int
+    rows: Integers
+    """The nearest first; of samples that say the same, the first alone."""
+    similarity: Singles
+    """Cosines."""
+
+
+def nearest(recordings: Sequence[Recording], text: Integers, asked: Sequence[int]) -> Iterator[Neighbours]:
+    """Find the samples whose representations have the largest cosines with those of some.
+
+    A representation is the mean over draws and seeds of the answer's, centred on the draws of its block: what all
+    samples share goes out. The cosine is that of `representations`, which the second view of a sample is made of.
+
+    Args:
+        recordings: One a seed.
+        text: [rows], samples that say the same share a number, and a representation.
+        asked: Rows in the order of their importance; the last ones are left out where there are too many.
+
+    Yields:
+        Of each row that was observed, NEAREST others, or fewer where there are no more. A row's own copies count as
+        one, at 1.
+    """
+    ids, vectors = _of_texts(recordings, text)
+    order = np.argsort(text, kind="stable")
+    starts = np.searchsorted(text[order], ids)
+    first = order[starts]
+    # The second row of each text, for whoever asks by the first; itself where there is no second.
+    follows = np.minimum(starts + 1, len(order) - 1)
+    second = np.where(text[order[follows]] == ids, order[follows], first)
+    known = {int(number): place for place, number in enumerate(ids)}
+    rows = [row for row in asked if int(text[row]) in known]
+    rows = rows[: max(LEAST_SAMPLES, PAIRS // max(len(ids), 1))]
+    chunk = max(1, PAIRS_AT_ONCE // max(len(ids), 1))
+    for start in range(0, len(rows), chunk):
+        part = rows[start : start + chunk]
+        places = np.array([known[int(text[row])] for row in part])
+        cosines = vectors[places] @ vectors.T
+        for row, place, own in zip(part, places, cosines, strict=True):
+            others = np.where(np.arange(len(ids)) == place, second if row == first[place] else first, first)
+            own[place] = 1.0 if others[place] != row else -np.inf
+            best = np.argsort(-own, kind="stable") if len(own) <= NEAREST else _largest(own)
+            best = best[np.isfinite(own[best])]
+            yield Neighbours(row, others[best], own[best])
+
+
+def _of_texts(recordings: Sequence[Recording], text: Integers) -> tuple[Integers, Singles]:
+    """Return the texts that were observed and their representations over all seeds, of unit length."""
+    numbers = int(text.max()) + 1
+    total: Singles | None = None
+    for recording in recordings:
+        seen = np.isfinite(recording.observations.alignment[:, 0])
+        unit, units, _ = representations(recording, seen, text)
+        own = np.empty(len(units), dtype=np.int64)
+        own[unit] = text[recording.observations.row[seen]]
+        if total is None:
+            total = np.zeros((numbers, units.shape[1]), dtype=np.float32)
+        total[own] += units
+    assert total is not None
+    ids = np.flatnonzero(total.any(1)).astype(np.int64)
+    return ids, unit_length(total[ids])
+
+
+def _largest(values: Singles) -> Integers:
+    found = np.argpartition(-values, NEAREST)[: NEAREST + 1]
+    found = found[np.lexsort((found, -values[found]))]
+    return np.asarray(found[:NEAREST])

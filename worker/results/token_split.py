@@ -1,0 +1,106 @@
+"""How the alignment of the first samples is split over their tokens: as a run records it, and over all seeds."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.training.token_places import Place, merged
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+NOWHERE = -1
+"""The message of a token that stands for nothing in any."""
+
+ARRAYS = ("row", "probe", "size", "message", "start", "end", "value")
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Of one run. n samples, T tokens of them all, sample by sample."""
+
+    row: Integers
+    """[n]."""
+    probe: Integers
+    """[n], counted from 0; a sample may be there for several probes."""
+    size: Integers
+    """[n]: tokens with loss."""
+    message: Integers
+    """[T]: whose characters the token stands for, counted from 0; NOWHERE where it stands for none."""
+    start: Integers
+    """[T], characters of the message's content before the token."""
+    end: Integers
+    value: Floats
+    """[T]: the token's part of the sample's alignment times the length of its gradient."""
+
+    @classmethod
+    def made(cls, parts: Sequence[tuple[int, int, Sequence[Place | None], Floats]]) -> "TokenSplit":
+        """From row, probe, places and values of each sample."""
+        places = [place or Place(NOWHERE, 0, 0) for _, _, own, _ in parts for place in own]
+        return cls(
+            row=np.array([row for row, _, _, _ in parts], dtype=np.int64),
+            probe=np.array([probe for _, probe, _, _ in parts], dtype=np.int64),
+            size=np.array([len(own) for _, _, own, _ in parts], dtype=np.int64),
+            message=np.array([place.message for place in places], dtype=np.int64),
+            start=np.array([place.start for place in places], dtype=np.int64),
+            end=np.array([place.end for place in places], dtype=np.int64),
+            value=np.concatenate([np.empty(0), *(values for _, _, _, values in parts)]),
+        )
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "TokenSplit | None":
+        """From what `arrays` gave; None where there is nothing of the kind."""
+        if "tokens_row" not in arrays:
+            return None
+        return cls(**{name: np.asarray(arrays[f"tokens_{name}"]) for name in ARRAYS})
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Under names of their own."""
+        return {f"tokens_{name}": getattr(self, name) for name in ARRAYS}
+
+    def samples(self) -> Iterator[tuple[tuple[int, int], list[Place | None], Floats]]:
+        """Row and probe, places, and values of each sample."""
+        ends = np.cumsum(self.size)
+        for row, probe, end, size in zip(self.row.tolist(), self.probe.tolist(), ends, self.size, strict=True):
+            part = slice(end - size, end)
+            spans = zip(*(own[part].tolist() for own in (self.message, self.start, self.end)), strict=True)
+            yield (row, probe), [None if span[0] == NOWHERE else Place(*span) for span in spans], self.value[part]
+
+
+@dataclass(frozen=True)
+class SampleSplit:
+    """Of one sample toward one probe, over all seeds that looked at it."""
+
+    row: int
+    probe: int
+    tokens: Sequence[tuple[Place, float]]
+    """In the order of the text; places do not overlap. Sizes of all shares, `elsewhere` included, add up to 1."""
+    elsewhere: float
+    """Share of the tokens that stand for nothing in a message, such as the mark that ends an answer."""
+
+
+def split_over_seeds(splits: Sequence[TokenSplit | None]) -> list[SampleSplit]:
+    """Add up the seeds' values, and put each sample's in shares of the sum of their sizes.
+
+    Args:
+        splits: One a seed; None where a run recorded nothing of the kind.
+
+    Returns:
+        By row and probe. Samples whose values are all zero, or not finite, are left out.
+    """
+    found: dict[tuple[int, int], tuple[list[Place | None], list[Floats]]] = defaultdict(lambda: ([], []))
+    for split in splits:
+        for key, places, values in split.samples() if split is not None else ():
+            own, of_seeds = found[key]
+            own[:] = places
+            of_seeds.append(values)
+    shares = []
+    for (row, probe), (places, of_seeds) in sorted(found.items(), key=lambda item: item[0]):
+        tokens, elsewhere = merged(places, np.sum(of_seeds, axis=0).tolist())
+        size = abs(elsewhere) + sum(abs(value) for _, value in tokens)
+        if np.isfinite(size) and size > 0:
+            shares.append(SampleSplit(row, probe, [(place, value / size) for place, value in tokens], elsewhere / size))
+    return shares

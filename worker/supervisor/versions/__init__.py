@@ -1,0 +1,1 @@
+"""One attempt at comparing a dataset with the version before it."""
