@@ -45,7 +45,7 @@ def test_a_bad_file_is_explained_and_a_good_one_has_a_page(
     page = signed_in()
     page.goto("/datasets")
     good = [chat(number) for number in range(30)]
-    bad = write(tmp_path / "bad.jsonl", [*good[:3], '{"messages": []}', *good[3:9], '{"messages": "<b>no</b>"}'])
+    bad = write(tmp_path / "bad.jsonl", [*good[:3], '{"messages": []}', *good[3:9], '{"messages": {"<b>no</b>": 1}}'])
     page.set_input_files("#upload-file", bad)
     expect(page.locator("#upload-chosen")).to_contain_text("bad.jsonl")
     page.get_by_role("button", name="Upload", exact=True).click()
@@ -55,7 +55,7 @@ def test_a_bad_file_is_explained_and_a_good_one_has_a_page(
     assert result.locator("tbody th").all_text_contents() == ["Line 4", "Line 11"]
     assert result.locator("tbody tr").last.locator("td").all_text_contents() == [
         "messages",
-        "'messages' must be an array, not a string",
+        "'messages' must be an array, not an object",
         "Correct this record, or leave it out.",
     ]
     assert complaints, "Chromium reports the 422 that this test asked for"

@@ -30,9 +30,7 @@ Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 MOST_PARTS = 10_000
 """Of one upload: each is an object."""
 
-_Length = Annotated[
-    str | None, Header(alias="Upload-Length", description="Bytes of the whole file.", json_schema_extra=tus.NUMBER)
-]
+_Length = Annotated[str | None, Header(alias="Upload-Length", description="Bytes of the whole file.")]
 _Metadata = Annotated[
     str | None,
     Header(
@@ -41,9 +39,7 @@ _Metadata = Annotated[
     ),
 ]
 _Offset = Annotated[str | None, Header(alias="Upload-Offset", description="Where the body belongs.")]
-_Version = Annotated[
-    str | None, Header(alias="Tus-Resumable", description="The version.", json_schema_extra={"enum": [tus.VERSION]})
-]
+_Version = Annotated[str | None, Header(alias="Tus-Resumable", description=tus.VERSION)]
 
 
 async def discover(_principal: Writer, settings: SettingsDep, _version: _Version = None) -> Response:

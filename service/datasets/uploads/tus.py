@@ -23,8 +23,6 @@ NAME_KEYS = ("filename", "name")
 """Of the metadata: what a file is called."""
 
 _NUMBER = re.compile(r"\d{1,18}")
-NUMBER = {"pattern": rf"^{_NUMBER.pattern}$"}
-"""What a document of the API says of a header that counts bytes."""
 
 
 class TusRoute(UploadRoute):

@@ -130,6 +130,14 @@
     });
   }
 
+  // A browser without a network keeps the stream's connection for minutes before it notices.
+  addEventListener("offline", () => {
+    stop();
+    clearTimeout(timer);
+    if (live()) say("connection", "No answer from the server: this computer is offline.");
+  });
+  addEventListener("online", () => { say("connection", ""); begin(); });
+
   function begin() {
     if (!polls && live()?.dataset.stream && "EventSource" in window) listen();
     else plan();
