@@ -13,7 +13,6 @@ dashboard.json and prints tables.
 import argparse
 import json
 import random
-import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -33,8 +32,8 @@ from service.keys.secrets import create_key, open_browser_session
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import ensure_workspace
 from service.store.tables import Base
+from tests.support.browser import launch_chromium
 
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 STATES = "(ARRAY['succeeded','succeeded','failed','cancelled'])[1 + number % 4]"
 
 Query = Callable[[random.Random], str]
@@ -217,8 +216,7 @@ WATCH = """() => {
 def key_presses(address: str, token: str, audit: str, presses: int) -> list[float]:
     """Milliseconds from a key press to the painted verdict, in a list of 200 findings."""
     with sync_playwright() as playwright:
-        found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch_chromium(playwright)
         context = browser.new_context(viewport={"width": 1440, "height": 900})
         context.add_cookies([{"name": COOKIE, "value": token, "url": address}])
         page = context.new_page()

@@ -1,23 +1,22 @@
 """Pictures of the dashboard for the documents: each page of a workspace that has an audit, in both colour schemes.
 
     finetooth up                                  # in another terminal, with the demo's audit in its data folder
-    FINETOOTH_URL=... FINETOOTH_API_KEY=... python scripts/screenshots.py docs/images
+    FINETOOTH_URL=... FINETOOTH_API_KEY=... python -m scripts.screenshots docs/images
 
 Needs Chromium, as the browser tests do. The key is typed into the sign-in page, and stands in no picture.
 """
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
 from service.client import Client
+from tests.support.browser import launch_chromium
 
 SIZE = {"width": 1280, "height": 900}
 SCHEMES = ("light", "dark")
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def addresses(client: Client) -> dict[str, str]:
@@ -64,8 +63,7 @@ def main() -> None:
     with Client(url, key) as client:
         pages = addresses(client)
     with sync_playwright() as playwright:
-        found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = launch_chromium(playwright)
         take(browser, url, key, pages, folder)
         browser.close()
 

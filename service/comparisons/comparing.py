@@ -72,7 +72,7 @@ class Match:
     drawn: list[Key]
     """By chance from the base's rows, or all of them."""
     correlations: list[RankCorrelation] = field(default_factory=list)
-    """Of all samples and of the flagged ones, once `compare` has found them."""
+    """Rank correlations of two audits, over all samples and over the flagged ones; `compare` fills it in."""
 
     def changed(self, change: Change) -> list[tuple[int, int, int]]:
         """(rank in the audit that flags it, row in the base, row in the other), by rank."""

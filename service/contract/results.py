@@ -167,7 +167,7 @@ class SplitObstacle(StrEnum):
 
 
 class TokenSplit(Closed):
-    """Of how many samples an audit says which tokens carry the influence."""
+    """How many samples have shares of their tokens, and why it is not more."""
 
     samples: int
     obstacle: SplitObstacle | None = None

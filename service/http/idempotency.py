@@ -83,7 +83,7 @@ class Asked:
 
     workspace_id: str
     actor_id: str
-    """Of the API key or the person that sent it."""
+    """Id of the API key or the person that sent the request."""
     key: str
     target_sha256: bytes
     """Of method, path and query."""

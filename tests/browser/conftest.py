@@ -1,6 +1,5 @@
 """A real Chromium against a real server on loopback; every complaint of the browser fails the test."""
 
-import shutil
 import socket
 import threading
 import time
@@ -16,19 +15,7 @@ from service.app import create_app
 from service.keys.secrets import create_key, create_sign_in_link
 from service.server.config import server_config
 from service.settings import Settings
-from tests.support.browser import Complaints, OpenPage
-
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM_ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
+from tests.support.browser import Complaints, OpenPage, launch_chromium
 
 PATIENCE_MS = 15_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -38,9 +25,7 @@ expect.set_options(timeout=PATIENCE_MS)
 def browser() -> Iterator[Browser]:
     """Headless Chromium. It fails, and never skips, where there is none: `make test` decides whether these run."""
     with sync_playwright() as playwright:
-        found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
-        # None: the one that `playwright install chromium` brought; its absence is an error with the way out.
-        launched = playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGUMENTS))
+        launched = launch_chromium(playwright)
         yield launched
         launched.close()
 

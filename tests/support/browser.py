@@ -1,8 +1,20 @@
 """What tests of pages in a real browser share."""
 
+import shutil
 from collections.abc import Callable
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page, Playwright
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 OpenPage = Callable[..., Page]
 """Opens a tab of a fresh browser."""
@@ -25,3 +37,9 @@ class Complaints(list[str]):
     def _console(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
             self.append(f"{kind}: {text}")
+
+
+def launch_chromium(playwright: Playwright) -> Browser:
+    """Start a headless Chromium: the machine's, else the one that `playwright install chromium` brought."""
+    found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)
+    return playwright.chromium.launch(executable_path=found, args=list(CHROMIUM_ARGUMENTS))

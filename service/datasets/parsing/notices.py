@@ -132,7 +132,7 @@ def _of_columns(extra: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _is_not_positive(weight: Any) -> bool:
-    """Of a number, or of a text that is one."""
+    """Whether a weight, which may be a number or the text of one, is zero or less; False for anything else."""
     if isinstance(weight, bool):
         return not weight
     try:

@@ -26,7 +26,7 @@ PART_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of an upload now."""
+    """How much of an upload has been stored so far."""
 
     received: int
     expires_at: datetime

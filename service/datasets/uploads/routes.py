@@ -43,7 +43,7 @@ _Version = Annotated[str | None, Header(alias="Tus-Resumable", description=tus.V
 
 
 async def discover(_principal: Writer, settings: SettingsDep, _version: _Version = None) -> Response:
-    """What is spoken here of the tus protocol."""
+    """Tells the version and the extensions of the tus protocol that this server speaks."""
     headers = {
         "Tus-Version": tus.VERSION,
         "Tus-Extension": tus.EXTENSIONS,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Handshake:
-    """Of one sign-in."""
+    """The secrets of one sign-in that is under way, all derived from the browser's cookie."""
 
     secret: str
 

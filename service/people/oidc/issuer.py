@@ -34,7 +34,7 @@ ALGORITHMS = frozenset(
 
 
 class Issuer:
-    """Of one process, with what it has learnt of the issuer a while ago.
+    """Client of the OpenID Connect issuer; a process keeps one, with what it has discovered for an hour.
 
     Args:
         settings: Name the issuer and the client; `oidc_issuer` and `oidc_client_id` are set.

@@ -7,14 +7,13 @@ from service.http.auth.key_format import digest
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.pagination import PageDep
-from service.http.sub_path import address
 from service.keys import actions
 from service.keys.queries import list_sessions
 from service.keys.schemas import render_session
 from service.store.tables import BrowserSession
 from service.web.forms import see_other
 from service.web.page_route import PageRoute
-from service.web.pages.page import Reader, answer_page, asked_query
+from service.web.pages.page import Reader, answer_list
 
 router = APIRouter(route_class=PageRoute)
 
@@ -29,16 +28,7 @@ def session_list(request: Request, principal: Reader, session: SessionDep, page:
 
     found = list_sessions(session, principal, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda row: row[0].id, render=shown)
-    return answer_page(
-        "sessions.html",
-        "sessions",
-        principal,
-        listed=listed.data,
-        next_after=listed.next_after,
-        first="after" not in request.query_params,
-        here=address("/sessions"),
-        query=asked_query(request),
-    )
+    return answer_list(request, "sessions", principal, listed)
 
 
 @router.post("/sessions/end-others")

@@ -69,7 +69,11 @@ def _signed_in(section: Section, principal: Principal, context: dict[str, Any]) 
 
 
 def answer_list(
-    request: Request, section: Literal["datasets", "probes"], principal: Principal, listed: Page[Any], **context: Any
+    request: Request,
+    section: Literal["datasets", "probes", "people", "sessions"],
+    principal: Principal,
+    listed: Page[Any],
+    **context: Any,
 ) -> Response:
     """Render a page of a list.
 

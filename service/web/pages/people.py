@@ -10,7 +10,6 @@ from service.http.auth.authentication import RequireScope
 from service.http.dependencies import SessionDep
 from service.http.fields import PathId
 from service.http.pagination import PageDep
-from service.http.sub_path import address
 from service.people import actions
 from service.people.queries import list_users
 from service.people.schemas import RoleChange, UserAdd, render_user
@@ -18,7 +17,7 @@ from service.principal import Principal
 from service.roles import ROLES
 from service.web.forms import FormDep, see_other
 from service.web.page_route import PageRoute
-from service.web.pages.page import answer_page, asked_query
+from service.web.pages.page import answer_list
 
 router = APIRouter(route_class=PageRoute)
 
@@ -30,15 +29,11 @@ def people(request: Request, principal: Admin, session: SessionDep, page: PageDe
     """Show who has which role, the newest first, and the form for somebody new."""
     found = list_users(session, principal, after=page.after, limit=page.limit + 1)
     listed = page.page(found, key=lambda row: row[0].id, render=render_user)
-    return answer_page(
-        "people.html",
+    return answer_list(
+        request,
         "people",
         principal,
-        listed=listed.data,
-        next_after=listed.next_after,
-        first="after" not in request.query_params,
-        here=address("/people"),
-        query=asked_query(request),
+        listed,
         roles=list(ROLES),
         own=principal.user_id,
         may_disable=principal.administers_installation,
