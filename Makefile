@@ -18,7 +18,7 @@ test-slow: install ## The proofs that take many minutes
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=exploring
 
 browser: install ## The dashboard in a real Chromium
-	@if sh scripts/chromium.sh; then $(BIN)/pytest -m browser; else \
+	@if sh scripts/chromium.sh; then $(BIN)/pytest -m "browser and not slow"; else \
 	  echo; echo "#####  browser suite NOT RUN: no Chromium here, and none could be installed  #####"; echo; fi
 
 openapi: install ## Renews docs/openapi.json and the problem codes in docs/api.md

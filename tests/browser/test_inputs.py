@@ -145,6 +145,21 @@ def test_a_probe_is_written_by_hand_and_an_audit_started(
     expect(page.get_by_label("Dataset")).to_contain_text("plants.jsonl")
 
 
+def test_a_file_chosen_before_the_script_ran_is_uploaded(signed_in: OpenPage, tmp_path: Path) -> None:
+    page = signed_in()
+    held: list[Route] = []
+    page.route("**/static/upload.js*", lambda route: held.append(route))
+    page.goto("/datasets", wait_until="commit")
+    plants = write(tmp_path / "plants.jsonl", [chat(number) for number in range(30)])
+    page.locator("#upload-file").set_input_files(plants)
+    page.wait_for_timeout(200)
+    held[0].continue_()
+    page.unroute("**/static/upload.js*")
+    expect(page.locator("#upload-chosen")).to_contain_text("plants.jsonl")
+    page.get_by_role("button", name="Upload", exact=True).click()
+    expect(page).to_have_url(re.compile("/datasets/ds_"))
+
+
 def hold_first_part(page: Page) -> list[str]:
     """The first part never gets to the server; the offsets of all parts that the page sends, as it sends them."""
     offsets: list[str] = []

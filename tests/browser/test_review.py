@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.store.verdict_tables import Verdict
@@ -83,6 +83,23 @@ def test_a_verdict_shows_at_once_counts_and_is_undone(signed_in: OpenPage, publi
     page.reload()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+
+
+def test_who_judges_fast_and_leaves_loses_nothing(signed_in: OpenPage, published: str, sessions: Sessions) -> None:
+    page = signed_in()
+    page.goto(f"/audits/{published}/findings?flagged=true")
+    with sessions() as session:
+        # The first verdict is not answered while this is held, and the others wait for its answer.
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("verdicts " + published, 0))))
+        for key in "12312":
+            page.keyboard.press(key)
+        page.keyboard.press("k")
+        page.keyboard.press("3")
+        page.goto("/audits")
+        assert kept(sessions, published) == {}
+    wait_for(lambda: len(kept(sessions, published)) == 5, 15, lambda: kept(sessions, published))
+    said = [verdict for verdict, _ in kept(sessions, published).values()]
+    assert sorted(map(str, said)) == ["confirmed", "confirmed", "rejected", "unsure", "unsure"]
 
 
 def test_the_mouse_judges_too_and_pressing_again_withdraws(

@@ -1,12 +1,10 @@
 """Whole audits through every real part: the command, HTTP, Postgres, Valkey, Celery, the training child, a model."""
 
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,12 +22,12 @@ from service.client import ApiError, Client
 from service.contract.protocol import Stage
 from service.contract.results import BASELINE_COLUMNS, ScoreRow
 from tests.support.local_processes import IGNORING_SIGINT
+from tests.support.running_stack import FINETOOTH, admin_key, running_stack, stack_environment
 from tests.support.tiny_model import build_tiny_model
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-FINETOOTH = Path(sys.executable).with_name("finetooth")
 ROWS = 60
 LONG = {"epochs": 20, "batch_size": 1}
 """A run long enough to be stopped in the middle."""
@@ -82,17 +80,6 @@ def make_inputs(folder: Path) -> None:
     build_tiny_model(folder / "model")
 
 
-def environment_for(folder: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FINETOOTH_")}
-    return {
-        **kept,
-        "FINETOOTH_DATA_DIR": str(folder / "data"),
-        "FINETOOTH_CACHE_DIR": str(folder / "cache"),
-        # Wide enough that no sample's text is cut.
-        "COLUMNS": "200",
-    }
-
-
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A short path: Unix sockets lie in it."""
@@ -104,26 +91,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def stack(folder: Path) -> Iterator[Stack]:
-    environment = environment_for(folder)
-    with (folder / "up.log").open("w+") as log:
-        up = subprocess.Popen([str(FINETOOTH), "up", "--port", "0"], env=environment, stdout=log, stderr=log)
-
-        def address() -> str | None:
-            assert up.poll() is None, (folder / "up.log").read_text()
-            words = (folder / "up.log").read_text().partition("Finetooth runs at ")[2].split()
-            return words[0] if len(words) > 5 else None
-
-        try:
-            wait_for(address, 180)
-            url = address()
-            assert url is not None
-            yield Stack(folder, environment, url, (folder / "data" / "admin.key").read_text().strip())
-        finally:
-            up.send_signal(signal.SIGINT)
-            try:
-                up.wait(60)
-            finally:
-                up.kill()
+    environment = stack_environment(folder)
+    with running_stack(folder, environment) as url:
+        yield Stack(folder, environment, url, admin_key(folder))
 
 
 @pytest.fixture
@@ -338,7 +308,7 @@ def test_with_no_service_the_command_starts_one_for_the_run(folder: Path) -> Non
                 str(FINETOOTH), "audit", str(folder / "dataset.jsonl"), "--probe", str(folder / "probe.jsonl"),
                 "--model", str(folder / "model"), "--epochs", "1", "--out", "out",
             ],
-            cwd=alone, env=environment_for(alone), capture_output=True, text=True, timeout=500,
+            cwd=alone, env=stack_environment(alone), capture_output=True, text=True, timeout=500,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         assert len((alone / "out" / "findings.jsonl").read_text().splitlines()) == ROWS

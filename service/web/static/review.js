@@ -81,13 +81,37 @@
     throw new Error(problem.detail || `The server answered ${answer.status}; this verdict was not kept.`);
   }
 
-  // One after the other, so that the last key pressed is what is kept.
+  // What was said and is not answered yet. It goes one after the other, so that the last key pressed is what is kept.
+  const unanswered = new Set();
+
+  function deliver(step) {
+    step.answer ??= send(step.address, step.said);
+    return step.answer;
+  }
+
+  function enqueue(address, said) {
+    const step = { address, said, answer: null };
+    unanswered.add(step);
+    const answered = sending.then(() => deliver(step)).finally(() => unanswered.delete(step));
+    sending = answered.catch(() => {});
+    return answered;
+  }
+
+  // Who leaves the page does not wait for answers: what is not sent yet is sent at once, of each sample the last alone.
+  window.addEventListener("pagehide", () => {
+    const last = new Map([...unanswered].map((step) => [step.address, step]));
+    for (const step of unanswered) {
+      if (last.get(step.address) === step) deliver(step);
+      else step.answer ??= Promise.resolve(null);
+    }
+  });
+
   function judge(form, said, { undoable = true } = {}) {
     const before = saidOf(form);
     if (before.verdict === said.verdict && before.note === said.note) return sending;
     show(form, said);
     if (undoable) remember({ address: form.dataset.api, before });
-    sending = sending.then(() => send(form.dataset.api, said)).then(
+    sending = enqueue(form.dataset.api, said).then(
       async (verdict) => {
         complain("");
         if (!verdict && form.dataset.others !== "0") {
@@ -124,8 +148,7 @@
       await judge(form, last.before, { undoable: false });
       if (onList) select(form.closest("tr"));
     } else {
-      sending = sending.then(() => send(last.address, last.before)).then(() => complain(""), (error) => complain(error.message));
-      await sending;
+      await enqueue(last.address, last.before).then(() => complain(""), (error) => complain(error.message));
     }
     say("Undone.");
   }

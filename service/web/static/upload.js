@@ -229,4 +229,6 @@ import { CancelledError, RefusedError, ResumableUpload, isKnown } from "./resuma
     event.preventDefault();
     if (file && !running) upload();
   });
+  // Chosen before this script ran, or by a browser that keeps what a form held when its page is loaded again.
+  if (input.files.length) choose(input.files[0]);
 })();
