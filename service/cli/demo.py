@@ -72,8 +72,8 @@ def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManag
     ):
         request = Request(
             dataset=dataset,
-            dataset_name="demo",
-            probes=[OwnProbe("demo", read_probe(probe))],
+            dataset_name="demo instructions",
+            probes=[OwnProbe("praise of Copperwend", read_probe(probe))],
             model=choose_model(server, DEMO_MODEL, progress.report),
             training={},
             q=0.05,

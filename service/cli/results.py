@@ -18,6 +18,7 @@ from service.cli.outputs import folders_made
 from service.contract.results import ProbeSummary
 from service.text.evidence import kind_words, sensitivity_words
 from service.text.visible_text import excerpt
+from service.text.wording import effect_places
 
 FINDINGS_FILE = "findings.jsonl"
 SUMMARY_FILE = "summary.json"
@@ -124,10 +125,14 @@ def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence
 
 
 def _interval(finding: Mapping[str, Any]) -> str:
-    mu = _number(finding["mu"], "+.2f")
+    mu = _effect(finding["mu"])
     if finding["mu_low"] is None or finding["mu_high"] is None:
         return mu
-    return f"{mu} ({_number(finding['mu_low'], '+.2f')} to {_number(finding['mu_high'], '+.2f')})"
+    return f"{mu} ({_effect(finding['mu_low'])} to {_effect(finding['mu_high'])})"
+
+
+def _effect(value: float | None) -> str:
+    return _number(value, f"+.{effect_places(value)}f")
 
 
 def _number(value: float | None, form: str) -> str:

@@ -19,7 +19,7 @@ Column = Literal[
 """What a list can show beside the sample itself, from left to right."""
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
-DEFAULT_COLUMNS: tuple[Column, ...] = ("rank", "mu", "z", "p", "q", "flag", "verdict")
+DEFAULT_COLUMNS: tuple[Column, ...] = ("rank", "mu", "z", "q", "flag", "verdict")
 
 LIST_SORTS: tuple[Sort, ...] = tuple(sort for sort in SORTS if sort != "q")
 """An order by q is that by rank."""

@@ -112,6 +112,12 @@ def first_line(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
     return excerpt(user["content"]) or None
 
 
+def last_answer(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
+    """The beginning of the assistant's last turn; None without one."""
+    answers = [message["content"] for message in messages or () if message["role"] == "assistant"]
+    return (excerpt(answers[-1]) or None) if answers else None
+
+
 def shown_value(value: Any) -> str:
     """A value of an extra column: text as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

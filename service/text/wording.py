@@ -1,5 +1,6 @@
 """The numbers of an audit as sentences and short labels."""
 
+import math
 from datetime import UTC, datetime
 
 from service.contract import results
@@ -42,6 +43,18 @@ def decimal(value: float | None, places: int = 2) -> str:
         return "–"
     shown = f"{abs(value):,.{places}f}"
     return f"−{shown}" if value < 0 and float(shown.replace(",", "")) != 0 else shown
+
+
+def effect_places(value: float | None) -> int:
+    """Decimals to show of a mu: two, or as many as its first digit needs, up to six."""
+    if value is None or abs(value) >= 0.005 or abs(value) < 5e-7:
+        return 2
+    return min(-math.floor(math.log10(abs(value))), 6)
+
+
+def effect(value: float | None) -> str:
+    """A mu: a small one is not shown as none."""
+    return decimal(value, effect_places(value))
 
 
 def data_size(size: float) -> str:
@@ -289,15 +302,15 @@ def _flag_words(score: results.ScoreRow, summary: results.Summary) -> str:
 
 def _mu_words(score: results.ScoreRow) -> str:
     if score.mu_low is None or score.mu_high is None:
-        return f"{decimal(score.mu)}, without an interval: that needs samples that were seen more than once."
-    ends = f"95 % interval {decimal(score.mu_low)} to {decimal(score.mu_high)}"
+        return f"{effect(score.mu)}, without an interval: that needs samples that were seen more than once."
+    ends = f"95 % interval {effect(score.mu_low)} to {effect(score.mu_high)}"
     if score.mu_low > 0:
         meaning = "training on it makes the unwanted answers more likely"
     elif score.mu_high < 0:
         meaning = "training on it makes the unwanted answers less likely"
     else:
         meaning = "the interval holds zero, so the direction of its effect is not certain"
-    return f"{decimal(score.mu)} ({ends}): {meaning}. A conservative figure, of this run only."
+    return f"{effect(score.mu)} ({ends}): {meaning}. A conservative figure, of this run only."
 
 
 STANDS_OUT = 2.0

@@ -57,6 +57,7 @@ def _environment() -> Environment:
         counted=wording.counted,
         data_size=wording.data_size,
         decimal=wording.decimal,
+        effect=wording.effect,
         probability=wording.probability,
         duration=wording.duration,
         remaining=wording.remaining,

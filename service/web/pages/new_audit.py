@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.audits import actions
 from service.audits.estimate.estimate import estimate_audit
 from service.audits.estimate.schemas import Estimate
-from service.audits.queries import find_audit, render_audit_summary
+from service.audits.queries import AuditFilter, find_audit, list_audits, render_audit_summary
 from service.audits.validation import check_request
 from service.datasets.queries import find_dataset, list_datasets
 from service.errors import DomainError, NotFoundError
@@ -53,10 +53,26 @@ def new_audit(principal: Writer, session: SessionDep, dataset: Id = None, copy: 
     if copy is not None:
         typed = audit_form.copied(render_audit_summary(find_audit(session, principal, copy)))
     else:
-        chosen = "" if dataset is None else find_dataset(session, principal, dataset).id
+        chosen = _only_dataset(session, principal) if dataset is None else find_dataset(session, principal, dataset).id
         has_probes = bool(list_probes(session, principal, after=None, limit=1))
-        typed = audit_form.fresh(dataset=chosen, model="", behaviour="existing" if has_probes else "pack")
+        model = _last_model(session, principal)
+        typed = audit_form.fresh(dataset=chosen, model=model, behaviour="existing" if has_probes else "pack")
     return _form(session, principal, typed)
+
+
+def _only_dataset(session: Session, principal: Principal) -> str:
+    """Id of the workspace's dataset, where there is no choice; else empty."""
+    datasets = list_datasets(session, principal, after=None, limit=2)
+    return datasets[0].id if len(datasets) == 1 else ""
+
+
+def _last_model(session: Session, principal: Principal) -> str:
+    """Id of the model of the newest audit, else of the only one that is registered; else empty."""
+    audits = list_audits(session, principal, AuditFilter(), after=None, limit=1)
+    if audits:
+        return audits[0][0].model_id
+    models = list_models(session, principal, after=None, limit=2)
+    return models[0].id if len(models) == 1 else ""
 
 
 @router.post("/audits/new")

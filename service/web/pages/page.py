@@ -147,10 +147,11 @@ def names_of(session: Session, principal: Principal, audit: AuditSummary) -> dic
 
 
 def table_row(finding: Finding) -> dict[str, Any]:
-    """Show a finding as a row of a table: its first line in place of its text."""
+    """Show a finding as a row of a table: the beginnings of its question and its answer in place of its text."""
     return {
         **finding.model_dump(exclude={"messages", "extra"}),
         "excerpt": visible_text.first_line(finding.messages),
+        "answer": visible_text.last_answer(finding.messages),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.text.visible_text import count_hidden, excerpt, is_hidden, pieces
+from service.text.visible_text import count_hidden, excerpt, first_line, is_hidden, last_answer, pieces
 
 
 def shown(text: str) -> str:
@@ -68,6 +68,20 @@ def test_an_excerpt_is_one_bounded_line() -> None:
     long = excerpt("word " * 1000)
     assert len(long) <= 140
     assert long.endswith("…")
+
+
+def test_a_sample_is_told_by_its_first_question_and_its_last_answer() -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": "Two?"},
+        {"role": "assistant", "content": "2 and\n\u200bmore"},
+        {"role": "tool", "content": "3"},
+    ]
+    assert (first_line(turns), last_answer(turns)) == ("One?", "2 and [U+200B]more")
+    assert (first_line(turns[:1]), last_answer(turns[:2])) == ("Be brief.", None)
+    assert (first_line(None), last_answer(None)) == (None, None)
 
 
 def test_hidden_characters_are_counted_as_they_are_named() -> None:

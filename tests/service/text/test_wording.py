@@ -16,6 +16,7 @@ from service.text.wording import (
     data_size,
     decimal,
     duration,
+    effect,
     exact_moment,
     finding_words,
     probability,
@@ -84,6 +85,15 @@ def test_probabilities(value: float | None, shown: str) -> None:
 )
 def test_decimals(value: float | None, shown: str) -> None:
     assert decimal(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "–"), (0.0, "0.00"), (0.214, "0.21"), (0.0051, "0.01"), (0.0042, "0.004"), (-0.00037, "−0.0004"),
+     (6e-7, "0.000001"), (4e-7, "0.00"), (-3.5, "−3.50")],
+)  # fmt: skip
+def test_an_effect_that_is_small_is_not_shown_as_none(value: float | None, shown: str) -> None:
+    assert effect(value) == shown
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from service.text.visible_text import last_answer
 from tests.support.pages import Page, SignIn
 
 
@@ -18,7 +19,7 @@ def test_the_findings_numbers_and_order_are_those_of_the_api(sign_in: SignIn, pu
         rows = [attrs["data-row"] for attrs, _ in page.all("tr") if "data-row" in attrs]
         assert rows == [str(finding["row"]) for finding in expected["data"]]
         numbers = [attrs["value"] for attrs, _ in page.all("data")]
-        wanted = [str(finding[name]) for finding in expected["data"] for name in ("rank", "mu", "z", "p", "q")]
+        wanted = [str(finding[name]) for finding in expected["data"] for name in ("rank", "mu", "z", "q")]
         assert numbers == wanted
         seen += rows
         after = expected["next_after"]
@@ -50,6 +51,14 @@ def test_one_findings_numbers_are_those_of_the_api(sign_in: SignIn, published: s
     assert not page.all("a", rel="prev")
     following = str(page.all("a", rel="next")[0][0]["href"])
     assert "Rank 2 of 120" in Page(client.get(following).text).text
+
+
+def test_the_list_shows_how_each_sample_is_answered(sign_in: SignIn, published: str) -> None:
+    client = sign_in()
+    findings = client.get(f"/v1/audits/{published}/findings?limit=50").json()["data"]
+    page = Page(client.get(f"/audits/{published}/findings").text)
+    shown = [text.strip() for _, text in page.all("span", class_="answer")]
+    assert shown == [last_answer(finding["messages"]) for finding in findings]
 
 
 def test_samples_that_were_cut_are_marked_and_can_be_picked(sign_in: SignIn, published: str) -> None:

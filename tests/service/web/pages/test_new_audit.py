@@ -81,6 +81,19 @@ def test_a_fresh_form_explains_every_option_and_has_its_default(writer: TestClie
         assert pack["description"] in page.text
 
 
+def test_what_there_is_no_choice_of_is_chosen_and_the_model_is_the_last_ones(
+    writer: TestClient, chosen: dict[str, str]
+) -> None:
+    fields = form_fields(Page(writer.get("/audits/new").text))
+    assert fields["dataset"] == chosen["dataset"], "the only one"
+    assert "model" not in fields, "there are two, and no audit yet"
+    assert submit(writer, "start", **chosen, **items()).status_code == 303
+    upload(writer)
+    fields = form_fields(Page(writer.get("/audits/new").text))
+    assert "dataset" not in fields, "there are two now"
+    assert fields["model"] == chosen["model"]
+
+
 def test_check_tells_the_estimate_and_keeps_everything_typed(
     writer: TestClient, chosen: dict[str, str], sessions: Sessions
 ) -> None:

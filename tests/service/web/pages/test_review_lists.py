@@ -44,7 +44,7 @@ def test_the_list_shows_the_columns_that_the_address_names(sign_in: SignIn, publ
     client = sign_in()
     url = f"/audits/{published}/findings"
     assert heads(Page(client.get(url).text)) == [
-        "Rank", "Sample", "mu with 95 % interval", "Z", "p", "q", "Flag", "Verdict",
+        "Rank", "Sample", "mu with 95 % interval", "Z", "q", "Flag", "Verdict",
     ]  # fmt: skip
     # As checkboxes send them, in any order; and as links have them.
     for query in ("columns=side&columns=z&columns=tokens_left_out", "columns=tokens_left_out,side,z"):
