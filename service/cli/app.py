@@ -229,6 +229,7 @@ def _audit(
 
     from service.cli.audit import run_audit
     from service.cli.connect import open_server
+    from service.cli.invocation import typed
     from service.cli.progress import ProgressDisplay
     from service.cli.results import (
         FINDINGS_FILE,
@@ -253,7 +254,7 @@ def _audit(
         console.print(f"Every sample:  {out / FINDINGS_FILE}\nIn numbers:    {out / SUMMARY_FILE}", markup=False)
     page = f"/audits/{finished['id']}"
     if server.temporary:
-        console.print(f"Look further:  finetooth up, then {page} on its page", markup=False)
+        console.print(f"Look further:  {typed('up')}, then {page} of the dashboard", markup=False)
     else:
         console.print(f"Look further:  {server.url}{page}", markup=False)
     flagged = finished["summary"]["flagged"]

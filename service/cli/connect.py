@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.cli.errors import FAILED, CommandError, refused
+from service.cli.invocation import typed
 from service.cli.server import Server
 from service.client import ApiError, Client, UnreachableError
 from service.settings import Settings
@@ -38,7 +39,7 @@ def open_running_server(settings: Settings) -> Iterator[Server]:
     """A server that runs already, for the time of the block. Raises CommandError."""
     found = _find(settings, lambda _: None)
     if found is None:
-        raise CommandError("no service runs here: start `finetooth up`, or set FINETOOTH_URL and FINETOOTH_API_KEY")
+        raise CommandError(f"no service runs here: start `{typed('up')}`, or set FINETOOTH_URL and FINETOOTH_API_KEY")
     with _client(found.url, found.key) as client:
         yield Server(client, found.url, local=found.local, temporary=False)
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from service.cli.audit import Request, run_audit
 from service.cli.inputs import read_probe
+from service.cli.invocation import typed
 from service.cli.models import DEMO_MODEL, choose_model
 from service.cli.probes import OwnProbe
 from service.cli.progress import ProgressDisplay
@@ -85,7 +86,9 @@ def run_demo(open_server: Callable[[Callable[[str], None]], AbstractContextManag
     console.print()
     page = f"/audits/{audit['id']}"
     if server.temporary:
-        console.print(f"Look further:  run `finetooth up`, open its sign-in link, then {page}", markup=False)
+        console.print(
+            f"Look further:  {typed('up')}, then open the link that it prints: the audit is there", markup=False
+        )
     else:
         console.print(f"Look further:  {server.url}{page}", markup=False)
     return 0 if outcome.good else 1
