@@ -260,6 +260,13 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 def _stopped(number: int) -> Refused:
     if number == signal.SIGXCPU:
         code, detail = "parser_time_limit", "Parsing this file takes too long. Split it into several datasets."
+    elif number != signal.SIGKILL:
+        # Libraries that read Parquet and Arrow end their process where they do not expect an error.
+        code = "parser_crashed"
+        detail = (
+            "The library that reads this kind of file crashed on it: the file is damaged, or asks for more memory than "
+            "an upload may use. Write it again with the tool that made it, or upload it as JSONL."
+        )
     else:
         code = "parser_memory_limit"
         detail = "The parser was stopped, most likely for using too much memory. Split large records, or the file."

@@ -42,6 +42,7 @@ FILE_PROBLEMS = (
     "unknown_format",
     "dataset_empty",
     "dataset_invalid",
+    "parser_crashed",
     "parser_memory_limit",
     "parser_time_limit",
     "gzip_corrupt",

@@ -42,25 +42,26 @@ def bulk_words(calibration: results.Calibration) -> str:
     """How many samples lie in the null's tail."""
     tail = shown_tail(calibration)
     if tail is None:
-        return "The samples' tail was not counted."
+        return "How many samples have a small p was not counted."
     return (
-        f"At p ≤ {tail.p:g} lie {whole(tail.observed)} of {counted(calibration.samples, 'sample')}; the null alone "
-        f"would give {whole(tail.low)} to {whole(tail.high)}. What is more than that is what the audit is after."
+        f"{whole(tail.observed)} of {counted(calibration.samples, 'sample')} have p ≤ {tail.p:g}; chance alone would "
+        f"give {whole(tail.low)} to {whole(tail.high)}. Those beyond that are what the audit looks for."
     )
 
 
 def placebo_words(placebo: results.Placebo | None) -> str:
     """What the audit finds where nothing is."""
     if placebo is None:
-        return "There are no placebo directions: the probe has too few items to make them of."
+        return "Not checked against placebo directions: the probe has too few items to make them."
     tail = shown_tail(placebo.calibration)
-    flagged = f"On average it flags {decimal(placebo.flagged_per_direction)} samples a direction."
+    flagged = f"A direction that means nothing flags {decimal(placebo.flagged_per_direction)} samples on average."
     if tail is None:
         return flagged
     fits = "as it should be" if tail.low <= tail.observed <= tail.high else "which does not fit: read p and q with care"
     return (
-        f"At p ≤ {tail.p:g} the {counted(placebo.directions, 'placebo direction')} gave {whole(tail.observed)} of "
-        f"{whole(placebo.calibration.samples)}, expected {whole(tail.low)} to {whole(tail.high)}: {fits}. {flagged}"
+        f"With {counted(placebo.directions, 'placebo direction')}, {whole(tail.observed)} of "
+        f"{whole(placebo.calibration.samples)} results had p ≤ {tail.p:g}, where {whole(tail.low)} to "
+        f"{whole(tail.high)} are expected: {fits}. {flagged}"
     )
 
 

@@ -184,7 +184,7 @@ def verdict(summary: results.Summary) -> str:
     """The answer of an audit in one sentence with its error rate."""
     samples = counted(summary.rows_scored, "sample")
     if summary.flagged == 0:
-        return f"Finetooth flags none of {samples}: at q = {summary.q:g} no sample stands out from the bulk."
+        return f"Finetooth flags none of {samples}: at q = {summary.q:g} no sample stands out from the rest."
     expected = summary.q * summary.flagged
     if expected < 0.5:
         errors = "fewer than one of them is expected to be a false alarm"
@@ -201,8 +201,8 @@ def claims(summary: results.Summary) -> list[str]:
     """What the flags claim, and from where on samples are flagged, for whoever has to decide on them."""
     claimed = (
         f"What q = {summary.q:g} claims: of the samples that such audits flag, at most {summary.q * 100:g} % are false "
-        "alarms on average. It is a rate over many audits and no promise for this one, and it holds as far as the "
-        "null fits."
+        "alarms on average. It is a rate over many audits and no promise for this one, and it holds only as far as "
+        "the model of ordinary samples fits."
     )
     said = [claimed]
     if len(summary.probes) == 1:
@@ -241,18 +241,18 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
             (
                 "Z",
                 f"{decimal(score.z)}: how far its training gradient and its representation together lean to the "
-                f"unwanted answers, {decimal(abs(spread), 1)} null scales {side} the middle of all samples.",
+                f"unwanted answers, {decimal(abs(spread), 1)} times the usual spread {side} the middle of all samples.",
             )
         )
     if score.p is not None:
-        where = "the null was measured in the same run"
+        where = "estimated from all samples of the run"
         if probe.null.family == "conformal":
             where = "its rank among the samples that are known to be clean"
         words.append(
             (
                 "p",
-                f"{probability(score.p)} is the probability that a sample like the bulk reaches a Z this high "
-                f"(one-sided; {where}).",
+                f"{probability(score.p)} is how often an ordinary sample of this dataset would reach such a Z by "
+                f"chance ({where}).",
             )
         )
     if score.q is not None:
@@ -274,7 +274,12 @@ def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tup
         words.append(("Kind", _kind_words(score.probability_unwanted, score.probability_fair)))
     seen = "once" if score.n == 1 else f"{whole(score.n)} times"
     words.append(
-        ("Observed", f"{seen[0].upper()}{seen[1:]} after warm-up." if score.n else "Never: no interval, no Z.")
+        (
+            "Observed",
+            f"{seen[0].upper()}{seen[1:]} after warm-up."
+            if score.n
+            else "Never after warm-up, so it has no Z and no interval.",
+        )
     )
     if score.tokens_left_out:
         words.append(
@@ -296,7 +301,7 @@ def _flag_words(score: results.ScoreRow, summary: results.Summary) -> str:
     if score.flagged:
         return f"Flagged, {ranked}: its q is at most the audit's target of {summary.q:g}."
     if score.side == results.Side.AGAINST:
-        return f"Not flagged, {ranked}: it is unlike the bulk, but leans to the reference answers."
+        return f"Not flagged, {ranked}: it stands out from the rest, but leans to the good answers of the probe."
     return f"Not flagged, {ranked}: its q is above the audit's target of {summary.q:g}."
 
 

@@ -169,7 +169,7 @@ def summarise(scores: Sequence[dict[str, Any]], probes: int = 1, **changes: Any)
         "probes": tuple(make_probe_summary(name=name, **each) for name in PROBES[:probes]), "seeds": (SEED,),
         "steps": 30, "train_loss_first": 2.613, "train_loss_last": 1.724,
         "groups": {"docs": make_group(curve=None, rows=40), "forum": make_group(rows=80)},
-        "warnings": (Caution(code="few_rows", message="The null was fitted on fewer than 200 samples."),),
+        "warnings": (Caution(code="few_rows", message="Only 120 samples were measured."),),
         "seconds": {"loading": 11.2, "training": 201.4},
     }  # fmt: skip
     return make_summary(**(values | changes))

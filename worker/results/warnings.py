@@ -52,14 +52,14 @@ def cautions(
     if question.rows < WARN_DATASET_ROWS:
         yield Caution(
             code="few_samples",
-            message=f"The null was fitted to {observed} samples; below {WARN_DATASET_ROWS} its tail is uncertain "
-            "and the error rate may be off.",
+            message=f"Only {observed} samples were measured. Below {WARN_DATASET_ROWS} there are too few of them to "
+            "learn what is ordinary, and the error rate may be off: audit more at once if you have them.",
         )
     if flagged > MANY_FLAGGED * observed:
         yield Caution(
             code="many_flagged",
-            message=f"{flagged} of {observed} samples are flagged. The null is fitted to the bulk of the data, "
-            "which must be clean for the error rate to hold.",
+            message=f"{flagged} of {observed} samples are flagged. The error rate holds only where most of the data is "
+            "clean: read some of them, and if they are harmless, audit again with a probe that is more specific.",
         )
     yield from _encoding_cautions(spec, encoding)
     unscored = question.rows - observed - encoding.left_out.count
@@ -67,8 +67,9 @@ def cautions(
         turn = "answer" if spec.training.audit_turns == "assistant" else "turn"
         yield Caution(
             code="unscored_samples",
-            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no {turn} within the first "
-            "tokens that training keeps, so that nothing was trained on or scored there.",
+            message=f"{'1 sample has' if unscored == 1 else f'{unscored} samples have'} no {turn} within the limit of "
+            f"{spec.training.max_length} tokens, so nothing of {'it' if unscored == 1 else 'them'} was trained on or "
+            "scored. Raise training.max_length to audit more of the text.",
         )
     yield from _doubted(scores)
     yield from _divided(question, scores)
@@ -88,8 +89,8 @@ def cautions(
     for name in suffices(compared):
         yield Caution(
             code="baseline_suffices",
-            message=f"The simpler method {name} has nearly the same samples on top: a ranking without error rates "
-            "would have done for them.",
+            message=f"A simpler method, {name}, ranks nearly the same samples first. In this dataset it would have "
+            "found them too, but it gives no error rates.",
         )
 
 

@@ -118,6 +118,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "idempotency_key_reused": Meaning((422,), "the `Idempotency-Key` came with another request before"),
     "dataset_empty": Meaning((422,), "the file holds no record"),
     "dataset_invalid": Meaning((422,), "some records are not valid; `errors` names the first 100, and nothing is kept"),
+    "parser_crashed": Meaning(
+        (422,), "the library that reads the file's format crashed on it; a damaged file does that"
+    ),
     "parser_memory_limit": Meaning((422,), "parsing needs more than `FINETOOTH_PARSER_MEMORY_BYTES`"),
     "parser_time_limit": Meaning((422,), "parsing takes more processor time than an upload of this size can need"),
     "model_invalid": Meaning(

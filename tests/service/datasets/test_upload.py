@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -296,13 +297,23 @@ def test_the_parser_is_limited_and_without_secrets(server: Server, settings: Set
     assert not psutil.pid_exists(parser.pid)
 
 
-def test_a_parser_that_dies_is_an_answer(server: Server) -> None:
+@pytest.mark.parametrize(
+    ("by", "code"),
+    [
+        (signal.SIGKILL, "parser_memory_limit"),
+        (signal.SIGABRT, "parser_crashed"),
+        (signal.SIGSEGV, "parser_crashed"),
+        (signal.SIGBUS, "parser_crashed"),
+        (signal.SIGXCPU, "parser_time_limit"),
+    ],
+)
+def test_a_parser_that_dies_is_an_answer(server: Server, by: signal.Signals, code: str) -> None:
     connection = server.begin(key=server.key)
     connection.send(chunk(chats(3)))
     wait_until(server.parsers)
-    server.parsers()[0].kill()
+    server.parsers()[0].send_signal(by)
     _, answer = send_all(connection, [chats(3)])
-    assert json.loads(answer.read())["code"] == "parser_memory_limit"
+    assert json.loads(answer.read())["code"] == code
     assert server.parsers() == server.files() == []
 
 

@@ -44,9 +44,9 @@ def test_the_placebo_s_tail_beside_what_is_expected(observed: int, fits: str) ->
     placebo = make_probe_summary().placebo
     assert placebo is not None
     said = placebo_words(placebo.model_copy(update={"calibration": make_calibration(3000, tails=tails(observed))}))
-    assert f"At p ≤ 0.01 the 20 placebo directions gave {observed} of 3,000, expected 19 to 42" in said
+    assert f"With 20 placebo directions, {observed} of 3,000 results had p ≤ 0.01, where 19 to 42 are expected" in said
     assert fits in said
-    assert "0.15 samples a direction" in said
+    assert "A direction that means nothing flags 0.15 samples on average." in said
 
 
 def test_no_placebo_says_why() -> None:

@@ -52,7 +52,7 @@ MakeSummary = Callable[..., Summary]
         ),
         (
             {"flagged": 0},
-            "Finetooth flags none of 340 samples: at q = 0.05 no sample stands out from the bulk.",
+            "Finetooth flags none of 340 samples: at q = 0.05 no sample stands out from the rest.",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_of_what_kind_it_is(summary_of: MakeSummary) -> None:
 def test_a_findings_numbers_in_words(summary_of: MakeSummary) -> None:
     words = dict(finding_words(score(), summary_of()))
     assert words["Flag"] == "Flagged, rank 3 of 340: its q is at most the audit's target of 0.05."
-    assert "5.0 null scales above the middle" in words["Z"], "(4.6 - 0.1) / 0.9"
+    assert "5.0 times the usual spread above the middle" in words["Z"], "(4.6 - 0.1) / 0.9"
     assert "1.0 × 10⁻⁵" in words["p"]
     assert "more likely" in words["mu"]
     assert "0.50 to 2.50" in words["mu"]
@@ -187,7 +187,7 @@ def test_a_sample_nearer_to_the_references_may_be_a_false_alarm(summary_of: Make
 def test_the_probe_that_speaks_most_gives_the_null(summary_of: MakeSummary) -> None:
     other = make_probe_summary(null=NullFit(location=2.6, scale=0.5, degrees_of_freedom=15.0))
     summary = summary_of(probes=(make_probe_summary(), other))
-    assert "4.0 null scales above" in dict(finding_words(score(strongest_probe=2), summary))["Z"]
+    assert "4.0 times the usual spread above" in dict(finding_words(score(strongest_probe=2), summary))["Z"]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_a_side_is_told(summary_of: MakeSummary, side: str, says: str) -> None:
     ("changes", "why"),
     [
         ({"q": 0.2}, "above the audit's target"),
-        ({"q": 0.01, "side": "against"}, "leans to the reference answers"),
-        ({"q": 0.2, "side": "against"}, "leans to the reference answers"),
+        ({"q": 0.01, "side": "against"}, "leans to the good answers of the probe"),
+        ({"q": 0.2, "side": "against"}, "leans to the good answers of the probe"),
     ],
 )
 def test_why_a_sample_is_not_flagged(summary_of: MakeSummary, changes: dict[str, Any], why: str) -> None:

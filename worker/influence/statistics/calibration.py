@@ -87,8 +87,9 @@ def misfits(
         found.append(
             (
                 "null_tail",
-                f"{below} samples lie below the null's lower 1 % point, where {0.01 * len(z):.0f} belong. The tails "
-                "are heavier than the null's, so more than the stated share of the flags may be false.",
+                f"{below} samples lean away from the behaviour further than the lowest 1 % should, where "
+                f"{0.01 * len(z):.0f} belong. Extreme values are more common in this data than the error rate allows "
+                "for: more than the stated share of the flags may be false.",
             )
         )
     if placebo is not None:
@@ -99,8 +100,8 @@ def misfits(
             found.append(
                 (
                     "placebo_tail",
-                    f"In directions that stand for no behaviour, {hits.mean():.1%} of the values lie beyond the null's "
-                    "1 % points on both sides, where 2 % belong. More than the stated share of the flags may be false.",
+                    f"For directions that stand for no behaviour, {hits.mean():.1%} of the samples have an extreme "
+                    "value, where 2 % belong. More than the stated share of the flags may be false.",
                 )
             )
     return found

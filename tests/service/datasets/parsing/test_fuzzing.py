@@ -23,10 +23,21 @@ SEED = int(os.environ.get("FUZZ_SEED", random.SystemRandom().randrange(2**32)))
 
 SHARE_OF_REAL_CHILDREN = 0.2
 
+LIBRARY_ABORTS = "terminate called after throwing an instance of 'parquet::ParquetException'"
+"""What Arrow's Parquet reader leaves behind where an error of a damaged footer is one that it does not hand on."""
+
 
 @pytest.mark.parametrize("number", range(25))
 def test_changed_uploads_end_as_documented(number: int, tmp_path: Path) -> None:
     assert _through_a_real_child(0, number, tmp_path) is None
+
+
+@pytest.mark.parametrize("number", [6014, 28071, 36690])
+def test_a_file_that_ends_its_reader_is_refused_as_damaged(number: int, tmp_path: Path) -> None:
+    """Parquet whose histograms of levels have the wrong size: their reader aborts its process."""
+    report = _report_of_a_real_child(3705464772, number, tmp_path)
+    assert (report["outcome"], report["code"]) == ("refused", "parser_crashed")
+    assert "damaged" in report["detail"]
 
 
 @pytest.mark.slow
@@ -42,8 +53,11 @@ def test_changed_uploads_end_as_documented_at_length(tmp_path: Path) -> None:
         print(SEED, lines[-1:], faults)  # what a long run has tried
         if done.returncode == 0:
             break
-        first = int((tmp_path / "case").read_text()) + 1
-        faults.append({"case": first - 1, "fault": f"ended with {done.returncode}: {done.stderr[-500:]}"})
+        number = int((tmp_path / "case").read_text())
+        first = number + 1
+        if LIBRARY_ABORTS in done.stderr and _through_a_real_child(SEED, number, tmp_path) is None:
+            continue
+        faults.append({"case": number, "fault": f"ended with {done.returncode}: {done.stderr[-500:]}"})
     assert faults == [], f"FUZZ_SEED={SEED}"
 
 
@@ -60,6 +74,13 @@ def test_changed_uploads_through_real_children_at_length(tmp_path: Path) -> None
 
 
 def _through_a_real_child(seed: int, number: int, folder: Path) -> str | None:
+    report = _report_of_a_real_child(seed, number, folder)
+    if report.get("code") == "parser_memory_limit" and "was stopped" in report["detail"]:
+        return "the child was killed"
+    return fault_of(report, None)
+
+
+def _report_of_a_real_child(seed: int, number: int, folder: Path) -> dict[str, Any]:
     data, options = case(seed, number)
     chunk, mapping = options.pop("chunk"), options.pop("mapping", None)
     form = Form(mapping=None if mapping is None else Mapping(**mapping), **options)
@@ -73,6 +94,4 @@ def _through_a_real_child(seed: int, number: int, folder: Path) -> str | None:
         report: dict[str, Any] = intake.finish().model_dump()
     finally:
         intake.abort()
-    if report.get("code") == "parser_memory_limit" and "was stopped" in report["detail"]:
-        return "the child crashed"
-    return fault_of(report, None)
+    return report
