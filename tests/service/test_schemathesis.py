@@ -28,6 +28,7 @@ FITTING_REFUSED = {
     "create_key": "whether a key has expired already depends on the time",
     "create_workspace_key": "likewise",
     "list_findings": "how many probes there are depends on the audit",
+    "update_view": "which fields an address of findings may have, and which values, is not a matter of its form",
     "create_upload": "the tus protocol wants headers with certain values, of a version that is spoken here",
 }
 """Operations that may refuse as `invalid_request` what fits their schema. Beside them those that declare a code of

@@ -13,6 +13,7 @@ JSONL = st.lists(RECORDS, min_size=1, max_size=30).map(
     lambda records: "".join(json.dumps(record) + "\n" for record in records).encode()
 )
 schemathesis.openapi.media_type("application/jsonl", JSONL)
+schemathesis.openapi.media_type("application/offset+octet-stream", st.binary(max_size=100))
 
 
 @schemathesis.hook

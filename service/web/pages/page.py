@@ -25,7 +25,9 @@ Reader = Annotated[Principal, Depends(RequireScope())]
 FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
-Section = Literal["audits", "datasets", "probes", "workers", "sessions", "people", "account", "audit-log"]
+Section = Literal[
+    "audits", "datasets", "probes", "models", "workers", "sessions", "people", "keys", "account", "audit-log"
+]
 
 
 def answer_page(
@@ -70,7 +72,7 @@ def _signed_in(section: Section, principal: Principal, context: dict[str, Any]) 
 
 def answer_list(
     request: Request,
-    section: Literal["datasets", "probes", "people", "sessions"],
+    section: Literal["datasets", "probes", "models", "people", "keys", "sessions"],
     principal: Principal,
     listed: Page[Any],
     **context: Any,

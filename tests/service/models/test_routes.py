@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from service.store.seed import REGISTERED_MODELS
 from service.store.tables import Audit
+from tests.support.model_folders import make_model_folder, safetensors
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = {"name": "my-model", "source": "hub", "location": "owner/model", "revision": COMMIT}
@@ -70,17 +71,9 @@ def test_the_bundled_model_by_its_hash(client: TestClient) -> None:
     assert client.post("/v1/models", json=body).status_code == 201
 
 
-def safetensors(name: str = "w", length: int = 8, **header: Any) -> bytes:
-    """A file of one float32 tensor, as its format says: length of the header, header, data."""
-    text = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}, **header}).encode()
-    return len(text).to_bytes(8, "little") + text + bytes(length)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").write_bytes(safetensors())
-    return tmp_path
+    return make_model_folder(tmp_path)
 
 
 def test_a_folder_is_for_admins_of_the_installation(

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.store.tables import Audit
+from service.store.tables import Audit, Probe
 from tests.support.made_audits import make_published
 from tests.support.pages import OURS, Page, SignIn
 from tests.support.route_scopes import PAGES
@@ -19,6 +19,7 @@ def addresses(published: str, sessions: sessionmaker[Session], workspace_id: str
     with sessions.begin() as session:
         dataset = session.scalars(select(Audit.dataset_id).where(Audit.id == published)).one()
         other = make_published(session, workspace_id, dataset_id=dataset, draw=2).id
+        probe = session.scalars(select(Probe.id)).first()
     audit = f"/audits/{published}"
     found = f"{audit}/findings?flagged=true&sort=-mu&limit=5"
     return {
@@ -35,6 +36,9 @@ def addresses(published: str, sessions: sessionmaker[Session], workspace_id: str
         "GET /datasets": ["/datasets?limit=1", "/v1/datasets?limit=1"],
         "GET /datasets/{dataset_id}": [f"/datasets/{dataset}", f"/v1/datasets/{dataset}"],
         "GET /probes": ["/probes", "/v1/probes"],
+        "GET /probes/{probe_id}": [f"/probes/{probe}", f"/v1/probes/{probe}"],
+        "GET /models": ["/models", "/v1/models"],
+        "GET /keys": ["/keys", "/v1/keys"],
         "GET /sessions": ["/sessions", "/v1/sessions"],
         "GET /workers": ["/workers", "/v1/workers"],
         "GET /people": ["/people", "/v1/users"],
