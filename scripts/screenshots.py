@@ -1,7 +1,8 @@
 """Pictures of the dashboard for the documents: each page of a workspace that has an audit, in both colour schemes.
 
     finetooth up                                  # in another terminal, with the demo's audit in its data folder
-    FINETOOTH_URL=... FINETOOTH_API_KEY=... python -m scripts.screenshots docs/images
+    FINETOOTH_URL=... FINETOOTH_API_KEY=... python -m scripts.screenshots docs/images/pages
+    pngquant --force --ext .png --quality 70-95 docs/images/pages/*.png
 
 Needs Chromium, as the browser tests do. The key is typed into the sign-in page, and stands in no picture.
 """
@@ -35,6 +36,8 @@ def addresses(client: Client) -> dict[str, str]:
         "dataset": f"/datasets/{audits[0]['dataset_id']}",
         "new-audit": "/audits/new",
         "workers": "/workers",
+        "models": "/models",
+        "keys": "/keys",
         "people": "/people",
         "audit-log": "/audit-log",
     }

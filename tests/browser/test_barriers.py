@@ -6,12 +6,14 @@ from collections.abc import Callable
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.contract.failure import ErrorCode, Failure
 from service.lifecycle.jobs import fail
 from service.lifecycle.workers import Device, beat
-from service.store.tables import Finding
+from service.store.tables import Finding, Probe
+from tests.support.builders import add_person
 from tests.support.made_audits import make_export, make_published, make_queued, take
 
 pytestmark = pytest.mark.browser
@@ -45,17 +47,20 @@ def pages(sessions: Sessions, workspace_id: str) -> list[str]:
         running = make_queued(session, workspace_id)
         take(session, running)
         queued = make_queued(session, workspace_id)
+        add_person(session, workspace_id, "reviewer", name=LONG)
+        probe = session.scalars(select(Probe.id)).first()
     audit = f"/audits/{done.id}"
     return [
         "/audits", "/audits?search=nothing", audit, f"/audits/{failed.id}", f"/audits/{running.id}",
         f"/audits/{queued.id}", f"{audit}/findings", f"{audit}/findings?group=forum", f"{audit}/findings/5",
         f"{audit}/findings/{LARGE_ROW}", f"{audit}/exports", f"{audit}/verdicts?flagged=true&said=confirmed",
         f"/comparisons?base={done.id}&other={other.id}", f"/audits/new?copy={done.id}", "/datasets",
-        f"/datasets/{done.dataset_id}", "/probes", "/workers", "/sessions", "/audit-log", "/audits/aud_missing",
+        f"/datasets/{done.dataset_id}", "/probes", f"/probes/{probe}", "/models", "/keys", "/people",
+        "/workers", "/sessions", "/audit-log", "/audits/aud_missing",
     ]  # fmt: skip
 
 
-EMPTY = ["/audits", "/datasets", "/probes", "/workers", "/audit-log", "/audits/new"]
+EMPTY = ["/audits", "/datasets", "/probes", "/people", "/workers", "/audit-log", "/audits/new"]
 
 
 def visit(page: Page, path: str) -> None:

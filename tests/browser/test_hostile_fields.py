@@ -5,11 +5,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from playwright.sync_api import Page, expect
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.keys.secrets import create_key
 from service.store.tables import Dataset, Model, Probe
+from tests.support.builders import add_person
 from tests.support.made_audits import make_published
 from tests.support.summaries import make_group
 
@@ -52,6 +53,10 @@ def test_no_text_runs_wherever_it_was_put_in(
         session.execute(update(Model).where(Model.id == audit.model_id).values(name=ALL))
         create_key(session, workspace_id=workspace_id, name=ALL[:200], scopes=["admin"])
         other = make_published(session, workspace_id, dataset_id=audit.dataset_id, draw=2)
+        items = [{"prompt": text, "unwanted": text, "reference": text} for text in CORPUS]
+        session.execute(update(Probe).values(items=items))
+        probe = session.scalars(select(Probe.id)).first()
+        add_person(session, workspace_id, "reviewer", name=ALL)
     page = signed_in()
     violations: list[str] = []
     page.expose_function("violated", lambda directive: violations.append(directive))
@@ -68,7 +73,8 @@ def test_no_text_runs_wherever_it_was_put_in(
         "/audits", f"/audits?search={query}", base, f"{base}/findings", f"{base}/findings?group={quote(ALL)}",
         f"{base}/findings?text={query}", *(f"{base}/findings/{number}" for number in range(len(CORPUS))),
         f"{base}/exports", f"/comparisons?base={audit.id}&other={other.id}", "/datasets",
-        f"/datasets/{audit.dataset_id}", "/probes", f"/audits/new?copy={audit.id}", "/workers", "/sessions",
+        f"/datasets/{audit.dataset_id}", "/probes", f"/probes/{probe}", "/models", "/keys", "/people",
+        f"/audits/new?copy={audit.id}", "/workers", "/sessions",
         f"/audit-log?{fields}", "/audit-log", f"/v1/audits/{audit.id}/report",
     ):  # fmt: skip
         visit(page, path)
