@@ -1,10 +1,14 @@
 # Two commands, and nothing before them but Python >= 3.11 and make: `make demo` and `make test`.
+# `make help` lists all.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint openapi wrap browser install clean
+.PHONY: help demo test test-slow browser lint docs wrap openapi install clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: install ## Audits the bundled poisoned dataset, start to finish
 	$(BIN)/finetooth demo
@@ -24,6 +28,9 @@ browser: install ## The dashboard in a real Chromium
 openapi: install ## Renews docs/openapi.json and the problem codes in docs/api.md
 	$(BIN)/python scripts/openapi.py
 
+docs: install ## The documentation as a site, in build/site
+	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+
 wrap: install ## Wraps the paragraphs of docs/ at 120 columns
 	$(BIN)/python scripts/wrap_documents.py
 
@@ -42,4 +49,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean: ## Removes what was installed and built
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
