@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,15 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run git on this folder alone, whatever repository or hook the test run was started from."""
+def run(folder: Path, command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
+    """Run a command that asks git about this folder alone, whatever hook the test run itself was started from."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-    named = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
-    return subprocess.run(["git", *named, *arguments], cwd=folder, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run(folder, ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", *arguments])
 
 
 def commit(folder: Path, message: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -85,13 +89,20 @@ def test_a_range_of_commits_is_checked_and_every_bad_one_is_named(repository: Pa
     commit(repository, "Without a body", "--no-verify")
     commit(repository, f"fix: a prefix{BODY}", "--no-verify")
     script = [repository / "scripts" / "check_commits.sh"]
-    good = subprocess.run([*script, "HEAD~3..HEAD~2"], cwd=repository, capture_output=True, text=True)
+    good = run(repository, [*script, "HEAD~3..HEAD~2"])
     assert (good.returncode, good.stderr) == (0, "")
-    bad = subprocess.run([*script, "HEAD~3..HEAD"], cwd=repository, capture_output=True, text=True)
+    bad = run(repository, [*script, "HEAD~3..HEAD"])
     assert bad.returncode == 1
     assert "Without a body" in bad.stderr
     assert "fix: a prefix" in bad.stderr
     assert "A good one" not in bad.stderr
+
+
+def test_without_the_environment_a_commit_is_refused_with_what_to_do(repository: Path) -> None:
+    shutil.copy(ROOT / "scripts" / "hooks" / "pre-commit", repository / "scripts" / "hooks")
+    result = commit(repository, f"Leases are renewed{BODY}")
+    assert result.returncode != 0
+    assert "run 'make install' first" in result.stderr
 
 
 def test_hooks_can_be_run() -> None:
