@@ -1,10 +1,14 @@
 # Two commands, and nothing before them but Python >= 3.11 and make: `make demo` and `make test`.
+# `make help` lists all.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test test-slow lint openapi browser install clean
+.PHONY: help demo test test-slow browser lint docs wrap openapi install hooks clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: install ## Audits the bundled poisoned dataset, start to finish
 	$(BIN)/finetooth demo
@@ -24,13 +28,19 @@ browser: install ## The dashboard in a real Chromium
 openapi: install ## Renews docs/openapi.json and the problem codes in docs/api.md
 	$(BIN)/python scripts/openapi.py
 
-lint: install
+docs: install ## The documentation as a site, in build/site
+	$(BIN)/zensical build --strict --clean --config-file mkdocs.yml
+
+wrap: install ## Wraps the paragraphs of docs/ at 120 columns
+	$(BIN)/python scripts/wrap_documents.py
+
+lint: install ## Style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-install: $(INSTALLED)
+install: $(INSTALLED) ## The virtual environment in .venv
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Finetooth needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -38,5 +48,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[worker,local,s3,dev]'
 	@touch $@
 
-clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+hooks: ## Checks before each commit, and of its message
+	git config core.hooksPath scripts/hooks
+
+clean: ## Removes what was installed and built
+	rm -rf .venv .cache build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

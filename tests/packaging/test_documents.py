@@ -44,8 +44,8 @@ def shown(default: object) -> str:
     return str(default) if isinstance(default, (int, float)) else f"`{to_json(default).decode()}`"
 
 
-def test_operating_covers_every_setting_and_no_other() -> None:
-    documented = {row[0]: row[1] for row in table("docs/operating.md", "settings")}
+def test_the_settings_page_covers_every_setting_and_no_other() -> None:
+    documented = {row[0]: row[1] for row in table("docs/settings.md", "settings")}
     expected = {
         f"`FINETOOTH_{name.upper()}`": None if field.default_factory else shown(field.get_default())
         for name, field in Settings.model_fields.items()
@@ -103,10 +103,16 @@ def test_links_inside_the_repository_lead_somewhere(document: Path) -> None:
     assert not broken
 
 
-def test_every_document_is_reached_from_the_index() -> None:
-    index = ROOT / "docs" / "index.md"
-    reached = {(index.parent / target.partition("#")[0]).resolve() for target in LINK.findall(index.read_text())}
-    assert set(DOCUMENTS) - reached == {index}
+def linked(document: Path) -> set[Path]:
+    return {(document.parent / target.partition("#")[0]).resolve() for target in LINK.findall(document.read_text())}
+
+
+def test_every_document_is_reached_from_the_readme_and_every_page_from_the_index() -> None:
+    readme, index = ROOT / "README.md", ROOT / "docs" / "index.md"
+    reached = linked(readme) | linked(index)
+    assert index in linked(readme)
+    assert set(DOCUMENTS) - reached == {readme}
+    assert set(ROOT.glob("docs/**/*.md")) - linked(index) == {index}
 
 
 def test_pictures_have_alternative_text() -> None:
@@ -121,7 +127,26 @@ def test_decisions_have_the_same_parts() -> None:
         assert decision.name.startswith(f"{number:04}-")
         text = decision.read_text()
         assert text.startswith(f"# {number:04}: ")
+        assert re.search(r"^# .+\n\n\*\*Date\*\*: 20\d\d-\d\d-\d\d\n\n\*\*Status\*\*: ", text), decision.name
         assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Context", "Decision", "Consequences"]
+
+
+def test_the_index_lists_decisions_by_number_with_title_and_date() -> None:
+    expected = []
+    for decision in sorted((ROOT / "docs" / "decisions").glob("*.md")):
+        text = decision.read_text()
+        number, title = text.splitlines()[0].removeprefix("# ").split(": ", 1)
+        date = text.split("**Date**: ", 1)[1].split("\n", 1)[0]
+        expected.append([f"[{number}](decisions/{decision.name})", title, date])
+    assert headed_table("docs/index.md", "| No. | Decision | Date |") == expected
+
+
+@pytest.mark.parametrize("document", ["docs/statistics.md", "docs/quickstart.md"])
+def test_worked_examples_quote_the_demo_as_the_readme_shows_it(document: str) -> None:
+    shown_there = (ROOT / "README.md").read_text().split("<!-- demo:start -->", 1)[1].split("<!-- demo:end -->", 1)[0]
+    quoted = (ROOT / document).read_text().split("```text\n", 1)[1].split("```", 1)[0].splitlines()
+    assert len(quoted) == 4
+    assert [line for line in quoted if line not in shown_there.splitlines()] == []
 
 
 def test_make_targets_in_the_documents_exist() -> None:
