@@ -100,6 +100,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
+        tell=reporter.event,
         checkpoints=checkpoints,
     )
     facts = RunFacts(

@@ -10,7 +10,9 @@ from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
 from service.store.objects import ObjectStoreUnavailableError
 
-RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
+RETRIED = frozenset(
+    {ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK, ErrorCode.DISK_FULL, ErrorCode.DEVICE_FAILED}
+)
 """Failures from outside, which another attempt may get past. All others would only come again."""
 
 FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
