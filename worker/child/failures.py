@@ -60,7 +60,7 @@ KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
         "A file of the model is not on the worker, and the hub could not be asked for it.",
         f"Check the way from the worker to the hub. {RETRY}",
     ),
-    "huggingface_hub.EntryNotFoundError": (
+    "huggingface_hub.RemoteEntryNotFoundError": (
         ErrorCode.MODEL_NOT_FOUND,
         "The hub's model lacks a file.",
         "Register a model that is whole: a causal language model with its tokenizer, in safetensors.",

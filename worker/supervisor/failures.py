@@ -21,6 +21,14 @@ DISK_FULL = Failure(
     code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {NEXT_STEP['audit']}"
 )
 
+CUDA_ERROR = "CUDA error: "
+
+DEVICE_FAILED = Failure(
+    code=ErrorCode.DEVICE_FAILED,
+    message="The worker's GPU or its driver failed, and the training process was aborted.",
+    hint="Look at it with nvidia-smi and in the system's log (Xid), and at the worker's log. " + NEXT_STEP["audit"],
+)
+
 
 def is_retried(failure: Failure) -> bool:
     """Return whether the job is retried by itself, while it has failures left."""
@@ -61,6 +69,9 @@ def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None,
         return final_event.failure
     if os.strerror(errno.ENOSPC) in stderr:
         return DISK_FULL
+    if code == -signal.SIGABRT and CUDA_ERROR in stderr:
+        # Where the error is found while nothing could catch it, the C++ runtime says so and aborts.
+        return DEVICE_FAILED
     if code == EXIT_STOPPED:
         return Failure(
             code=ErrorCode.LEASE_LOST,

@@ -113,7 +113,7 @@ _NETWORKING = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "ssl", "soc
 _HUB_ANSWERS = {
     # Not on this disk, and the hub could not be asked.
     "LocalEntryNotFoundError": True,
-    "EntryNotFoundError": False,
+    "RemoteEntryNotFoundError": False,
     "RepositoryNotFoundError": False,
     "RevisionNotFoundError": False,
     "HfHubHTTPError": True,

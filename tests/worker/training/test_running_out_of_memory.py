@@ -1,7 +1,11 @@
 """A run that ran out of memory and halved its passes is, within rounding, the run that had enough."""
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +179,45 @@ def test_a_row_that_does_not_fit_alone_is_named(tiny_spec: ModelSpec) -> None:
     assert "training.max_length below 16" in failure.hint
     with pytest.raises(TrainingError, match=r"Item \d+ of probe 1 has 16 tokens\."):
         run(tiny_spec, NoRoom(0, "measuring"))
+
+
+LIMITED = """
+import json, resource, sys
+from pathlib import Path
+import psutil, torch
+from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
+from worker.training.loop import train
+from worker.training.lora import with_lora
+from worker.training.models import load_model
+from worker.training.tokenization import TokenizedSample
+torch.set_num_threads(1)
+folder, room = sys.argv[1], int(sys.argv[2])
+config = TrainingConfig(epochs=1, batch_size=8, dtype="float32", learning_rate=1e-3)
+base, _ = load_model(ModelSpec(source=ModelSource.LOCAL, location=folder), config, torch.device("cpu"), cache=Path(folder))
+model = with_lora(base, config)
+draw = torch.Generator().manual_seed(3)
+ids = [tuple(torch.randint(3, 250, (768,), generator=draw).tolist()) for _ in range(16)]
+samples = [TokenizedSample(own, own) for own in ids]
+train(model, [TokenizedSample(own[:8], own[:8]) for own in ids[:2]], config, pad=0)  # starts all threads
+if room:
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
+told = []
+outcome = train(model, samples, config, pad=0, tell=told.append)
+print(json.dumps({"losses": outcome.losses, "told": [notice.message for notice in told]}))
+"""
+
+
+def test_memory_that_the_kernel_refuses(tiny_folder: Path) -> None:
+    def child(room: int) -> dict[str, Any]:
+        result = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(tiny_folder), str(room)], capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stderr
+        found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+        return found
+
+    free, limited = child(0), child(250 << 20)
+    assert free["told"] == []
+    assert "ran out in a training pass of 8 samples of up to 768 tokens" in limited["told"][0]
+    np.testing.assert_allclose(limited["losses"], free["losses"], rtol=1e-5)
