@@ -72,9 +72,7 @@ def beat(
     }
     session.execute(
         insert(Worker)
-        .values(
-            owner=owner, lane=lane, host=host, pid=pid, device_failed_at=now() if device_failed else None, **memory
-        )
+        .values(owner=owner, lane=lane, host=host, pid=pid, device_failed_at=now() if device_failed else None, **memory)
         .on_conflict_do_update(
             index_elements=["owner"],
             set_={

@@ -82,8 +82,8 @@ def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None,
         return Failure(
             code=ErrorCode.KILLED,
             message="The training process was killed, most likely because the machine ran out of memory.",
-            hint="Give the worker's machine more memory; on a CPU, or lower training.micro_batch_size or max_length; or "
-            "take a smaller model.",
+            hint="Give the worker's machine more memory, or take a smaller model. Where it trains on the processor, a "
+            "lower training.micro_batch_size or training.max_length needs less.",
         )
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code} and without a result"
     return Failure(

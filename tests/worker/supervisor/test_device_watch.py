@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.contract.failure import ErrorCode
+from service.contract.failure import ErrorCode, Failure
+from service.contract.protocol import FailedEvent
 from service.store.tables import Audit, Worker
 from tests.support.children.scripting import FINISHED, OUTPUTS
 from tests.support.supervisor_bench import Bench
@@ -20,10 +21,8 @@ from worker.supervisor.heartbeat import Heartbeat
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020)."
 CHECK = f"import os, sys; sys.exit(0 if os.path.exists(sys.argv[1]) else {TOO_OLD!r})"
-FAILED: list[Any] = [
-    "say",
-    {"type": "failed", "failure": {"code": ErrorCode.DEVICE_FAILED, "message": "The GPU failed.", "hint": "Look at it."}},
-]
+FAILURE = Failure(code=ErrorCode.DEVICE_FAILED, message="The GPU failed.", hint="Look at it.")
+FAILED: list[Any] = ["say", FailedEvent(failure=FAILURE).model_dump(mode="json")]
 
 
 class Clock:

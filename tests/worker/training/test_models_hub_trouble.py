@@ -1,4 +1,4 @@
-"""Trouble on the way to the hub, and a disk that is full: neither is a model that was not found, and both are retried."""
+"""Trouble on the way to the hub, and a full disk: neither is a model that was not found, and both are retried."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,7 +42,7 @@ class TroubledHub(Hub):
     trouble: ClassVar[str]
     at: ClassVar[str] = "model.safetensors"
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  # the base class's spelling
         if not self.path.partition("?")[0].endswith(self.at):
             super().do_GET()
         elif self.trouble == "unavailable":
@@ -69,10 +70,8 @@ class TroubledHub(Hub):
         self.connection.close()
 
     def finish(self) -> None:
-        try:
+        with suppress(OSError):
             super().finish()
-        except OSError:
-            pass
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from worker.training.errors import TrainingError
 from worker.training.passes import Passes
 
 CPU = torch.device("cpu")
-RAN_OUT = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+RAN_OUT = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."
 
 
 class Machine:
@@ -96,9 +96,7 @@ def test_a_sample_that_does_not_fit_alone_is_named_with_its_tokens() -> None:
         passes.run(machine.lengths, machine.run, name)
     found = caught.value.failure
     assert found.code is ErrorCode.OUT_OF_MEMORY
-    assert found.message == (
-        "The machine's memory ran out in a training pass of one sample. Row 101 has 900 tokens."
-    )
+    assert found.message == ("The machine's memory ran out in a training pass of one sample. Row 101 has 900 tokens.")
     assert found.hint.startswith("Set training.max_length below 900, for instance to 450,")
 
 
@@ -137,9 +135,7 @@ def test_what_the_pass_held_is_free_before_it_is_repeated() -> None:
         ("cpu", RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"), False),
     ],
 )
-def test_only_what_passes_take_memory_of_is_helped_by_smaller_ones(
-    device: str, error: Exception, halved: bool
-) -> None:
+def test_only_what_passes_take_memory_of_is_helped_by_smaller_ones(device: str, error: Exception, halved: bool) -> None:
     failed = list[int]()
 
     def run(part: list[int]) -> None:

@@ -28,7 +28,7 @@ from worker.training.tokenization import IGNORED, TokenizedSample
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(learning_rate=1e-3, epochs=1, batch_size=4, dtype="float32")
 STEPS = 10
-RAN_OUT = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
+RAN_OUT = "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9."
 
 
 def made_samples() -> list[TokenizedSample]:
@@ -84,16 +84,15 @@ class SmallMachine:
         raise RuntimeError(RAN_OUT)
 
 
-def run(spec: ModelSpec, machine: SmallMachine | None = None, **changes: Any) -> tuple[dict[str, Any], list[NoticeEvent]]:
+def run(spec: ModelSpec, machine: SmallMachine | None = None) -> tuple[dict[str, Any], list[NoticeEvent]]:
     """What a run leaves, draws in the order of steps and rows; in double precision, but for norms and softmax."""
-    config = CONFIG.model_copy(update=changes)
-    base, _ = load_model(spec, config, CPU, cache=None)  # type: ignore[arg-type]  # a local model needs no cache
-    model = with_lora(base, config).double()
+    base, _ = load_model(spec, CONFIG, CPU, cache=None)  # type: ignore[arg-type]  # a local model needs no cache
+    model = with_lora(base, CONFIG).double()
     recorder = Recorder(lora_layers(model), plan(SHAPES, seed=0))
     if machine:
         machine.attach(model)
     told = list[NoticeEvent]()
-    outcome = train(model, SAMPLES, config, pad=0, probes=PROBES, recorder=recorder, tell=told.append)
+    outcome = train(model, SAMPLES, CONFIG, pad=0, probes=PROBES, recorder=recorder, tell=told.append)
     observations, _ = recorder.result()
     order = np.lexsort((observations.row, observations.step))
     product, norm = recorder.products()
@@ -114,7 +113,7 @@ def run(spec: ModelSpec, machine: SmallMachine | None = None, **changes: Any) ->
         **weights,
         **{name: own[order] for name, own in of_draws.items()},
         **{f"items.{n}.{m}": own for n, ours in enumerate(recorder.item_alignment) for m, own in enumerate(ours)},
-        **{f"inner.{n}.{m}": own.float().numpy() for n, ours in enumerate(found.inner_items) for m, own in enumerate(ours)},
+        **{f"inner.{n}.{m}": p.float().numpy() for n, ours in enumerate(found.inner_items) for m, p in enumerate(ours)},
         "measured_at": np.array(found.measured_at),
         "probe_loss": np.stack(found.probe_loss),
         "losses": np.array(outcome.losses),
@@ -193,7 +192,8 @@ from worker.training.tokenization import TokenizedSample
 torch.set_num_threads(1)
 folder, room = sys.argv[1], int(sys.argv[2])
 config = TrainingConfig(epochs=1, batch_size=8, dtype="float32", learning_rate=1e-3)
-base, _ = load_model(ModelSpec(source=ModelSource.LOCAL, location=folder), config, torch.device("cpu"), cache=Path(folder))
+spec = ModelSpec(source=ModelSource.LOCAL, location=folder)
+base, _ = load_model(spec, config, torch.device("cpu"), cache=Path(folder))
 model = with_lora(base, config)
 draw = torch.Generator().manual_seed(3)
 ids = [tuple(torch.randint(3, 250, (768,), generator=draw).tolist()) for _ in range(16)]

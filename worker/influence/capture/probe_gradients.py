@@ -100,8 +100,9 @@ class ProbeGradientSum:
             loss = run()
             found = torch.autograd.grad(loss.sum() / self._count, list(self._weights.values()))
         # All of them before the first is added: what follows takes no memory, and so cannot fail halfway.
-        added = [gradient.to(self._mean[name].dtype).flatten() for name, gradient in zip(self._mean, found, strict=True)]
-        for total, gradient in zip(self._mean.values(), added, strict=True):
+        totals = list(self._mean.values())
+        added = [gradient.to(total.dtype).flatten() for total, gradient in zip(totals, found, strict=True)]
+        for total, gradient in zip(totals, added, strict=True):
             total += gradient
         self._losses.append((numbers, loss.detach()))
 

@@ -19,8 +19,8 @@ TOKENIZATION = "2"
 def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
 
-    What only the audit's last step reads is left out, and so is how many samples are in memory at once. The kind of device counts, not its make: of two GPUs neither
-    repeats itself to the bit.
+    What only the audit's last step reads is left out, and so is how many samples are in memory at once. The kind of
+    device counts, not its make: of two GPUs neither repeats itself to the bit.
     """
     probes = [probe.model_dump(mode="json", exclude={"name"}) for probe in spec.probes]
     with rows.open("rb") as file:

@@ -132,7 +132,10 @@ class TestFailed:
             ([training_progress(3), ["signal", signal.SIGKILL]], "killed"),
             ([["exit", 137]], "killed"),
             ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
-            ([["say", {"type": "failed", "failure": {"code": "device_failed", "message": "m", "hint": "h"}}]], "device_failed"),
+            (
+                [["say", {"type": "failed", "failure": {"code": "device_failed", "message": "m", "hint": "h"}}]],
+                "device_failed",
+            ),
             (
                 [
                     ["stderr", "terminate called\n  what():  CUDA error: unspecified launch failure\n", 1],
