@@ -62,8 +62,9 @@ def is_disk_full(error: BaseException) -> bool:
     """Return whether the disk, or a quota on it, is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # What downloads from the hub is written in Rust, and wraps the system's word in its own.
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _DISK_FULL)
+    # What downloads from the hub and what writes weights is in Rust, and wraps the system's word in its own.
+    wraps = isinstance(error, RuntimeError) or type(error).__name__ == "SafetensorError"
+    return wraps and any(words in str(error) for words in _DISK_FULL)
 
 
 def is_disk_failing(error: BaseException) -> bool:

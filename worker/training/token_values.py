@@ -67,17 +67,19 @@ def token_values(
     """
     passes = passes or Passes(WHAT, samples=AT_ONCE, device=device)
     along = {f"{name}.weight": own for name, own in direction.items()}
-    run = partial(_values, model, along, pad=pad, device=device)
+
+    def run(part: Sequence[TokenizedSample], positions: list[int]) -> list[Floats]:
+        return _values(model, along, [part[position] for position in positions], pad=pad, device=device)
+
+    def name(start: int, position: int) -> str:
+        return f"Sample {start + position + 1} of those that rank first"
+
     found: list[Floats] = [np.empty(0)] * len(samples)
     with undisturbed(model):
         for start in range(0, len(samples), AT_ONCE):
             part = samples[start : start + AT_ONCE]
-            ran = passes.run(
-                [len(sample.ids) for sample in part],
-                lambda positions, part=part: run([part[position] for position in positions]),
-                lambda position, start=start: f"Sample {start + position + 1} of them",
-            )
-            for positions, values in ran:
+            lengths = [len(sample.ids) for sample in part]
+            for positions, values in passes.run(lengths, partial(run, part), partial(name, start)):
                 for position, own in zip(positions, values, strict=True):
                     found[start + position] = own
             if not start:

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from service.contract.failure import Failure
 from tests.worker.training.test_models_from_the_hub import COMMIT, Hub
+from worker.child.failures import failure_of
 from worker.supervisor.failures import is_retried
 
 LOAD = """
@@ -105,7 +109,10 @@ def assert_retried(found: dict[str, Any] | None, code: str) -> None:
     assert is_retried(Failure.model_validate(found))
 
 
-@pytest.mark.parametrize("trouble", ["cut off", "reset", "unavailable"])
+@pytest.mark.parametrize(
+    "trouble",
+    ["cut off", pytest.param("reset", marks=pytest.mark.slow), pytest.param("unavailable", marks=pytest.mark.slow)],
+)
 def test_a_download_that_breaks_off_is_the_network_s(hub: str, tmp_path: Path, trouble: str) -> None:
     TroubledHub.trouble = trouble
     found = load(hub, tmp_path)
@@ -117,6 +124,7 @@ def test_a_download_that_breaks_off_is_the_network_s(hub: str, tmp_path: Path, t
     assert load(hub, tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_hub_that_fails_before_anything_is_known(hub: str, tmp_path: Path) -> None:
     TroubledHub.trouble, TroubledHub.at = "unavailable", COMMIT
     assert_retried(load(hub, tmp_path), "network")
@@ -157,3 +165,10 @@ def test_a_disk_that_is_full(hub: str, small_disk: Path) -> None:
     assert_retried(found, "disk_full")
     assert found is not None
     assert found["message"] == "The worker's disk is full."
+
+
+def test_a_disk_that_is_full_when_a_model_is_converted(small_disk: Path) -> None:
+    """Safetensors has an error type of its own for it."""
+    with pytest.raises(SafetensorError) as caught:
+        save_file({"weight": torch.zeros(100_000)}, small_disk / "model.safetensors")
+    assert_retried(failure_of(caught.value).model_dump(mode="json"), "disk_full")
