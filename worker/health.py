@@ -1,7 +1,7 @@
 """`python -m worker.health [LANE]`: whether this host's workers make progress. Exit code 0, or 1 with the reason.
 
 A worker that answers a ping may still be deaf to its broker or stuck in a run. What counts is in the database: the
-heartbeat, the progress of what it runs, and that no due job waits beside a worker that has nothing to do.
+heartbeat, the progress of what it runs, its device, and that no due job waits beside a worker that has nothing to do.
 """
 
 import socket
@@ -65,7 +65,7 @@ def complaint_of(
         return f"no worker of this host ({host}) has been heard of"
     now = session.scalars(select(func.statement_timestamp())).one()
     for worker in mine:
-        complaint = _stuck(worker, now) or _deaf(session, worker, now)
+        complaint = _stuck(worker, now) or _failed(worker) or _deaf(session, worker, now)
         if complaint is not None:
             return complaint
     return None
@@ -75,6 +75,12 @@ def _stuck(worker: WorkerStatus, now: datetime) -> str | None:
     if worker.subject_id is None or worker.progressed_at is None or now - worker.progressed_at < STUCK_AFTER:
         return None
     return f"{worker.kind} {worker.subject_id} has made no progress since {worker.progressed_at:%F %T}"
+
+
+def _failed(worker: WorkerStatus) -> str | None:
+    if worker.device_failed_at is None:
+        return None
+    return f"worker {worker.owner} takes no jobs: its device failed at {worker.device_failed_at:%F %T}"
 
 
 def _deaf(session: Session, worker: WorkerStatus, now: datetime) -> str | None:

@@ -100,7 +100,13 @@ def begin(sender: Any, **_: Any) -> None:
     settings = get_settings()
     sweep(settings.work)
     for lane in sender.app.amqp.queues.consume_from:
-        heartbeat = Heartbeat(sessions(), owner=OWNER, lane=lane, seconds=settings.heartbeat_seconds)
+        heartbeat = Heartbeat(
+            sessions(),
+            owner=OWNER,
+            lane=lane,
+            seconds=settings.heartbeat_seconds,
+            device_failed=lambda: supervisor().device_failed,
+        )
         heartbeat.start()
         _companions.append(heartbeat)
         if lane == "gpu":

@@ -13,6 +13,7 @@ class ErrorCode(StrEnum):
     MODEL_GATED = "model_gated"
     MODEL_UNSAFE = "model_unsafe"
     OUT_OF_MEMORY = "out_of_memory"
+    DEVICE_FAILED = "device_failed"
     KILLED = "killed"
     DISK_FULL = "disk_full"
     DISK_ERROR = "disk_error"

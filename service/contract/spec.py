@@ -95,7 +95,8 @@ class TrainingConfig(Closed):
     batch_size: int = Field(default=8, ge=1, le=1024)
     """Samples an optimiser step."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
-    """Samples in memory at once; None: the whole batch. Changes memory, never a result."""
+    """Samples in memory at once, at most; None: the whole batch. Where memory runs out they become fewer by
+    themselves. Changes memory, never a result."""
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     """At its peak. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)

@@ -30,6 +30,8 @@ class WorkerStatus:
     subject_id: str | None
     progressed_at: datetime | None
     """When that audit or export last moved on."""
+    device_failed_at: datetime | None
+    """Since when it takes no jobs, because its device failed and has passed no check since."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,27 @@ class Device:
     """By whatever process."""
 
 
-def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int, device: Device | None = None) -> None:
-    """The worker is alive, and this is what it trains on; None: it does not, or the device could not be read."""
+def beat(
+    session: Session,
+    *,
+    owner: str,
+    lane: Lane,
+    host: str,
+    pid: int,
+    device: Device | None = None,
+    device_failed: bool = False,
+) -> None:
+    """Record that a worker is alive.
+
+    Args:
+        session: An open transaction.
+        owner: The worker's name.
+        lane: Whose jobs it takes.
+        host: Where it runs.
+        pid: Its process there.
+        device: What it trains on; None: it does not, or the device could not be read.
+        device_failed: The device failed and has passed no check since, so that the worker takes no jobs.
+    """
     memory = {
         "device": None if device is None else device.name,
         "memory_bytes": None if device is None else device.memory_bytes,
@@ -51,8 +72,15 @@ def beat(session: Session, *, owner: str, lane: Lane, host: str, pid: int, devic
     }
     session.execute(
         insert(Worker)
-        .values(owner=owner, lane=lane, host=host, pid=pid, **memory)
-        .on_conflict_do_update(index_elements=["owner"], set_={"seen_at": now(), **memory})
+        .values(owner=owner, lane=lane, host=host, pid=pid, device_failed_at=now() if device_failed else None, **memory)
+        .on_conflict_do_update(
+            index_elements=["owner"],
+            set_={
+                "seen_at": now(),
+                "device_failed_at": func.coalesce(Worker.device_failed_at, now()) if device_failed else None,
+                **memory,
+            },
+        )
     )
 
 
@@ -87,23 +115,31 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
             kind=kind,
             subject_id=subject_id,
             progressed_at=progressed_at,
+            device_failed_at=worker.device_failed_at,
         )
         for worker, kind, subject_id, progressed_at in found
     ]
 
 
 def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> int:
-    """How many wake-ups the lane can use: one for each idle worker, as far as there are due jobs for them."""
+    """How many wake-ups the lane can use: one for each idle worker, as far as there are due jobs for them.
+
+    While any is due, one more for each worker whose device failed: it looks again whether it can take jobs, and takes
+    no wake-up from another.
+    """
     holds = select(Job.id).where(Job.owner == Worker.owner, Job.state.in_(sorted(HELD)))
-    idle = session.scalar(
-        select(func.count())
-        .select_from(Worker)
-        .where(Worker.lane == lane, is_alive(heartbeat_seconds), ~holds.exists())
-    )
-    if not idle:
+    failed = Worker.device_failed_at.is_not(None)
+    idle, failing = session.execute(
+        select(func.count().filter(~failed), func.count().filter(failed)).where(
+            Worker.lane == lane, is_alive(heartbeat_seconds), ~holds.exists()
+        )
+    ).one()
+    if not idle + failing:
         return 0
-    due = select(Job.id).where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now()).limit(idle)
-    return session.scalar(select(func.count()).select_from(due.subquery())) or 0
+    due = select(Job.id).where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+    # One at least, for those that failed.
+    found = session.scalar(select(func.count()).select_from(due.limit(max(idle, 1)).subquery())) or 0
+    return min(found, idle) + failing if found else 0
 
 
 def is_alive(heartbeat_seconds: float) -> ColumnElement[bool]:

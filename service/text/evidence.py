@@ -157,8 +157,8 @@ def no_split_words(split: results.TokenSplit | None, *, kept: bool) -> str:
         )
     if split.obstacle is results.SplitObstacle.OUT_OF_MEMORY:
         return (
-            "Which words carry the influence is not known: the memory did not suffice to work it out. Set "
-            "training.micro_batch_size to 1 and run the audit again."
+            "Which words carry the influence is not known: the memory did not suffice to work it out, "
+            "not even one sample at a time. Run the audit again with a lower training.max_length, or with more memory."
         )
     if split.obstacle is results.SplitObstacle.NO_FORWARD_MODE:
         return (

@@ -60,6 +60,7 @@ def list_workers(session: Session, principal: Principal, *, heartbeat_seconds: f
             device=worker.device,
             memory_bytes=worker.memory_bytes,
             memory_used_bytes=worker.memory_used_bytes,
+            device_failed_at=worker.device_failed_at,
             busy=job is not None,
             job=None
             if job is None or job.workspace_id != principal.workspace_id
@@ -104,7 +105,9 @@ def _read_lane(session: Session, principal: Principal, lane: Lane, heartbeat_sec
     ).one()
     holds = select(Job.id).where(Job.owner == WorkerTable.owner, Job.state.in_(sorted(HELD))).exists()
     alive, idle = session.execute(
-        select(func.count(), func.count().filter(~holds)).where(WorkerTable.lane == lane, is_alive(heartbeat_seconds))
+        select(func.count(), func.count().filter(~holds, WorkerTable.device_failed_at.is_(None))).where(
+            WorkerTable.lane == lane, is_alive(heartbeat_seconds)
+        )
     ).one()
     return QueueLane(
         lane=lane,

@@ -36,6 +36,9 @@ class Worker(BaseModel):
     device: str | None = Field(description="What it trains on; null: it does not, or the device could not be read.")
     memory_bytes: int | None = Field(description="Of the device.")
     memory_used_bytes: int | None = Field(description="Of the device, at the last sign of life.")
+    device_failed_at: datetime | None = Field(
+        description="Since when the worker takes no jobs, because its device failed and has passed no check since."
+    )
     busy: bool = Field(description="Whether it holds a job, of whatever workspace.")
     job: HeldJob | None = Field(description="The job, where it is the workspace's own.")
 
@@ -58,7 +61,7 @@ class QueueLane(BaseModel):
 
     lane: Lane = Field(description="gpu: audits. io: exports, and the counting of near-duplicates.")
     workers: int = Field(description="Workers that are alive.")
-    idle: int = Field(description="Workers that are alive and hold no job.")
+    idle: int = Field(description="Workers that are alive, hold no job and could take one.")
     running: int = Field(description="Jobs of the workspace that workers hold.")
     running_elsewhere: int = Field(description="Jobs of other workspaces that workers hold.")
     queued: int = Field(description="Jobs of the workspace that wait.")

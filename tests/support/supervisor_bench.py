@@ -66,15 +66,23 @@ class Bench:
         self.fork_clients.append(ForkClient(NOWHERE, fork_server(script, importing=self.importing)))
         return self.fork_clients[-1]
 
-    def supervisor(self, *script: list[Any], **settings: Any) -> Supervisor:
+    def supervisor(
+        self,
+        *script: list[Any],
+        owner: str = "test",
+        device_check: Sequence[str] = (sys.executable, "-c", ""),
+        **settings: Any,
+    ) -> Supervisor:
+        """Make one whose device, by default, passes every check."""
         return Supervisor(
             self.settings.model_copy(update={"poll_seconds": 0.1, "findings_top": 5, **settings}),
             self.sessions,
             self.objects,
-            owner="test",
+            owner=owner,
             stopping=self.stopping,
             launcher=self.launcher(script),
             grace_periods=GracePeriods(saving=0.6, cancelled=0.6, terminated=0.6, final_event=0.6),
+            device_check=device_check,
         )
 
     def run(self, *script: list[Any]) -> None:

@@ -82,6 +82,15 @@ def test_an_idle_worker_beside_a_waiting_job_is_deaf(check: Check, sql: Sql, mak
     assert "1 jobs wait" in says
 
 
+def test_a_worker_whose_device_failed_is_ill(check: Check, worker: None, sessions: sessionmaker[Session]) -> None:
+    for failed in (True, False):
+        with sessions.begin() as session:
+            beat(session, owner="w", lane="gpu", host=HOST, pid=1, device_failed=failed)
+        code, says = check("gpu")
+        assert code == failed
+        assert ("its device failed" in says) == failed
+
+
 def test_the_command_says_what_is_wrong_and_no_secret(settings: Settings) -> None:
     assert settings.database_url is not None
     for url, code in ((settings.database_url.get_secret_value(), 1), ("postgresql+psycopg://u:pa55@127.0.0.1:9/x", 1)):

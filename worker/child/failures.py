@@ -10,7 +10,15 @@ from pydantic import ValidationError
 
 from service.contract.failure import ErrorCode, Failure
 from worker.influence.errors import IndistinguishableError
-from worker.training.errors import is_disk_failing, is_disk_full, says_out_of_memory
+from worker.training.fault_kinds import (
+    Memory,
+    exhausted_memory,
+    is_device_failure,
+    is_disk_failing,
+    is_disk_full,
+    is_network_trouble,
+)
+from worker.training.out_of_memory import RAN_OUT
 
 RETRY = "Then retry the audit."
 
@@ -47,10 +55,15 @@ KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
         "The hub's model has no such revision.",
         "Register the model with a commit that it has.",
     ),
-    "huggingface_hub.EntryNotFoundError": (
-        ErrorCode.MODEL_NOT_FOUND,
-        "The model lacks a file, or the hub cannot be reached to fetch it.",
+    "huggingface_hub.LocalEntryNotFoundError": (
+        ErrorCode.NETWORK,
+        "A file of the model is not on the worker, and the hub could not be asked for it.",
         f"Check the way from the worker to the hub. {RETRY}",
+    ),
+    "huggingface_hub.RemoteEntryNotFoundError": (
+        ErrorCode.MODEL_NOT_FOUND,
+        "The hub's model lacks a file.",
+        "Register a model that is whole: a causal language model with its tokenizer, in safetensors.",
     ),
     "huggingface_hub.HfHubHTTPError": (
         ErrorCode.NETWORK,
@@ -61,11 +74,12 @@ KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
 """By library and name of a type or of one that it derives from; the nearest counts. A message without a full stop is
 completed with the row."""
 
-NETWORKING = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "ssl", "socket")
-"""Modules whose errors say that another machine cannot be reached."""
-
-DEVICE = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "HIP error")
-"""How torch says that the device itself failed."""
+OUT_OF_MEMORY_HINTS = {
+    Memory.DEVICE: "Lower training.max_length or training.lora_r, take a smaller model, or give the worker a GPU with "
+    "more memory; see with nvidia-smi whether something else is on it.",
+    Memory.HOST: "Give the worker's machine or container more memory, or take a smaller dataset or model; see whether "
+    "something else runs on it.",
+}
 
 
 def failure_of(error: Exception) -> Failure:
@@ -89,12 +103,14 @@ def _described(error: Exception) -> Failure:
             message="The step's specification or a file of an earlier step was not understood.",
             hint="Run the same version of Finetooth in the service and in the workers, then start the audit again.",
         )
-    if says_out_of_memory(error):
+    memory = exhausted_memory(error)
+    if memory is not None:
+        return Failure(code=ErrorCode.OUT_OF_MEMORY, message=RAN_OUT[memory], hint=OUT_OF_MEMORY_HINTS[memory])
+    if is_device_failure(error):
         return Failure(
-            code=ErrorCode.OUT_OF_MEMORY,
-            message="The device ran out of memory.",
-            hint="Lower training.micro_batch_size, which changes no result, or training.max_length, which changes few; "
-            "or give the worker more memory.",
+            code=ErrorCode.DEVICE_FAILED,
+            message="The worker's GPU or its driver failed.",
+            hint=f"Look at it with nvidia-smi and in the system's log (Xid), and at the worker's log. {RETRY}",
         )
     if is_disk_full(error):
         return Failure(
@@ -107,8 +123,7 @@ def _described(error: Exception) -> Failure:
         if entry is not None:
             code, message, hint = entry
             return Failure(code=code, message=message, hint=hint)
-    roots = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    if isinstance(error, ConnectionError | TimeoutError) or not roots.isdisjoint(NETWORKING):
+    if is_network_trouble(error):
         return Failure(
             code=ErrorCode.NETWORK,
             message=f"The worker could not reach another machine ({type(error).__name__}).",
@@ -126,12 +141,6 @@ def _described(error: Exception) -> Failure:
             code=ErrorCode.BAD_CONFIG,
             message="A library that this model or this run needs is not installed on the worker.",
             hint=f"Install the worker again with all its dependencies, or take another model. {RETRY}",
-        )
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in DEVICE):
-        return Failure(
-            code=ErrorCode.CHILD_CRASHED,
-            message="The worker's device failed.",
-            hint=f"Look at the device and its driver (nvidia-smi), and at the worker's log. {RETRY}",
         )
     return Failure(
         code=ErrorCode.INTERNAL,

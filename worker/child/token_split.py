@@ -17,9 +17,10 @@ from worker.influence.directions import Kind
 from worker.results.first_ranking import chosen, first_ranking
 from worker.results.recording import Recording
 from worker.results.token_split import TokenSplit
-from worker.training.errors import says_out_of_memory
+from worker.training.fault_kinds import causes, exhausted_memory
+from worker.training.passes import Passes
 from worker.training.token_places import Place, token_places
-from worker.training.token_values import Floats, NotDifferentiableError, token_values
+from worker.training.token_values import AT_ONCE, WHAT, Floats, NotDifferentiableError, token_values
 from worker.training.tokenization import TokenizedSample
 
 
@@ -62,6 +63,8 @@ def split_tokens(
         recording.facts.tokens,
     )
     total = sum(map(len, rows_of_probe))
+    most = min(config.micro_batch_size or AT_ONCE, AT_ONCE)
+    passes = Passes(WHAT, samples=most, device=device, tell=reporter.event)
     parts: list[tuple[int, int, list[Place | None], Floats]] = []
     for probe, rows in enumerate(rows_of_probe):
         column = recording.column(probe, Kind.UNWANTED)
@@ -75,7 +78,7 @@ def split_tokens(
                 different,
                 pad=pad,
                 device=device,
-                micro_batch_size=config.micro_batch_size,
+                passes=passes,
                 on_sample=partial(_tell, reporter, len(parts), total),
             )
         except NotDifferentiableError:
@@ -83,7 +86,7 @@ def split_tokens(
         except Exception as error:  # Whatever a model's operations raise: the run is whole without it.
             # The type alone: a message could quote the sample.
             print(type(error).__name__, file=sys.stderr)  # noqa: T201
-            memory = says_out_of_memory(error)
+            memory = any(exhausted_memory(cause) for cause in causes(error))
             return None, SplitObstacle.OUT_OF_MEMORY if memory else SplitObstacle.NO_FORWARD_MODE
         of_sample: Mapping[TokenizedSample, Floats] = dict(zip(different, values, strict=True))
         for row in rows.tolist():

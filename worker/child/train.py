@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from accelerate import Accelerator
 
 from service.contract.failure import ErrorCode
 from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
@@ -30,6 +29,7 @@ from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
+from worker.training.device import training_device
 from worker.training.encoding import encode_rows
 from worker.training.errors import TrainingError
 from worker.training.fitness import check_encoded, check_trainable
@@ -59,7 +59,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         OSError: A file cannot be read or written.
     """
     config = spec.training
-    device = Accelerator().device
+    device = training_device()
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
     with out_of_memory_told(partial(smaller_weights, config)):
         base, tokenizer = load_model(spec.model, config, device, cache=cache)
@@ -100,6 +100,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         probes=probes,
         recorder=recorder,
         on_step=_told_to(reporter),
+        tell=reporter.event,
         checkpoints=checkpoints,
     )
     facts = RunFacts(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from service.contract.failure import Failure
 from service.lifecycle import jobs
 from service.lifecycle.jobs import Claim
 from service.settings import Settings
@@ -26,6 +27,8 @@ class AttemptContext:
     lease: LeaseKeeper
     stopping: threading.Event
     """Set once this worker has to end: the attempt then stops, and its job goes back to the queue."""
+    on_failure: Callable[[Failure], None] = lambda failure: None
+    """Is told why the attempt failed."""
 
     def reason_to_stop(self) -> Reason | None:
         """Return why the attempt has to stop now, or None if it may go on."""

@@ -10,13 +10,23 @@ from service.contract.failure import NEXT_STEP, ErrorCode, Failure
 from service.contract.protocol import EXIT_STOPPED, FailedEvent, FinishedEvent
 from service.store.objects import ObjectStoreUnavailableError
 
-RETRIED = frozenset({ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK})
+RETRIED = frozenset(
+    {ErrorCode.KILLED, ErrorCode.LEASE_LOST, ErrorCode.NETWORK, ErrorCode.DISK_FULL, ErrorCode.DEVICE_FAILED}
+)
 """Failures from outside, which another attempt may get past. All others would only come again."""
 
 FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
 
 DISK_FULL = Failure(
     code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {NEXT_STEP['audit']}"
+)
+
+CUDA_ERROR = "CUDA error: "
+
+DEVICE_FAILED = Failure(
+    code=ErrorCode.DEVICE_FAILED,
+    message="The worker's GPU or its driver failed, and the training process was aborted.",
+    hint="Look at it with nvidia-smi and in the system's log (Xid), and at the worker's log. " + NEXT_STEP["audit"],
 )
 
 
@@ -59,6 +69,9 @@ def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None,
         return final_event.failure
     if os.strerror(errno.ENOSPC) in stderr:
         return DISK_FULL
+    if code == -signal.SIGABRT and CUDA_ERROR in stderr:
+        # Where the error is found while nothing could catch it, the C++ runtime says so and aborts.
+        return DEVICE_FAILED
     if code == EXIT_STOPPED:
         return Failure(
             code=ErrorCode.LEASE_LOST,
@@ -69,7 +82,8 @@ def failure_of_child(code: int, final_event: FinishedEvent | FailedEvent | None,
         return Failure(
             code=ErrorCode.KILLED,
             message="The training process was killed, most likely because the machine ran out of memory.",
-            hint="Give the worker more memory, or lower micro_batch_size or max_length, or take a smaller model.",
+            hint="Give the worker's machine more memory, or take a smaller model. Where it trains on the processor, a "
+            "lower training.micro_batch_size or training.max_length needs less.",
         )
     how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code} and without a result"
     return Failure(

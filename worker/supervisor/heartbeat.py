@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
@@ -18,8 +19,18 @@ log = logging.getLogger(__name__)
 class Heartbeat:
     """Keeps the row of one worker process in `workers` up to date."""
 
-    def __init__(self, sessions: sessionmaker[Session], *, owner: str, lane: Lane, seconds: float) -> None:
+    def __init__(
+        self,
+        sessions: sessionmaker[Session],
+        *,
+        owner: str,
+        lane: Lane,
+        seconds: float,
+        device_failed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Record `owner` every so many `seconds`, and whether its device has failed."""
         self._sessions = sessions
+        self._device_failed = device_failed
         self._owner = owner
         self._lane: Lane = lane
         self._seconds = seconds
@@ -49,6 +60,14 @@ class Heartbeat:
         host = socket.gethostname()
         try:
             with self._sessions.begin() as session:
-                beat(session, owner=self._owner, lane=self._lane, host=host, pid=os.getpid(), device=device)
+                beat(
+                    session,
+                    owner=self._owner,
+                    lane=self._lane,
+                    host=host,
+                    pid=os.getpid(),
+                    device=device,
+                    device_failed=self._device_failed(),
+                )
         except SQLAlchemyError as error:
             log.warning("no heartbeat, the database is away: %s", type(error).__name__)

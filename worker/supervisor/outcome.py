@@ -57,6 +57,7 @@ class AttemptOutcome:
     def failed(self, failure: Failure) -> str:
         """End the attempt as failed: for good, or until the next attempt."""
         context = self._context
+        context.on_failure(failure)
 
         def fail(session: Session) -> bool:
             retry_seconds = context.settings.retry_seconds

@@ -50,18 +50,29 @@ def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
             yield order[start : start + config.batch_size].tolist()
 
 
-def micro_batches(lengths: Sequence[int], limit: int | None, device: torch.device) -> list[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], limit: int | None, device: torch.device, *, tokens: int | None = None
+) -> list[list[int]]:
     """Positions of a step's samples in the parts that waste the least: padding and passes weighed against each other.
 
-    lengths: tokens of each sample; limit: the most samples of one part. Samples go by length, shortest first.
+    Args:
+        lengths: Tokens of each sample.
+        limit: The most samples of one part; None: all.
+        device: Says what a pass costs.
+        tokens: The most tokens, with padding, of a part of several samples; None: no limit.
+
+    Returns:
+        The parts. Samples go by length, shortest first.
     """
     one_pass = PASS_TOKENS.get(device.type, PASS_TOKENS["cpu"])
     order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
     cost = [0.0] + [float("inf")] * len(order)
     begin = [0] * (len(order) + 1)
     for end in range(1, len(order) + 1):
-        for start in range(max(0, end - (limit or end)), end):
-            total = cost[start] + (end - start) * lengths[order[end - 1]] + one_pass
+        longest = lengths[order[end - 1]]
+        most = end if tokens is None else max(1, tokens // longest)
+        for start in range(max(0, end - min(limit or end, most)), end):
+            total = cost[start] + (end - start) * longest + one_pass
             if total < cost[end]:
                 cost[end], begin[end] = total, start
     parts, end = [], len(order)

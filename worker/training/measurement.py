@@ -1,6 +1,6 @@
 """Keeps a recorder supplied with probe gradients and preconditioners while a run trains; the run does not notice."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from service.contract.protocol import NoticeEvent
 from worker.influence.capture.preconditioner import preconditioner_of
-from worker.influence.capture.probe_gradients import Chunk, ProbeGradients, in_order, probe_gradients, probe_losses
+from worker.influence.capture.probe_gradients import ProbeGradients, ProbeGradientSum, in_order, undisturbed
 from worker.influence.capture.recorder import Recorder, is_aligned
-from worker.training.batches import Outputs, TokenBatch, collate, forward, micro_batches
-from worker.training.out_of_memory import out_of_memory_told, smaller
+from worker.training.batches import Outputs, TokenBatch, collate, forward
+from worker.training.out_of_memory import fewer_directions, out_of_memory_told
+from worker.training.passes import Passes
 from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
 from worker.training.tokenization import TokenizedSample
@@ -94,16 +96,19 @@ class Measurement:
         total: int,
         planned_tokens: int,
         micro_batch_size: int | None = None,
+        tell: Callable[[NoticeEvent], None] = lambda notice: None,
     ) -> None:
         """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run;
-        micro_batch_size: the most probe items in one pass, if fewer than PROBE_CHUNK.
+        micro_batch_size: the most probe items in one pass, if fewer than PROBE_CHUNK; tell: is told when memory
+        sufficed for fewer only.
         """
         self._model, self._recorder, self._device = model, recorder, device
         self._read_preconditioner = preconditioner_of(optimizer)
-        self._probes = probes
+        self._probes, self._pad = probes, pad
         most = PROBE_CHUNK.get(device.type, PROBE_CHUNK["cpu"])
-        self._chunk = min(micro_batch_size or most, most)
-        self._sides = [[_chunks(side, self._chunk, pad, device) for side in probe.sides] for probe in probes]
+        self._passes = Passes(
+            "a pass over probe items", samples=min(micro_batch_size or most, most), device=device, tell=tell
+        )
         self._warm_up = warm_up
         cost = sum(len(sample.ids) for probe in probes for side in probe.sides for sample in side)
         self._schedule = RefreshSchedule(
@@ -116,6 +121,8 @@ class Measurement:
         """Of each probe's unwanted answers at the last measurement, [items, width]."""
         self._inner: list[Tensor] = []
         """Representations of the present step's draws, on the device until the step is closed."""
+        self._outputs: tuple[Tensor, Tensor, Tensor] | None = None
+        """Losses, similarities and representations of the present micro-batch."""
         self.by_products = ByProducts()
 
     @property
@@ -137,24 +144,28 @@ class Measurement:
 
     @contextmanager
     def batch(self, rows: Sequence[int], batch_size: int) -> Iterator[None]:
-        """Forward and backward pass of `rows` are recorded."""
-        if self._preconditioner is not None:
-            self._observed.update(rows)
+        """Forward and backward pass of `rows` are recorded; of a block that raises, nothing is."""
+        self._outputs = None
         with self._recorder.batch(rows, self._preconditioner, batch_size=batch_size):
             yield
+        if self._preconditioner is not None:
+            self._observed.update(rows)
+        if self._outputs is not None:
+            loss, similarity, inner = self._outputs
+            self.by_products.loss.append(loss)
+            self.by_products.similarity.append(similarity)
+            self._inner.append(inner)
 
     def outputs(self, outputs: Outputs) -> None:
-        """Notes what the forward pass of the present micro-batch says beside its loss."""
-        self.by_products.loss.append(outputs.losses.detach())
+        """Notes, within `batch`, what the forward pass says beside its loss."""
         assert outputs.inner is not None
-        self._inner.append(outputs.inner.half())
         if self._representations:
             own = answer_representation(outputs.hidden, outputs.answered)
             columns = [representation_similarity(own, unwanted) for unwanted in self._representations]
             similarity = torch.stack(columns, dim=1)
         else:
-            similarity = outputs.losses.new_full((len(outputs.losses), len(self._sides)), torch.nan).detach()
-        self.by_products.similarity.append(similarity)
+            similarity = outputs.losses.new_full((len(outputs.losses), len(self._probes)), torch.nan).detach()
+        self._outputs = outputs.losses.detach(), similarity, outputs.inner.half()
 
     def end_step(self, learning_rate: float, clip: float) -> None:
         """Closes a step."""
@@ -205,31 +216,48 @@ class Measurement:
         representations: list[Tensor] = []
         inner: list[Tensor] = []
         sides: list[list[ProbeGradients]] = []
-        gradients, weights = self._recorder.gradients, self._recorder.weights
-        for probe, own in zip(self._probes, self._sides, strict=True):
-            measured, last, middle = [], [], []
-            for side, chunks in zip(probe.sides, own, strict=True):
-                caught: list[tuple[Sequence[int], Tensor, Tensor]] = []
-                run = [(numbers, partial(self._run_and_keep, batch, numbers, caught)) for numbers, batch in chunks]
-                with out_of_memory_told(partial(smaller, [len(item.ids) for item in side], self._chunk, self._device)):
-                    measured.append(probe_gradients(self._model, gradients, weights, run, items_of=is_aligned))
-                last.append(in_order([(numbers, found) for numbers, found, _ in caught]))
-                middle.append(in_order([(numbers, found) for numbers, _, found in caught]))
-            representations.append(last[0])
-            inner.append(torch.cat(middle).half())
-            sides.append(measured)
+        with out_of_memory_told(partial(fewer_directions, len(self._probes))):
+            for number, probe in enumerate(self._probes, 1):
+                found = [self._measured(side, number) for side in probe.sides]
+                representations.append(found[0].last)
+                inner.append(torch.cat([own.inner for own in found]).half())
+                sides.append([own.gradients for own in found])
+            turned = self._recorder.set_directions(sides, self._preconditioner)
         self._representations = representations
         self.by_products.inner_items.append(inner)
         self._note_losses(step, [[float(side.losses.mean()) for side in own] for own in sides])
-        return self._recorder.set_directions(sides, self._preconditioner)
+        return turned
+
+    def _measured(self, side: Sequence[TokenizedSample], probe: int) -> "_MeasuredSide":
+        weights = self._recorder.weights
+        total = ProbeGradientSum(self._recorder.gradients, weights, len(side), items_of=is_aligned)
+
+        def measure(numbers: list[int]) -> tuple[Tensor, Tensor]:
+            batch = self._collated(side, numbers)
+            caught: list[tuple[Tensor, Tensor]] = []
+            total.add(numbers, partial(self._run_and_keep, batch, caught))
+            return caught[0]
+
+        with undisturbed(self._model), torch.enable_grad():
+            ran = self._passes.run(_lengths(side), measure, partial(_name, probe))
+        return _MeasuredSide(
+            total.result(),
+            last=in_order([(numbers, last) for numbers, (last, _) in ran]),
+            inner=in_order([(numbers, inner) for numbers, (_, inner) in ran]),
+        )
 
     def _losses_alone(self, step: int) -> float:
-        values = []
-        for own in self._sides:
-            runs: list[list[Chunk]] = [
-                [(numbers, partial(self._run, batch)) for numbers, batch in chunks] for chunks in own
+        def losses_of(side: Sequence[TokenizedSample], probe: int) -> Tensor:
+            def run(numbers: list[int]) -> Tensor:
+                return forward(self._model, self._collated(side, numbers)).losses
+
+            return in_order(self._passes.run(_lengths(side), run, partial(_name, probe))).cpu()
+
+        with undisturbed(self._model), torch.no_grad():
+            values = [
+                [float(losses_of(side, number).mean()) for side in probe.sides]
+                for number, probe in enumerate(self._probes, 1)
             ]
-            values.append([float(probe_losses(self._model, run).mean()) for run in runs])
         self._note_losses(step, values)
         return float(self.by_products.probe_loss[-1][0])
 
@@ -239,23 +267,33 @@ class Measurement:
         self.by_products.measured_at.append(step)
         self.by_products.probe_loss.append(np.array(ordered))
 
-    def _run(self, batch: TokenBatch) -> Tensor:
-        return forward(self._model, batch).losses
-
-    def _run_and_keep(
-        self, batch: TokenBatch, numbers: Sequence[int], caught: list[tuple[Sequence[int], Tensor, Tensor]]
-    ) -> Tensor:
+    def _run_and_keep(self, batch: TokenBatch, caught: list[tuple[Tensor, Tensor]]) -> Tensor:
         outputs = forward(self._model, batch, inner=True)
         assert outputs.inner is not None
-        caught.append((numbers, answer_representation(outputs.hidden, outputs.answered), outputs.inner))
+        caught.append((answer_representation(outputs.hidden, outputs.answered), outputs.inner))
         return outputs.losses
 
+    def _collated(self, side: Sequence[TokenizedSample], numbers: Sequence[int]) -> TokenBatch:
+        return collate([side[number] for number in numbers], pad=self._pad, device=self._device)
 
-def _chunks(
-    side: Sequence[TokenizedSample], limit: int, pad: int, device: torch.device
-) -> list[tuple[list[int], TokenBatch]]:
-    parts = micro_batches([len(sample.ids) for sample in side], limit, device)
-    return [(part, collate([side[number] for number in part], pad=pad, device=device)) for part in parts]
+
+@dataclass(frozen=True)
+class _MeasuredSide:
+    """One side of a probe at a measurement."""
+
+    gradients: ProbeGradients
+    last: Tensor
+    """[items, width]: `answer_representation` of the last hidden states."""
+    inner: Tensor
+    """[items, width]: `Outputs.inner`."""
+
+
+def _lengths(side: Sequence[TokenizedSample]) -> list[int]:
+    return [len(sample.ids) for sample in side]
+
+
+def _name(probe: int, item: int) -> str:
+    return f"Item {item + 1} of probe {probe}"
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor | None:

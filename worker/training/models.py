@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import ENDPOINT as HUB_ENDPOINT
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from service.contract.failure import ErrorCode
@@ -21,7 +27,8 @@ from service.contract.model_files import (
 )
 from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
 from worker.training.bundled import bundled_model
-from worker.training.errors import TrainingError, is_disk_full, says_out_of_memory
+from worker.training.errors import TrainingError
+from worker.training.fault_kinds import causes, exhausted_memory, is_disk_full, is_network_trouble
 
 EAGER_TOKENS = 512
 """On a CPU and up to this length plain attention takes a sixth less time than the fused kernel; above it, the fused
@@ -155,7 +162,13 @@ def _folder(spec: ModelSpec, cache: Path) -> Path:
 
 def _fetch(spec: ModelSpec, names: Iterable[str]) -> Path:
     # What lies in folders of a repository is not the model: originals in another format, checkpoints, examples.
-    found = snapshot_download(spec.location, revision=spec.revision, allow_patterns=list(names), ignore_patterns="*/*")
+    patterns = list(names)
+    try:
+        found = snapshot_download(spec.location, revision=spec.revision, allow_patterns=patterns, ignore_patterns="*/*")
+    except Exception as error:
+        if _is_unreachable(error):
+            raise _unreachable(spec, error) from error
+        raise
     return Path(found)
 
 
@@ -174,10 +187,10 @@ def _faults_told(spec: ModelSpec) -> Iterator[None]:
         found = error.failure
         raise TrainingError(found.code, f"Model {spec.location!r}: {found.message}", found.hint) from error
     except Exception as error:
-        for cause in _causes(error):
-            if says_out_of_memory(cause) or is_disk_full(cause):
+        for cause in causes(error):
+            if exhausted_memory(cause) or is_disk_full(cause):
                 raise cause  # noqa: B904  # It is a cause already.
-        if spec.source is ModelSource.HUB and any(_is_refused(cause) for cause in _causes(error)):
+        if spec.source is ModelSource.HUB and any(_is_refused(cause) for cause in causes(error)):
             raise _gated(spec) from error
         raise TrainingError(
             ErrorCode.MODEL_NOT_FOUND,
@@ -199,13 +212,6 @@ def _what_to_check(source: ModelSource) -> str:
     return f"Check that the folder has a valid config.json with a model_type that the worker knows, and that {whole}"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what it came of; libraries wrap what the hub or the disk has said."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def _is_refused(error: BaseException) -> bool:
     """Return whether the hub says that it knows the model and does not hand it out."""
     if isinstance(error, GatedRepoError):
@@ -222,6 +228,27 @@ def _gated(spec: ModelSpec) -> TrainingError:
         f"The hub does not give {spec.location!r} to this worker.",
         f"Accept the model's licence at {HUB_ENDPOINT}/{spec.location}, set HF_TOKEN on the worker to a token of the "
         "same account that may read gated models, restart the worker, and retry the audit.",
+    )
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether the hub gave no answer, or one that says nothing of the model."""
+    for cause in causes(error):
+        if is_disk_full(cause) or isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError):
+            return False
+        if isinstance(cause, RemoteEntryNotFoundError) or _is_refused(cause):
+            return False
+        if is_network_trouble(cause):
+            return True
+    return False
+
+
+def _unreachable(spec: ModelSpec, error: Exception) -> TrainingError:
+    return TrainingError(
+        ErrorCode.NETWORK,
+        f"The files of the model {spec.location!r} could not be fetched from {HUB_ENDPOINT} ({type(error).__name__}).",
+        "Check the worker's way to the hub: its proxy (HTTPS_PROXY), HF_ENDPOINT, and that HF_HUB_OFFLINE is not set. "
+        "What has been fetched is kept. Then retry the audit.",
     )
 
 

@@ -1,35 +1,17 @@
-"""Out of memory: which smaller setting would have fitted."""
+"""Out of memory where no smaller pass helps: what else to set."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import torch
 
 from service.contract.failure import ErrorCode
 from service.contract.spec import TrainingConfig
-from worker.training.batches import micro_batches
-from worker.training.errors import TrainingError, says_out_of_memory
+from worker.training.errors import TrainingError
+from worker.training.fault_kinds import Memory, exhausted_memory
 
-
-def smaller(lengths: Sequence[int], limit: int | None, device: torch.device) -> str:
-    """What to set so that activations take half of what they took, as a sentence.
-
-    lengths: tokens of each sample of the step; limit: training.micro_batch_size. Activations grow with the padded
-    tokens of the largest part that runs at once.
-    """
-    parts = micro_batches(lengths, limit, device)
-    largest = max(parts, key=lambda part: _padded(lengths, part))
-    half = _padded(lengths, largest) / 2
-    for fewer in range(min(limit or len(lengths), len(lengths)) - 1, 0, -1):
-        if max(_padded(lengths, part) for part in micro_batches(lengths, fewer, device)) <= half:
-            return (
-                f"Set training.micro_batch_size to {fewer}: {len(largest)} samples of up to {max(lengths)} tokens at "
-                "once were too many, and this halves the memory for activations at least; it changes no result."
-            )
-    return (
-        f"Set training.max_length to {max(lengths) // 2}: one sample of {max(lengths)} tokens was too long, and this "
-        "halves the memory for activations; longer samples lose their end, which the summary counts."
-    )
+RAN_OUT = {
+    Memory.DEVICE: "The worker's GPU ran out of memory.",
+    Memory.HOST: "The worker's machine ran out of memory.",
+}
 
 
 def smaller_weights(config: TrainingConfig) -> str:
@@ -39,16 +21,22 @@ def smaller_weights(config: TrainingConfig) -> str:
     return "Take a smaller model, or a worker with more memory."
 
 
+def fewer_directions(probes: int) -> str:
+    """What to do where the gradients of the probes' items did not fit, as sentences; probes: how many there are."""
+    fewer = "Audit fewer probes at once, or lower" if probes > 1 else "Lower"
+    return (
+        f"{fewer} training.lora_r or take fewer training.target_modules: the gradients of all probe items are held "
+        "at once, and these are what they grow with. Or take a worker with more memory."
+    )
+
+
 @contextmanager
 def out_of_memory_told(hint: Callable[[], str]) -> Iterator[None]:
     """Raises TrainingError with the hint where the block runs out of memory."""
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:
-        if not says_out_of_memory(error):
+        memory = exhausted_memory(error)
+        if memory is None:
             raise
-        raise TrainingError(ErrorCode.OUT_OF_MEMORY, "The device ran out of memory.", hint()) from error
-
-
-def _padded(lengths: Sequence[int], part: Sequence[int]) -> int:
-    return len(part) * max(lengths[position] for position in part)
+        raise TrainingError(ErrorCode.OUT_OF_MEMORY, RAN_OUT[memory], hint()) from error

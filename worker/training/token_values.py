@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from worker.influence.capture.directional_derivatives import derivatives_along
 from worker.influence.capture.probe_gradients import undisturbed
-from worker.training.batches import TokenBatch, collate, forward, micro_batches
+from worker.training.batches import TokenBatch, collate, forward
+from worker.training.passes import Passes
 from worker.training.tokenization import TokenizedSample
 
 Floats = NDArray[np.float64]
 
 AT_ONCE = 8
 """Samples of one pass, at most."""
+
+WHAT = "a pass that splits alignments over tokens"
 
 AGREEMENT = 0.1
 """How far the sum over a sample's tokens may be from what a backward pass gives, beside the size of its parts. Half
@@ -35,7 +38,7 @@ def token_values(
     *,
     pad: int,
     device: torch.device,
-    micro_batch_size: int | None = None,
+    passes: Passes | None = None,
     on_sample: Callable[[int], None] = lambda done: None,
 ) -> list[Floats]:
     """Split each sample's alignment over its tokens with loss.
@@ -51,7 +54,7 @@ def token_values(
         samples: Each with a token that has loss.
         pad: Id that pads.
         device: Of the model.
-        micro_batch_size: The most samples of one pass.
+        passes: Runs the samples, at most AT_ONCE of them at a time; None: passes of AT_ONCE.
         on_sample: Is told how many are done.
 
     Returns:
@@ -59,17 +62,24 @@ def token_values(
 
     Raises:
         NotDifferentiableError: The sum over the first sample's tokens is not the derivative of its loss.
-        RuntimeError: An operation of the model has no forward mode, or the memory does not suffice.
+        RuntimeError: An operation of the model has no forward mode.
+        TrainingError: The memory does not suffice for one sample alone.
     """
+    passes = passes or Passes(WHAT, samples=AT_ONCE, device=device)
     along = {f"{name}.weight": own for name, own in direction.items()}
-    run = partial(_values, model, along, pad=pad, device=device)
+
+    def run(part: Sequence[TokenizedSample], positions: list[int]) -> list[Floats]:
+        return _values(model, along, [part[position] for position in positions], pad=pad, device=device)
+
+    def name(start: int, position: int) -> str:
+        return f"Sample {start + position + 1} of those that rank first"
+
     found: list[Floats] = [np.empty(0)] * len(samples)
     with undisturbed(model):
         for start in range(0, len(samples), AT_ONCE):
             part = samples[start : start + AT_ONCE]
-            limit = min(micro_batch_size or AT_ONCE, AT_ONCE)
-            for positions in micro_batches([len(sample.ids) for sample in part], limit, device):
-                values = run([part[position] for position in positions])
+            lengths = [len(sample.ids) for sample in part]
+            for positions, values in passes.run(lengths, partial(run, part), partial(name, start)):
                 for position, own in zip(positions, values, strict=True):
                     found[start + position] = own
             if not start:

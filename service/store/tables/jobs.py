@@ -77,6 +77,8 @@ class Worker(Base):
     """Of the device."""
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """Of the device, by whatever process, at `seen_at`."""
+    device_failed_at: Mapped[datetime | None]
+    """Since when the worker takes no jobs, because its device failed and has passed no check since."""
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
 
 

@@ -320,6 +320,24 @@ class TestWakeUps:
         reconciler.round()
         assert broker.llen("gpu") == 2
 
+    def test_a_worker_whose_device_failed_takes_no_wake_up_from_another(
+        self, sessions: Sessions, reconciler: Reconciler, make_audit: MakeAudit, broker: redis.Redis
+    ) -> None:
+        with sessions.begin() as session:
+            for owner in ("a", "b", "failed"):
+                beat(session, owner=owner, lane="gpu", host="h", pid=1, device_failed=owner == "failed")
+        reconciler.round()
+        assert broker.llen("gpu") == 0
+        make_audit()
+        reconciler.round()
+        assert broker.llen("gpu") == 2  # one for the job, and one with which the other looks again at its device
+        with sessions.begin() as session:
+            leave(session, owner="a")
+            leave(session, owner="b")
+        broker.flushall()
+        reconciler.round()
+        assert broker.llen("gpu") == 1
+
     def test_none_for_workers_that_are_gone_nor_for_jobs_that_are_not_due(
         self, sessions: Sessions, reconciler: Reconciler, make_audit: MakeAudit, broker: redis.Redis
     ) -> None:

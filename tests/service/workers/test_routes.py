@@ -36,6 +36,15 @@ def test_nothing_yet(client: TestClient) -> None:
     }
 
 
+def test_a_worker_whose_device_failed_is_not_idle(client: TestClient, sessions: Sessions) -> None:
+    for failed in (False, True, True, False):
+        with sessions.begin() as session:
+            beat(session, owner="w", lane="gpu", host="node-1", pid=7, device_failed=failed)
+        (worker,) = client.get("/v1/workers").json()["data"]
+        assert (worker["device_failed_at"] is not None) == failed
+        assert (lane(client)["workers"], lane(client)["idle"]) == (1, 0 if failed else 1)
+
+
 def test_who_works_on_what(
     client: TestClient, sessions: Sessions, workspace_id: str, make_client: Callable[..., TestClient],
     other_workspace_id: str,

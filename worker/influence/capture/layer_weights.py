@@ -35,8 +35,9 @@ class LayerWeights:
 
     def note(self, cosines: Tensor) -> None:
         """Cosines [layers, samples, probes] of samples with each probe's unwanted answers; no synchronisation."""
-        self._sum += cosines.sum(1)
-        self._square += cosines.square().sum(1)
+        total, square = cosines.sum(1), cosines.square().sum(1)
+        self._sum += total
+        self._square += square
         self._samples += cosines.shape[1]
 
     def of_probe(self, probe: int, held_out: Tensor) -> Tensor:

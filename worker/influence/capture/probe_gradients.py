@@ -48,6 +48,69 @@ def probe_losses(model: nn.Module, chunks: Sequence[Chunk]) -> Tensor:
         return in_order([(numbers, run()) for numbers, run in chunks]).cpu()
 
 
+class ProbeGradientSum:
+    """Losses, mean gradient and each item's gradients of one side of a probe, from passes over some of its items.
+
+    Memory beyond the result is bounded by a pass. Gradients are in float32 at least. `.grad` is never touched.
+    """
+
+    def __init__(
+        self,
+        gradients: PerSampleGradients,
+        weights: Mapping[str, Tensor],
+        items: int,
+        *,
+        items_of: Callable[[str], bool],
+    ) -> None:
+        """Make room for the result.
+
+        Args:
+            gradients: The hooks on the layers that `weights` names.
+            weights: Of each layer, by name.
+            items: How many the side has.
+            items_of: Which layers' item gradients are kept.
+        """
+        self._gradients, self._weights, self._count = gradients, weights, items
+        self._mean = {
+            name: torch.zeros_like(weight, dtype=_at_least_float32(weight)).flatten()
+            for name, weight in weights.items()
+        }
+        self._items = {
+            name: torch.zeros(items, total.numel(), dtype=total.dtype, device=total.device)
+            for name, total in self._mean.items()
+            if items_of(name)
+        }
+        self._losses: list[tuple[Sequence[int], Tensor]] = []
+
+    def add(self, numbers: Sequence[int], run: Callable[[], Tensor]) -> None:
+        """Add a pass, inside `undisturbed` and with gradients enabled; one that raises can be repeated.
+
+        Args:
+            numbers: Of the items in the pass.
+            run: Runs them and gives the loss of each, [len(numbers)].
+        """
+        # On the device at once: as an index of the processor's every layer would copy it there, and wait.
+        position = torch.as_tensor(list(numbers), device=next(iter(self._mean.values())).device)
+
+        def keep(name: str, gradient: Tensor) -> None:
+            if name in self._items:
+                self._items[name][position] = gradient.to(self._items[name].dtype)
+
+        with self._gradients.observe(keep, scale=float(self._count)):
+            loss = run()
+            found = torch.autograd.grad(loss.sum() / self._count, list(self._weights.values()))
+        # All of them before the first is added: what follows takes no memory, and so cannot fail halfway.
+        totals = list(self._mean.values())
+        added = [gradient.to(total.dtype).flatten() for total, gradient in zip(totals, found, strict=True)]
+        for total, gradient in zip(totals, added, strict=True):
+            total += gradient
+        self._losses.append((numbers, loss.detach()))
+
+    def result(self) -> ProbeGradients:
+        """Once every item was in a pass."""
+        return ProbeGradients(in_order(self._losses).cpu(), self._mean, self._items)
+
+
 def probe_gradients(
     model: nn.Module,
     gradients: PerSampleGradients,
@@ -56,37 +119,12 @@ def probe_gradients(
     *,
     items_of: Callable[[str], bool],
 ) -> ProbeGradients:
-    """Losses, mean gradient and each item's gradients in one pass over the chunks.
-
-    gradients: the hooks on the layers that `weights` names; items_of: which layers' item gradients are kept. Memory
-    beyond the result is bounded by a chunk. Gradients are in float32 at least. `.grad` is never touched.
-    """
-    names = list(weights)
-    count = sum(len(numbers) for numbers, _ in chunks)
-    mean = {name: torch.zeros_like(weights[name], dtype=_at_least_float32(weights[name])).flatten() for name in names}
-    items = {
-        name: torch.zeros(count, total.numel(), dtype=total.dtype, device=total.device)
-        for name, total in mean.items()
-        if items_of(name)
-    }
-    device = next(iter(mean.values())).device
-    losses = []
+    """Losses, mean gradient and each item's gradients in one pass over the chunks, as ProbeGradientSum takes them."""
+    total = ProbeGradientSum(gradients, weights, sum(len(numbers) for numbers, _ in chunks), items_of=items_of)
     with undisturbed(model), torch.enable_grad():
         for numbers, run in chunks:
-            # On the device at once: as an index of the processor's every layer would copy it there, and wait.
-            position = torch.as_tensor(list(numbers), device=device)
-
-            def keep(name: str, gradient: Tensor, position: Tensor = position) -> None:
-                if name in items:
-                    items[name][position] = gradient.to(items[name].dtype)
-
-            with gradients.observe(keep, scale=float(count)):
-                loss = run()
-                found = torch.autograd.grad(loss.sum() / count, [weights[name] for name in names])
-            losses.append((numbers, loss.detach()))
-            for name, gradient in zip(names, found, strict=True):
-                mean[name] += gradient.to(mean[name].dtype).flatten()
-    return ProbeGradients(in_order(losses).cpu(), mean, items)
+            total.add(numbers, run)
+    return total.result()
 
 
 def in_order(parts: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:

@@ -105,8 +105,8 @@ class Recorder:
         """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.
 
         The backward pass must go through sum_n loss_n / batch_size. preconditioner: P of the step; None before the
-        optimiser has one, and the draw is recorded with NaN signals. Raises RuntimeError without directions or when a
-        layer saw no backward pass.
+        optimiser has one, and the draw is recorded with NaN signals. Of a block that raises nothing is recorded.
+        Raises RuntimeError without directions or when a layer saw no backward pass.
         """
         self._batch_size = batch_size
         if preconditioner is None:
@@ -280,12 +280,14 @@ class _Contraction:
         projected = torch.cat([self._projected[stack] for stack in active.stack_aligned])[active.order]
         aligned_square = torch.cat([self._aligned_square[stack] for stack in active.stack_aligned])[active.order]
         scale = aligned_square.sqrt()[:, :, None] * active.norms[:, None, active.unwanted]
-        active.learned.note(projected[:, :, active.unwanted] / scale.clamp_min(tiny))
         inner = (projected * active.weights[:, None, :]).sum(0)
         norm = ((aligned_square.T @ active.weights).sqrt() * active.norm).clamp_min(tiny)
-        return _Signals(
+        signals = _Signals(
             torch.cat(self._effect).sum(0),
             torch.cat(self._product).sum(0),
             inner / norm,
             torch.linalg.vector_norm(torch.cat(self._norm, dim=1), dim=1),
         )
+        # Last: a pass that runs out of memory before is repeated, and must not be noted twice.
+        active.learned.note(projected[:, :, active.unwanted] / scale.clamp_min(tiny))
+        return signals

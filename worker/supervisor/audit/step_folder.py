@@ -44,6 +44,8 @@ def spec_sha256(spec: StepSpec) -> str:
     It covers the canonical JSON without what changes no result, so that a retry is the same step.
     """
     content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds", "noticed"})
+    # Set to its default, not left out: the hash of whoever never set it is then that of earlier versions.
+    content["training"]["micro_batch_size"] = None
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -100,7 +100,6 @@ class TestFailed:
             ([["exit", 1]], "child_crashed"),
             ([OUTPUTS, ["exit", 0]], "child_crashed"),
             ([training_progress(3), ["signal", signal.SIGSEGV]], "child_crashed"),
-            ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
             ([["raw", '{"type": "finished"', 1], ["exit", 0]], "child_crashed"),
             ([FINISHED, ["exit", 0]], "internal"),
             ([["write", "recording.npz", "x"], FINISHED], "internal"),
@@ -132,6 +131,18 @@ class TestFailed:
         [
             ([training_progress(3), ["signal", signal.SIGKILL]], "killed"),
             ([["exit", 137]], "killed"),
+            ([["stderr", "OSError: [Errno 28] No space left on device\n", 1], ["exit", 1]], "disk_full"),
+            (
+                [["say", {"type": "failed", "failure": {"code": "device_failed", "message": "m", "hint": "h"}}]],
+                "device_failed",
+            ),
+            (
+                [
+                    ["stderr", "terminate called\n  what():  CUDA error: unspecified launch failure\n", 1],
+                    ["signal", signal.SIGABRT],
+                ],
+                "device_failed",
+            ),
             ([OUTPUTS, combining(["signal", signal.SIGKILL]), FINISHED], "killed"),
             ([["exit", 3]], "lease_lost"),
             ([["say", {"type": "failed", "failure": {"code": "network", "message": "m", "hint": "h"}}]], "network"),

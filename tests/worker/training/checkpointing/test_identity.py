@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from service.contract.protocol import ROWS_FILE, SPEC_FILE
-from service.contract.spec import StepSpec
+from service.contract.spec import StepSpec, TrainingConfig
 from worker.supervisor.audit.step_folder import spec_sha256
 from worker.training.checkpointing.identity import run_identity
 
@@ -21,3 +21,16 @@ def test_runs_on_other_turns_are_never_mixed(staged: Callable[..., Path]) -> Non
     one, other = identities
     assert {name for name in one if one[name] != other[name]} == {"training"}
     assert len(hashes) == 2
+
+
+def test_a_run_goes_on_with_other_micro_batches(staged: Callable[..., Path]) -> None:
+    """How many samples are in memory at once changes no result. Whoever never set it keeps the identity of old."""
+    identities, hashes = [], []
+    for size in (None, 1, 3):
+        folder = staged(micro_batch_size=size)
+        spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
+        identities.append(run_identity(spec, folder / ROWS_FILE, torch.device("cpu"), torch.float32))
+        hashes.append(spec_sha256(spec))
+    assert identities[0] == identities[1] == identities[2]
+    assert identities[0]["training"] == TrainingConfig(learning_rate=1e-3).model_dump_json()
+    assert len(set(hashes)) == 1
