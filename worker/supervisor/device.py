@@ -9,6 +9,9 @@ import pynvml
 
 from service.lifecycle.workers import Device
 
+CPU = "cpu"
+"""As torch calls it."""
+
 
 def read_device() -> Device | None:
     """Read the first GPU that CUDA programs of this process would see; without one, the machine's own memory.
@@ -38,8 +41,21 @@ def read_device() -> Device | None:
         pynvml.nvmlShutdown()
 
 
+def why_not(device: Device | None) -> str | None:
+    """Why this worker should not train where only GPUs are wanted; None: it has one.
+
+    Args:
+        device: As `read_device` has read it.
+    """
+    if device is None:
+        return "the NVIDIA driver does not answer; look at nvidia-smi"
+    if device.name == CPU:
+        return "this worker sees no GPU, and would train on the CPU"
+    return None
+
+
 def _machine() -> Device:
     memory = psutil.virtual_memory()
     # As torch calls them.
-    name = "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
+    name = "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else CPU
     return Device(name=name, memory_bytes=memory.total, memory_used_bytes=memory.total - memory.available)

@@ -51,10 +51,13 @@ class Supervisor:
         self._stopping = stopping
         self._launcher = launcher
         self._grace_periods = grace_periods
+        self._uncounted: dict[tuple[Counted, str], float] = {}
 
     def prepare(self) -> None:
         """Begin to get ready for the children of audits. Returns at once."""
-        self._launcher.prepared(downloading_environment(os.environ, self._settings.cache_dir), seconds=0)
+        settings = self._settings
+        environment = downloading_environment(os.environ, settings.cache_dir, train_on=settings.train_on)
+        self._launcher.prepared(environment, seconds=0)
 
     def run_due(self, lane: Lane) -> int:
         """Claim and run the lane's due jobs until none is due. Returns how many were run."""
@@ -102,4 +105,13 @@ class Supervisor:
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _count(self, name: Counted, label: str) -> None:
-        self._database.try_once(lambda session: count_aside(session, {(name, label): 1.0}))
+        self._uncounted[name, label] = self._uncounted.get((name, label), 0.0) + 1.0
+        amounts = dict(self._uncounted)
+
+        def write(session: Session) -> bool:
+            count_aside(session, amounts)
+            return True
+
+        # Away, as it is for a worker that was cut off from it: counted with what comes next.
+        if self._database.try_once(write):
+            self._uncounted.clear()
