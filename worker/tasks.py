@@ -22,7 +22,7 @@ from service.store.objects import ObjectStore
 from worker.celery_app import app
 from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
-from worker.supervisor.device import read_device, why_not
+from worker.supervisor.device import read_device, why_no_gpu
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
 
@@ -101,7 +101,7 @@ def refuse_without_gpu(options: dict[str, Any], **_: Any) -> None:
     settings = get_settings()
     if settings.train_on == "any" or "gpu" not in (options.get("queues") or LANES):
         return
-    reason = why_not(read_device())
+    reason = why_no_gpu()
     if reason is not None:
         refuse_to_start(f"{reason}. Set FINETOOTH_TRAIN_ON=any to train on the CPU all the same.")
 
@@ -127,7 +127,7 @@ def begin(sender: Any, **_: Any) -> None:
 def _log_device() -> None:
     device = read_device()
     if device is None:
-        log.warning("the NVIDIA driver does not answer: look at nvidia-smi")
+        log.warning("the NVIDIA driver tells nothing of this worker's GPU: look at nvidia-smi")
     else:
         log.info("trains on %s, memory %.0f GiB", device.name, device.memory_bytes / 2**30)
 
