@@ -15,7 +15,7 @@ from service.app import create_app
 from service.http.auth.key_format import new_key
 from service.settings import LANES, Settings
 from service.sign_in_settings import SignInSettings
-from tests.support.chart import CHART, SETS, Manifest, pods, rendered, values_of
+from tests.support.chart import CHART, ROOT, SETS, Manifest, pods, rendered, values_of
 from tests.support.compose import SERVICES, command_of
 from worker.health import LIVENESS
 
@@ -78,7 +78,7 @@ def test_every_object_follows_its_schema(name: str, version: str) -> None:
             kubernetes_validate.validate(manifest, version, strict=True)
         except kubernetes_validate.SchemaNotFoundError:
             without_schema.add(manifest["kind"])
-    assert without_schema == ({"ScaledObject"} if name == "production" else set())
+    assert without_schema == ({"ScaledObject", "ServiceMonitor"} if name == "production" else set())
 
 
 def test_the_schema_check_can_fail() -> None:
@@ -292,6 +292,18 @@ def test_the_ingress_leads_to_the_api_under_its_path() -> None:
         assert service["spec"]["ports"][0]["targetPort"] == "http"
 
 
+def test_prometheus_scrapes_the_api_under_the_name_that_the_alerts_know() -> None:
+    (monitor,) = [one for one in release("production") if one["kind"] == "ServiceMonitor"]
+    (service,) = [one for one in release("production") if one["kind"] == "Service"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] == service["spec"]["ports"][0]["name"]
+    assert endpoint["path"] in routes()
+    assert endpoint["authorization"]["credentials"] == {"name": "finetooth-metrics", "key": "metrics-key"}
+    assert endpoint["relabelings"] == [{"targetLabel": "job", "replacement": "finetooth"}]
+    assert 'up{job="finetooth"}' in (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+
+
 def test_migrations_come_first() -> None:
     (job,) = [one for one in release("minimal") if one["kind"] == "Job"]
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
@@ -309,6 +321,7 @@ def test_migrations_come_first() -> None:
         ({"api": {"replicsa": 3}}, "replicsa"),
         ({"settings": {"DATABASE_URL": "postgresql://in-the-open"}}, "DATABASE_URL"),
         ({"gpu": {"pools": [{"name": "a", "autoscaling": {"enabled": True}}]}}, "prometheusAddress"),
+        ({"serviceMonitor": {"enabled": True}}, "keySecret"),
         ({"gpu": {"pools": [{"nam": "a"}]}}, "name"),
     ],
 )
