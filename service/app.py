@@ -123,7 +123,8 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
-    app.state.rows = StoredRows(app.state.objects)
+    # A third of the threads, each of which holds a connection meanwhile: the rest serves on while the store stalls.
+    app.state.rows = StoredRows(app.state.objects, most_readers=max(1, settings.database_pool_size // 3))
     app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
     app.state.head_revision = head_revision()
     app.state.broker = BrokerCheck(settings)

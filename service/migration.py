@@ -30,6 +30,17 @@ def migrate(url: str) -> None:
 
 
 @cache
+def _revisions() -> frozenset[str]:
+    scripts = ScriptDirectory(str(Path(migrations.__file__).parent))
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def is_of_newer_code(revision: str | None) -> bool:
+    """Whether the revision is one that this code does not know: a newer version has migrated the database."""
+    return revision is not None and revision not in _revisions()
+
+
+@cache
 def head_revision() -> str:
     """The revision this code was written for; read from the files of all revisions, so once a process."""
     head = ScriptDirectory(str(Path(migrations.__file__).parent)).get_current_head()

@@ -8,13 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.inspection import forbid_inspection
+from service.secret_files import BadSettingsError, SecretFiles
 from service.sign_in_settings import SignInSettings
 
 Lane = Literal["gpu", "io"]
@@ -51,6 +52,8 @@ class Settings(SignInSettings):
     """SQLAlchemy URL (postgresql+psycopg://...). None: the laptop stack brings its own Postgres."""
     broker_url: SecretStr | None = None
     """Redis URL (redis://, rediss:// or redis+socket://). None: the laptop stack brings its own Valkey."""
+    admin_key: SecretStr | None = None
+    """The first admin key, made elsewhere. None: one is made where no admin key works, and lies in a file."""
     object_dir: Path | None = None
     """Root folder of the object store. None: `data_dir`/objects."""
     object_url: str | None = None
@@ -128,8 +131,23 @@ class Settings(SignInSettings):
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ("127.0.0.1", "localhost", "[::1]")
     """Host headers answered; anything else is refused (DNS rebinding)."""
 
+    train_on: Literal["gpu", "any"] = "gpu"
+    """What a worker of the lane gpu trains on. gpu: it does not start without one. any: else on the CPU."""
+
     root_path: str = ""
     """Under which path of its host a proxy serves us, such as /finetooth; empty: the host is ours alone."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """From arguments, else from the environment, else from files that it names."""
+        return init_settings, env_settings, SecretFiles(settings_cls)
 
     @field_validator("root_path")
     @classmethod
@@ -151,7 +169,15 @@ class Settings(SignInSettings):
     def _redis(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and not _has_scheme(url.get_secret_value(), ("redis", "rediss", "redis+socket")):
             raise ValueError("is no address of a broker: write redis://, rediss:// or redis+socket://")
-        return url
+        return url if url is None else SecretStr(_verified(url.get_secret_value()))
+
+    @field_validator("admin_key")
+    @classmethod
+    def _key(cls, key: SecretStr | None) -> SecretStr | None:
+        # Its checksum is looked at where it is used.
+        if key is not None and not re.fullmatch("ft_[0-9A-Za-z]{28}", key.get_secret_value()):
+            raise ValueError("is no key: make one with `python -m service.bootstrap generate-key`")
+        return key
 
     @field_validator("allowed_hosts", mode="before")
     @classmethod
@@ -195,10 +221,6 @@ class Settings(SignInSettings):
     def models(self) -> Path:
         """Folder of converted models."""
         return self.cache_dir / "models"
-
-
-class BadSettingsError(ValueError):
-    """A setting that cannot be used; the message is one line, names its variable and never quotes its value."""
 
 
 @lru_cache
@@ -304,6 +326,18 @@ def _is_postgres(url: str) -> bool:
     except (ArgumentError, ValueError):
         return False
     return True
+
+
+def _verified(broker_url: str) -> str:
+    """The broker's address, with which a server over TLS has to show a certificate that we know, unless it says else.
+
+    Kombu would verify nothing, and whoever is in between would get the password.
+    """
+    parts = urlsplit(broker_url)
+    if parts.scheme != "rediss" or "ssl_cert_reqs" in parse_qs(parts.query):
+        return broker_url
+    query = "&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))
+    return urlunsplit(parts._replace(query=query))
 
 
 def _has_scheme(url: str, schemes: tuple[str, ...]) -> bool:

@@ -27,6 +27,8 @@ TEMPLATE = "template_migrated"
 
 # Two tests at a time have two cores, and models of two layers: the threads of a step would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tiny models train on the CPU, as `finetooth up` lets them too.
+os.environ.setdefault("FINETOOTH_TRAIN_ON", "any")
 
 # Where a shell starts the tests in the background it ignores SIGINT, and so would every child that they mean to stop.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -1,4 +1,6 @@
-"""`python -m worker.health [LANE]`: whether this host's workers make progress. Exit code 0, or 1 with the reason.
+"""`python -m worker.health [LANE] [--liveness]`: whether this host's workers make progress. 0, or 1 with the reason.
+
+With --liveness, what no restart of the worker would mend is well: a database that does not answer.
 
 A worker that answers a ping may still be deaf to its broker or stuck in a run. What counts is in the database: the
 heartbeat, the progress of what it runs, its device, and that no due job waits beside a worker that has nothing to do.
@@ -15,8 +17,11 @@ from sqlalchemy.orm import Session
 from service.lifecycle.transitions import State
 from service.lifecycle.workers import WorkerStatus, live_workers
 from service.settings import LANES, Settings, settings_or_exit
+from service.store.database_errors import cause_of
 from service.store.engine import make_engine, make_sessions
 from service.store.tables import Job
+
+LIVENESS = "--liveness"
 
 STUCK_AFTER = timedelta(minutes=30)
 """Longer than fetching a model of 8 billion parameters takes, in which an audit or export shows no progress."""
@@ -27,8 +32,9 @@ DEAF_AFTER = timedelta(minutes=2)
 
 def main(arguments: list[str], settings: Settings) -> int:
     """Prints what it has found; the exit code."""
-    if len(arguments) > 1 or not set(arguments) <= set(LANES):
-        print(f"usage: python -m worker.health [{'|'.join(LANES)}]")  # noqa: T201
+    lanes = [argument for argument in arguments if argument != LIVENESS]
+    if len(lanes) > 1 or not set(lanes) <= set(LANES):
+        print(f"usage: python -m worker.health [{'|'.join(LANES)}] [{LIVENESS}]")  # noqa: T201
         return 2
     if settings.database_url is None:
         print("set FINETOOTH_DATABASE_URL, as for the worker")  # noqa: T201
@@ -41,11 +47,14 @@ def main(arguments: list[str], settings: Settings) -> int:
             complaint = complaint_of(
                 session,
                 host=socket.gethostname(),
-                lanes=arguments or LANES,
+                lanes=lanes or LANES,
                 heartbeat_seconds=settings.heartbeat_seconds,
             )
     except SQLAlchemyError as error:
-        complaint = f"the database does not answer ({type(error).__name__})"
+        complaint = f"the database does not answer ({cause_of(error)})"
+        if LIVENESS in arguments:
+            print(complaint)  # noqa: T201
+            return 0
     finally:
         engine.dispose()
     print(complaint or "ok")  # noqa: T201

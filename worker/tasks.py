@@ -15,13 +15,14 @@ from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
 from service.logs import configure_logging, describe_error
-from service.settings import LANES, Lane, get_settings
+from service.settings import LANES, Lane, get_settings, refuse_to_start
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
 from service.store.objects import ObjectStore
 from worker.celery_app import app
 from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
+from worker.supervisor.device import read_device, why_no_gpu
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
 
@@ -94,6 +95,17 @@ def say_nothing_else(instance: Any, **_: Any) -> None:
     log_in_our_form()
 
 
+@celeryd_init.connect
+def refuse_without_gpu(options: dict[str, Any], **_: Any) -> None:
+    """A worker of the lane gpu that would train on the CPU, fifty times as slowly, ends at once, unless it may."""
+    settings = get_settings()
+    if settings.train_on == "any" or "gpu" not in (options.get("queues") or LANES):
+        return
+    reason = why_no_gpu()
+    if reason is not None:
+        refuse_to_start(f"{reason}. Set FINETOOTH_TRAIN_ON=any to train on the CPU all the same.")
+
+
 @worker_ready.connect
 def begin(sender: Any, **_: Any) -> None:
     """Tells that this worker is there, and wakes it: jobs queued while no worker lived have lost their wake-ups."""
@@ -110,11 +122,20 @@ def begin(sender: Any, **_: Any) -> None:
         heartbeat.start()
         _companions.append(heartbeat)
         if lane == "gpu":
+            _log_device()
             supervisor().prepare()
         send_wake(settings, lane)
     reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
     reconciler.start()
     _companions.append(reconciler)
+
+
+def _log_device() -> None:
+    device = read_device()
+    if device is None:
+        log.warning("the NVIDIA driver tells nothing of this worker's GPU: look at nvidia-smi")
+    else:
+        log.info("trains on %s, memory %.0f GiB", device.name, device.memory_bytes / 2**30)
 
 
 @worker_shutting_down.connect

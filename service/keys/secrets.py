@@ -19,7 +19,44 @@ def create_key(
 ) -> tuple[ApiKey, str]:
     """A new key and its text, which nobody can read again."""
     secret = new_key()
-    key = ApiKey(
+    key = _key_of(secret, workspace_id=workspace_id, name=name, scopes=scopes, expires_at=expires_at)
+    session.add(key)
+    session.flush()
+    return key, secret
+
+
+def adopt_key(session: Session, secret: str, *, workspace_id: str, name: str, scopes: Sequence[Scope]) -> ApiKey | None:
+    """Make a key of a text that was made elsewhere.
+
+    Args:
+        session: An open transaction.
+        secret: The well-formed text.
+        workspace_id: Of the key.
+        name: Of the key.
+        scopes: What it may do.
+
+    Returns:
+        The key; None where some key has, or had, this text: one that was revoked does not come back.
+    """
+    known = ApiKey.secret_sha256 == digest(secret), ApiKey.previous_sha256 == digest(secret)
+    if session.scalar(select(ApiKey.id).where(or_(*known))) is not None:
+        return None
+    key = _key_of(secret, workspace_id=workspace_id, name=name, scopes=scopes, expires_at=None)
+    session.add(key)
+    session.flush()
+    return key
+
+
+def oldest_admin_key(session: Session, *, workspace_id: str) -> str | None:
+    """Id of the workspace's oldest key that works and has the scope admin."""
+    admins = ApiKey.workspace_id == workspace_id, ApiKey.scopes.contains(["admin"])
+    return session.scalars(select(ApiKey.id).where(*admins, *_valid()).order_by(ApiKey.id).limit(1)).one_or_none()
+
+
+def _key_of(
+    secret: str, *, workspace_id: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None
+) -> ApiKey:
+    return ApiKey(
         id=new_id("key"),
         workspace_id=workspace_id,
         name=name,
@@ -28,9 +65,6 @@ def create_key(
         scopes=sorted(set(scopes)),
         expires_at=expires_at,
     )
-    session.add(key)
-    session.flush()
-    return key, secret
 
 
 def find_key_by_secret(session: Session, secret: str) -> ApiKey | None:

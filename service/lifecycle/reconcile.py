@@ -25,6 +25,7 @@ from service.lifecycle.uploads import delete_expired_uploads
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import delete_stale_workers, wake_ups_due
 from service.settings import LANES, Settings
+from service.store.database_errors import cause_of
 from service.store.expiry import delete_expired_answers, delete_old_log_entries
 from service.store.objects import ObjectStore
 from service.store.tables import Scheduler
@@ -132,7 +133,7 @@ class Reconciler:
             try:
                 self.round()
             except SQLAlchemyError as error:
-                log.warning("not reconciled, the database is away: %s", type(error).__name__)
+                log.warning("not reconciled, the database is away: %s", cause_of(error))
             except Exception as error:
                 # Of the object store, perhaps: nothing that the next round may not get past.
                 log.error("not reconciled: %s", type(error).__name__)

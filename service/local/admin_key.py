@@ -18,15 +18,34 @@ def admin_key_file(settings: Settings) -> Path:
 
 def ensure_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[str, str]:
     """Id and text of the key in `path`; a new one replaces a file that holds no working key of this database."""
+    key_id = admin_key_of_file(session, path)
+    if key_id is not None:
+        return key_id, path.read_text().strip()
+    return make_admin_key(session, workspace_id=workspace_id, path=path)
+
+
+def admin_key_of_file(session: Session, path: Path) -> str | None:
+    """Id of the key in `path`; None where there is none, or it does not work in this database."""
     try:
         secret = path.read_text().strip()
     except (FileNotFoundError, UnicodeDecodeError):
-        secret = ""
-    if secret:
-        path.chmod(0o600)
-        key = find_key_by_secret(session, secret)
-        if key is not None:
-            return key.id, secret
+        return None
+    path.chmod(0o600)
+    key = find_key_by_secret(session, secret)
+    return None if key is None else key.id
+
+
+def make_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[str, str]:
+    """Make an admin key and put it in the place of the file `path`.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Of the key.
+        path: Is written as a whole or not at all, with mode 0600.
+
+    Returns:
+        Id and text of the key.
+    """
     key, secret = create_key(session, workspace_id=workspace_id, name=NAME, scopes=["admin"])
     new = path.with_name(path.name + ".new")
     new.unlink(missing_ok=True)

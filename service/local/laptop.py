@@ -25,7 +25,8 @@ from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
 from service.migration import migrate
-from service.settings import LANES, Settings, ensure_folder
+from service.secret_files import SUFFIX, secret_fields
+from service.settings import LANES, PREFIX, Settings, ensure_folder
 from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
 from service.store.seed import ensure_workspace
 
@@ -204,7 +205,7 @@ class LaptopStack:
             command,
             log=self.logs / log,
             cwd=self.settings.data_dir,
-            environment={**os.environ, **child_environment(self.settings)},
+            environment=child_environment(self.settings, os.environ),
             pass_fds=() if descriptor is None else (descriptor,),
         )
         return self._recorded(child)
@@ -228,10 +229,21 @@ class LaptopStack:
             time.sleep(0.1)
 
 
-def child_environment(settings: Settings) -> Mapping[str, str]:
-    """The settings as environment variables, for the processes of the stack."""
+def child_environment(settings: Settings, ours: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the stack's processes.
+
+    Args:
+        settings: Are passed on, those that are not defaults.
+        ours: The environment of this process, which they get too, but for the files that secrets were read from.
+
+    Returns:
+        All variables.
+    """
     given = settings.model_fields_set | {"data_dir", "cache_dir", "database_url", "broker_url"}
-    variables = {}
+    files = {f"{PREFIX}{name.upper()}{SUFFIX}" for name in secret_fields(Settings)}
+    variables = {name: value for name, value in ours.items() if name not in files}
+    if "train_on" not in given:
+        variables[f"{PREFIX}TRAIN_ON"] = "any"  # a laptop has no GPU, and whoever starts it knows
     for name, value in settings.model_dump(mode="json", include=given, exclude_none=True).items():
         secret = getattr(settings, name)
         if isinstance(secret, SecretStr):

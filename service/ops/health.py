@@ -22,7 +22,7 @@ from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.pagination import MAX_LIMIT
 from service.http.problems.problem import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
-from service.migration import database_revision
+from service.migration import database_revision, is_of_newer_code
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
 from service.principal import Principal
@@ -91,7 +91,11 @@ async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
     def look(session: Session) -> dict[str, float]:
         revision = database_revision(session.connection())
         if revision != head:
-            detail = f"The schema is at {revision or 'nothing'}, this version needs {head}: run the migrations."
+            detail = (
+                f"The schema is at {revision}, of a newer version than this one ({head}): start the newer one."
+                if is_of_newer_code(revision)
+                else f"The schema is at {revision or 'nothing'}, this version needs {head}: run the migrations."
+            )
             raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
         return queue_ages(session)
 

@@ -9,22 +9,29 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
-from datetime import timedelta
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from sqlalchemy import Interval, func, literal, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.settings import LANES, MISSED_BEATS
+from service.contract.failure import ErrorCode
+from service.contract.protocol import Stage
+from service.lifecycle.workers import is_alive
+from service.settings import LANES
 from service.store.counters import Counted, read_counters
 from service.store.tables import Job, Worker
 
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """The Prometheus client's own variable: a folder through which processes of one API share what they count."""
+
+ENDINGS = ("published", "cancelled", "released", *map(str, ErrorCode))
+"""How an attempt may end."""
+
+STAGES = tuple(map(str, Stage))
 
 log = logging.getLogger(__name__)
 
@@ -113,31 +120,53 @@ class JobMetrics(Collector):
             for state, busy in (("busy", True), ("idle", False)):
                 workers.add_metric([lane, state], alive.get((lane, busy), 0))
         yield workers
+        devices = GaugeMetricFamily(
+            "finetooth_worker_devices",
+            "Workers of the lane gpu that are alive, by what they train on.",
+            labels=["device"],
+        )
+        for device, number in self._devices():
+            devices.add_metric([device], number)
+        yield devices
         yield from self._counters()
+
+    def _devices(self) -> list[tuple[str, int]]:
+        name = func.coalesce(Worker.device, "unknown")
+        alive = is_alive(self._heartbeat_seconds)
+        found = self._session.execute(
+            select(name, func.count()).where(Worker.lane == "gpu", alive).group_by(name).order_by(name)
+        )
+        return [(device, number) for device, number in found]
 
     def _workers(self) -> dict[tuple[str, bool], int]:
         """(lane, whether it holds a job) to how many there are."""
-        patience = timedelta(seconds=MISSED_BEATS * self._heartbeat_seconds)
         held = select(Job.id).where(Job.owner == Worker.owner, Job.lease_expires_at.is_not(None))
         busy = held.exists().label("busy")
         found = self._session.execute(
-            select(Worker.lane, busy, func.count())
-            .where(Worker.seen_at > func.statement_timestamp() - literal(patience, Interval()))
-            .group_by(Worker.lane, busy)
+            select(Worker.lane, busy, func.count()).where(is_alive(self._heartbeat_seconds)).group_by(Worker.lane, busy)
         )
         return {(lane, holds): number for lane, holds, number in found}
 
     def _counters(self) -> Iterator[Metric]:
         counters = read_counters(self._session)
-        for counted, name, text, label in (
-            (Counted.STARTED, "finetooth_attempts_started", "Attempts that workers have begun, by lane.", "lane"),
-            (Counted.ATTEMPTS, "finetooth_attempts", "Attempts that ended, by how.", "reason"),
-            (Counted.STAGE_SECONDS, "finetooth_stage_seconds", "Time that attempts spent, by stage.", "stage"),
+        for counted, name, text, label, known in (
+            (
+                Counted.STARTED,
+                "finetooth_attempts_started",
+                "Attempts that workers have begun, by lane.",
+                "lane",
+                LANES,
+            ),
+            (Counted.ATTEMPTS, "finetooth_attempts", "Attempts that ended, by how.", "reason", ENDINGS),
+            (Counted.STAGE_SECONDS, "finetooth_stage_seconds", "Time that attempts spent, by stage.", "stage", STAGES),
         ):
             family = CounterMetricFamily(name, text, labels=[label])
-            for (found, value), total in sorted(counters.items()):
-                if found == counted:
-                    family.add_metric([value], total)
+            # Those that never were are 0: where a series begins with its first event, no rate shows that event.
+            totals = dict.fromkeys(known, 0.0) | {
+                value: total for (found, value), total in counters.items() if found == counted
+            }
+            for value, total in sorted(totals.items()):
+                family.add_metric([value], total)
             yield family
         for name, text, total in (
             (

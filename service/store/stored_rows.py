@@ -6,6 +6,7 @@ from typing import IO, Any
 
 from service.contract.protocol import ROWS_FILE
 from service.store.objects import ObjectStore, dataset_key
+from service.store.reader_places import ReaderPlaces
 from service.store.rows import Footer, page, read_footer, read_row
 
 MOST_GROUPS = 5_000
@@ -19,8 +20,10 @@ class StoredRows:
     Every method raises ObjectMissingError and ObjectStoreUnavailableError.
     """
 
-    def __init__(self, objects: ObjectStore, most_groups: int = MOST_GROUPS) -> None:
+    def __init__(self, objects: ObjectStore, most_groups: int = MOST_GROUPS, *, most_readers: int = 16) -> None:
+        """Read from `objects`, in `most_readers` threads at once, and keep at most `most_groups` in mind."""
         self._objects = objects
+        self._readers = ReaderPlaces(most_readers)
         self._most_groups = most_groups
         self._kept: OrderedDict[str, Footer] = OrderedDict()
         self._groups = 0
@@ -29,13 +32,13 @@ class StoredRows:
     def row(self, workspace_id: str, dataset_id: str, row: int) -> dict[str, Any]:
         """One row. Raises RowNotFoundError."""
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
-        with self._objects.open(key) as file:
+        with self._readers.place(), self._objects.open(key) as file:
             return read_row(file, row, self._footer(key, file))
 
     def page(self, workspace_id: str, dataset_id: str, after_row: int | None, limit: int) -> list[dict[str, Any]]:
         """As rows.page."""
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
-        with self._objects.open(key) as file:
+        with self._readers.place(), self._objects.open(key) as file:
             return page(file, after_row, limit, self._footer(key, file))
 
     def _footer(self, key: str, file: IO[bytes]) -> Footer:

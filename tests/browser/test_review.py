@@ -52,8 +52,8 @@ def test_sixty_findings_are_judged_with_fewer_keys_and_no_mouse(
     page.keyboard.press("3")
     expect(page.locator("#announcement")).to_contain_text("unsure")
     page.reload()
+    wait_for(lambda: len(kept(sessions, published)) >= 61, what=lambda: kept(sessions, published))
     said = kept(sessions, published)
-    assert len(said) >= 61
     assert {verdict for verdict, _ in said.values()} == {"confirmed", "rejected", "unsure"}
     page.goto(f"/audits/{published}/findings?flagged=true")
     expect(page.get_by_text("21 of 21 flagged reviewed")).to_be_visible()
@@ -100,6 +100,22 @@ def test_who_judges_fast_and_leaves_loses_nothing(signed_in: OpenPage, published
     wait_for(lambda: len(kept(sessions, published)) == 5, 15, lambda: kept(sessions, published))
     said = [verdict for verdict, _ in kept(sessions, published).values()]
     assert sorted(map(str, said)) == ["confirmed", "confirmed", "rejected", "unsure", "unsure"]
+
+
+def test_an_early_answer_takes_back_nothing_that_was_pressed_since(
+    signed_in: OpenPage, published: str, sessions: Sessions
+) -> None:
+    page = signed_in()
+    page.goto(f"/audits/{published}/findings?flagged=true")
+    with sessions() as session:
+        session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("verdicts " + published, 0))))
+        page.keyboard.press("1")
+        expect(page.locator("#reviewed")).to_contain_text("1 of 21 flagged reviewed")
+        page.keyboard.press("u")
+        expect(page.locator("#reviewed")).to_contain_text("0 of 21 flagged reviewed")
+    wait_for(lambda: set(kept(sessions, published).values()) == {(None, None)}, what="the server never heard of it")
+    page.wait_for_timeout(200)
+    expect(page.locator("#reviewed")).to_contain_text("0 of 21 flagged reviewed")
 
 
 def test_the_mouse_judges_too_and_pressing_again_withdraws(

@@ -4,6 +4,7 @@ import json
 import threading
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
@@ -14,7 +15,9 @@ from service.settings import Settings
 from service.store.object_store_factory import make_object_store
 from service.store.objects import audit_key, dataset_key
 from tests.support.children.scripting import FINISHED, OUTPUTS, spawning
+from tests.support.live_api import live_api
 from tests.support.s3_server import S3Server
+from tests.support.waiting import wait_for
 from worker.supervisor.dispatch import Supervisor
 
 ROWS = b"".join(
@@ -96,3 +99,41 @@ def test_a_store_that_is_away_is_a_503_and_leaves_nothing(
         answer = client.post("/v1/datasets", content=ROWS)
         assert (answer.status_code, answer.json()["code"]) == (503, "object_store_unavailable")
         assert client.get("/v1/datasets").json()["data"] == []
+
+
+@pytest.mark.e2e
+def test_a_bucket_that_stalls_leaves_other_requests_their_threads(in_bucket: Settings, s3_server: S3Server) -> None:
+    """Forty read rows of a bucket that answers nobody, each for a minute; the list of audits needs no bucket."""
+    statuses: list[int] = []
+    with (
+        live_api(in_bucket) as api,
+        httpx.Client(
+            base_url=api.url,
+            headers={"Authorization": f"Bearer {api.key}"},
+            timeout=180,
+            limits=httpx.Limits(max_connections=50),
+        ) as client,
+    ):
+        dataset = client.post("/v1/datasets", content=ROWS).json()["id"]
+
+        def read(number: int) -> None:
+            answer = client.get(f"/v1/datasets/{dataset}/rows", params={"limit": number + 1})
+            statuses.append(answer.status_code)
+
+        readers = [threading.Thread(target=read, args=(number,), daemon=True) for number in range(40)]
+        s3_server.freeze()
+        try:
+            for reader in readers:
+                reader.start()
+            # Most are refused long before those who wait for the bucket give up.
+            wait_for(lambda: len(statuses) >= 20, seconds=40)
+            assert set(statuses) == {503}
+            assert client.get("/v1/audits", timeout=20).status_code == 200
+            assert client.get("/readyz", timeout=20).status_code == 200
+        finally:
+            s3_server.thaw()
+        for reader in readers:
+            reader.join(120)
+        assert len(statuses) == 40
+        assert set(statuses) <= {200, 503}
+        assert client.get(f"/v1/datasets/{dataset}/rows").status_code == 200

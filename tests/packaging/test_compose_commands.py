@@ -35,6 +35,7 @@ def environment(postgres: EmbeddedPostgres, valkey_url: str, tmp_path: Path) -> 
             "FINETOOTH_BROKER_URL": valkey_url,
             "FINETOOTH_DATA_DIR": str(tmp_path / "data"),
             "FINETOOTH_CACHE_DIR": str(tmp_path / "cache"),
+            "FINETOOTH_TRAIN_ON": "any",
         }
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

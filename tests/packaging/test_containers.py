@@ -6,12 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from service.local.laptop import worker_command
+from service.secret_files import secret_fields
 from service.settings import Settings
+from service.sign_in_settings import SignInSettings
 from tests.support.compose import COMPOSE, DOCKERFILE, ROOT, SERVICES, command_of
 
 BIN = Path(sys.executable).parent
@@ -97,13 +100,102 @@ def runs_as_main(module: str) -> bool:
 def test_build_targets_exist(name: str) -> None:
     target = SERVICES[name]["build"]["target"]
     assert re.search(rf"^FROM base AS {target}$", DOCKERFILE, re.MULTILINE)
-    assert SERVICES[name]["image"] == f"finetooth-{target}"
+    assert interpolate(SERVICES[name]["image"], {}) == f"finetooth-{target}:latest"
+    assert interpolate(SERVICES[name]["image"], {"FINETOOTH_TAG": "1.2.3"}) == f"finetooth-{target}:1.2.3"
 
 
 def test_the_gpu_lane_reserves_a_gpu_and_has_torch() -> None:
     assert SERVICES["worker-gpu"]["build"]["target"] == "worker"
-    (device,) = SERVICES["worker-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    (device,) = devices(SERVICES["worker-gpu"])
     assert device["capabilities"] == ["gpu"]
+
+
+def devices(service: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = service["deploy"]["resources"]["reservations"]["devices"]
+    return found
+
+
+class Overlay(yaml.SafeLoader):
+    """Reads Compose's own tags: what they mark stands as it is."""
+
+
+Overlay.add_constructor("!override", lambda loader, node: loader.construct_sequence(node, deep=True))
+Overlay.add_constructor("!reset", lambda loader, node: None)
+OVERLAYS = {
+    path.name: yaml.load(path.read_text(), Overlay)  # a safe loader with two tags more
+    for path in sorted((ROOT / "deploy" / "compose").glob("*.yml"))
+}
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlays_change_services_that_exist(name: str, tmp_path: Path) -> None:
+    plain = tmp_path / "overlay.yml"
+    plain.write_text(yaml.safe_dump(OVERLAYS[name]))
+    result = subprocess.run(
+        [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", plain], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    for service, parts in OVERLAYS[name]["services"].items():
+        base = parts["extends"]["service"] if "extends" in parts else service
+        assert base in SERVICES
+    assert f"-f deploy/compose/{name} " in (ROOT / "deploy" / "compose" / name).read_text()
+
+
+def test_each_card_has_one_worker() -> None:
+    """`count: 1` would mean the first card for each of them."""
+    workers = [SERVICES["worker-gpu"], OVERLAYS["two-cards.yml"]["services"]["worker-gpu-1"]]
+    cards = [interpolate(card, {}) for worker in workers for one in devices(worker) for card in one["device_ids"]]
+    assert cards == ["0", "1"]
+    assert not any("count" in one for worker in workers for one in devices(worker))
+
+
+def test_files_of_secrets_are_read_by_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = OVERLAYS["secret-files.yml"]
+    for name, parts in overlay["services"].items():
+        given = SERVICES[name]["environment"] | parts["environment"]
+        files = {key: value for key, value in parts["environment"].items() if key.endswith("_FILE")}
+        assert {Path(path).name for path in files.values()} == set(parts["secrets"]) <= set(overlay["secrets"])
+        for variable in files:
+            secret = variable.removesuffix("_FILE")
+            assert secret.removeprefix("FINETOOTH_").lower() in secret_fields(Settings)
+            assert not given.get(secret), "a secret and its file are not both given"
+
+
+@pytest.mark.parametrize("name", list(SERVICES))
+def test_no_service_takes_the_whole_host_or_fills_its_disk_with_logs(name: str) -> None:
+    service = SERVICES[name]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert service["pids_limit"] > 0
+    if service["restart"] != "no":
+        assert re.fullmatch(r"\d+[mg]", interpolate(service["mem_limit"], {}))
+
+
+def test_every_setting_reaches_whoever_reads_it() -> None:
+    """Of the documented ones, but for folders, which the images and volumes fix."""
+    fixed = {"data_dir", "cache_dir", "object_dir"}
+    api = {f"FINETOOTH_{name.upper()}" for name in set(Settings.model_fields) - fixed - {"train_on", "admin_key"}}
+    assert api <= set(SERVICES["api"]["environment"])
+    sign_in = {f"FINETOOTH_{name.upper()}" for name in SignInSettings.model_fields}
+    assert "FINETOOTH_ADMIN_KEY" in SERVICES["migrate"]["environment"]
+    of_the_api = sign_in | {"FINETOOTH_ALLOWED_HOSTS", "FINETOOTH_ROOT_PATH"}
+    for name in ("worker-gpu", "worker-io"):
+        given = set(SERVICES[name]["environment"])
+        assert api - of_the_api <= given
+        assert not of_the_api & given
+    assert {"FINETOOTH_TRAIN_ON", "HF_TOKEN", "HTTPS_PROXY"} <= set(SERVICES["worker-gpu"]["environment"])
+
+
+@pytest.mark.parametrize("name", ["worker-gpu", "worker-io"])
+def test_workers_can_write_where_they_look_whether_they_can(name: str) -> None:
+    """The root is read-only, and a worker that cannot write to its data or cache folder does not start."""
+    service = SERVICES[name]
+    places = {volume.partition(":")[2] for volume in service["volumes"]} | set(service["tmpfs"])
+    assert {"/data", "/cache", "/tmp"} <= places
+
+
+@pytest.mark.parametrize("name", ["api", "worker-gpu", "worker-io"])
+def test_whoever_reads_objects_reaches_a_bucket(name: str) -> None:
+    assert "outside" in SERVICES[name]["networks"]
 
 
 @pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "DATABASE_PASSWORD", "REDIS_PASSWORD"])
@@ -119,7 +211,7 @@ def test_example_environment_holds_no_secret_and_names_every_variable() -> None:
     text = (ROOT / ".env.example").read_text()
     named = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", text, re.MULTILINE))
     interpolated = {match["name"] for match in VARIABLE.finditer(yaml.safe_dump(COMPOSE)) if match["name"]}
-    passed = passed_on(COMPOSE["x-settings"]) | passed_on(SERVICES["api"]["environment"])
+    passed = set().union(*(passed_on(SERVICES[name]["environment"]) for name in OURS))
     assert set(named) == interpolated | passed
     assert not [name for name, value in named.items() if value and re.search("PASSWORD|TOKEN|KEY", name)]
 

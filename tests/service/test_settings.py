@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.http.auth.key_format import new_key
+from service.secret_files import secret_fields
 from service.settings import BadSettingsError, Settings, ensure_folder, get_settings
 
 FOLDERS = {"data_dir", "cache_dir", "object_dir", "work_dir"}
@@ -17,6 +19,8 @@ TEXTS = {"oidc_groups_claim"}
 
 BAD = {
     "database_url": ["postgres://me:hunter2@host/x", "postgresql+psycopg://me:hunter2@host:port/x", "mysql://hunter2"],
+    "admin_key": ["hunter2", "ft_short"],
+    "train_on": ["cpu", "GPU"],
     "broker_url": ["amqp://:hunter2@host", "redis://:hunter2@host:port", "host:6379"],
     "object_url": ["/var/objects", "s3://me:hunter2@bucket"],
     "object_endpoint": ["minio:9000", "http://minio:9000"],
@@ -110,6 +114,44 @@ def test_a_folder_that_cannot_be_used_is_named(name: str, tmp_path: Path) -> Non
         with pytest.raises(BadSettingsError, match=f"^FINETOOTH_{name.upper()}: ") as caught:
             ensure_folder(settings, used)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["database_url", "broker_url", "oidc_client_secret", "admin_key"])
+def test_secrets_may_lie_in_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"database_url": POSTGRES, "broker_url": BROKER, "oidc_client_secret": "hunter2", "admin_key": new_key()}
+    assert set(secret_fields(Settings)) == set(values)
+    if name == "oidc_client_secret":
+        monkeypatch.setenv("FINETOOTH_OIDC_ISSUER", "https://login.example.org")
+        monkeypatch.setenv("FINETOOTH_OIDC_CLIENT_ID", "finetooth")
+    variable = f"FINETOOTH_{name.upper()}"
+    file = tmp_path / "secret"
+    monkeypatch.setenv(f"{variable}_FILE", str(file))
+    for content, complaint in ((None, "No such file"), (b"", "empty"), (b"\xff", "no text")):
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(BadSettingsError, match=f"^{variable}_FILE: .*{complaint}"):
+            get_settings()
+    file.write_text(f"{values[name]}\n")
+    assert getattr(get_settings(), name).get_secret_value() == values[name]
+    get_settings.cache_clear()
+    monkeypatch.setenv(variable, values[name])
+    with pytest.raises(BadSettingsError, match="not both"):
+        get_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("rediss://:p@h:6379/0", "rediss://:p@h:6379/0?ssl_cert_reqs=required"),
+        ("rediss://h?ssl_ca_certs=/ca.pem", "rediss://h?ssl_ca_certs=/ca.pem&ssl_cert_reqs=required"),
+        ("rediss://h?ssl_cert_reqs=none", "rediss://h?ssl_cert_reqs=none"),
+        ("redis://h/0", "redis://h/0"),
+    ],
+)
+def test_a_broker_over_tls_has_to_show_a_certificate(given: str, used: str) -> None:
+    url = Settings(broker_url=given).broker_url  # type: ignore[arg-type]
+    assert url is not None
+    assert url.get_secret_value() == used
 
 
 POSTGRES = "postgresql+psycopg://me:hunter2@127.0.0.1:1/none"

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -102,3 +103,15 @@ def test_the_command_says_what_is_wrong_and_no_secret(settings: Settings) -> Non
         )
         assert done.returncode == code, done.stderr
         assert "pa55" not in done.stdout + done.stderr
+
+
+def test_no_restart_mends_a_database_that_is_away(
+    check: Check, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check("gpu", "--liveness")[0] == 1  # no worker: that one would
+    away = settings.model_copy(update={"database_url": SecretStr("postgresql+psycopg://u:pa55@127.0.0.1:9/x")})
+    assert main(["gpu", "--liveness"], away) == 0
+    assert main(["gpu"], away) == 1
+    said = capsys.readouterr().out
+    assert said.splitlines() == 2 * ["the database does not answer (nothing listens at its address)"]
+    assert main(["--alive"], settings) == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,25 @@ def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
     for worker in workers:
         worker.kill()
         worker.wait()
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is an NVIDIA driver")
+def test_a_worker_that_sees_no_gpu_does_not_start_unless_it_may(settings: Settings, tmp_path: Path) -> None:
+    assert settings.database_url is not None
+    assert settings.broker_url is not None
+    environment = {
+        **os.environ,
+        "FINETOOTH_DATABASE_URL": settings.database_url.get_secret_value(),
+        "FINETOOTH_BROKER_URL": settings.broker_url.get_secret_value(),
+        "FINETOOTH_DATA_DIR": str(settings.data_dir),
+        "FINETOOTH_CACHE_DIR": str(settings.cache_dir),
+        "FINETOOTH_TRAIN_ON": "gpu",
+    }
+    command = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--pool", "threads", "-Q"]
+    done = subprocess.run([*command, "gpu"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, last.startswith("finetooth: this worker sees no GPU")) == (2, True), done.stderr
+    assert "FINETOOTH_TRAIN_ON=any" in last
 
 
 @pytest.fixture

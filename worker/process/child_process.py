@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from pydantic import BaseModel, ValidationError
 
@@ -33,6 +33,9 @@ _OF_THE_NETWORK = {
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "XDG_CACHE_HOME",
 }  # fmt: skip
+TRAIN_ON = "FINETOOTH_TRAIN_ON"
+"""The variable that tells a child whether the CPU will do: gpu or any."""
+
 _OF_DOWNLOADS = ("PIP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_")
 """Tokens of the hub and of a package index are among them."""
 
@@ -45,7 +48,9 @@ def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**passed, "PYTHONUTF8": "1"}
 
 
-def downloading_environment(environment: Mapping[str, str], cache_dir: Path) -> dict[str, str]:
+def downloading_environment(
+    environment: Mapping[str, str], cache_dir: Path, *, train_on: Literal["gpu", "any"] = "any"
+) -> dict[str, str]:
     """Return what a child needs of our environment that may download a model.
 
     It holds no address of a database or broker and no key of the service, but what the hub and proxies ask for.
@@ -53,6 +58,7 @@ def downloading_environment(environment: Mapping[str, str], cache_dir: Path) -> 
     Args:
         environment: The environment of this process.
         cache_dir: Where the child keeps downloaded models.
+        train_on: gpu: a child that would train on the CPU fails.
 
     Returns:
         The environment of the child.
@@ -60,7 +66,12 @@ def downloading_environment(environment: Mapping[str, str], cache_dir: Path) -> 
     passed = {
         name: value for name, value in environment.items() if name in _OF_THE_NETWORK or name.startswith(_OF_DOWNLOADS)
     }
-    return {**offline_environment(environment), **passed, "FINETOOTH_CACHE_DIR": str(cache_dir.absolute())}
+    return {
+        **offline_environment(environment),
+        **passed,
+        "FINETOOTH_CACHE_DIR": str(cache_dir.absolute()),
+        TRAIN_ON: train_on,
+    }
 
 
 @dataclass(frozen=True)

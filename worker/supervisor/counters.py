@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.contract.protocol import Stage
 from service.store.counters import Counted, count_aside
+from service.store.database_errors import cause_of
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class StageCounters:
                 self._uncounted.clear()
         except SQLAlchemyError as error:
             # The figures are not worth an audit that fails.
-            log.warning("not counted: %s", type(error).__name__)
+            log.warning("not counted: %s", cause_of(error))
 
     def _take_time(self) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from typing import TypeVar
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.store.database_errors import cause_of
 from service.store.objects import ObjectStore
 from worker.supervisor.errors import LeaseLostError
 
@@ -39,7 +40,7 @@ class JobDatabase:
             with self._sessions.begin() as session:
                 return act(session)
         except OperationalError as error:
-            log.warning("the database is away: %s", type(error.orig).__name__)
+            log.warning("the database is away: %s", cause_of(error))
             return None
 
     def run_with_retry(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
@@ -69,7 +70,7 @@ class JobDatabase:
             except OperationalError as error:
                 if time.monotonic() - started > AWAY_SECONDS:
                     raise
-                log.warning("the database is away: %s", type(error.orig).__name__)
+                log.warning("the database is away: %s", cause_of(error))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

@@ -9,13 +9,18 @@ import pynvml
 
 from service.lifecycle.workers import Device
 
+CPU = "cpu"
+"""As torch calls it."""
+
+NO_GPU = "this worker sees no GPU, and would train on the CPU"
+
 
 def read_device() -> Device | None:
     """Read the first GPU that CUDA programs of this process would see; without one, the machine's own memory.
 
     None where there is an NVIDIA driver that does not answer.
     """
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+    wanted = _wanted()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
@@ -38,8 +43,33 @@ def read_device() -> Device | None:
         pynvml.nvmlShutdown()
 
 
+def why_no_gpu() -> str | None:
+    """Why audits of this worker would train on the CPU, as far as it is seen without torch; None: there is a GPU.
+
+    A card of which nothing more can be read, as a part of one (MIG) often is, is a GPU.
+    """
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError_LibraryNotFound:
+        return NO_GPU if _machine().name == CPU else None
+    except pynvml.NVMLError:
+        return "the NVIDIA driver does not answer; look at nvidia-smi"
+    try:
+        there = pynvml.nvmlDeviceGetCount() > 0 and _wanted() not in ("", "-1")
+    except pynvml.NVMLError:
+        return "the NVIDIA driver does not answer; look at nvidia-smi"
+    finally:
+        pynvml.nvmlShutdown()
+    return None if there else NO_GPU
+
+
+def _wanted() -> str:
+    """The first card that CUDA programs would see, by number or name; empty or -1: none."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
+
+
 def _machine() -> Device:
     memory = psutil.virtual_memory()
     # As torch calls them.
-    name = "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else "cpu"
+    name = "mps" if sys.platform == "darwin" and platform.machine() == "arm64" else CPU
     return Device(name=name, memory_bytes=memory.total, memory_used_bytes=memory.total - memory.available)

@@ -61,6 +61,7 @@ class Supervisor:
         self._device = DeviceWatch(
             retry_seconds=settings.retry_seconds, environment=self._children_environment, command=device_check
         )
+        self._uncounted: dict[tuple[Counted, str], float] = {}
 
     @property
     def device_failed(self) -> bool:
@@ -126,7 +127,16 @@ class Supervisor:
         raise LookupError(f"no worker knows jobs of kind {claim.kind!r}")
 
     def _children_environment(self) -> dict[str, str]:
-        return downloading_environment(os.environ, self._settings.cache_dir)
+        return downloading_environment(os.environ, self._settings.cache_dir, train_on=self._settings.train_on)
 
     def _count(self, name: Counted, label: str) -> None:
-        self._database.try_once(lambda session: count_aside(session, {(name, label): 1.0}))
+        self._uncounted[name, label] = self._uncounted.get((name, label), 0.0) + 1.0
+        amounts = dict(self._uncounted)
+
+        def write(session: Session) -> bool:
+            count_aside(session, amounts)
+            return True
+
+        # Away, as it is for a worker that was cut off from it: counted with what comes next.
+        if self._database.try_once(write):
+            self._uncounted.clear()

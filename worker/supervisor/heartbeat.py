@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.workers import beat, leave
 from service.settings import Lane
+from service.store.database_errors import cause_of
 from worker.supervisor.device import read_device
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Heartbeat:
             with self._sessions.begin() as session:
                 leave(session, owner=self._owner)
         except SQLAlchemyError as error:
-            log.warning("could not sign off: %s", type(error).__name__)
+            log.warning("could not sign off: %s", cause_of(error))
 
     def _run(self) -> None:
         while not self._over.wait(self._seconds):
@@ -70,4 +71,4 @@ class Heartbeat:
                     device_failed=self._device_failed(),
                 )
         except SQLAlchemyError as error:
-            log.warning("no heartbeat, the database is away: %s", type(error).__name__)
+            log.warning("no heartbeat, the database is away: %s", cause_of(error))

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle import jobs
 from service.lifecycle.jobs import Claim
+from service.store.database_errors import cause_of
 from worker.process.child_process import ChildProcess
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class LeaseKeeper:
                 with self._sessions.begin() as session:
                     left = jobs.renew(session, self._claim, lease_seconds=self._seconds)
             except SQLAlchemyError as error:
-                log.warning("the lease could not be renewed: %s", type(error).__name__)
+                log.warning("the lease could not be renewed: %s", cause_of(error))
                 # Retried soon: what is left of the lease is all the time that there is.
                 pause = min(1.0, self._seconds / 10)
                 continue

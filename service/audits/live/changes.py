@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.audits.live.versions import Version, read_versions
 from service.http.places import Places, Refusal
 from service.http.transactions import Transactions
+from service.store.database_errors import cause_of
 
 POLL_SECONDS = 1.0
 """Between two reads, which are for all waiting requests of the process."""
@@ -116,7 +117,7 @@ class AuditChanges:
                 found = await self._transactions.autocommit(partial(read_versions, audit_ids=audit_ids))
             except SQLAlchemyError as error:
                 if not away:
-                    log.warning("audits are not watched, the database is away: %s", type(error).__name__)
+                    log.warning("audits are not watched, the database is away: %s", cause_of(error))
                 away = True
                 continue
             away = False

@@ -33,12 +33,17 @@ from service.errors import (
 from service.http.problems.problem import Problem, problem_response
 from service.http.sub_path import own_path
 from service.logs import describe_error
+from service.store.database_errors import cause_of
 from service.store.objects import ObjectMissingError, ObjectStoreUnavailableError
 
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 100
 """Of what is wrong in a request: a small one can be wrong in very many places."""
+
+BUSY_STATES = frozenset({"57014", "55P03", "40P01", "40001", "25P03", "25P04"})
+"""SQLSTATEs of a statement cancelled for its timeout or its lock's, of a deadlock, a serialization failure, and of a
+transaction ended because nothing happened in it, or for its length: the database is there."""
 
 STATUSES: dict[type[DomainError], int] = {
     ForbiddenError: 403,
@@ -60,6 +65,7 @@ def install_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(sqlalchemy.exc.OperationalError, _on_database_error)
+    app.add_exception_handler(sqlalchemy.exc.InternalError, _on_internal_error)
     app.add_exception_handler(sqlalchemy.exc.InterfaceError, _on_database_error)
     app.add_exception_handler(sqlalchemy.exc.TimeoutError, _on_database_error)
     app.add_exception_handler(sqlalchemy.exc.DataError, _on_data_error)
@@ -187,13 +193,19 @@ def _allowed_methods(request: Request) -> list[str]:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     """Out of reach, or too busy: the same request may succeed later."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
-    log.warning("database error: %s SQLSTATE %s", type(error).__name__, state)
-    # Cancelled for its statement_timeout, lock_timeout, deadlock, serialization failure: the database is there.
-    if state in {"57014", "55P03", "40P01", "40001"} or isinstance(error, sqlalchemy.exc.TimeoutError):
+    log.warning("database error: %s: %s", type(error).__name__, cause_of(error))
+    if state in BUSY_STATES or isinstance(error, sqlalchemy.exc.TimeoutError):
         detail = "The database is too busy to answer in time. Try again."
         return problem_response(request, Problem(503, "database_busy", detail, headers={"Retry-After": "2"}))
     detail = "The database does not answer. Nothing was changed; try again."
     return problem_response(request, Problem(503, "database_unavailable", detail, headers={"Retry-After": "5"}))
+
+
+async def _on_internal_error(request: Request, error: Exception) -> Response:
+    """Most are defects; but a server also ends a transaction in this way."""
+    if getattr(getattr(error, "orig", None), "sqlstate", None) not in BUSY_STATES:
+        raise error
+    return await _on_database_error(request, error)
 
 
 async def _on_missing_object(request: Request, error: Exception) -> Response:

@@ -84,6 +84,8 @@
   // What was said and is not answered yet. It goes one after the other, so that the last key pressed is what is kept.
   const unanswered = new Set();
 
+  const latest = new WeakMap();
+
   function deliver(step) {
     step.answer ??= send(step.address, step.said);
     return step.answer;
@@ -111,6 +113,8 @@
     if (before.verdict === said.verdict && before.note === said.note) return sending;
     show(form, said);
     if (undoable) remember({ address: form.dataset.api, before });
+    said = { ...said };
+    latest.set(form, said);
     sending = enqueue(form.dataset.api, said).then(
       async (verdict) => {
         complain("");
@@ -118,10 +122,11 @@
           const answer = await fetch(form.dataset.api, { credentials: "same-origin" });
           verdict = answer.ok ? await answer.json() : null;
         }
-        if (verdict) showOutcome(form, verdict);
+        // What was said of it meanwhile is shown already, and has an answer of its own to come.
+        if (verdict && latest.get(form) === said) showOutcome(form, verdict);
       },
       (error) => {
-        show(form, before);
+        if (latest.get(form) === said) show(form, before);
         complain(error instanceof TypeError ? "No answer from the server; this verdict was not kept." : error.message);
       },
     );

@@ -2,6 +2,8 @@
 
 from alembic import command
 from pydantic import SecretStr
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
 from service.app import create_app
@@ -43,6 +45,17 @@ def test_not_ready_before_the_migrations(anonymous_client: TestClient, database_
     assert anonymous_client.get("/healthz").status_code == 200
     migrate(database_url)
     assert anonymous_client.get("/readyz").status_code == 200
+
+
+def test_a_schema_of_a_newer_version_asks_for_the_newer_version(
+    anonymous_client: TestClient, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    answer = anonymous_client.get("/readyz").json()
+    assert answer["code"] == "schema_outdated"
+    assert "start the newer one" in answer["detail"]
+    assert "run the migrations" not in answer["detail"]
 
 
 def test_info(client: TestClient) -> None:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from service.contract.failure import ErrorCode, Failure
 from service.lifecycle.jobs import claim, expire_one, fail, release
-from service.lifecycle.workers import beat
+from service.lifecycle.workers import Device, beat
 from service.store.counters import Counted, count
 from service.store.tables import Audit
 
@@ -71,6 +71,36 @@ def test_jobs_queue_age_and_attempts(
     assert found["finetooth_lease_expiries_total",] == 1
     workers = {tuple(labels): number for (name, *labels), number in found.items() if name == "finetooth_workers"}
     assert workers == {("gpu", "busy"): 1, ("gpu", "idle"): 1, ("io", "busy"): 0, ("io", "idle"): 0}
+
+
+def test_what_never_happened_is_zero_so_that_its_first_time_is_an_increase(client: TestClient) -> None:
+    found = scrape(client)
+    assert found["finetooth_attempts_total", "network"] == 0
+    assert {reason for name, *labels in found if name == "finetooth_attempts_total" for reason in labels} >= {
+        "published",
+        "cancelled",
+        "released",
+        *ErrorCode,
+    }
+    assert found["finetooth_attempts_started_total", "io"] == 0
+    assert found["finetooth_stage_seconds_total", "training"] == 0
+
+
+def test_workers_of_the_gpu_lane_by_device(client: TestClient, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        for owner, lane, device in (
+            ("a", "gpu", Device("NVIDIA H200", 2**37, 2**30)),
+            ("b", "gpu", Device("NVIDIA H200", 2**37, 0)),
+            ("c", "gpu", Device("cpu", 2**34, 0)),
+            ("d", "gpu", None),
+            ("gone", "gpu", Device("cpu", 2**34, 0)),
+            ("e", "io", None),
+        ):
+            beat(session, owner=owner, lane=lane, host="h", pid=1, device=device)  # type: ignore[arg-type]
+        session.execute(text("UPDATE workers SET seen_at = seen_at - interval '1 day' WHERE owner = 'gone'"))
+    found = scrape(client)
+    devices = {labels[0]: number for (name, *labels), number in found.items() if name == "finetooth_worker_devices"}
+    assert devices == {"NVIDIA H200": 2, "cpu": 1, "unknown": 1}
 
 
 def test_workers_count_in_the_database(client: TestClient, sessions: sessionmaker[Session]) -> None:

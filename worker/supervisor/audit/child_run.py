@@ -70,7 +70,8 @@ class ChildRun:
         lease = self._context.lease
         if lease.lost:
             raise LeaseLostError
-        environment = downloading_environment(os.environ, self._context.settings.cache_dir)
+        settings = self._context.settings
+        environment = downloading_environment(os.environ, settings.cache_dir, train_on=settings.train_on)
         reason = self._wait_for_launcher(environment)
         if reason is not None:
             return ChildEnding(EXIT_STOPPED, None, reason, "")

@@ -1,6 +1,7 @@
 """Whatever goes wrong, the answer is a problem document that says what to do and leaks nothing."""
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,6 +126,10 @@ def broken_app(settings: Settings) -> FastAPI:
         if how == "slow":
             session.execute(text("SET LOCAL statement_timeout = '50ms'"))
             session.execute(text("SELECT pg_sleep(5)"))
+        if how == "idle":
+            session.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+            time.sleep(0.5)
+            session.execute(text("SELECT 1"))
         if how == "range":
             session.execute(text("SELECT CAST(:n AS integer)"), {"n": 2**40})
         if how == "problem":
@@ -165,6 +170,7 @@ def test_an_answer_that_breaks_off_leaks_nothing_to_the_servers_log(
         ("bug", 500, "internal_error"),
         ("constraint", 500, "internal_error"),
         ("slow", 503, "database_busy"),
+        ("idle", 503, "database_busy"),
         ("range", 422, "unstorable_value"),
         ("problem", 418, "teapot"),
         ("conflict", 409, "teapot"),
