@@ -233,14 +233,12 @@ def _gated(spec: ModelSpec) -> TrainingError:
 
 def _is_unreachable(error: Exception) -> bool:
     """Return whether the hub gave no answer, or one that says nothing of the model."""
-    for cause in causes(error):
-        if is_disk_full(cause) or isinstance(cause, RepositoryNotFoundError | RevisionNotFoundError):
-            return False
-        if isinstance(cause, RemoteEntryNotFoundError) or _is_refused(cause):
-            return False
-        if is_network_trouble(cause):
-            return True
-    return False
+    found = list(causes(error))
+    # The hub's client wraps what it was answered in what it says where it cannot ask.
+    answers = (RepositoryNotFoundError, RevisionNotFoundError, RemoteEntryNotFoundError)
+    if any(is_disk_full(cause) or isinstance(cause, answers) or _is_refused(cause) for cause in found):
+        return False
+    return any(is_network_trouble(cause) for cause in found)
 
 
 def _unreachable(spec: ModelSpec, error: Exception) -> TrainingError:

@@ -38,3 +38,12 @@ def test_of_other_workspaces_it_shows_counts(
     assert "a job of another workspace" in stranger.text
     for name in ("ours.jsonl", "waits.jsonl", "done.jsonl", "node-1", held.id):
         assert name not in stranger.text
+
+
+def test_a_worker_whose_device_failed(sign_in: SignIn, sessions: Sessions) -> None:
+    for failed in (True, False):
+        with sessions.begin() as session:
+            beat(session, owner="one", lane="gpu", host="node-1", pid=7, device_failed=failed)
+        page = Page(sign_in().get("/workers").text)
+        assert ("takes no jobs until it has passed a check" in page.text) == failed
+        assert f"1 worker, {0 if failed else 1} idle." in page.text
