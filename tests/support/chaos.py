@@ -191,6 +191,7 @@ class Chaos:
         self.folder.mkdir()
         servers.execute(f"CREATE DATABASE {self.name} TEMPLATE {TEMPLATE} OWNER {USER}")
         self.settings = Settings(
+            train_on="any",
             database_url=servers.postgres.url(self.name),
             broker_url=servers.valkey.url,
             data_dir=self.folder / "data",
@@ -235,6 +236,7 @@ class Chaos:
             "FINETOOTH_BROKER_URL": broker.get_secret_value(),
             "FINETOOTH_DATA_DIR": str(self.settings.data_dir),
             "FINETOOTH_CACHE_DIR": str(self.settings.cache_dir),
+            "FINETOOTH_TRAIN_ON": "any",
             **changed,
         }
 
