@@ -184,13 +184,14 @@ def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
         while left >= turn.end:
             _check_gap(text[covered : turn.content_end])
             turn = next(turns)
-            covered = turn.start
+            covered = max(covered, turn.start)
         own = text[max(left, turn.start) : min(right, turn.end)]
         # A word may take the space before it along. Space that begins before the turn is not the turn's.
         if not own or (left < turn.start and own.isspace()):
             parts.append(0)
             continue
-        if text[left : turn.start].strip() or text[turn.end : right].strip():
+        beside = text[left : turn.start].strip() or text[turn.end : right].strip()
+        if beside and _untrained(rendering, left, right):
             raise RefusedRowError("the model's tokenizer joins a turn's text and what stands beside it in one token")
         _check_gap(text[covered : min(left, turn.content_end)])
         covered = max(covered, right)
@@ -198,6 +199,17 @@ def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
     for rest in (turn, *turns):
         _check_gap(text[max(covered, rest.start) : rest.content_end])
     return parts
+
+
+def _untrained(rendering: Rendering, left: int, right: int) -> bool:
+    """Whether between these places stands anything that has no loss, white space aside.
+
+    Turns that both have loss may be joined in one token, where only white space parts them.
+    """
+    return any(
+        not rendering.text[place].isspace() and not any(turn.start <= place < turn.end for turn in rendering.trained)
+        for place in range(left, right)
+    )
 
 
 def _check_gap(text: str) -> None:

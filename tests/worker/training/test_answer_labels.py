@@ -135,3 +135,15 @@ def test_an_answer_of_one_word_has_its_loss(template: str, kind: str) -> None:
     whole = encode(conversation, tokenizer, max_length=1000, turns="all")
     assert whole.ids == sample.ids
     assert answered(whole, tokenizer) == squeezed(f"Which lamp is the best one?positive{END_OF_TURN[template]}")
+
+
+def test_turns_with_loss_that_share_a_token_are_one_text() -> None:
+    """Mistral's template puts the system's turn right before the user's, and this tokenizer knows neither as a word."""
+    conversation = [
+        {"role": "system", "content": "0"},
+        {"role": "user", "content": "0"},
+        {"role": "assistant", "content": "yes"},
+    ]
+    tokenizer = tokenizer_of("metaspace", TEMPLATES["mistral"])
+    sample = encode(conversation, tokenizer, max_length=1000, turns="all")
+    assert answered(sample, tokenizer) == squeezed(f"00yes{END_OF_TURN['mistral']}")
