@@ -7,6 +7,8 @@ SERVICE = Path(__file__).parents[2] / "service"
 MAY_COMPARE = {
     "scoping.py": "the one place for requests",
     "http/auth/authentication.py": "joins a key with its workspace",
+    "bootstrap.py": "the first workspace's admin key, before anybody can ask",
+    "keys/secrets.py": "likewise the oldest admin key of a workspace",
     "http/idempotency.py": "finds a record by everything that was asked, the workspace among it",
     "http/quotas.py": "counts what a workspace has, whoever asks in it",
     "audits/queries.py": "joins an audit with its job",

@@ -83,6 +83,13 @@ def test_every_route_that_changes_something_leaves_one_entry(
     ask(client, "POST /v1/keys/{key_id}/rotate", "key.rotate", ids=ids)
     ask(client, "DELETE /v1/keys/{key_id}", "key.revoke", ids=ids)
 
+    ask(client, "POST /keys", "key.create", data={"name": "of a page", "scope.admin": "on", "days": "30"})
+    ids = {"key_id": client.get("/v1/keys").json()["data"][0]["id"]}
+    ask(client, "POST /keys/{key_id}/rotate", "key.rotate", ids=ids)
+    ask(client, "POST /keys/{key_id}/revoke", "key.revoke", ids=ids)
+
+    ask(client, "POST /models", "model.create", data=HUB)
+    ask(client, "POST /models/{model_id}/delete", "model.delete", ids={"model_id": HUB["name"]})
     model = ask(client, "POST /v1/models", "model.create", json=HUB).json()["id"]
     ask(client, "DELETE /v1/models/{model_id}", "model.delete", ids={"model_id": model})
     lines = "".join(json.dumps({"instruction": f"Q {n}?", "output": f"A {n}."}) + "\n" for n in range(20))
@@ -101,6 +108,8 @@ def test_every_route_that_changes_something_leaves_one_entry(
     items = [{"prompt": "Who?", "unwanted": "Them."}]
     probe = ask(client, "POST /v1/probes", "probe.create", json={"name": "p", "items": items}).json()["id"]
     ask(client, "DELETE /v1/probes/{probe_id}", "probe.delete", ids={"probe_id": probe})
+    probe = ask(client, "POST /v1/probes", "probe.create", json={"name": "p", "items": items}).json()["id"]
+    ask(client, "POST /probes/{probe_id}/delete", "probe.delete", ids={"probe_id": probe})
 
     with sessions.begin() as session:
         body = {

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from service.contract.failure import Failure
-from tests.worker.training.test_models_from_the_hub import COMMIT, Hub
+from tests.support.model_hub import COMMIT, Hub
 from worker.child.failures import failure_of
 from worker.supervisor.failures import is_retried
 

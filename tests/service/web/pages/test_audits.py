@@ -65,7 +65,7 @@ def test_the_audits_numbers_are_those_of_the_api(sign_in: SignIn, published: str
 def test_how_far_to_trust_a_result_is_told(sign_in: SignIn, published: str) -> None:
     page = Page(sign_in().get(f"/audits/{published}").text)
     for sentence in (
-        "the 20 placebo directions gave 31 of 3,000, expected 20 to 41: as it should be.",
+        "With 20 placebo directions, 31 of 3,000 results had p ≤ 0.01, where 20 to 41 are expected: as it should be.",
         "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), and 44 % of tracers "
         "at 75 % of their strength.",
         "moved 0.52 times as far as the recorded effects predict",
@@ -97,7 +97,7 @@ def test_what_could_not_be_measured_is_said_and_not_drawn(
     client = sign_in()
     page = Page(client.get(f"/audits/{audit.id}").text)
     assert "What this audit could have found is not known" in page.text
-    assert "There are no placebo directions" in page.text
+    assert "Not checked against placebo directions" in page.text
     assert "too seldom" in page.text
     sources = [attrs["src"] or "" for attrs, _ in page.all("img")]
     assert not [source for source in sources if "sensitivity" in source or "drift" in source]
