@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from pydantic import SecretStr
 
 from service.settings import Settings
-from tests.support.browser import Complaints, OpenPage
+from tests.support.browser import Complaints, OpenPage, sign_in_at_issuer
 from tests.support.oidc_issuer import CLIENT_ID, CLIENT_SECRET, real_issuer
 
 pytestmark = pytest.mark.browser
@@ -40,13 +40,7 @@ def test_a_person_signs_in_adds_somebody_and_signs_out(
     claims = {"email": "ada@example.org", "email_verified": True, "name": "Ada Lovelace"}
     httpx.put(f"{short_issuer}/users/ada", json=claims).raise_for_status()
     page = open_page()
-    # The issuer's own page asks for a style sheet of the internet.
-    page.route(lambda url: "127.0.0.1" not in url and "localhost" not in url, lambda route: route.fulfill(body=""))
-    page.goto("/sign-in")
-    page.get_by_role("link", name="Sign in with single sign-on").click()
-    page.get_by_placeholder("sub").fill("ada")
-    page.get_by_role("button", name="Authorize").click()
-    page.wait_for_url("**/audits")
+    sign_in_at_issuer(page, "ada")
     expect(page.get_by_role("link", name="Ada Lovelace · default")).to_be_visible()
     page.get_by_role("link", name="People").click()
     page.get_by_label("E-mail").fill("grace@example.org")

@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from service.client import Client
-from tests.support.browser import Complaints
+from tests.support.browser import Complaints, sign_in_at_issuer
 from tests.support.oidc_issuer import CLIENT_ID, CLIENT_SECRET, real_issuer
 from tests.support.running_stack import admin_key, running_stack, stack_environment
 from tests.support.tiny_model import build_tiny_model
@@ -66,13 +66,7 @@ def sign_in(browser: Browser, place: Place, complaints: Complaints, subject: str
     context = browser.new_context(base_url=place.url, viewport={"width": 1440, "height": 900})
     page = context.new_page()
     complaints.watch(page)
-    # The issuer's own page asks for a style sheet of the internet.
-    page.route(lambda url: "127.0.0.1" not in url and "localhost" not in url, lambda route: route.fulfill(body=""))
-    page.goto("/sign-in")
-    page.get_by_role("link", name="Sign in with single sign-on").click()
-    page.get_by_placeholder("sub").fill(subject)
-    page.get_by_role("button", name="Authorize").click()
-    page.wait_for_url("**/audits")
+    sign_in_at_issuer(page, subject)
     expect(page.get_by_role("link", name=f"{name} · default")).to_be_visible()
     return page
 

@@ -39,6 +39,17 @@ class Complaints(list[str]):
             self.append(f"{kind}: {text}")
 
 
+def sign_in_at_issuer(page: Page, subject: str) -> None:
+    """Sign in by OpenID Connect, as whom `oidc-provider-mock` knows by that name, and wait for the list of audits."""
+    # The issuer's own page asks for a style sheet of the internet.
+    page.route(lambda url: "127.0.0.1" not in url and "localhost" not in url, lambda route: route.fulfill(body=""))
+    page.goto("/sign-in")
+    page.get_by_role("link", name="Sign in with single sign-on").click()
+    page.get_by_placeholder("sub").fill(subject)
+    page.get_by_role("button", name="Authorize").click()
+    page.wait_for_url("**/audits")
+
+
 def launch_chromium(playwright: Playwright) -> Browser:
     """Start a headless Chromium: the machine's, else the one that `playwright install chromium` brought."""
     found = next((path for name in CHROMIUM_NAMES if (path := shutil.which(name))), None)

@@ -7,6 +7,21 @@ from pathlib import Path
 from typing import ClassVar
 
 COMMIT = "c0ffee" * 6 + "abcd"
+LOAD = """
+import sys
+from pathlib import Path
+import torch
+from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
+from worker.child.failures import failure_of
+from worker.training.models import load_model
+spec = ModelSpec(source=ModelSource.HUB, location="org/model", revision=sys.argv[1])
+try:
+    load_model(spec, TrainingConfig(), torch.device("cpu"), cache=Path(sys.argv[2]))
+    print("null")
+except Exception as error:
+    print(failure_of(error).model_dump_json())
+"""
+"""Loads the model of a revision into a cache folder, as a child does, and prints why it could not, or null."""
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -84,8 +84,6 @@
   // What was said and is not answered yet. It goes one after the other, so that the last key pressed is what is kept.
   const unanswered = new Set();
 
-  const latest = new WeakMap();
-
   function deliver(step) {
     step.answer ??= send(step.address, step.said);
     return step.answer;
@@ -98,6 +96,9 @@
     sending = answered.catch(() => {});
     return answered;
   }
+
+  // What was said of a sample since is shown already, and has an answer of its own to come.
+  const isUnanswered = (address) => [...unanswered].some((step) => step.address === address);
 
   // Who leaves the page does not wait for answers: what is not sent yet is sent at once, of each sample the last alone.
   window.addEventListener("pagehide", () => {
@@ -113,8 +114,6 @@
     if (before.verdict === said.verdict && before.note === said.note) return sending;
     show(form, said);
     if (undoable) remember({ address: form.dataset.api, before });
-    said = { ...said };
-    latest.set(form, said);
     sending = enqueue(form.dataset.api, said).then(
       async (verdict) => {
         complain("");
@@ -122,11 +121,10 @@
           const answer = await fetch(form.dataset.api, { credentials: "same-origin" });
           verdict = answer.ok ? await answer.json() : null;
         }
-        // What was said of it meanwhile is shown already, and has an answer of its own to come.
-        if (verdict && latest.get(form) === said) showOutcome(form, verdict);
+        if (verdict && !isUnanswered(form.dataset.api)) showOutcome(form, verdict);
       },
       (error) => {
-        if (latest.get(form) === said) show(form, before);
+        if (!isUnanswered(form.dataset.api)) show(form, before);
         complain(error instanceof TypeError ? "No answer from the server; this verdict was not kept." : error.message);
       },
     );

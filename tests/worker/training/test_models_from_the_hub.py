@@ -12,22 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.model_hub import COMMIT, Hub
-
-LOAD = """
-import json, sys
-from pathlib import Path
-import torch
-from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
-from worker.training.errors import TrainingError
-from worker.training.models import load_model
-spec = ModelSpec(source=ModelSource.HUB, location="org/model", revision=sys.argv[1])
-try:
-    load_model(spec, TrainingConfig(), torch.device("cpu"), cache=Path(sys.argv[2]))
-    print("null")
-except TrainingError as error:
-    print(error.failure.model_dump_json())
-"""
+from tests.support.model_hub import COMMIT, LOAD, Hub
 
 
 @pytest.fixture

@@ -20,24 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from service.contract.failure import Failure
-from tests.support.model_hub import COMMIT, Hub
+from tests.support.model_hub import COMMIT, LOAD, Hub
 from worker.child.failures import failure_of
 from worker.supervisor.failures import is_retried
-
-LOAD = """
-import sys
-from pathlib import Path
-import torch
-from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
-from worker.child.failures import failure_of
-from worker.training.models import load_model
-spec = ModelSpec(source=ModelSource.HUB, location="org/model", revision=sys.argv[1])
-try:
-    load_model(spec, TrainingConfig(), torch.device("cpu"), cache=Path(sys.argv[2]))
-    print("null")
-except Exception as error:
-    print(failure_of(error).model_dump_json())
-"""
 
 
 class TroubledHub(Hub):
