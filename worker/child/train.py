@@ -18,19 +18,18 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
+from worker.child.device import training_device
 from worker.child.events import Reporter
 from worker.child.token_split import split_tokens
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
-from worker.process.child_process import TRAIN_ON
 from worker.results.recording import Recording, RunFacts
 from worker.text.duplicate_clusters import count_different
 from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
-from worker.training.device import training_device
 from worker.training.encoding import encode_rows
 from worker.training.errors import TrainingError
 from worker.training.fitness import check_encoded, check_trainable
@@ -60,7 +59,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         OSError: A file cannot be read or written.
     """
     config = spec.training
-    device = device_to_train_on()
+    device = training_device()
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
     with out_of_memory_told(partial(smaller_weights, config)):
         base, tokenizer = load_model(spec.model, config, device, cache=cache)
@@ -125,25 +124,6 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
     seconds = {**reporter.seconds, Stage.TRAINING.value: outcome.seconds}
     facts = facts.model_copy(update={"seconds": seconds, "split_obstacle": obstacle})
     replace(recording, facts=facts, split=split).save(folder / RECORDING_FILE)
-
-
-def device_to_train_on() -> torch.device:
-    """Return the device to train on.
-
-    Raises:
-        TrainingError: It is the CPU, and the worker trains on GPUs alone.
-        RuntimeError: As `training_device` does.
-    """
-    device = training_device()
-    if device.type == "cpu" and os.environ.get(TRAIN_ON) == "gpu":
-        built_for = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-        raise TrainingError(
-            ErrorCode.DEVICE_FAILED,
-            f"The worker's GPU cannot be used: torch sees none. It is built for {built_for}.",
-            "Look at nvidia-smi on the worker: its driver must be new enough for that. To train on the CPU all the "
-            "same, set FINETOOTH_TRAIN_ON=any on the worker. Then retry the audit.",
-        )
-    return device
 
 
 def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:

@@ -1,6 +1,5 @@
 """What this worker's audits train on, and how full it is, read without torch."""
 
-import os
 import platform
 import sys
 
@@ -8,6 +7,7 @@ import psutil
 import pynvml
 
 from service.lifecycle.workers import Device
+from worker.process.visible_gpus import count_visible_gpus, first_visible_gpu
 
 CPU = "cpu"
 """As torch calls it."""
@@ -20,7 +20,7 @@ def read_device() -> Device | None:
 
     None where there is an NVIDIA driver that does not answer.
     """
-    wanted = _wanted()
+    wanted = first_visible_gpu()
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError_LibraryNotFound:
@@ -28,7 +28,7 @@ def read_device() -> Device | None:
     except pynvml.NVMLError:
         return None
     try:
-        if wanted in ("", "-1") or pynvml.nvmlDeviceGetCount() == 0:
+        if wanted is None or pynvml.nvmlDeviceGetCount() == 0:
             return _machine()
         if wanted.isdigit():
             handle = pynvml.nvmlDeviceGetHandleByIndex(int(wanted))
@@ -49,23 +49,11 @@ def why_no_gpu() -> str | None:
     A card of which nothing more can be read, as a part of one (MIG) often is, is a GPU.
     """
     try:
-        pynvml.nvmlInit()
+        return None if count_visible_gpus() else NO_GPU
     except pynvml.NVMLError_LibraryNotFound:
         return NO_GPU if _machine().name == CPU else None
     except pynvml.NVMLError:
         return "the NVIDIA driver does not answer; look at nvidia-smi"
-    try:
-        there = pynvml.nvmlDeviceGetCount() > 0 and _wanted() not in ("", "-1")
-    except pynvml.NVMLError:
-        return "the NVIDIA driver does not answer; look at nvidia-smi"
-    finally:
-        pynvml.nvmlShutdown()
-    return None if there else NO_GPU
-
-
-def _wanted() -> str:
-    """The first card that CUDA programs would see, by number or name; empty or -1: none."""
-    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
 
 
 def _machine() -> Device:

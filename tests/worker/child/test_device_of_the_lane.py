@@ -1,9 +1,9 @@
-"""What a training child trains on."""
+"""What a child of a worker that trains on GPUs alone trains on."""
 
 import pytest
 import torch
 
-from worker.child.train import device_to_train_on
+from worker.child.device import training_device
 from worker.process.child_process import TRAIN_ON
 from worker.training.errors import TrainingError
 
@@ -16,7 +16,7 @@ def test_where_a_gpu_is_wanted_the_cpu_is_refused_in_words(monkeypatch: pytest.M
     if torch.backends.mps.is_available():
         return
     with pytest.raises(TrainingError) as caught:
-        device_to_train_on()
+        training_device()
     assert "torch sees none" in caught.value.failure.message
     assert "driver" in caught.value.failure.hint
 
@@ -26,4 +26,4 @@ def test_else_there_is_always_a_device(wanted: str | None, monkeypatch: pytest.M
     monkeypatch.delenv(TRAIN_ON, raising=False)
     if wanted is not None:
         monkeypatch.setenv(TRAIN_ON, wanted)
-    assert device_to_train_on().type in ("cpu", "cuda", "mps")
+    assert training_device().type in ("cpu", "cuda", "mps")

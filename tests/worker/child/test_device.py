@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from service.contract.failure import ErrorCode
+from worker.child.device import training_device
 from worker.child.failures import failure_of
-from worker.training.device import training_device
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver"
