@@ -1,8 +1,8 @@
 """Which directions a run's gradients are compared with: linear combinations of the probe items' own gradients.
 
-Of every probe: the mean over its unwanted answers and, where it has them, over its reference answers (the *targets*);
-for every fold of its items the same means over the items of the other folds (*held out*); and *placebos*, which stand
-for no behaviour: the items' deviations from the mean of their side, summed with random signs.
+Each probe has three kinds. *Targets* are the mean over its unwanted answers and, where it has them, over its reference
+answers. *Held out* directions are the same means over the items of all folds but one. *Placebos* represent no
+behaviour: the items' deviations from the mean of their side, summed with random signs.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 PLACEBOS = 20
-"""Placebo directions of an audit with one probe."""
+"""Placebo directions of an audit with one probe; several probes share the number."""
 
 MIN_PLACEBOS = 5
-"""Of each probe, where several share the number."""
+"""The least number of placebos of each probe, where several probes share `PLACEBOS`."""
 
 
 class Kind(IntEnum):
@@ -41,12 +41,12 @@ class ProbeShape:
 
     @property
     def items(self) -> int:
-        """Unwanted answers."""
+        """Number of unwanted answers."""
         return len(self.folds)
 
     @property
     def gradients(self) -> int:
-        """Item gradients: of the unwanted answers, then of the reference answers."""
+        """Number of item gradients: those of the unwanted answers, then those of the reference answers."""
         return self.items * (2 if self.has_reference else 1)
 
 
@@ -55,34 +55,55 @@ class Directions:
     """D directions, targets first, over the item gradients of P probes."""
 
     kind: Integers
-    """[D], of Kind."""
+    """[D]: each column's `Kind`."""
     probe: Integers
-    """[D], counted from 0."""
+    """[D]: which probe each column belongs to, counted from 0."""
     coefficients: tuple[Floats, ...]
-    """Of each probe, [its directions, its gradients], in the order of the columns that are its own."""
+    """One array a probe, [its directions, its gradients], its directions in the order of their columns."""
     held_out: tuple[Integers, ...]
-    """One array a probe, [sides, items]: which column is the mean over the side's answers but for those of the item's
-    own fold; -1 where there is none. The unwanted answers' side comes first, then the references' if there are any."""
+    """One array a probe, [sides, items]: which column is the mean over the side's answers outside the item's own fold;
+    -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
+    any."""
 
     def __len__(self) -> int:
         return len(self.kind)
 
     @property
     def targets(self) -> int:
-        """Columns that are targets; they come first, and effects are recorded for these alone."""
+        """Number of columns that are targets. They come first, and effects are recorded for them alone."""
         return int((self.kind <= Kind.REFERENCE).sum())
 
     def columns(self, probe: int, kind: Kind) -> Integers:
-        """All columns of a kind."""
+        """Return the columns of one kind that belong to one probe.
+
+        Args:
+            probe: The probe's number, counted from 0.
+            kind: The kind of direction.
+
+        Returns:
+            [columns], indices into the D directions, rising; empty if the probe has none of the kind.
+        """
         return np.flatnonzero((self.kind == kind) & (self.probe == probe))
 
     def of_probe(self, probe: int) -> Integers:
-        """All columns of a probe, in the order of its coefficients."""
+        """Return the indices of all columns of a probe, in the order of its coefficients."""
         return np.flatnonzero(self.probe == probe)
 
 
 def plan(probes: Sequence[ProbeShape], *, seed: int) -> Directions:
-    """Lays out all directions; placebo signs are drawn from `seed`. Raises ValueError for no probe or an empty one."""
+    """Lay out the directions of a run, targets first.
+
+    Args:
+        probes: The shape of each probe, in the order of the audit; at least one.
+        seed: Seeds the random signs of the placebos, so that a run can be repeated.
+
+    Returns:
+        All columns and their coefficients. A probe with one fold has no held-out directions, and one with a single item
+        no placebos.
+
+    Raises:
+        ValueError: There is no probe, or one of them has no item.
+    """
     if not probes or any(not shape.items for shape in probes):
         raise ValueError("a run needs at least one probe, and each probe an item")
     placebos = max(MIN_PLACEBOS, -(-PLACEBOS // len(probes)))

@@ -16,7 +16,7 @@ class Steps:
     batch_size: NDArray[np.int64]
     """B_t: samples in the step's batch."""
     block: NDArray[np.int64]
-    """Which probe gradient was in force: counts refreshes from 0."""
+    """Which probe gradient was active: counts refreshes from 0."""
 
     def __len__(self) -> int:
         return len(self.learning_rate)
@@ -32,7 +32,7 @@ class Observations:
     effect: NDArray[np.float64]
     """[n, K]: s_ti = <G_t, P_t g_ti>; NaN at a step before the preconditioner existed."""
     alignment: NDArray[np.float64]
-    """[n, K]: c_ti in [-1, 1]; NaN likewise."""
+    """[n, K]: c_ti in [-1, 1]; NaN at a step before the preconditioner existed."""
 
     def __len__(self) -> int:
         return len(self.row)

@@ -1,1 +1,1 @@
-"""What a training run records of each sample, in PyTorch."""
+"""Records per-sample gradient signals of a training run, in PyTorch."""

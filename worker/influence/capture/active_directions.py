@@ -14,14 +14,14 @@ from worker.influence.capture.probe_gradients import ProbeGradients
 from worker.influence.directions import Directions, Kind
 
 ALIGNED = ".lora_B."
-"""Part of the names of the layers that the alignment is taken over."""
+"""Part of the names of the layers that the alignment is taken over: lora_A's gradient is mostly noise (`Recorder`)."""
 
 Preconditioner = Mapping[str, Tensor]
-"""P: what the optimiser multiplies a gradient with, [numel] a layer."""
+"""P, the factor by which the optimiser multiplies a gradient: by name of the layer, [numel]."""
 
 
 def is_aligned(name: str) -> bool:
-    """Whether the alignment is taken over the layer."""
+    """Whether the alignment is taken over the layer of this name."""
     return ALIGNED in name
 
 
@@ -35,9 +35,13 @@ class ActiveDirections:
         square: Mapping[str, Tensor],
         learned: LayerWeights,
     ) -> None:
-        """targets: [targets, numel] of every layer; square: P^2, [numel] of the layers that the alignment is over.
+        """Stack targets and metric, and make room for `aligned`, `norms`, `weights` and `norm`, which are filled later.
 
-        `aligned`, `norms`, `weights` and `norm` are still to be filled.
+        Args:
+            directions: The plan of all D directions.
+            targets: By layer, [targets, numel], for every layer.
+            square: P^2 by layer, [numel], for the layers that the alignment is taken over.
+            learned: The weights of those layers.
         """
         like = next(iter(targets.values()))
         sizes = {name: own.shape[1] for name, own in targets.items()}
@@ -77,8 +81,20 @@ class ActiveDirections:
         preconditioner: Preconditioner,
         learned: LayerWeights,
     ) -> "tuple[ActiveDirections, list[NDArray[np.float64]]]":
-        """At a refresh. Beside it, of each probe, the cosines of its item gradients with its own directions
-        [items, columns].
+        """Combine the directions from new probe gradients, at a refresh.
+
+        Args:
+            directions: The plan of all D directions.
+            sides: The gradients of each probe: its unwanted side and, where it has references, its reference side.
+            preconditioner: The optimiser's P, by layer.
+            learned: Weights of the aligned layers, which take the items of this refresh into account.
+
+        Returns:
+            The directions, and for each probe the cosines of its item gradients with its own directions, [items,
+            columns].
+
+        Raises:
+            ValueError: The sides do not match the targets of the plan.
         """
         # Columns put targets of all probes first, by kind within; sides come by probe.
         targets = {(kind, probe): side.mean for probe, own in enumerate(sides) for kind, side in enumerate(own)}
@@ -95,7 +111,7 @@ class ActiveDirections:
         return active, [active._combine(probe, own, directions) for probe, own in enumerate(sides)]
 
     def state_dict(self) -> dict[str, Any]:
-        """All but what was learned, which outlives a refresh."""
+        """Return all tensors except those of the layer weights, which outlive a refresh."""
         return {
             "targets": _apart(self.targets),
             "square": _apart(self.square),
@@ -109,7 +125,17 @@ class ActiveDirections:
     def restored(
         cls, directions: Directions, state: Mapping[str, Any], learned: LayerWeights, like: Mapping[str, Tensor]
     ) -> "ActiveDirections":
-        """From what `state_dict` gave; like: the layers' weights, in their order."""
+        """Rebuild the directions from a `state_dict`.
+
+        Args:
+            directions: The plan of all D directions.
+            state: As `state_dict` returned it.
+            learned: The weights of the aligned layers.
+            like: The layers' weights, in the order of the recorder; tensors are moved to their devices.
+
+        Returns:
+            Directions equal to those saved.
+        """
 
         def of_layers(part: str) -> dict[str, Tensor]:
             own = state[part]
@@ -123,7 +149,7 @@ class ActiveDirections:
         return active
 
     def _combine(self, probe: int, sides: Sequence[ProbeGradients], directions: Directions) -> NDArray[np.float64]:
-        """Fills the probe's columns; the cosines of its item gradients with them, [items, columns]."""
+        """Fill the probe's columns, and return the cosines of its item gradients with them, [items, columns]."""
         like = self.norm
         columns = torch.as_tensor(directions.of_probe(probe)).to(like.device)
         coefficients = torch.as_tensor(directions.coefficients[probe]).to(like)
@@ -153,7 +179,7 @@ class ActiveDirections:
     def _held_out(
         inner: Tensor, item_square: Tensor, square: Tensor, columns: Tensor, directions: Directions, probe: int
     ) -> Tensor:
-        """Cosines [unwanted items, layers] of each item with the direction that leaves its fold out."""
+        """Return each unwanted item's cosine with the direction that leaves its fold out, [items, layers]."""
         left_out = directions.held_out[probe][0]
         items = torch.arange(len(left_out), device=inner.device)
         if left_out.min() < 0:
@@ -163,7 +189,7 @@ class ActiveDirections:
         return (inner[:, items, position] / scale).T
 
     def turned_from(self, before: "ActiveDirections") -> NDArray[np.float64]:
-        """Cosine of each target now and before, in the metric now."""
+        """Return the cosine between each target now and before, in the present metric, [targets]."""
         count = len(next(iter(self.targets.values())))
         inner = self.norm.new_zeros(count)
         square = self.norm.new_zeros(count)
@@ -176,9 +202,10 @@ class ActiveDirections:
 
 
 def _by_layer(stacks: Mapping[Stack, Tensor]) -> dict[str, Tensor]:
+    """Return views of each layer's part of the stacks, by name."""
     return {name: rows[:, layer] for stack, rows in stacks.items() for layer, name in enumerate(stack.names)}
 
 
 def _apart(of_layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the layers between which they lie."""
+    """Return copies without the layers that lie between them in their stack."""
     return {name: rows.contiguous() for name, rows in of_layers.items()}

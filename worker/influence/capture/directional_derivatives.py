@@ -11,21 +11,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def derivatives_along(module: nn.Module, direction: Mapping[str, Tensor], *inputs: Any) -> Tensor:
-    """Differentiate everything that a module computes along one direction in its weights, in one forward pass.
+    """Differentiate all outputs of a module along one direction in its weights, in one forward pass.
 
-    A backward pass gives the derivative of one number in all weights; the forward mode gives that of all numbers in one
-    direction of the weights. Nothing is kept for a backward pass, and neither weights nor `.grad` change.
+    A backward pass gives the derivative of one number with respect to all weights; the forward mode gives that of all
+    numbers along one direction. Nothing is kept for a backward pass, and neither weights nor `.grad` change.
 
     Args:
-        module: Gives one tensor, of any shape.
-        direction: By the name of a parameter, a tensor with as many elements. Other parameters stay where they are.
-        *inputs: What the module is called with.
+        module: Returns one tensor, of any shape.
+        direction: By parameter name, a tensor with as many elements; other parameters stay unchanged.
+        *inputs: The arguments that the module is called with.
 
     Returns:
-        The derivative of each element, float64, on the CPU.
+        The derivative of each element of the output, float64, on the CPU.
 
     Raises:
-        RuntimeError: An operation of the module has no forward mode, or the memory does not suffice.
+        RuntimeError: An operation of the module has no forward mode, or memory is exhausted.
     """
     weights = dict(module.named_parameters())
     # The derivative is linear in the direction: of length one it stays far from the limits of half precision.

@@ -1,4 +1,4 @@
-"""How much each layer counts in the alignment: as much as held-out probe answers stand out from the samples there."""
+"""The weight of each layer in the alignment: how far held-out probe answers stand out from the samples there."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,21 +10,27 @@ from worker.influence.directions import Directions, Kind
 
 
 class LayerWeights:
-    """Learns, while a run goes on and without any label, in which layers the probe's behaviour can be told apart.
+    """Learns during a run, without any label, in which layers the probe's behaviour can be told apart.
 
     In layer m let a_m be the mean cosine of a probe's items with the direction that leaves their own fold out, and c_m
-    the cosines of the samples drawn so far with the probe's direction. The layer's weight is its standing out,
+    the cosines of the samples drawn so far with the probe's direction. The layer's weight is how far the items stand
+    out,
 
         w_m = max(0, (a_m - mean c_m) / sd c_m) / size of the layer,
 
     averaged over the refreshes so far. The alignment's metric becomes w_m P^2 in each layer; whitened by P, a layer
-    would else count by its size alone. A held-out direction takes its weights from the items of the other folds, so
-    that no tracer chooses the layers that it is seen in. A probe whose items cannot be held out, and every probe
+    would otherwise count by its size alone. A held-out direction takes its weights from the items of the other folds,
+    so that no tracer chooses the layers that it is seen in. A probe whose items cannot be held out, and every probe
     before the first samples were drawn, has w_m = 1 / size (docs/decisions/0013).
     """
 
     def __init__(self, directions: Directions, sizes: Tensor) -> None:
-        """sizes [layers]: parameters of each aligned layer."""
+        """Start without any observation.
+
+        Args:
+            directions: The plan of all directions.
+            sizes: [layers], number of parameters of each aligned layer.
+        """
         probes = len(directions.coefficients)
         self._directions = directions
         self._sizes = sizes
@@ -34,16 +40,24 @@ class LayerWeights:
         self._standing: list[list[Tensor]] = [[] for _ in range(probes)]
 
     def note(self, cosines: Tensor) -> None:
-        """Cosines [layers, samples, probes] of samples with each probe's unwanted answers; no synchronisation."""
+        """Add the cosines of samples with each probe's unwanted answers, [layers, samples, probes].
+
+        It waits for no device.
+        """
         total, square = cosines.sum(1), cosines.square().sum(1)
         self._sum += total
         self._square += square
         self._samples += cosines.shape[1]
 
     def of_probe(self, probe: int, held_out: Tensor) -> Tensor:
-        """Weights [columns of the probe, layers] at a refresh.
+        """Update the weights of a probe at a refresh, and return them, [columns of the probe, layers].
 
-        held_out [items, layers]: cosine of each item of the probe with the direction that leaves its fold out.
+        Args:
+            probe: The probe's number, counted from 0.
+            held_out: [items, layers], the cosine of each item of the probe with the direction that leaves its fold out.
+
+        Returns:
+            The weight of each layer for each of the probe's columns.
         """
         columns = torch.as_tensor(self._directions.of_probe(probe))
         weights = self._sum.new_ones(len(columns), len(self._sizes))
@@ -65,7 +79,7 @@ class LayerWeights:
         return weights / self._sizes
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has learned so far."""
+        """Return what was learned so far."""
         return {
             "sum": self._sum,
             "square": self._square,
@@ -76,7 +90,7 @@ class LayerWeights:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state_dict` gave."""
+        """Continue from what `state_dict` returned."""
         self._sum.copy_(state["sum"])
         self._square.copy_(state["square"])
         self._samples = state["samples"]

@@ -10,20 +10,21 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 Consumer = Callable[[str, Tensor], None]
-"""Called with a layer's name and its per-sample weight gradients [batch, out * in], once a backward pass; in
-float32 at least."""
+"""Called with a layer's name and its per-sample weight gradients [batch, out * in], once a backward pass; in float32 at
+least."""
 
 Destination = Callable[[str, int], Tensor]
-"""Called with a layer's name and a batch size; gives the tensor [batch, out * in] to write its gradients to, whose
-samples may lie apart. It has the gradients' type."""
+"""Called with a layer's name and a batch size; returns the tensor [batch, out * in] to write its gradients to, whose
+samples need not be contiguous. It has the gradients' type."""
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Linear]:
-    """The trainable low-rank layers of a PEFT model, by qualified name: those of the active adapter.
+    """Return the trainable low-rank layers of a PEFT model, by qualified name: those of the active adapter.
 
-    Raises ValueError where their gradients would not be the whole truth: when something else is trainable (DoRA
-    magnitudes, biases, embeddings, full layers), when layers share a weight, or when a variant of LoRA other than
-    rank-stabilised LoRA computes something else with them.
+    Raises:
+        ValueError: Their gradients would not be the whole change of the model: something else is trainable (DoRA
+            magnitudes, biases, embeddings, full layers), layers share a weight, or a variant of LoRA other than
+            rank-stabilised LoRA computes something else with them. Also if there is no such layer.
     """
     layers = {
         name: module
@@ -54,12 +55,12 @@ def lora_layers(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 class PerSampleGradients:
-    """Hooks on linear layers that hand each sample's weight gradient to a consumer and keep nothing.
+    """Hooks on linear layers that pass each sample's weight gradient to a consumer and keep nothing.
 
-    With `a` [batch, time, in] the layer's input and `b` [batch, time, out] the gradient of the loss in its output,
-    sample n's weight gradient is sum_t b[n,t] a[n,t]^T. LoRA's rank lies far below the sequence length, so forming
-    it costs less than the Gram products of the "ghost" trick, and no more than contracting `a` with a direction first.
-    Weights, `.grad` and every value of the forward and backward pass stay as they are.
+    With `a` [batch, time, in] the layer's input and `b` [batch, time, out] the gradient of the loss with respect to its
+    output, sample n's weight gradient is sum_t b[n,t] a[n,t]^T. LoRA's rank is far below the sequence length, so
+    forming it costs less than the Gram products of the "ghost" trick, and no more than contracting `a` with a direction
+    first. Weights, `.grad` and every value of the forward and backward pass stay unchanged.
     """
 
     def __init__(self, layers: Mapping[str, nn.Linear]) -> None:
@@ -71,11 +72,17 @@ class PerSampleGradients:
 
     @contextmanager
     def observe(self, consumer: Consumer, *, scale: float, into: Destination | None = None) -> Iterator[None]:
-        """Within the block, one forward pass is watched and its backward pass feeds `consumer`.
+        """Within the block, watch one forward pass and let its backward pass feed `consumer`.
 
-        scale undoes the loss's own scaling: with a backward pass through sum_n loss_n / B it is B, so that the
-        consumer sees the gradient of sample n's own loss. A layer that is used more than once in the pass raises
-        RuntimeError in the backward pass: its gradient would be the sum over the uses.
+        Args:
+            consumer: Called with each layer's gradients during the backward pass.
+            scale: Undoes the loss's own scaling: with a backward pass through sum_n loss_n / B it is B, so that the
+                consumer sees the gradient of sample n's own loss.
+            into: Provides the memory that gradients are written to; None to allocate it.
+
+        Raises:
+            RuntimeError: An observation is already running. In the backward pass also if a layer was used more than
+                once in the forward pass: its gradient would be the sum over the uses.
         """
         if self._observation is not None:
             raise RuntimeError("per-sample gradients are being observed already")
@@ -87,9 +94,9 @@ class PerSampleGradients:
 
     @contextmanager
     def rescaled(self, factor: Tensor) -> Iterator[None]:
-        """Within the block, sample n's gradients are multiplied by factor[n] on top of the scale.
+        """Within the block, multiply sample n's gradients by factor[n] in addition to the scale.
 
-        For losses that weigh their samples unequally, as a mean over all tokens of a batch does.
+        For losses that weight their samples unequally, as a mean over all tokens of a batch does.
         """
         self._factor = factor
         try:
@@ -98,7 +105,7 @@ class PerSampleGradients:
             self._factor = None
 
     def remove(self) -> None:
-        """Takes the hooks off the model."""
+        """Remove the hooks from the model."""
         for handle in self._handles:
             handle.remove()
 
@@ -125,7 +132,7 @@ class _Observation:
         self._seen: set[str] = set()
 
     def deliver(self, name: str, gradient: Tensor, activation: Tensor) -> None:
-        """gradient, activation: of the layer's output and its input."""
+        """Form the layer's per-sample gradients from the gradient of its output and its input, and pass them on."""
         if name in self._seen:
             raise RuntimeError(
                 f"{name} was used more than once in one forward pass, or two passes ran in one observation; observe "
@@ -148,10 +155,10 @@ class _Observation:
 
 
 class _Tap(torch.autograd.Function):
-    """Identity whose backward pass delivers (gradient of the output, input of the layer).
+    """Identity whose backward pass delivers the gradient of the output and the input of the layer.
 
-    The input is kept by autograd's own means, so activation checkpointing drops and recomputes it as it does the
-    layer's own copy, which is the same memory; a tensor held by a hook would defeat it.
+    The input is saved by autograd itself, so activation checkpointing drops and recomputes it together with the layer's
+    own copy, which is the same memory; a tensor held by a hook would defeat it.
     """
 
     @staticmethod
@@ -169,8 +176,9 @@ class _Tap(torch.autograd.Function):
 
 
 def _per_sample(gradient: Tensor, activation: Tensor, scale: float, out: Tensor | None) -> Tensor:
-    """scale sum_t b[n,t] a[n,t]^T, [batch, out * in], summed in float32 at least: half precision would lose small
-    terms. Written to `out`, if there is one.
+    """Return scale sum_t b[n,t] a[n,t]^T, [batch, out * in], written to `out` if there is one.
+
+    It is summed in float32 at least: half precision would lose small terms.
     """
     b, a = gradient.transpose(1, 2), activation
     if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
@@ -183,6 +191,6 @@ def _per_sample(gradient: Tensor, activation: Tensor, scale: float, out: Tensor 
     if a.dtype != dtype:
         b, a = b.to(dtype), a.to(dtype)
     target = out.unflatten(1, (b.shape[1], a.shape[2]))
-    # With beta = 0 what it holds is not read.
+    # With beta = 0 the former content of the target is not read.
     torch.baddbmm(target, b, a, beta=0.0, alpha=scale, out=target)
     return out

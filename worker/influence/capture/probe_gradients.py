@@ -1,4 +1,4 @@
-"""The gradients of the probe, taken so that the training run does not notice."""
+"""The gradients of the probe, measured without changing the training run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worker.influence.capture.per_sample_gradients import PerSampleGradients
 
 Chunk = tuple[Sequence[int], Callable[[], Tensor]]
-"""Numbers of some items, and a call that runs them and gives the loss of each, [len(numbers)]."""
+"""Numbers of some items, and a function that runs them and returns the loss of each, [len(numbers)]."""
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class ProbeGradients:
     losses: Tensor
     """[items], on the CPU."""
     mean: dict[str, Tensor]
-    """Gradient of the mean loss, [numel] a layer, all layers."""
+    """Gradient of the mean loss, [numel] a layer, for all layers."""
     items: dict[str, Tensor]
-    """Gradient of each item's loss, [items, numel] a layer, of the layers asked for."""
+    """Gradient of each item's loss, [items, numel] a layer, for the layers asked for."""
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; modes and random states of CPU and GPUs as before after it.
+    """Put the model in evaluation mode within the block, and restore modes and random states of CPU and GPUs after it.
 
-    A drawn dropout mask would otherwise shift every later mask of the run, and its weights with them.
+    A dropout mask drawn inside would otherwise shift every later mask of the run, and with it the weights.
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
@@ -43,15 +43,20 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def probe_losses(model: nn.Module, chunks: Sequence[Chunk]) -> Tensor:
-    """The loss of each item, [items] on the CPU, without gradients."""
+    """Return the loss of each item, [items] on the CPU, without gradients.
+
+    Args:
+        model: The model, which is put in evaluation mode for the time.
+        chunks: The items in parts that fit into memory; together they hold each item once.
+    """
     with undisturbed(model), torch.no_grad():
         return in_order([(numbers, run()) for numbers, run in chunks]).cpu()
 
 
 class ProbeGradientSum:
-    """Losses, mean gradient and each item's gradients of one side of a probe, from passes over some of its items.
+    """Losses, mean gradient and each item's gradients of one side of a probe, collected over several passes.
 
-    Memory beyond the result is bounded by a pass. Gradients are in float32 at least. `.grad` is never touched.
+    Memory beyond the result is bounded by one pass. Gradients are in float32 at least. `.grad` is never touched.
     """
 
     def __init__(
@@ -66,9 +71,9 @@ class ProbeGradientSum:
 
         Args:
             gradients: The hooks on the layers that `weights` names.
-            weights: Of each layer, by name.
-            items: How many the side has.
-            items_of: Which layers' item gradients are kept.
+            weights: The weight of each layer, by name.
+            items: Number of items of the side.
+            items_of: Whether the item gradients of a layer are kept.
         """
         self._gradients, self._weights, self._count = gradients, weights, items
         self._mean = {
@@ -86,10 +91,10 @@ class ProbeGradientSum:
         """Add a pass, inside `undisturbed` and with gradients enabled; one that raises can be repeated.
 
         Args:
-            numbers: Of the items in the pass.
-            run: Runs them and gives the loss of each, [len(numbers)].
+            numbers: Numbers of the items in the pass.
+            run: Runs them and returns the loss of each, [len(numbers)].
         """
-        # On the device at once: as an index of the processor's every layer would copy it there, and wait.
+        # On the device from the start: an index in CPU memory would be copied there for every layer, with a wait.
         position = torch.as_tensor(list(numbers), device=next(iter(self._mean.values())).device)
 
         def keep(name: str, gradient: Tensor) -> None:
@@ -99,7 +104,7 @@ class ProbeGradientSum:
         with self._gradients.observe(keep, scale=float(self._count)):
             loss = run()
             found = torch.autograd.grad(loss.sum() / self._count, list(self._weights.values()))
-        # All of them before the first is added: what follows takes no memory, and so cannot fail halfway.
+        # All are converted before the first is added: what follows allocates no memory, and so cannot fail halfway.
         totals = list(self._mean.values())
         added = [gradient.to(total.dtype).flatten() for total, gradient in zip(totals, found, strict=True)]
         for total, gradient in zip(totals, added, strict=True):
@@ -107,7 +112,7 @@ class ProbeGradientSum:
         self._losses.append((numbers, loss.detach()))
 
     def result(self) -> ProbeGradients:
-        """Once every item was in a pass."""
+        """Return losses and gradients, once every item was in a pass."""
         return ProbeGradients(in_order(self._losses).cpu(), self._mean, self._items)
 
 
@@ -119,7 +124,15 @@ def probe_gradients(
     *,
     items_of: Callable[[str], bool],
 ) -> ProbeGradients:
-    """Losses, mean gradient and each item's gradients in one pass over the chunks, as ProbeGradientSum takes them."""
+    """Return losses, mean gradient and each item's gradients of one side of a probe, in one pass over the chunks.
+
+    Args:
+        model: The model, which is put in evaluation mode for the time.
+        gradients: The hooks on the layers that `weights` names.
+        weights: The weight of each layer, by name.
+        chunks: The items in parts that fit into memory; together they hold each item once.
+        items_of: Whether the item gradients of a layer are kept.
+    """
     total = ProbeGradientSum(gradients, weights, sum(len(numbers) for numbers, _ in chunks), items_of=items_of)
     with undisturbed(model), torch.enable_grad():
         for numbers, run in chunks:
@@ -128,7 +141,7 @@ def probe_gradients(
 
 
 def in_order(parts: Sequence[tuple[Sequence[int], Tensor]]) -> Tensor:
-    """What chunks gave for each of their items, in the items' order; a part is the items' numbers and [items, ...]."""
+    """Return the values of all items in the items' order, from parts of item numbers and values [items, ...]."""
     numbers = [number for part, _ in parts for number in part]
     values = torch.cat([loss.detach() for _, loss in parts])
     result = torch.empty_like(values)

@@ -1,1 +1,1 @@
-"""From observations to mu, z, p and q. NumPy and SciPy only."""
+"""Turns observations into mu, z, p and q, with NumPy and SciPy only."""

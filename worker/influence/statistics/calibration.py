@@ -13,18 +13,22 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 TAILS = (0.05, 0.01, 0.001)
+"""One-sided p-values at which tail counts are taken, from where hits are many to where findings lie."""
 QQ_POINTS = 200
+"""Most points of a QQ plot; more cannot be told apart on a screen."""
 
 SIGNIFICANCE = 0.003
-"""Of each of the three tests behind the warnings: together they fire in less than 2 % of audits with a good null."""
+"""Level of each of the three tests behind the warnings: together they fire in less than 2 % of audits with a good
+null."""
 
 EXCESS = 1.4
-"""Times the expected tail count below which no number of samples makes a misfit worth a warning."""
+"""A tail count below this multiple of the expected one is no reason for a warning, however many samples there are."""
 
 SHAPE_BINS = 8
+"""Bins of the chi-squared test, equally likely under the null."""
 SHAPE_EXCESS = 0.03
-"""Chi-squared a sample below which no number of samples makes a misfit of the middle worth a warning; a skew of 0.23
-has 0.002."""
+"""A chi-squared statistic per sample below this is no reason for a warning, however many samples there are; a skew of
+0.23 has 0.002."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,40 @@ class Calibration:
     """Tail counts and at most 200 points of a QQ plot, in units of the null's scale."""
 
     samples: int
-    """p-values counted: those of all directions together."""
+    """Number of p-values counted, those of all directions together."""
     tails: tuple[TailCount, ...]
     qq_expected: tuple[float, ...]
     qq_observed: tuple[float, ...]
 
 
 def calibrate(z: Floats, null: Null) -> Calibration:
-    """Of one direction's z [rows] against its null. Findings lie beyond the range on purpose: they are not null."""
+    """Compare one direction's statistic with its null.
+
+    Findings lie beyond the range on purpose: they are not null.
+
+    Args:
+        z: [rows], the statistic; values that are not finite are left out.
+        null: The null distribution fitted to it.
+
+    Returns:
+        Tail counts and QQ points of the finite values.
+    """
     return _calibrate(null.standardise(z[np.isfinite(z)])[None], null.degrees_of_freedom)
 
 
 def calibrate_placebos(placebo: Floats, degrees_of_freedom: float, *, usable: Mask | None = None) -> Calibration:
-    """Of placebo statistics [D, rows], each direction against its own fitted null with the given tail.
+    """Compare placebo statistics with a null of the given tail, each direction standardised by its own fit.
 
-    One sample's values depend on each other between directions; the ranges are those of as many independent counts
-    as vary as much (a binomial count clustered by row). usable [rows]: the rows to count, such as those not flagged.
+    One sample's values depend on each other between directions. The ranges are therefore those of fewer independent
+    counts that vary as much (a binomial count clustered by row).
+
+    Args:
+        placebo: [D, rows], one statistic a direction; rows with a value that is not finite are left out.
+        degrees_of_freedom: Those of the null's tail.
+        usable: [rows], the rows to count, such as those not flagged; None for all.
+
+    Returns:
+        Tail counts and QQ points of all directions together.
     """
     return _calibrate(_standard(placebo, usable), degrees_of_freedom)
 
@@ -66,11 +88,20 @@ def calibrate_placebos(placebo: Floats, degrees_of_freedom: float, *, usable: Ma
 def misfits(
     z: Floats, null: Null, *, placebo: Floats | None = None, usable: Mask | None = None
 ) -> list[tuple[str, str]]:
-    """Code and message of every way in which the null does not fit. z [rows], placebo [D, rows].
+    """Test in which ways the null does not fit.
 
     - null_shape: the middle of z, where the null is fitted, is not a normal distribution (chi-squared, 8 bins).
     - null_tail: more than 1.4 times as many z as expected at the lower end, where no poison lies, have p >= 0.99.
     - placebo_tail: more than 1.4 times as many placebo values as expected lie beyond the 1 % points.
+
+    Args:
+        z: [rows], the statistic; values that are not finite are left out.
+        null: The null distribution fitted to it.
+        placebo: [D, rows], the placebo statistics; None skips their test.
+        usable: [rows], the rows whose placebo values count, such as those not flagged; None for all.
+
+    Returns:
+        Code and message of every misfit found, empty if the null fits.
     """
     z = z[np.isfinite(z)]
     found = []
@@ -108,15 +139,16 @@ def misfits(
 
 
 def _standard(placebo: Floats, usable: Mask | None) -> Floats:
+    """Return usable rows of placebos in units of each direction's own null, [directions with a spread, rows]."""
     kept = np.isfinite(placebo).all(0)
     return standardise_each(placebo)[:, kept if usable is None else kept & usable]
 
 
 def _calibrate(x: Floats, degrees_of_freedom: float) -> Calibration:
-    """x [D, rows] in units of the null."""
+    """Count tails and choose QQ points of x [D, rows], which is in units of the null."""
     p = t.sf(x, degrees_of_freedom)
     tails = []
-    # Measured where hits are many; further out single samples agree less.
+    # Measured at the level with most hits; further out, single samples agree less between directions.
     dependence = design_effect(p <= TAILS[0]) if len(x) > 1 else 1.0
     for level in TAILS:
         low, high = binom.interval(0.95, max(1, round(x.size / dependence)), level)
@@ -130,7 +162,10 @@ def _calibrate(x: Floats, degrees_of_freedom: float) -> Calibration:
 
 
 def _qq(x: Floats, degrees_of_freedom: float) -> tuple[Floats, Floats]:
-    """Expected and observed quantiles of sorted x: all where they are few, else evenly spaced in the rank's logit."""
+    """Return expected and observed quantiles of sorted x.
+
+    All of them if they are at most `QQ_POINTS`, otherwise spaced evenly in the logit of the rank.
+    """
     if not len(x):
         return x, x
     share = (np.arange(len(x)) + 0.5) / len(x)
@@ -142,7 +177,7 @@ def _qq(x: Floats, degrees_of_freedom: float) -> tuple[Floats, Floats]:
 
 
 def _middle_is_off(z: Floats, null: Null) -> bool:
-    """Pearson's chi-squared of the values that the null was fitted to, in bins equally likely under it."""
+    """Whether Pearson's chi-squared test rejects the values that the null was fitted to, in equally likely bins."""
     centre = np.median(z)
     half = TRUNCATION * MAD * np.median(np.abs(z - centre))
     inside = z[np.abs(z - centre) <= half]
@@ -151,5 +186,5 @@ def _middle_is_off(z: Floats, null: Null) -> bool:
     counts, _ = np.histogram(share, bins=SHAPE_BINS, range=(0, 1))
     expected = len(inside) / SHAPE_BINS
     statistic = float(((counts - expected) ** 2).sum() / expected)
-    # Two of the bins' degrees of freedom went into centre and scale.
+    # Bins - 1 degrees of freedom, two of which went into the fitted centre and scale.
     return statistic > chi2.isf(SIGNIFICANCE, SHAPE_BINS - 3) and statistic > SHAPE_EXCESS * len(inside)

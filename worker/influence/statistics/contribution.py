@@ -12,9 +12,13 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 WINDOW_DRAWS = 32
-"""Draws that a mean and a spread are taken over at least; shorter blocks of steps are joined with the next."""
+"""Least number of draws that a mean and a spread are taken over; shorter blocks of steps are joined with the next."""
 
-T_FREEDOM, SCALE_ROUNDS = 4.0, 20
+T_FREEDOM = 4.0
+"""Degrees of freedom of the Student t that scales are fitted with: heavy tails, since those of real effects are."""
+
+SCALE_ROUNDS = 20
+"""Iterations of that fit."""
 
 
 @dataclass(frozen=True)
@@ -22,19 +26,19 @@ class Contributions:
     """One entry for each draw that moved the weights and was observed; mu is the sum of `value` over a row's draws."""
 
     draw: Counts
-    """Its position among the observations."""
+    """Position of the draw among the observations."""
     row: Counts
     step: Counts
     signal: Floats
-    """s."""
+    """s, the recorded effect of the draw."""
     value: Floats
-    """w_t k_t (s - sbar) / B over the reference."""
+    """w_t k_t (s - sbar) / B_t over the reference: what the draw adds to its row's mu."""
     standard: Floats
     """s - sbar in units of the robust scale of its window, so that draws of a row are alike in scale."""
     scale: Floats
     """value = scale * standard."""
     window: Counts
-    """Neighbouring blocks of steps that share sbar and sigma, counted from 0."""
+    """Number of the draw's window: neighbouring blocks of steps that share sbar and sigma, counted from 0."""
     scale_error: float
     """Relative variance of a window's scale as an estimate, averaged over the draws."""
     centring_variance: Floats
@@ -45,20 +49,36 @@ class Contributions:
     """w_t k_t sigma_t / sqrt(B_t) over the reference of the draw's step: that step's part of the reference law."""
 
     def sum_by_row(self, values: Floats, rows: int) -> Floats:
-        """Sum of `values` (one a draw) over each row's draws, [rows]."""
+        """Sum a value over the draws of each row.
+
+        Args:
+            values: [draws], one value a draw.
+            rows: Number of samples of the dataset.
+
+        Returns:
+            [rows]; 0 for a row without a draw.
+        """
         return np.bincount(self.row, values, minlength=rows).astype(np.float64)
 
     def count_by_row(self, rows: int) -> Counts:
-        """Draws of each row, [rows]."""
+        """Return the number of draws of each row, [rows]."""
         return np.bincount(self.row, minlength=rows).astype(np.int64)
 
 
 def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: int | None = None) -> Floats:
-    """w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u), u counted from 1: AdamW's first moment spreads
-    step t's gradient over all later steps. [T] to [T].
+    """Return w_t, how much step t's gradient moves the weights over all later steps, [steps].
 
-    start, stop: only what the steps u with indices in [start, stop) did; the weights of parts that cover the run add
-    up to those of the run.
+    AdamW's first moment spreads a gradient over later steps: with u counted from 1,
+
+        w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u)
+
+    The weights of intervals that cover the run add up to those of the run.
+
+    Args:
+        learning_rate: [steps], eta of each step.
+        momentum: b1 of AdamW, in [0, 1).
+        start: Index of the first step whose movement counts.
+        stop: Index after the last step whose movement counts; None for the end of the run.
     """
     u = np.arange(1, len(learning_rate) + 1)
     applied = learning_rate * (1.0 - momentum) / (1.0 - momentum**u)
@@ -74,9 +94,25 @@ def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: i
 
 
 def contributions(observations: Observations, steps: Steps, *, momentum: float, direction: int = 0) -> Contributions:
-    """Raises ValueError when no draw was observed, or all have the same signal."""
+    """Split mu into what each draw adds to it.
+
+    Draws without a finite effect, and those scored after the last step, are left out. sbar and sigma are taken over
+    windows of steps that share a probe gradient.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
+        direction: Column of the effect signal.
+
+    Returns:
+        One entry for each draw that moved the weights and was observed, [draws].
+
+    Raises:
+        IndistinguishableError: No draw was observed, or all have the same signal.
+    """
     signal = observations.effect[:, direction]
-    # Draws scored after the last step moved nothing: their step has no learning rate.
+    # The step of draws that are scored after the last one has no learning rate: they moved nothing.
     observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
     row, step, signal = observations.row[observed], observations.step[observed], signal[observed]
     if not len(signal):
@@ -118,7 +154,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
 
 
 def _windows(block: Counts) -> Counts:
-    """Number of the window of each draw: consecutive blocks joined until each window has WINDOW_DRAWS draws."""
+    """Number the windows of draws: consecutive blocks are joined until each window has WINDOW_DRAWS draws; [draws]."""
     blocks, index, count = np.unique(block, return_inverse=True, return_counts=True)
     number = np.zeros(len(blocks), dtype=np.int64)
     window, filled, left = 0, 0, int(count.sum())
@@ -132,10 +168,10 @@ def _windows(block: Counts) -> Counts:
 
 
 def _robust_scale(centred: Floats, window: Counts, variance: Floats) -> Floats:
-    """Scale of each window by maximum likelihood of a Student t with 4 degrees of freedom, [windows].
+    """Fit the scale of each window by maximum likelihood of a Student t with 4 degrees of freedom, [windows].
 
     Under the tails that real effects have, the standard deviation of a window is uncertain by half, and a wrong one
-    would look like noise of the rows. Zero only where the window has no spread.
+    would look like noise of the rows. The scale is zero only where the window has no spread.
     """
     count = np.bincount(window)
     square = variance.copy()

@@ -1,4 +1,4 @@
-"""How sure: the statistic Z of every sample, p, q and flags against the null."""
+"""The statistic Z of every sample, and its p, q and flag against the null."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,10 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Detection:
-    """One entry a sample; NaN (and not flagged) for samples never observed and for trusted ones."""
+    """The result of one test of all samples, one entry a sample.
+
+    p and q are NaN, and nothing is flagged, for samples never observed and for trusted ones.
+    """
 
     z: Floats
     n: Counts
@@ -29,56 +32,68 @@ class Detection:
     alone: Mask
     """Samples whose p is that of their own text, which stands out more than its near-duplicates do."""
     doubted: Mask
-    """Trusted samples that would be flagged if they were not trusted."""
+    """Trusted samples that would have been flagged had they not been trusted."""
     reference: Reference = "bulk"
-    """Against what p is taken."""
+    """What p is measured against."""
 
 
 @dataclass(frozen=True)
 class Clusters:
-    """C clusters of near-duplicates, which hold T different texts."""
+    """The statistics of C clusters of near-duplicates, which hold T different texts."""
 
     index: NDArray[np.int64]
     """[rows]: each sample's cluster, 0 to C - 1."""
     z: Floats
-    """[C]: Z of the mean of all observations of all members; NaN where none was observed."""
+    """[C]: Z of the mean of all observations of all members; NaN if none was observed."""
     n: Counts
-    """[C]: observations of all members."""
+    """[C]: number of observations of all members."""
     text: NDArray[np.int64]
     """[rows]: each sample's text, 0 to T - 1."""
     text_z: Floats
-    """[T]: Z of the mean of all observations of a text."""
+    """[T]: Z of the mean of all observations of a text; NaN if none was observed."""
 
     @property
     def texts(self) -> Counts:
-        """Different texts that were observed, [C]."""
+        """Number of different texts that were observed in each cluster, [C]."""
         _, first = np.unique(self.text, return_index=True)
         return np.bincount(self.index[first][np.isfinite(self.text_z)], minlength=len(self.z))
 
     def of_rows(self, alone: Mask) -> Floats:
-        """Z of each sample's own text where it is tested alone, else of its cluster, [rows]."""
+        """Return Z of each sample's own text where it is tested alone, otherwise of its cluster, [rows]."""
         return np.where(alone, self.text_z[self.text], self.z[self.index])
 
 
 def statistic(observations: Observations, steps: Steps, *, rows: int, direction: int = 0) -> tuple[Floats, Counts]:
-    """Z_i = (m_i - m) / sqrt(tau^2 + s^2 / n_i) and n_i from the alignment signals; [rows] each.
+    """Compute Z_i = (m_i - m) / sqrt(tau^2 + s^2 / n_i) from the alignment signals.
 
     m_i is the mean of i's signals, each centred and scaled by median and MAD within its block of steps. tau^2 is the
     variance between samples and s^2 within a sample, both robust: epochs of one sample correlate, so a second
     observation adds less than an independent one would.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        rows: Number of samples of the dataset.
+        direction: Column of the alignment signal.
+
+    Returns:
+        Z and n, the number of observations, [rows] each; Z is NaN for a row never observed.
+
+    Raises:
+        IndistinguishableError: No draw was observed, or all samples have the same alignment.
     """
     row, _, standard = standard_signals(observations, steps, direction)
     return _statistic(row, row, standard, rows)
 
 
 def item_statistic(observations: Observations, steps: Steps, items: Floats, *, rows: int, direction: int = 0) -> Floats:
-    """Return Z of probe items, as of samples that were drawn as often as most are and in every block alike, [items].
+    """Return Z of probe items as if each were a sample drawn in every block, as often as most samples are, [items].
 
     Args:
-        observations: Of the run.
-        steps: Of the run.
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
         items: [blocks, items], each item's alignment with the direction in every block.
-        rows: Samples of the dataset.
+        rows: Number of samples of the dataset.
         direction: The column that the items are scored in.
     """
     row, block, signal = _observed(observations, steps, direction)
@@ -100,20 +115,20 @@ def cluster_statistic(
 ) -> Clusters:
     """Return the statistic of clusters of near-duplicates and of the different texts in them.
 
-    A cluster is one sample that was drawn as often as all its members together. The law tau^2 + s^2 / n is exact for
-    exact duplicates, which share their sample's part of the variance whole; members that share less of it make the
-    mean vary less than that, so p errs upward.
+    A cluster counts as one sample that was drawn as often as all its members together. The law tau^2 + s^2 / n is exact
+    for exact duplicates, which share their sample's part of the variance entirely. Members that share less of it make
+    the mean vary less than that, so p errs upward.
 
     Args:
-        observations: Of the run.
-        steps: Of the run.
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
         cluster: [rows], near-duplicates share a number.
-        text: [rows], samples that say the same share a number, and with it a cluster; None where all members of a
-            cluster do.
-        direction: The column of the signals.
+        text: [rows], samples with the same text share a number, and with it a cluster; None if all members of a cluster
+            have the same text.
+        direction: Column of the alignment signal.
 
     Raises:
-        ValueError: No draw was observed, or all samples are alike.
+        IndistinguishableError: No draw was observed, or all samples are alike.
     """
     ids, index = np.unique(cluster, return_inverse=True)
     texts, of_text = (ids, index) if text is None else np.unique(text, return_inverse=True)
@@ -134,8 +149,8 @@ def detect(
 ) -> Detection:
     """Return one-sided p-values, and q-values and flags by Benjamini-Hochberg over clusters of near-duplicates.
 
-    A sample whose near-duplicates all say the same has its cluster's p. Where a cluster holds k > 1 texts, which may
-    teach different things, a sample's p is
+    A sample whose near-duplicates all have the same text has its cluster's p. Where a cluster holds k > 1 texts, which
+    may teach different things, a sample's p is
 
         min(1, 2 min(p of the cluster, k p of its own text))
 
@@ -146,21 +161,21 @@ def detect(
     Args:
         z: [rows], as from `statistic`.
         n: [rows], as from `statistic`.
-        q: Level of the false discovery rate.
-        degrees_of_freedom: Of the null's tail, at most.
-        clusters: Near-duplicates; None where no sample has any.
+        q: Level of the false discovery rate, in (0, 1).
+        degrees_of_freedom: Upper limit of those of the null's tail.
+        clusters: Near-duplicates; None if no sample has any.
         trusted: [rows], samples known to be clean. They are never flagged, and p is taken against them as far as their
             number allows (`p_values`). A cluster with a trusted member and another one is tested.
 
     Raises:
-        ValueError: No null can be fitted.
+        IndistinguishableError: No null can be fitted.
     """
     rows = np.arange(len(z))
     clusters = Clusters(rows, z, n, rows, z) if clusters is None else clusters
     index = clusters.index
     known = np.zeros(len(z), dtype=bool) if trusted is None else trusted
     observed = np.isfinite(clusters.z)
-    # One untrusted copy is enough to be tested.
+    # A cluster with at least one untrusted member is tested.
     clean = np.ones(len(clusters.z), dtype=bool)
     clean[index[~known]] = False
     found = p_values(clusters.z[observed], trusted=clean[observed], q=q, degrees_of_freedom=degrees_of_freedom)
@@ -188,7 +203,7 @@ def detect(
 
 
 def adjusted_at(p: Floats, tested: Floats) -> Floats:
-    """q-values: the least level at which Benjamini-Hochberg over the tested p-values takes one as small as p.
+    """Return q-values: the least level at which Benjamini-Hochberg over the tested p-values rejects one as small as p.
 
     Args:
         p: [samples]; NaN stays NaN.
@@ -208,14 +223,32 @@ def adjusted_at(p: Floats, tested: Floats) -> Floats:
 def standard_signals(
     observations: Observations, steps: Steps, direction: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Row, block and signal of every draw that was observed, the signal centred and scaled within its block."""
+    """Return row, block and standardised signal of every observed draw, [draws] each.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        direction: Column of the alignment signal.
+
+    Returns:
+        The row, the block of steps, and the signal centred and scaled by median and MAD within its block (0 in a block
+        without spread).
+    """
     row, block, signal = _observed(observations, steps, direction)
     centre, spread = block_location_and_scale(signal, block)
     return row, block, _standardised(signal, centre[block], spread[block])
 
 
 def block_location_and_scale(signal: Floats, block: NDArray[np.int64]) -> tuple[Floats, Floats]:
-    """Median and robust standard deviation of each block's signals, indexed by block; NaN for a block without any."""
+    """Return median and robust standard deviation (1.48 MAD) of the signals of each block, [blocks] each.
+
+    Args:
+        signal: [draws].
+        block: [draws], the block of each, counted from 0.
+
+    Returns:
+        Median and standard deviation, indexed by block; NaN for a block without a draw.
+    """
     centre, spread = np.full((2, int(block.max(initial=-1)) + 1), np.nan)
     order = np.argsort(block, kind="stable")
     numbers, starts = np.unique(block[order], return_index=True)
@@ -226,7 +259,14 @@ def block_location_and_scale(signal: Floats, block: NDArray[np.int64]) -> tuple[
 
 
 def repeated_differences(row: NDArray[np.int64], values: Floats) -> Floats:
-    """Differences between consecutive observations of the same sample; a variance s^2 within samples gives 2 s^2."""
+    """Return the differences between consecutive observations of the same sample, [pairs, ...].
+
+    With a variance s^2 within samples they have the variance 2 s^2.
+
+    Args:
+        row: [draws], in order of time.
+        values: [draws, ...], the signal of each.
+    """
     order = np.argsort(row, kind="stable")
     same = row[order][1:] == row[order][:-1]
     return np.asarray(np.diff(values[order], axis=0)[same])
@@ -235,7 +275,20 @@ def repeated_differences(row: NDArray[np.int64], values: Floats) -> Floats:
 def variance_components(
     unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats, units: int
 ) -> tuple[float, float]:
-    """tau^2 between units and s^2 within a sample, both robust, of signals that belong to units of samples."""
+    """Estimate tau^2 between units and s^2 within a sample, both robust (MAD).
+
+    tau^2 comes from the units with the commonest number of observations, s^2 from differences between observations of
+    one sample.
+
+    Args:
+        unit: [draws], the unit (a sample, a text or a cluster) that each draw belongs to.
+        row: [draws], the sample drawn.
+        standard: [draws], the standardised signal.
+        units: Number of units.
+
+    Returns:
+        tau^2 and s^2 in squared units of the signal, at least 0; s^2 is 0 if no sample was drawn twice.
+    """
     n = np.bincount(unit, minlength=units)
     m = np.bincount(unit, standard, minlength=units) / np.maximum(n, 1)
     differences = repeated_differences(row, standard)
@@ -251,9 +304,9 @@ class _SampleLaw:
     """How the means of units of samples are distributed in the bulk."""
 
     n: Counts
-    """Observations of each unit."""
+    """[units]: number of observations."""
     mean: Floats
-    """Of each unit's observations; zero without any."""
+    """[units]: mean of the observations; zero without any."""
     between: float
     within: float
 
@@ -262,7 +315,7 @@ class _SampleLaw:
         return float(np.median(self.mean[self.n > 0]))
 
     def scale(self, n: Counts | np.int64) -> Floats:
-        """Standard deviation of a mean over n observations."""
+        """Return the standard deviation of a mean over n observations."""
         return np.asarray(np.sqrt(self.between + self.within / np.maximum(n, 1)))
 
 
@@ -292,13 +345,13 @@ def _statistic(unit: NDArray[np.int64], row: NDArray[np.int64], standard: Floats
 def _observed(
     observations: Observations, steps: Steps, direction: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Row, block and signal of every draw that was observed."""
+    """Return row, block and signal of every observed draw."""
     signal = observations.alignment[:, direction]
     observed = np.isfinite(signal)
     return observations.row[observed], steps.block[observations.step[observed]], signal[observed]
 
 
 def _standardised(signal: Floats, centre: Floats, spread: Floats) -> Floats:
-    """Zero where there is no spread."""
+    """Return the signal in units of its spread around its centre; zero where there is no spread."""
     away = signal - centre
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 0)

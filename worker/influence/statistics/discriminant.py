@@ -15,54 +15,60 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 BULK = 0.8
-"""Share of the units that stand for the bulk: those least like the probe's answers. Poison and whatever else is on the
-topic lies among the others; among the bulk it would pass for something to be ignored (docs/decisions/0032)."""
+"""Share of the units that represent the bulk: those least like the probe's answers. Poison and other samples on the
+topic lie among the rest; as part of the bulk they would count as something to ignore (docs/decisions/0032)."""
 
 ITEMS_SHARE = 1 / 32
-"""Weight of each side's probe answers in the scatter, beside 1 for the bulk."""
+"""Weight of each side's probe answers in the scatter, where the bulk has 1."""
 
 ALIKE = "More than half of the samples look the same to the model, so that nothing can be told apart."
+"""What users are told where no score can be formed."""
 
 ROUNDING = 1e-5
-"""Of the largest score: a spread below it is that of single precision."""
+"""A spread below this fraction of the largest score is rounding error of single precision."""
 
 RIDGE = 0.15
-"""Of the mean eigenvalue of the units' covariance."""
+"""The ridge, as a fraction of the mean eigenvalue of the units' covariance."""
 
 
 @dataclass(frozen=True)
 class Discriminant:
-    """Scores in robust standard deviations of the bulk, D directions. Nothing is scored by a fit that it took part in:
-    units by one without their own cluster, items by one without their own fold.
+    """Scores in robust standard deviations of the bulk, for D directions.
+
+    Nothing is scored by a fit that it took part in: units by one without their own cluster, items by one without their
+    own fold.
     """
 
     score: Floats
     """[D, units]."""
     item_score: Floats
-    """[D, items of both sides]."""
+    """[D, items of both sides]; NaN where there is only one fold, so that no item can be left out."""
 
 
 def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integers, cluster: Integers) -> Discriminant:
     """Score units and probe items by ridge regression of the targets on the representations.
 
-    With x a unit's representation, a item j's and y_j its target, the weights of a direction minimise
+    With x a unit's representation, a_j item j's and y_j its target, the weights w of a direction minimise
 
         mean over the bulk of (w x)^2  +  ITEMS_SHARE * sum over the sides of mean over items of (w a_j - y_j)^2
                                        +  ridge |w|^2
 
     which is Fisher's linear discriminant of the items with a large target against the bulk and the other items, its
-    covariance shrunk (Friedman 1989). The bulk are the units least like the items of either side; near-duplicates share
-    one unit's weight in the mean over it.
+    covariance shrunk (Friedman 1989). The bulk consists of the units least like the items of either side;
+    near-duplicates share one unit's weight in the mean over it.
 
     Args:
-        units: [units, width], what is scored; centred and of unit length.
+        units: [units, width], the representations to score; centred and of unit length.
         items: [items of both sides, width], the unwanted answers, then the reference answers if there are any.
-        targets: [D, items of both sides], what each direction asks of the items.
+        targets: [D, items of both sides], the value that each direction asks of each item.
         folds: [items], by unwanted answer: items of one fold, with their references, are scored by a fit without them.
         cluster: [units], near-duplicates share a number, and are scored by a fit without each other.
 
+    Returns:
+        The scores of units and items, each direction centred and scaled by median and MAD of its units.
+
     Raises:
-        ValueError: More than half of the units are alike.
+        IndistinguishableError: More than half of the units are alike.
     """
     count = len(folds)
     sides = len(items) // count
@@ -109,10 +115,10 @@ def _leave_clusters_out(score: Floats, units: Singles, weight: Floats, inverse: 
     since the bulk's targets are 0. The left side is solved in the width, the right in the members, whichever are fewer.
 
     Args:
-        score: By the fit to all.
-        units: [units, width].
-        weight: [units], in the scatter; 0 outside the bulk.
-        inverse: Of the scatter A, [width, width].
+        score: [units, D], the scores by the fit to all; changed in place.
+        units: [units, width], the representations.
+        weight: [units], the weights in the scatter; 0 outside the bulk.
+        inverse: [width, width], the inverse of the scatter A.
         cluster: [units], numbered from 0.
     """
     single = (weight > 0) & (np.bincount(cluster)[cluster] == 1)

@@ -1,4 +1,4 @@
-"""How well the recorded effects foretell what the probe loss did: the check of mu's first-order view."""
+"""How well the recorded effects predict the change of the probe loss: the check of mu's first-order view."""
 
 from dataclasses import dataclass
 
@@ -11,15 +11,18 @@ from worker.influence.statistics.contribution import step_weights
 Floats = NDArray[np.float64]
 
 MIN_RECORDED = 0.75
-"""Share of an interval's movement whose effects were recorded, below which it is not compared."""
+"""The least share of an interval's movement that must have recorded effects; intervals with less are not compared."""
 
 
 @dataclass(frozen=True)
 class PredictedDrift:
-    """One entry for each interval between two measurements of Q of which enough was recorded."""
+    """Predicted and realised changes of the probe loss Q, one entry an interval between two measurements.
+
+    Only intervals are in it of which enough was recorded (`MIN_RECORDED`).
+    """
 
     step: NDArray[np.int64]
-    """Steps taken at the end of the interval."""
+    """Number of steps taken at the end of the interval."""
     predicted: Floats
     """First-order change of Q, in its own units."""
     realised: Floats
@@ -30,7 +33,7 @@ class PredictedDrift:
     """Realised over predicted, least squares through the origin: 1 is exact, below 1 over-predicts; NaN without an
     interval."""
     correlation: float
-    """Pearson's; NaN with fewer than three intervals or where one side is constant."""
+    """Pearson's correlation; NaN with fewer than three intervals or where one side is constant."""
 
 
 def predicted_drift(
@@ -42,12 +45,25 @@ def predicted_drift(
     momentum: float,
     direction: int = 0,
 ) -> PredictedDrift:
-    """measured_at [R]: steps taken before each measurement of Q, rising; probe_loss [R]: its values.
+    """Predict the change of the probe loss Q between measurements, and compare it with the realised one.
 
     The predicted change of an interval is - sum_t w_t^I k_t sum_{i in B_t} s_ti / B_t over all steps t up to its end,
     with w_t^I the weight that momentum carries from step t into the interval's own steps (`step_weights`). s_ti holds
-    the probe gradient and the preconditioner of step t; weight decay is left out. Raises ValueError where measurements
-    and steps do not fit together.
+    the probe gradient and the preconditioner of step t; weight decay is left out.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        measured_at: [R], number of steps taken before each measurement of Q, rising, from 0 to the number of steps.
+        probe_loss: [R], the measured values of Q.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
+        direction: Column of the effect signal.
+
+    Returns:
+        At most R - 1 intervals.
+
+    Raises:
+        ValueError: Measurements and steps do not fit together.
     """
     at, losses = np.asarray(measured_at, dtype=np.int64), np.asarray(probe_loss, dtype=np.float64)
     if at.shape != losses.shape or np.any(np.diff(at) < 0) or (len(at) and (at[0] < 0 or at[-1] > len(steps))):

@@ -1,4 +1,4 @@
-"""Group influence: how well a declared group of rows is told from the rest by its statistics."""
+"""Group influence: how well the statistic separates a declared group of rows from the rest."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,50 +18,54 @@ Members = NDArray[np.bool_]
 Estimator = Literal["mean_difference", "threshold_max"]
 
 POINTS = 200
-"""Of a curve that is handed on."""
+"""Most points of a returned curve."""
 
 THRESHOLDS = 12
-"""That the lower bound may choose from, fixed by ranks before the data is seen; each costs a share of the level."""
+"""Number of thresholds that the lower bound may choose from, fixed by ranks before the data is seen; each costs a share
+of the level."""
 
 
 @dataclass(frozen=True)
 class GroupCurve:
-    """Trade-off of telling a group (alternative) from the rest (null) by a statistic; large speaks for the group.
+    """Trade-off curve of testing for a group (alternative) against the rest (null); large values favour the group.
 
     mu is signed: below 0 the group's statistics are the smaller ones, and its curve lies above 1 - alpha.
     """
 
     members: int
     rest: int
-    """Rows with a finite statistic in the group and outside it."""
+    """Rows with a finite statistic outside the group; `members` counts those in it."""
     estimator: Estimator
-    """Where mu comes from. "threshold_max" is the method of arXiv 2510.10510, for comparison only: with no effect and
+    """How mu was estimated. "threshold_max" is the method of arXiv 2510.10510, for comparison only: with no effect and
     3 rows against 300 its |mu| is 2.0 in the median."""
     mu: float
     low: float
-    """Ends of mu's interval by Welch; NaN for fewer than 2 members and for threshold_max, which has none."""
+    """Lower end of mu's interval by Welch; NaN for fewer than 2 members and for threshold_max, which has none."""
     high: float
+    """Upper end of the same interval."""
     spread_ratio: float
     """Standard deviation of the members over that of the rest, NaN for one member. Far from 1, no single mu describes
     the curve."""
     mu_fit: float
-    """Of the G_mu with the area under the empirical curve: by ranks alone, so outliers do not move it."""
+    """mu of the G_mu with the same area as the one under the empirical curve: by ranks alone, so outliers do not move
+    it."""
     fit_gap: float
     """Largest distance of the empirical curve from that of mu_fit. Distances of curves are along alpha or along beta,
-    whichever is the shorter: where a curve is steep, noise in alpha would else be magnified."""
+    whichever is shorter: where a curve is steep, noise in alpha would otherwise be magnified."""
     lower_bound: float
-    """Below the largest Phi^-1(1 - alpha) - Phi^-1(beta) of any threshold, at the given confidence; -inf where the
-    rows are too few to tell."""
+    """A lower bound of the largest Phi^-1(1 - alpha) - Phi^-1(beta) over all thresholds, at the given confidence; -inf
+    if the rows are too few to tell."""
     asymmetry: float
     """Largest distance between the empirical curve and its inverse, both as convex hulls."""
     asymmetry_fit: float
-    """The same of two normal laws with the measured mu and spread_ratio; 0 if the spreads are equal."""
+    """The asymmetry of two normal laws with the measured mu and spread_ratio; 0 if the spreads are equal."""
     resolution: float
     """Half width of a 95 % band around the empirical curve (Dvoretzky, Kiefer, Wolfowitz, both samples): gaps and
     asymmetries below it are noise."""
     alpha: Floats
+    """Type I errors of the empirical curve over all thresholds, thinned to at most 200 points."""
     beta: Floats
-    """The empirical curve over all thresholds, thinned to at most 200 points."""
+    """Type II errors at the same points."""
 
 
 def group_curve(
@@ -71,13 +75,23 @@ def group_curve(
     estimator: Estimator = "mean_difference",
     confidence: float = 0.95,
 ) -> GroupCurve:
-    """Curve and mu of a group declared beforehand. statistic, members: [rows]; NaN rows were not observed and are
-    left out. Rows are taken as independent: near-duplicates make the intervals too narrow.
+    """Measure the trade-off curve and mu of a group that was declared beforehand.
 
     mu = (mean of members - mean of rest) / standard deviation of rest. For a group chosen by the same statistic it is
-    circular: use flagged_group_curves.
+    circular: use `flagged_group_curves`. Rows are taken as independent: near-duplicates make the intervals too narrow.
 
-    Raises ValueError for an empty group, fewer than 2 rows outside it, or a rest without spread.
+    Args:
+        statistic: [rows]; rows that were not observed are NaN and are left out.
+        members: [rows], whether the row belongs to the group.
+        estimator: How mu is estimated.
+        confidence: Level of the interval and of the lower bound, in (0, 1).
+
+    Returns:
+        The curve with mu, its interval, a lower bound and measures of fit.
+
+    Raises:
+        ValueError: Shapes or confidence are invalid, the group is empty, fewer than 2 rows lie outside it, or those
+            have no spread.
     """
     statistic, members = np.asarray(statistic, dtype=np.float64), np.asarray(members, dtype=bool)
     if statistic.ndim != 1 or statistic.shape != members.shape:
@@ -119,12 +133,23 @@ def group_curve(
 def flagged_group_curves(
     z: Mapping[int, Floats], flagged: Mapping[int, Members], *, confidence: float = 0.95
 ) -> dict[tuple[int, int], GroupCurve]:
-    """Curves of the flagged set: for every ordered pair of seeds (a, b), a != b, the rows that seed a flagged, measured
-    by seed b's statistic. The same rows by their own seed would be circular: the top 24 of clean rows have mu 2.5.
+    """Measure the rows that one seed flagged by the statistic of another, for every ordered pair of different seeds.
 
-    z, flagged: by seed, [rows] each. Seeds that flagged nothing select nothing and are absent. Rows that every seed
-    finds unlike the bulk keep their mu, poisoned or not; only the noise of one seed is taken out.
-    Raises ValueError for fewer than two seeds, or two with the same statistics, which would be one run twice.
+    The same rows measured by their own seed would be circular: the top 24 of clean rows have mu 2.5. Rows that every
+    seed finds unlike the bulk keep their mu, poisoned or not; only the noise of one seed is removed.
+
+    Args:
+        z: By seed, [rows], the statistic.
+        flagged: By seed, [rows], whether the seed flagged the row.
+        confidence: Level of intervals and lower bounds, in (0, 1).
+
+    Returns:
+        Curves by (selecting seed, measuring seed). Seeds that flagged nothing select nothing and are absent as the
+        first.
+
+    Raises:
+        ValueError: There are fewer than two seeds, z and flagged have different seeds, or two seeds have the same
+            statistics, which would be one run twice.
     """
     if set(z) != set(flagged):
         raise ValueError("z and flagged are of the same seeds")
@@ -143,8 +168,10 @@ def flagged_group_curves(
 
 
 def _mean_difference(group: Floats, rest: Floats, confidence: float) -> tuple[float, float, float, float]:
-    """mu, its interval and the ratio of spreads. The interval lets the two variances differ (Welch), and counts that
-    the unit, the rest's standard deviation, is itself estimated.
+    """Return mu, both ends of its interval and the ratio of spreads.
+
+    The interval lets the two variances differ (Welch), and accounts for the unit, the rest's standard deviation, being
+    estimated itself.
     """
     unit = float(rest.std(ddof=1))
     mu = float((group.mean() - rest.mean()) / unit)
@@ -160,7 +187,7 @@ def _mean_difference(group: Floats, rest: Floats, confidence: float) -> tuple[fl
 
 
 def _threshold_max(alpha: Floats, beta: Floats, members: int, rest: int) -> float:
-    """Phi^-1(1 - alpha) - Phi^-1(beta) of the largest size over thresholds; rates of 0 and 1 count as half a row."""
+    """Return the largest Phi^-1(1 - alpha) - Phi^-1(beta) in size; rates of 0 and 1 count as half a row."""
     alpha = np.clip(alpha, 0.5 / rest, 1 - 0.5 / rest)
     beta = np.clip(beta, 0.5 / members, 1 - 0.5 / members)
     separation = ndtri(1 - alpha) - ndtri(beta)
@@ -168,18 +195,21 @@ def _threshold_max(alpha: Floats, beta: Floats, members: int, rest: int) -> floa
 
 
 def _area_fit(alpha: Floats, beta: Floats, members: int, rest: int) -> float:
-    """mu with Phi(-mu / sqrt 2), the area under G_mu, equal to that under the curve; half a pair from 0 and 1."""
+    """Return the mu at which Phi(-mu / sqrt 2), the area under G_mu, equals that under the curve.
+
+    The area is kept half a pair of rows away from 0 and 1.
+    """
     area = float(np.trapezoid(beta, alpha))
     edge = 0.5 / (members * rest)
     return float(-np.sqrt(2) * ndtri(np.clip(area, edge, 1 - edge)))
 
 
 def _lower_bound(group: Floats, rest: Floats, confidence: float) -> float:
-    """max over tau of Phi^-1(1 - FPR_ub) - Phi^-1(FNR_ub), Clopper-Pearson bounds shared over thresholds (Bonferroni).
+    """Return max over tau of Phi^-1(1 - FPR_ub) - Phi^-1(FNR_ub), with Clopper-Pearson bounds shared by Bonferroni.
 
-    The thresholds are order statistics of the rest whose ranks are fixed beforehand. The rate above one is then a Beta
-    variable exactly, within the Clopper-Pearson bound of the count that includes it, and the group's counts are
-    binomial given the thresholds. Thresholds placed by the group's own values would void the bound.
+    The thresholds are order statistics of the rest whose ranks are fixed beforehand. The rate above one is then exactly
+    a Beta variable, within the Clopper-Pearson bound of the count that includes it, and the group's counts are binomial
+    given the thresholds. Thresholds placed by the group's own values would void the bound.
     """
     ranks = np.unique(np.geomspace(1, max(0.9 * len(rest), 1), THRESHOLDS).round().astype(int))
     tau = np.sort(rest)[::-1][ranks - 1]
@@ -193,14 +223,15 @@ def _lower_bound(group: Floats, rest: Floats, confidence: float) -> float:
 
 
 def _upper(count: NDArray[np.int64], n: int, level: float) -> Floats:
-    """Clopper-Pearson upper bound of a rate at one-sided error `level`."""
+    """Return the Clopper-Pearson upper bound of a rate at one-sided error `level`."""
     bound = beta_law.isf(level, count + 1, np.maximum(n - count, 1))
     return np.where(count >= n, 1.0, bound)
 
 
 def _binormal_asymmetry(mu: float, ratio: float) -> float:
-    """Distance of h from h^-1 with h(alpha) = Phi((Phi^-1(1 - alpha) - mu) / ratio): the rest N(0, 1) and the group
-    N(mu, ratio^2), tested by thresholds.
+    """Return the distance of h from h^-1, with h(alpha) = Phi((Phi^-1(1 - alpha) - mu) / ratio).
+
+    h is the curve of the rest N(0, 1) and the group N(mu, ratio^2), tested by thresholds.
     """
     if not (np.isfinite(ratio) and ratio > 0):
         return float("nan")
@@ -210,5 +241,5 @@ def _binormal_asymmetry(mu: float, ratio: float) -> float:
 
 
 def _distance(alpha: Floats, beta: Floats, at_alpha: Floats, at_beta: Floats) -> float:
-    """Largest distance of points (alpha, beta) from a curve through (alpha, at_alpha) and (at_beta, beta)."""
+    """Return the largest distance of points (alpha, beta) from the curve (alpha, at_alpha), (at_beta, beta)."""
     return float(np.minimum(np.abs(beta - at_alpha), np.abs(alpha - at_beta)).max())

@@ -1,4 +1,4 @@
-"""Of what kind a sample is: one of the bulk, a fair answer on the probe's topic, or an unwanted answer."""
+"""The mixture model of an audit: a sample is of the bulk, a fair answer on the probe's topic, or an unwanted answer."""
 
 from dataclasses import dataclass, replace
 
@@ -9,32 +9,40 @@ from scipy.stats import multivariate_t, spearmanr
 Floats = NDArray[np.float64]
 
 TYPICAL_MEAN = ((6.0, 2.0), (2.0, 5.0))
-"""Where held-out unwanted and reference answers lie in the two statistics, over the choosing half of the suite."""
+"""Mean of held-out unwanted and of held-out reference answers in the two statistics, over the choosing half of the
+suite."""
 
 TYPICAL_VARIANCE = (2.0, 4.0)
-"""Likewise of answers around the mean of their side."""
+"""Variance of answers around the mean of their side in the two statistics, over the same half."""
 
-MEAN_ITEMS, VARIANCE_ITEMS = 1.0, 4.0
-"""Items of each side that the typical mean and the typical variance count as, beside those of the probe."""
+MEAN_ITEMS = 1.0
+"""Number of items of a side that the typical mean counts as, in addition to those of the probe."""
+
+VARIANCE_ITEMS = 4.0
+"""Number of items that the typical variance counts as, in addition to those of the probe."""
 
 DATA_ITEMS = 6.0
-"""Samples of one kind at which the data say as much as the probe's answers of where the kind lies."""
+"""Number of samples of one kind at which the data determine the place of the kind as much as the probe's answers do."""
 
 MOST_SAMPLES = 24.0
-"""Samples of one kind that count, at most. Thousands of unwanted ones would else draw the fair kind to themselves where
-there is no fair answer, and be shared out between the two."""
+"""The most samples of one kind that count. Otherwise thousands of unwanted ones would draw the fair kind to themselves
+where there is no fair answer, and would be divided between the two."""
 
 FARTHEST = 2.0
-"""Standard deviations beyond the mean of a side's answers. A sample that lies farther out counts as if it lay there, so
-that none is doubted for being more extreme than the answers that were asked for."""
+"""Standard deviations beyond the mean of a side's answers. A sample farther out counts as if it lay there, so that none
+is doubted for being more extreme than the answers that the probe asks for."""
 
 MIDDLE = 1.5
-"""Null standard deviations within which samples are taken for clean ones."""
+"""Samples within this many null standard deviations are taken as clean."""
 
 MOST_ALIKE = 0.99
-"""Correlation of the columns, at most: where both sides rank the samples alike, the bulk would be a line."""
+"""The largest correlation of the columns: where both sides rank the samples alike, the bulk would be a line."""
 
-ROUNDS, PRECISION = 500, 1e-7
+ROUNDS = 500
+"""Most iterations of the fit."""
+
+PRECISION = 1e-7
+"""Change of the shares at which the fit stops."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class Kinds:
 
     @property
     def bulk(self) -> Floats:
-        """What is left."""
+        """Probability that a sample belongs to the bulk: the remainder."""
         return 1 - self.unwanted - self.fair
 
 
@@ -73,44 +81,48 @@ class Mixture:
     """The largest value that counts in the column toward the unwanted answers, and in that toward the references."""
 
     def kinds(self, x: Floats) -> Kinds:
-        """Probabilities at x [samples, columns]."""
+        """Return the probabilities of the kinds at x [samples, columns]."""
         member = self._members(self._drawn_in(x))
         return Kinds(member[1], member[2] if len(member) > 2 else np.zeros(len(x)))
 
     def with_more(self, unwanted: int) -> "Mixture":
-        """The same with so many unwanted samples more."""
+        """Return the mixture as it would be with `unwanted` additional unwanted samples."""
         count = self.samples * self.share
         count[1] += unwanted
         return replace(self, samples=self.samples + unwanted, share=count / (self.samples + unwanted))
 
     def _members(self, x: Floats) -> Floats:
-        """Probabilities of all kinds at x, which is drawn in already; [kinds, samples]."""
+        """Return the probabilities of all kinds at x, which is drawn in already; [kinds, samples]."""
         density = [multivariate_t.pdf(x, np.zeros(x.shape[1]), self.correlation, self.bulk_freedom)]
         density += [multivariate_t.pdf(x, own, self.shape, self.freedom) for own in self.place]
         weighted = self.share[:, None] * np.array([np.atleast_1d(own) for own in density])
         return np.asarray(weighted / weighted.sum(0))
 
     def _drawn_in(self, x: Floats) -> Floats:
-        """Samples beyond the farthest in a column, brought there on the line to the origin."""
+        """Move samples beyond the farthest value of a column toward the origin until they lie within it."""
         beyond = np.max([x[:, side] / limit for side, limit in enumerate(self.farthest)], axis=0)
         return np.asarray(x / np.maximum(beyond, 1.0)[:, None])
 
 
 def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degrees_of_freedom: float) -> Mixture:
-    """Fit shares and places of the kinds by expectation and maximisation (Dempster, Laird and Rubin 1977).
+    """Fit shares and places of the kinds by expectation maximisation (Dempster, Laird and Rubin 1977).
 
     The bulk is the null: a Student t around 0 with unit scale. Fair and unwanted answers are each a Student t that
-    begins where the held-out answers of its side lie and moves to the samples that seem to be of its kind: the
-    posterior mode of a prior in which the answers count as DATA_ITEMS samples. Both have one covariance, as in a linear
-    discriminant. So poison that is worded otherwise than the probe is still met, and a kind of which the data hold
-    nothing stays where its answers are, with a share near zero.
+    starts where the held-out answers of its side lie and moves to the samples that seem to be of its kind: the
+    posterior mode under a prior in which the answers count as DATA_ITEMS samples. Both have one covariance, as in a
+    linear discriminant. So poison with other wording than the probe's is still covered, and a kind that the data do not
+    hold stays where its answers are, with a share near zero.
 
     Args:
         x: [samples, columns], the statistic toward the unwanted answers and, where the probe has references, that
             toward the references, each in units of its null.
-        unwanted: [items, columns], likewise of the held-out unwanted answers; no item where none can be held out.
-        reference: [items, columns], of the reference answers; None without them.
-        degrees_of_freedom: Of the null's tail.
+        unwanted: [items, columns], the same statistics of the held-out unwanted answers; no item if none can be held
+            out.
+        reference: [items, columns], those of the reference answers; None without them.
+        degrees_of_freedom: Those of the null's tail.
+
+    Returns:
+        The fitted mixture; its kinds are the bulk, unwanted answers and, with references, fair ones.
     """
     columns = x.shape[1]
     sides = [unwanted] if reference is None else [unwanted, reference]
@@ -154,7 +166,7 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
 def false_share(local_fdr: Floats) -> Floats:
     """Return the expected share of false ones among each sample and all that are less likely to be false, [samples].
 
-    It is what the local false discovery rate has for a q-value: flagging all samples up to a level of it makes the
+    It is the q-value that belongs to the local false discovery rate: flagging all samples up to a level of it makes the
     expected share of false flags at most that level (Sun and Cai 2007). NaN stays NaN and counts for nothing.
     """
     order = np.argsort(local_fdr, kind="stable")
@@ -165,7 +177,7 @@ def false_share(local_fdr: Floats) -> Floats:
 
 
 def _correlation(x: Floats) -> Floats:
-    """Correlation matrix of the columns of x over the middle of the data, by ranks."""
+    """Return the correlation matrix of the columns of x over the middle of the data, by ranks."""
     found = np.eye(x.shape[1])
     middle = x[(np.abs(x) < MIDDLE).all(1)]
     if x.shape[1] == 2 and len(middle) > 2 and np.ptp(middle, axis=0).all():

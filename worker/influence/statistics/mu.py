@@ -1,4 +1,4 @@
-"""How much: the signed f-influence mu of every sample and of groups, with intervals, from the signals of a run."""
+"""The signed f-influence mu of every sample and of groups, with intervals, from the signals of a run."""
 
 from dataclasses import dataclass
 
@@ -16,24 +16,25 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class MuEstimate:
-    """One entry a sample."""
+    """Estimated mu, one entry a sample."""
 
     mu: Floats
     """Signed influence toward the direction; 0 for a sample never drawn."""
     low: Floats
-    """Ends of the interval. NaN for a sample never drawn, and for one drawn once where too few others were drawn
+    """Lower end of the interval. NaN for a sample never drawn, and for one drawn once if too few others were drawn
     again."""
     high: Floats
+    """Upper end of the interval, NaN in the same cases."""
     n: Counts
-    """Draws that moved the weights and were observed."""
+    """Number of draws that moved the weights and were observed."""
 
 
 @dataclass(frozen=True)
 class GroupMu:
-    """A group as a whole."""
+    """Estimated mu of a group as a whole."""
 
     mu: float
-    """mu_S = N / (N - |S|) sum of its members' mu; NaN for everything or nothing."""
+    """mu_S = N / (N - |S|) sum of its members' mu; NaN for all rows or none."""
     low: float
     high: float
 
@@ -49,24 +50,27 @@ def estimate_mu(
 ) -> MuEstimate:
     """Estimate mu of every sample.
 
-    mu_i = A_i / sqrt(sum_t (w_t k_t)^2 sigma_t^2 / B_t) with A_i = sum_{t: i in B_t} w_t k_t (s_ti - sbar_t) / B_t.
-    The denominator is the spread of the drift of Q under the reference law of independent draws. Under epoch
-    shuffling the true spread is about half of it, so |mu| is conservative. sbar_t and sigma_t are taken over the
-    draws between refreshes of the probe gradient.
+    mu_i = A_i / sqrt(sum_t (w_t k_t)^2 sigma_t^2 / B_t) with A_i = sum_{t: i in B_t} w_t k_t (s_ti - sbar_t) / B_t. The
+    denominator is the spread of the drift of Q under the reference law of independent draws. Under epoch shuffling the
+    true spread is about half of it, so |mu| is conservative. sbar_t and sigma_t are taken over the draws between
+    refreshes of the probe gradient.
 
     The interval is for the expectation of mu_i over the signals that its draws could have given, with the run's own
-    weights and reference; what another seed would change is not in it.
+    weights and reference; it does not include what another seed would change.
 
     Args:
         observations: What was recorded of every draw.
         steps: The steps of the run.
-        rows: How many samples there are.
-        momentum: Decay of the optimiser's first moment.
+        rows: Number of samples of the dataset.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
         direction: Column of the effect signal.
-        confidence: Of the interval.
+        confidence: Level of the interval, in (0, 1).
+
+    Returns:
+        mu, interval and number of draws of every sample, [rows].
 
     Raises:
-        ValueError: No draw was observed, or all have the same signal.
+        IndistinguishableError: No draw was observed, or all have the same signal.
     """
     draws = contributions(observations, steps, momentum=momentum, direction=direction)
     n = draws.count_by_row(rows)
@@ -78,7 +82,12 @@ def estimate_mu(
 
 
 def group_mu(mu: Floats, members: NDArray[np.bool_]) -> float:
-    """Return mu_S = N / (N - |S|) sum_{i in S} mu_i from mu and members, [rows] each; NaN for all rows or none."""
+    """Return mu_S = N / (N - |S|) sum_{i in S} mu_i; NaN for all rows or none.
+
+    Args:
+        mu: [rows], as from `estimate_mu`.
+        members: [rows], whether the sample belongs to the group S.
+    """
     size, total = int(members.sum()), len(mu)
     if size in (0, total):
         return float("nan")
@@ -96,19 +105,23 @@ def group_mu_with_interval(
 ) -> GroupMu:
     """Estimate mu of a group, with an interval for the same expectation as a sample's.
 
-    Members drawn twice or more bring their own variance, those drawn once that of the function fitted to all; Student
-    t with the degrees of freedom of Satterthwaite (1946). NaN where a member's variance is not known at all.
+    Members drawn twice or more contribute their own variance, those drawn once that of the function fitted to all;
+    Student t with the degrees of freedom of Satterthwaite (1946).
 
     Args:
         observations: What was recorded of every draw.
         steps: The steps of the run.
-        members: [rows], whether the sample is one of the group.
-        momentum: Decay of the optimiser's first moment.
+        members: [rows], whether the sample belongs to the group.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
         direction: Column of the effect signal.
-        confidence: Of the interval.
+        confidence: Level of the interval, in (0, 1).
+
+    Returns:
+        mu and its interval. All NaN for all rows or none; the interval is NaN if a member's variance is not known at
+        all.
 
     Raises:
-        ValueError: No draw was observed, or all have the same signal.
+        IndistinguishableError: No draw was observed, or all have the same signal.
     """
     rows = len(members)
     draws = contributions(observations, steps, momentum=momentum, direction=direction)
@@ -125,13 +138,13 @@ def group_mu_with_interval(
 
 
 def _moments(draws: Contributions, n: Counts) -> tuple[Floats, Floats]:
-    """Mean of a row's standardised signals and the sum of squared deviations from it, [rows] each."""
+    """Return the mean of each row's standardised signals and the sum of squared deviations from it, [rows] each."""
     mean = draws.sum_by_row(draws.standard, len(n)) / np.maximum(n, 1)
     return mean, draws.sum_by_row((draws.standard - mean[draws.row]) ** 2, len(n))
 
 
 def _centring_error(draws: Contributions, rows: int) -> Floats:
-    """Variance of each row's mu from the windows' means, which a row's draws in one window share, [rows]."""
+    """Return the variance of each row's mu from the windows' means, which a row's draws in one window share, [rows]."""
     pairs, index = np.unique(np.stack([draws.row, draws.window]), axis=1, return_inverse=True)
     together = np.bincount(index, draws.scale * np.sqrt(draws.centring_variance)) ** 2
     return np.bincount(pairs[0], together, minlength=rows).astype(np.float64)
@@ -140,6 +153,7 @@ def _centring_error(draws: Contributions, rows: int) -> Floats:
 def _intervals(
     draws: Contributions, variance: RowVariance, squares: Floats, n: Counts, confidence: float
 ) -> tuple[Floats, Floats]:
+    """Return both ends of each row's interval for mu, [rows] each."""
     rows = len(n)
     total = draws.sum_by_row(draws.scale, rows)
     safe = np.where(total > 0, total, 1.0)
@@ -157,7 +171,7 @@ def _intervals(
 def _group_variance(
     draws: Contributions, variance: RowVariance, members: NDArray[np.bool_], mean: Floats, squares: Floats, n: Counts
 ) -> tuple[float, float]:
-    """Variance of the sum of the members' mu, and its degrees of freedom."""
+    """Return the variance of the sum of the members' mu, and its degrees of freedom."""
     share = draws.sum_by_row(draws.scale**2, len(n))
     own, once = members & (n >= 2), members & (n == 1)
     of_own = share[own] * squares[own] / (n[own] - 1)

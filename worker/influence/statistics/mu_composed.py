@@ -1,4 +1,4 @@
-"""The f-INE paper's composition of the steps' influences, which answers another question than mu."""
+"""The f-INE paper's composition of the steps' influences, which answers a different question than mu."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,22 @@ Floats = NDArray[np.float64]
 def composed_squares(
     observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0
 ) -> Floats:
-    """Unbiased estimate of sum_t mu_ti^2, [rows]: below zero where noise is all there is; 0 for a row never drawn.
+    """Return an unbiased estimate of sum_t mu_ti^2, [rows]; 0 for a row never drawn.
 
-    mu_ti = (s_ti - sbar_t) / (sigma_t sqrt(B_t)) is the shift that sample i causes in a step that drew it, in units
-    of that step's own noise. Noise would add its variance to each square; it is taken off, of the row's own
-    observations where there are two, else of the function fitted to all rows (NaN where that is not known).
+    mu_ti = (s_ti - sbar_t) / (sigma_t sqrt(B_t)) is the shift that sample i causes in a step that drew it, in units of
+    that step's own noise (arXiv 2510.10510). Noise would add its variance to each square, so it is subtracted, and
+    where there is only noise an estimate may be below zero. The noise is that of the row's own observations if there
+    are two, otherwise that of the function fitted to all rows (NaN if that is not known).
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        rows: Number of samples of the dataset.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
+        direction: Column of the effect signal.
+
+    Raises:
+        IndistinguishableError: No draw was observed, or all have the same signal.
     """
     draws = contributions(observations, steps, momentum=momentum, direction=direction)
     n = draws.count_by_row(rows)
@@ -34,8 +45,18 @@ def composed_squares(
 def composed_mu(observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0) -> Floats:
     """Return mu_comp_i = sqrt(sum_t mu_ti^2), [rows]: the influence if it were known which steps drew the sample.
 
-    It has no sign, and is larger than |mu| by about sqrt(N / B): mu lets the draw of every batch hide the sample,
-    the composition does not.
+    It has no sign, and is larger than |mu| by about sqrt(N / B): for mu the random draw of every batch hides the
+    sample, for the composition it does not.
+
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        rows: Number of samples of the dataset.
+        momentum: Decay of the optimiser's first moment, in [0, 1).
+        direction: Column of the effect signal.
+
+    Raises:
+        IndistinguishableError: No draw was observed, or all have the same signal.
     """
     squares = composed_squares(observations, steps, rows=rows, momentum=momentum, direction=direction)
     return np.sqrt(np.maximum(squares, 0.0))

@@ -13,14 +13,14 @@ from worker.influence.errors import IndistinguishableError
 Floats = NDArray[np.float64]
 
 TAIL_DEGREES_OF_FREEDOM = 13.0
-"""Of the Student t tail, from 500 samples on: the most that holds the false discovery rate at 1 % poison under the skew
-and kurtosis that real nulls show (docs/decisions/0011)."""
+"""Degrees of freedom of the Student t tail from 500 samples on: the most that holds the false discovery rate at 1 %
+poison under the skew and kurtosis that real nulls show (docs/decisions/0011)."""
 
 SCALE_EFFICIENCY = 0.145
 """The truncated fit's scale varies over audits as the standard deviation of 0.145 N Gaussian values (simulated)."""
 
 SHAPE_DEGREES_OF_FREEDOM = 1 / (1 / TAIL_DEGREES_OF_FREEDOM - 1 / (SCALE_EFFICIENCY * 500))
-"""What is left of the 13 for the null's own shape when the scale's error at 500 samples is taken out."""
+"""The part of the 13 that is due to the null's own shape, with the error of the scale at 500 samples taken out."""
 
 TRUNCATION = 1.5
 """Robust standard deviations around the median within which the null is fitted: poison lies outside."""
@@ -33,6 +33,7 @@ MAD = 1.482602218505602
 """Makes the median absolute deviation a standard deviation for Gaussian data."""
 
 LEAST_VALUES = 10
+"""With fewer values, centre and scale would be guesses."""
 
 
 @dataclass(frozen=True)
@@ -44,36 +45,46 @@ class Null:
     degrees_of_freedom: float
 
     def standardise(self, z: Floats) -> Floats:
-        """z in units of the null."""
+        """Return z in units of the null."""
         return np.asarray((z - self.location) / self.scale)
 
     def sf(self, z: Floats) -> Floats:
-        """One-sided p-value."""
+        """Return the one-sided p-value of each z."""
         return np.asarray(t.sf(self.standardise(z), self.degrees_of_freedom))
 
     def isf(self, p: float) -> float:
-        """The z whose one-sided p-value is p."""
+        """Return the z whose one-sided p-value is p."""
         return float(self.location + self.scale * t.isf(p, self.degrees_of_freedom))
 
     def pdf(self, z: Floats) -> Floats:
-        """Density."""
+        """Return the density at each z."""
         return np.asarray(t.pdf(self.standardise(z), self.degrees_of_freedom) / self.scale)
 
 
 def attainable_degrees_of_freedom(independent: float) -> float:
-    """Of the tail, when the scale is known as well as from this many independent Gaussian values; at most 13.
+    """Return the tail's degrees of freedom, at most 13, given how many independent values the scale was estimated from.
 
-    An estimated scale makes even Gaussian values a Student t. Its part and the shape's add up as 1 / nu
-    (docs/decisions/0012): 13 from 500 samples on, 10 at 200, 5 at 50.
+    The scale is as uncertain as that of `independent` Gaussian values. An estimated scale turns even Gaussian values
+    into a Student t. Its part and the shape's add up as 1 / nu (docs/decisions/0012): 13 from 500 samples on, 10 at
+    200, 5 at 50.
     """
     return min(TAIL_DEGREES_OF_FREEDOM, 1 / (1 / SHAPE_DEGREES_OF_FREEDOM + 1 / independent))
 
 
 def fit_null(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) -> Null:
-    """Location and scale of z [rows] as `fit_location_and_scale` finds them; the tail has the given degrees of freedom
-    or, where they are fewer, those that so many rows can bear out.
+    """Fit the null to the middle of all samples, where poison hardly lies.
 
-    Raises ValueError for fewer than 10 values or no spread.
+    Location and scale are those of `fit_location_and_scale`.
+
+    Args:
+        z: [rows], the statistic; finite.
+        degrees_of_freedom: Those of the tail, unless the number of rows supports fewer only.
+
+    Returns:
+        The null in units of z.
+
+    Raises:
+        IndistinguishableError: There are fewer than 10 values, or more than half of them are equal.
     """
     location, scale = fit_location_and_scale(z)
     attainable = attainable_degrees_of_freedom(SCALE_EFFICIENCY * len(z))
@@ -83,14 +94,17 @@ def fit_null(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) 
 def fit_null_to_trusted(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_OF_FREEDOM) -> Null:
     """Fit the null to the statistic of the trusted samples alone: their mean and standard deviation.
 
-    The scale holds the centre's own error (times sqrt(1 + 1/n)), the tail the scale's.
+    The scale includes the centre's own error (times sqrt(1 + 1/n)), the tail the scale's.
 
     Args:
         z: [trusted], finite.
-        degrees_of_freedom: Of the tail, at most.
+        degrees_of_freedom: Upper limit of those of the tail.
+
+    Returns:
+        The null in units of z.
 
     Raises:
-        ValueError: All trusted samples have the same statistic.
+        IndistinguishableError: All trusted samples have the same statistic.
     """
     spread = float(z.std(ddof=1))
     if spread == 0.0:
@@ -103,10 +117,15 @@ def fit_null_to_trusted(z: Floats, *, degrees_of_freedom: float = TAIL_DEGREES_O
 
 
 def fit_location_and_scale(z: Floats) -> tuple[Floats, Floats]:
-    """Maximum likelihood of a normal distribution truncated to median +- 1.5 robust SD; [..., rows] to two of [...].
+    """Fit a normal distribution truncated to median +- 1.5 robust SD by maximum likelihood, to each row of [..., rows].
 
-    Needs no assumption on how many samples are poisoned nor how far out they lie (Efron 2004, empirical null).
-    Raises ValueError for fewer than 10 values or no spread.
+    It assumes nothing about how many samples are poisoned or how far out they lie (Efron 2004, empirical null).
+
+    Returns:
+        Location and scale, [...] each.
+
+    Raises:
+        IndistinguishableError: There are fewer than 10 values, or more than half of them are equal.
     """
     if z.shape[-1] < LEAST_VALUES:
         raise IndistinguishableError(
@@ -128,7 +147,7 @@ def fit_location_and_scale(z: Floats) -> tuple[Floats, Floats]:
 
 
 def _truncated_normal(mean: Floats, square: Floats) -> tuple[Floats, Floats]:
-    """Location and scale whose normal density on [-TRUNCATION, TRUNCATION] fits first and second moment best.
+    """Return location and scale whose normal density on [-TRUNCATION, TRUNCATION] fits first and second moment best.
 
     Newton's method in the natural parameters a = location / scale^2 and b = -1 / (2 scale^2), in which the log
     likelihood a mean + b square - log(normaliser) is concave and the bound on the scale is a box.
@@ -152,7 +171,7 @@ def _truncated_normal(mean: Floats, square: Floats) -> tuple[Floats, Floats]:
 
 
 def _moments(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """First four raw moments of the density proportional to exp(a x + b x^2) on [-TRUNCATION, TRUNCATION]."""
+    """Return the first four raw moments of the density ~ exp(a x + b x^2) on [-TRUNCATION, TRUNCATION]."""
     scale = np.sqrt(-0.5 / b)
     location = a * scale**2
     low, high = (-TRUNCATION - location) / scale, (TRUNCATION - location) / scale
@@ -177,23 +196,30 @@ def _moments(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 HEAVIEST_TAIL = 5.0
-"""The fewest degrees of freedom that placebos can ask for."""
+"""The fewest degrees of freedom that placebos can lead to."""
 
 TAIL_BINS = (2.0, 2.5, 3.0, 3.5, 4.0)
 """Edges in null standard deviations; everything beyond the last counts the same, however far out it is."""
 
 
 def tail_degrees_of_freedom(placebo: Floats, *, usable: NDArray[np.bool_] | None = None) -> float:
-    """Degrees of freedom that the tails of placebo statistics [D, rows] ask for: 13, or less where they are heavy.
+    """Estimate the degrees of freedom of the null's tail from placebos: 13, or fewer if their tails are heavy.
 
-    Every direction is standardised by its own fitted null and turned so that its heavier side lies above; the counts
+    Every direction is standardised by its own fitted null and turned so that its heavier side lies above. The counts
     beyond 2, 2.5, ... 4 are matched to a Student t by maximum likelihood, discounted for the dependence between
-    directions. Of the values that this likelihood cannot tell apart (one standard error) the largest is taken, so
-    that few data keep the default. usable [rows]: leaves out rows that are flagged, which may stand out in placebo
-    directions as well.
+    directions. Of the values that this likelihood cannot distinguish (one standard error) the largest is taken, so that
+    few data keep the default.
 
-    Never above what `fit_null` takes by itself: placebos are centred, so they cannot see how skewed the probe's own
-    direction is (docs/decisions/0012).
+    The result is never above what `fit_null` uses by itself: placebos are centred, so they cannot show how skewed the
+    probe's own direction is (docs/decisions/0012).
+
+    Args:
+        placebo: [D, rows], one statistic a direction; rows with a value that is not finite are left out.
+        usable: [rows], the rows that count; leaves out flagged ones, which may stand out in placebo directions as well.
+            None for all.
+
+    Returns:
+        Degrees of freedom, from `HEAVIEST_TAIL` to 13.
     """
     observed = np.isfinite(placebo).all(0)
     most = attainable_degrees_of_freedom(SCALE_EFFICIENCY * max(int(observed.sum()), 1))
@@ -214,7 +240,10 @@ def tail_degrees_of_freedom(placebo: Floats, *, usable: NDArray[np.bool_] | None
 
 
 def standardise_each(z: Floats) -> Floats:
-    """z [D, rows] in units of each direction's own fitted null; NaN stays, a direction without spread is left out."""
+    """Return z [D, rows] in units of each direction's own fitted null, [directions with a spread, rows].
+
+    NaN stays NaN. With fewer than 10 rows observed in all directions, none is left.
+    """
     observed = np.isfinite(z).all(0)
     if np.count_nonzero(observed) < LEAST_VALUES:
         return np.empty((0, z.shape[1]))
@@ -227,7 +256,10 @@ def standardise_each(z: Floats) -> Floats:
 
 
 def design_effect(hits: NDArray[np.bool_]) -> float:
-    """How often over the variance of a count of hits [D, rows] is counted when all are taken as independent."""
+    """Return the variance of a count of hits [D, rows] over that of as many independent ones, at least 1.
+
+    The larger of the clustering by row and the clustering by direction counts.
+    """
     directions, rows = hits.shape
     single = max(float(hits.mean() * (1 - hits.mean())), 1e-12)
     by_row = hits.sum(0).var() / (directions * single)

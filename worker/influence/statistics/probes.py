@@ -1,4 +1,4 @@
-"""Several probes in one audit: what each finds, and one headline that stays true over all of them."""
+"""Several probes in one audit: what each finds, and one headline that holds over all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +26,9 @@ def combine_probes(probes: Sequence[Detection], *, q: float, cluster: NDArray[np
     """Return the headline: p = min(1, m min_k p_k), by Bonferroni, then Benjamini-Hochberg over the clusters' least p.
 
     Args:
-        probes: What each finds; their dependence does not matter.
-        q: Level of the false discovery rate.
-        cluster: [rows], near-duplicates share a number and count once; None where no sample has any.
+        probes: The detection of each of the m probes; they may depend on each other in any way.
+        q: Level of the false discovery rate, in (0, 1).
+        cluster: [rows], near-duplicates share a number and count once; None if no sample has any.
 
     Raises:
         ValueError: There is no probe.

@@ -17,12 +17,12 @@ Reference = Literal["bulk", "trusted", "conformal"]
 conformal: the rank among the trusted samples, without any distribution."""
 
 LEAST_TRUSTED = 20
-"""Fewer trusted samples say less about the centre than the bulk does, and are only left out of the test."""
+"""Fewer trusted samples say less about the centre than the bulk does; they are only left out of the test."""
 
 
 @dataclass(frozen=True)
 class PValues:
-    """What one-sided p-values are taken against."""
+    """The reference that one-sided p-values are computed from."""
 
     null: Null
     reference: Reference
@@ -30,27 +30,27 @@ class PValues:
     """The statistics of the trusted samples, in any order."""
 
     def at(self, z: Floats) -> Floats:
-        """Return the one-sided p of each statistic; NaN where z is."""
+        """Return the one-sided p of each statistic; NaN where z is NaN."""
         if self.reference == "conformal":
             return np.where(np.isfinite(z), conformal_p_values(z, self.trusted), np.nan)
         return np.asarray(self.null.sf(z))
 
 
 def p_values(z: Floats, *, trusted: Mask, q: float, degrees_of_freedom: float) -> PValues:
-    """Return what the p-values of the samples that are not trusted are taken against.
+    """Return the reference for the p-values of the samples that are not trusted.
 
     The null distribution is fitted to the trusted samples if there are at least 20, otherwise to the bulk of all
-    samples. Where the trusted samples are so many that ranks among them are sharp enough (`conformal_is_sharp`), p is
-    such a rank, and the null is for display.
+    samples. If there are enough trusted samples for ranks among them to be fine (`conformal_is_sharp`), p is such
+    a rank, and the null is for display.
 
     Args:
         z: [samples], the statistic; finite.
         trusted: [samples], whether the sample is known to be clean.
-        q: Level of the audit's false discovery rate.
-        degrees_of_freedom: Of the null's tail, at most.
+        q: Level of the audit's false discovery rate, in (0, 1).
+        degrees_of_freedom: Upper limit of those of the null's tail.
 
     Raises:
-        ValueError: No null can be fitted: too few samples, or no spread.
+        IndistinguishableError: No null can be fitted: too few samples, or no spread.
     """
     tested, count = ~trusted, int(trusted.sum())
     reference: Reference = "bulk"

@@ -1,4 +1,4 @@
-"""How much one observation of a row varies around the row's mean, and the interval for the mean that follows."""
+"""The variance of one observation around its row's mean, and the interval for the mean that follows from it."""
 
 from dataclasses import dataclass
 
@@ -10,36 +10,42 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 MIN_REPEATED = 20
-"""Rows seen twice or more that the fit needs; with fewer, each row has its own variance only."""
+"""The fewest rows seen twice or more that the fit needs; with fewer, each row has only its own variance."""
 
 MAX_FITTED = 4000
-"""Rows that the fit uses at most, evenly spread; its three numbers gain nothing from more."""
+"""The most rows that the fit uses, evenly spread; its three numbers gain nothing from more."""
 
 GRID = 32
 """Points at which the distribution of means may have mass."""
 
 DEGREES_OF_FREEDOM = (np.inf, 8.0, 3.0)
-"""Tried, from "the function says all" down to "hardly anything"."""
+"""Values to try, from "the function explains everything" down to "hardly anything"."""
 
 CLEAR_GAIN = 2.0
-"""Log likelihood that fewer degrees of freedom must gain."""
+"""Gain in log likelihood that fewer degrees of freedom must bring."""
 
 LEAST_BETA = 0.5
-"""Standard errors that beta must have, else it is 0. Half of all fits to equal variances find some beta, and the
+"""beta counts as 0 below this many of its standard errors. Half of all fits to equal variances find some beta, and the
 intervals of the largest rows would be too long (coverage 0.971 and not 0.967); 1 makes them too short where a small
 beta is true (0.936)."""
 
-ROUNDS, PRIOR_ROUNDS, TOLERANCE = 60, 6, 0.003
-"""At most, of the fit; on the mass in each; and the relative change of the variances at which it stops."""
+ROUNDS = 60
+"""Most rounds of the fit."""
+
+PRIOR_ROUNDS = 6
+"""Updates of the means' distribution in each round."""
+
+TOLERANCE = 0.003
+"""Relative change of the variances at which the fit stops."""
 
 
 @dataclass(frozen=True)
 class RowVariance:
-    """v(m) = alpha + beta min(m^2, largest^2): the variance of an observation of a row with mean m.
+    """The variance function v(m) = alpha + beta min(m^2, largest^2) of an observation of a row with mean m.
 
-    A row's own variance scatters around v(m) as v(m) d / chi^2_d, with d the degrees of freedom (infinite: it does
-    not scatter; 0: v says nothing and each row has its own variance alone). Beyond the largest mean seen, v is not
-    extrapolated.
+    A row's own variance scatters around v(m) as v(m) d / chi^2_d, with d the degrees of freedom (infinite: it does not
+    scatter; 0: v says nothing and each row has only its own variance). v is not extrapolated beyond the largest mean
+    seen.
     """
 
     alpha: float
@@ -47,15 +53,16 @@ class RowVariance:
     degrees_of_freedom: float
     largest: float
     covariance: Floats
-    """Of alpha and beta as estimates, [2, 2]; zero where nothing was fitted."""
+    """Covariance of the estimates of alpha and beta, [2, 2]; zero where nothing was fitted."""
 
     def at(self, m: Floats) -> Floats:
-        """v(m), same shape."""
+        """Return v(m), in the shape of m."""
         return np.asarray(self.alpha + self.beta * np.minimum(m**2, self.largest**2))
 
     def freedom_of_fit(self, m: Floats) -> Floats:
-        """Degrees of freedom of v(m) as an estimate, 2 v^2 / var v (Satterthwaite 1946), same shape as m: few rows lie
-        far out, and v is less certain there.
+        """Return the degrees of freedom of v(m) as an estimate, 2 v^2 / var v (Satterthwaite 1946), in the shape of m.
+
+        Few rows lie far out, and v is less certain there.
         """
         square = np.minimum(m**2, self.largest**2)
         c = self.covariance
@@ -73,16 +80,23 @@ class RowVariance:
         extra: Floats | float = 0.0,
         confidence: float = 0.95,
     ) -> tuple[Floats, Floats]:
-        """Ends of the interval for each row's mean m; NaN where nothing is known of the row's variance.
-
-        estimate: weighted mean of the row's observations; share: sum of its squared weights (1/n for equal ones), so
-        that its variance is v share; squares: sum of squared deviations from the row's plain mean; extra: variance
-        from elsewhere. [rows] each.
+        """Return both ends of the interval for each row's mean m, [rows] each.
 
         The interval holds every m that the estimate does not reject, with the variance taken at that m (score
         interval): |estimate - m|^2 <= t^2 (share (d v(m) + squares) / (d + n - 1) + extra), t of d + n - 1 degrees of
-        freedom, fewer where v is uncertain itself. To take the variance at the estimate would make the interval short
+        freedom, fewer where v is uncertain itself. Taking the variance at the estimate would make the interval short
         just where the estimate came out small by chance.
+
+        Args:
+            estimate: [rows], weighted mean of each row's observations.
+            share: [rows], sum of its squared weights (1/n for equal ones), so that its variance is v share.
+            squares: [rows], sum of squared deviations from the row's unweighted mean.
+            n: [rows], number of observations.
+            extra: Variance from elsewhere, [rows] or one for all.
+            confidence: Level of the interval, in (0, 1).
+
+        Returns:
+            Lower and upper ends; NaN where nothing is known of the row's variance.
         """
         d = self.degrees_of_freedom
         pooled = d + n - 1.0
@@ -97,7 +111,7 @@ class RowVariance:
         return np.where(known, low, np.nan), np.where(known, high, np.nan)
 
     def _last_not_rejected(self, x: Floats, of_function: Floats, of_row: Floats) -> Floats:
-        """Largest m with (m - x)^2 <= of_function v(m) + of_row."""
+        """Return the largest m with (m - x)^2 <= of_function v(m) + of_row."""
         most = self.alpha + self.beta * self.largest**2
         high = x + np.sqrt(of_function * most + of_row)
         beyond = high >= self.largest
@@ -111,15 +125,21 @@ class RowVariance:
 
 
 def fit_row_variance(mean: Floats, squares: Floats, n: Counts, *, scale_error: float = 0.0) -> RowVariance:
-    """Fitted to the rows observed at least twice; with fewer than MIN_REPEATED of them it has 0 degrees of freedom.
+    """Fit the variance function to the rows observed at least twice.
 
-    mean: each row's mean; squares: sum of squared deviations from it; n: observations; [rows] each. scale_error:
-    relative variance of the unit that observations were divided by; it multiplies a row's mean, comes out as a part
-    of beta and is taken off.
+    Maximum likelihood, with the distribution of the true means left free (Kiefer and Wolfowitz 1956: mass on a grid, by
+    EM). Putting the observed mean into the function instead would fit noise: of two rows with the same true mean, the
+    one that came out larger would seem to vary more.
 
-    Maximum likelihood, with the distribution of the true means left free (Kiefer and Wolfowitz 1956: mass on a grid,
-    by EM). To put the observed mean into the function instead would fit noise: of two rows with the same true mean
-    the one that came out larger would be held to vary more.
+    Args:
+        mean: [rows], each row's mean.
+        squares: [rows], sum of squared deviations from it.
+        n: [rows], number of observations.
+        scale_error: Relative variance of the unit that observations were divided by. It multiplies a row's mean,
+            appears as a part of beta and is subtracted.
+
+    Returns:
+        The fitted function; with 0 degrees of freedom if fewer than `MIN_REPEATED` rows can be used.
     """
     repeated = np.flatnonzero(n >= 2)
     if len(repeated) < MIN_REPEATED or not squares[repeated].any():
@@ -161,10 +181,10 @@ class _Fit:
 def _expectation_maximisation(
     alpha: float, beta: float, d: float, grid: Floats, mean: Floats, own: Floats, count: Floats
 ) -> _Fit:
-    """EM on the mass of the means, with a Fisher scoring step on alpha and beta in each round.
+    """Fit the mass of the means by EM, with a Fisher scoring step on alpha and beta in each round.
 
-    The scoring step uses the squares within rows, of n - 1 degrees of freedom, weighted by where a row's mean may
-    lie. The whole likelihood would place the mean of a row that stands alone at its observations' and count n.
+    The scoring step uses the squares within rows, of n - 1 degrees of freedom, weighted by where a row's mean may lie.
+    The whole likelihood would place the mean of a row that stands alone at its observations' and count n.
     """
     likelihood, matrix = -np.inf, np.zeros((2, 2))
     square = grid**2

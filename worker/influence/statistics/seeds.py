@@ -18,19 +18,29 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Consistency:
-    """Of Z, and of another statistic beside it; means over the pairs of seeds, NaN with a single seed."""
+    """Agreement between seeds on Z and on another statistic: means over the pairs of seeds, NaN with a single seed."""
 
     spearman: float
-    """Rank correlation of the rows seen in both seeds."""
+    """Rank correlation of Z over the rows seen by both seeds."""
     jaccard: float
     """|A and B| / |A or B| of the flagged sets; pairs that flag nothing do not count."""
     other_spearman: float
+    """Rank correlation of the other statistic."""
     other_jaccard: float
-    """Of each seed's top by the other statistic, as many as the seed flags."""
+    """Jaccard index of each seed's top rows by the other statistic, as many as the seed flags."""
 
 
 def consistency(z: Floats, flagged: Flags, other: Floats) -> Consistency:
-    """z, flagged, other: [seeds, rows]; NaN where a seed did not see the row."""
+    """Measure how well the seeds agree.
+
+    Args:
+        z: [seeds, rows], the statistic; NaN where a seed did not see the row.
+        flagged: [seeds, rows], whether the seed flags the row.
+        other: [seeds, rows], another statistic to compare; NaN where a seed did not see the row.
+
+    Returns:
+        Rank correlations and Jaccard indices, each a mean over pairs of seeds.
+    """
     return Consistency(
         _mean_spearman(z),
         _mean_jaccard(flagged),
@@ -40,7 +50,12 @@ def consistency(z: Floats, flagged: Flags, other: Floats) -> Consistency:
 
 
 def top(values: Floats, counts: NDArray[np.int64]) -> Flags:
-    """The counts[s] largest of each seed's values [seeds, rows], as flags; NaN is never among them."""
+    """Return flags of the counts[s] largest values of each seed s, [seeds, rows]; NaN is never among them.
+
+    Args:
+        values: [seeds, rows].
+        counts: [seeds], how many to flag.
+    """
     flags = np.zeros(values.shape, dtype=bool)
     for own, count, marks in zip(values, counts, flags, strict=True):
         order = np.argsort(-np.where(np.isfinite(own), own, -np.inf), kind="stable")[: int(count)]
@@ -49,10 +64,13 @@ def top(values: Floats, counts: NDArray[np.int64]) -> Flags:
 
 
 def seed_correlation(z: Floats) -> float:
-    """Correlation of the bulk's Z between seeds [seeds, rows]: mean over pairs, within [0, 1]; 0 with one seed.
+    """Return the correlation of the bulk's Z between seeds, from z [seeds, rows]: mean over pairs, within [0, 1].
 
-    (S(a + b)^2 - S(a - b)^2) / (their sum) (Gnanadesikan and Kettenring 1972), with S the scale of the bulk as the
-    null has it, which poison hardly moves. Raises ValueError as `fit_location_and_scale`.
+    (S(a + b)^2 - S(a - b)^2) / (their sum) (Gnanadesikan and Kettenring 1972), with S the scale of the bulk as the null
+    has it, which poison hardly moves. It is 0 with one seed.
+
+    Raises:
+        IndistinguishableError: As `fit_location_and_scale`.
     """
     standard = _standardised(z, z)
     found = []
@@ -69,19 +87,20 @@ def seed_correlation(z: Floats) -> float:
 
 
 def pool_z(z: Floats, values: Floats | None = None) -> Floats:
-    """Return one Z a row, [rows]; NaN for a row that no seed saw. One seed's Z stays as it is.
+    """Return one Z a row over all seeds, [rows]; NaN for a row that no seed saw.
 
-    Each seed's Z is centred and scaled by its own bulk (`fit_location_and_scale`); the mean over the seeds that saw
-    the row is divided by sqrt((1 + (S_i - 1) rho) / S_i), the spread that such a mean has in the bulk. Seeds share the
-    data and the base model, so clean rows keep part of their place (rho > 0): S seeds are worth less than S
-    independent runs, and no p-values may be multiplied. A null has to be fitted to the pooled statistic anew.
+    Each seed's Z is centred and scaled by its own bulk (`fit_location_and_scale`); the mean over the seeds that saw the
+    row is divided by sqrt((1 + (S_i - 1) rho) / S_i), the spread that such a mean has in the bulk. Seeds share the data
+    and the base model, so clean rows keep part of their place (rho > 0): S seeds are worth less than S independent
+    runs, and p-values must not be multiplied. A new null has to be fitted to the pooled statistic. With one seed, Z
+    stays as it is.
 
     Args:
-        z: [seeds, rows], of the samples, whose bulk gives centres, scales and rho.
+        z: [seeds, rows], Z of the samples, whose bulk gives centres, scales and rho.
         values: [seeds, n], what to pool in place of z, such as the Z of probe items; then [n] is returned.
 
     Raises:
-        ValueError: As `fit_location_and_scale`, with several seeds.
+        IndistinguishableError: As `fit_location_and_scale`, with several seeds.
     """
     values = z if values is None else values
     if len(z) == 1:
@@ -94,13 +113,18 @@ def pool_z(z: Floats, values: Floats | None = None) -> Floats:
 
 
 def pool_mu(effects: Sequence[MuEstimate], *, confidence: float = 0.95) -> MuEstimate:
-    """Mean of mu over the seeds that drew the row, with an interval for its expectation over seeds and draws. One
-    seed's effect stays as it is: what another seed would change is then not known.
+    """Return the mean of mu over the seeds that drew a row, with an interval over seeds and draws.
 
-    A row's spread over seeds holds the seed-to-seed variance and the variance within a run together; to add an
-    interval of one run would count the latter twice. With two or three seeds a t of S - 1 degrees of freedom alone is
-    very wide, so the variance is taken as alpha + beta mu^2 fitted over rows, with the row's own as far as rows
-    scatter around it (`fit_row_variance`). Without rows enough for that fit the t is used.
+    The interval is for the expectation of mu. A row's spread over seeds holds the seed-to-seed variance and the
+    variance within a run together; adding the interval of one run would count the latter twice. With two or three seeds
+    a t of S - 1 degrees of freedom alone is very wide, so the variance is taken as alpha + beta mu^2 fitted over rows,
+    with the row's own as far as rows scatter around it (`fit_row_variance`). If there are too few rows for that fit,
+    the t is used.
+
+    Args:
+        effects: The estimate of each seed, at least one, of the same rows. A single one is returned unchanged: what
+            another seed would change is then not known.
+        confidence: Level of the interval, in (0, 1).
     """
     if len(effects) == 1:
         return effects[0]
@@ -134,7 +158,7 @@ def _mean_jaccard(flags: Flags) -> float:
 
 
 def _standardised(z: Floats, values: Floats) -> Floats:
-    """Each seed's values in units of the bulk of its z."""
+    """Return each seed's values in units of the bulk of its z."""
     fits = [fit_location_and_scale(own[np.isfinite(own)]) for own in z]
     return np.array([(own - location) / scale for own, (location, scale) in zip(values, fits, strict=True)])
 

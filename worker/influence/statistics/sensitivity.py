@@ -17,22 +17,25 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 STRENGTHS = (0.25, 0.5, 0.625, 0.75, 0.875, 1.0)
+"""Strengths of the tracers: from a quarter of a probe answer to all of it."""
 
 HIDDEN = 5
-"""Tracers hidden at a time, but no more than a tenth of the samples."""
+"""Number of tracers hidden at a time, but no more than a tenth of the samples, so that most of the data stay as they
+are."""
 
 REPETITIONS = 20
-"""Times that each tracer is hidden, at least."""
+"""The least number of times that each tracer is hidden."""
 
 ALMOST_SURE = 0.99
-"""Probability of being false above which a sample is flagged in no audit."""
+"""A sample whose probability of being false is above this is flagged in no audit."""
 
 CURVE_POINTS = 60
+"""Most points of a flag curve."""
 
 
 @dataclass(frozen=True)
 class SensitivityPoint:
-    """The share of tracers of a strength that is flagged, with its 95 % Clopper-Pearson interval over tracer folds."""
+    """The share of tracers of one strength that is flagged, with a 95 % Clopper-Pearson interval over folds."""
 
     strength: float
     inserted: int
@@ -43,11 +46,11 @@ class SensitivityPoint:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """The share for each strength."""
+    """The share of tracers that is flagged, for each strength."""
 
     tracers: int
     clusters: int
-    """Tracers that are held out together count as one independent unit."""
+    """Number of independent units: tracers that are held out together count as one."""
     points: tuple[SensitivityPoint, ...]
     """Empty where no item can be held out."""
 
@@ -62,20 +65,20 @@ def sensitivity(
     rng: Generator,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Sensitivity:
-    """Hide tracers among the samples and ask which of them would be flagged.
+    """Hide tracers among the samples and measure which of them would be flagged.
 
     A tracer of strength d is d times a probe answer, held out, plus 1 - d times a sample of the bulk: poison that says
-    what the probe says, in words that are the less like the probe's the smaller d is. A few are hidden at a time; then
-    Benjamini and Hochberg's procedure and the expected share of false samples are worked out again with them.
+    what the probe says, in words that resemble the probe's less the smaller d is. A few are hidden at a time; then
+    Benjamini and Hochberg's procedure and the expected share of false samples are computed again with them.
 
     Args:
-        x: [samples, columns], as `fit_mixture` had it.
+        x: [samples, columns], as passed to `fit_mixture`.
         items: [items, columns], the held-out unwanted answers.
-        folds: [items], which of them are held out together.
+        folds: [items], answers with the same number are held out together.
         mixture: Fitted to x.
-        q: Level of the audit.
+        q: Level of the audit's false discovery rate, in (0, 1).
         rng: Draws tracers and samples.
-        strengths: The values of d.
+        strengths: The values of d, in [0, 1].
 
     Returns:
         The shares, by strength; none without a tracer, or without a sample of the bulk that one could be hidden beside.
@@ -90,7 +93,7 @@ def sensitivity(
     rounds = -(-REPETITIONS * tracers // hidden)
     more = mixture.with_more(hidden)
     p, local_fdr = t.sf(x[:, 0], mixture.bulk_freedom), 1 - more.kinds(x).unwanted
-    # Beside a tracer that may be flagged no others matter, and a large dataset has a million of them.
+    # Samples that cannot be flagged beside a tracer do not matter, and a large dataset has a million of them.
     p, local_fdr = p[p <= q], local_fdr[local_fdr < ALMOST_SURE]
     # Unequal folds count for fewer independent ones.
     independent = float(size.sum() ** 2 / (size**2).sum())
@@ -111,9 +114,14 @@ def sensitivity(
 
 
 def clopper_pearson(share: float, trials: float, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a probability of which `share` was seen in `trials` independent units, either of them fractional.
+    """Return the interval of a probability of which `share` was seen in `trials` independent units.
 
     A unit's own share varies less than a coin with its probability, so the interval errs toward width.
+
+    Args:
+        share: The observed share, in [0, 1].
+        trials: Number of independent units; need not be whole.
+        confidence: Level of the interval, in (0, 1).
     """
     tail, hits = (1 - confidence) / 2, share * trials
     low = float(beta.ppf(tail, hits, trials - hits + 1)) if hits > 0 else 0.0
@@ -122,10 +130,14 @@ def clopper_pearson(share: float, trials: float, *, confidence: float = 0.95) ->
 
 
 def flag_curve(mu: Floats, flagged: Mask) -> tuple[Floats, Floats]:
-    """P(flagged | mu) over the rows by isotonic regression: values of mu in order, and the probability at each.
+    """Return P(flagged | mu) over the rows by isotonic regression: values of mu in order, and the probability at each.
 
-    At most 60 points, the corners of the steps. Where nothing is flagged it is zero throughout: how strong a sample
-    would have to be is then not known.
+    At most 60 points, the corners of the steps. If nothing is flagged it is zero throughout: how strong a sample would
+    have to be is then not known.
+
+    Args:
+        mu: [rows].
+        flagged: [rows], whether the sample was flagged.
     """
     order = np.argsort(mu, kind="stable")
     fitted = isotonic_regression(flagged[order].astype(np.float64))

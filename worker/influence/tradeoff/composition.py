@@ -1,4 +1,4 @@
-"""The tensor product of trade-off functions by privacy loss distributions: exact but for a grid."""
+"""The tensor product of trade-off functions by privacy loss distributions: exact up to a grid."""
 
 from __future__ import annotations
 
@@ -12,30 +12,33 @@ from worker.influence.tradeoff.piecewise import PiecewiseLinear
 from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 GRID = 0.01
-"""Grid interval in root mean square standard deviations of a step's loss: widens the composed loss by 1e-5."""
+"""Grid interval in root mean square standard deviations of a step's loss: it widens the composed loss by 1e-5."""
 
 ATOMS = 20
-"""Times finer a grid where a law has atoms, which the grid spreads over its two nearest points."""
+"""How many times finer the grid is where a law has atoms, which the grid spreads over its two nearest points."""
 
 BUCKETS = 100_000
-"""Across 16 standard deviations of the composed loss; beyond 3,900 steps the grid grows coarser instead."""
+"""Most grid intervals across 16 standard deviations of the composed loss; beyond 3,900 steps the grid grows coarser
+instead."""
 
 TAIL = 1e-12
-"""Mass that may be cut off the ends of one composition."""
+"""Probability mass that may be cut off the ends of one composition."""
 
 CURVE_TAIL = 1e-10
-"""Mass beyond the outermost supporting line."""
+"""Probability mass beyond the outermost supporting line."""
 
 LARGEST_LOSS = 700.0
-"""Where e^loss would overflow; larger losses count as infinite."""
+"""Larger losses count as infinite: e^loss would overflow."""
 
 LINES = 4000
-"""Supporting lines that the curve is made of, on either side of slope -1."""
+"""Number of supporting lines that the curve is made of, on either side of slope -1."""
 
 
 class ComposedTradeOff(PiecewiseLinear):
-    """f_1 x ... x f_T. The curve is a lower bound of the product, within about 1e-5 of it (1e-4 for few discrete laws).
-    The KL divergence and the loss's variance add up over the parts and are theirs exactly.
+    """The product f_1 x ... x f_T.
+
+    The curve is a lower bound of the product, within about 1e-5 of it (1e-4 for few discrete laws). KL divergence and
+    variance of the loss are sums over the parts, and so exact.
     """
 
     def __init__(self, alpha: Floats, beta: Floats, parts: Sequence[tuple[TradeOff, int]]) -> None:
@@ -43,32 +46,34 @@ class ComposedTradeOff(PiecewiseLinear):
         self.parts = tuple(parts)
 
     def inverse(self) -> ComposedTradeOff:
+        """Return the product of the parts' inverses, with both axes of the curve exchanged."""
         return ComposedTradeOff(self.beta, self.alpha, [(f.inverse(), count) for f, count in self.parts])
 
     def kl(self) -> float:
+        """Return the sum of the parts' KL divergences."""
         return float(sum(count * f.kl() for f, count in self.parts))
 
     def loss_variance(self) -> float:
+        """Return the sum of the parts' variances."""
         return float(sum(count * f.loss_variance() for f, count in self.parts))
 
     def kappabar3(self) -> float:
-        """From the curve, with the tails left out that its grid cuts off."""
+        """Return the third absolute central moment as the curve has it, without the tails that its grid cuts off."""
         p, q = self.masses()
         seen = (p > 0) & (q > 0)
         return float(np.sum(p[seen] * np.abs(np.log(p[seen] / q[seen]) - self.kl()) ** 3))
 
 
 def compose(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> TradeOff:
-    """f_1 x ... x f_n, each taken counts[i] times (once by default); the trade-off function of all experiments
-    together, run independently.
+    """Return f_1 x ... x f_n, each taken counts[i] times: the trade-off of all experiments together, run independently.
 
-    Gaussian ones by mu^2 = sum mu_i^2; all others by the law of the total loss log P/Q (dp-accounting), under P and
-    under Q separately, so that no symmetry is assumed. Time grows with the number of distinct functions and the
-    square root of their counts.
+    Gaussian functions compose by mu^2 = sum mu_i^2 (Dong, Roth and Su 2019), all others by the law of the total loss
+    log P/Q (dp-accounting), under P and under Q separately, so that no symmetry is assumed. Time grows with the number
+    of distinct functions and the square root of their counts.
 
     Args:
-        functions: At least one.
-        counts: How often each is taken.
+        functions: The functions, at least one.
+        counts: How often each is taken, at least once; None for once each.
 
     Raises:
         ValueError: The counts do not fit the functions, or one is below 1.
@@ -83,7 +88,15 @@ def compose(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) 
 
 
 def flatten(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> list[tuple[TradeOff, int]]:
-    """Return functions with their counts, composed ones taken apart and equal ones together. Raises as `compose`."""
+    """Return distinct functions with their counts, composed ones split into their parts.
+
+    Args:
+        functions: The functions, at least one.
+        counts: How often each is taken, at least once; None for once each.
+
+    Raises:
+        ValueError: The counts do not fit the functions, or one is below 1.
+    """
     counts = [1] * len(functions) if counts is None else list(counts)
     if len(counts) != len(functions) or not functions:
         raise ValueError(f"one count a function, and at least one: got {len(functions)} and {len(counts)}")
@@ -98,6 +111,7 @@ def flatten(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) 
 
 
 def _interval(parts: Sequence[tuple[TradeOff, int]]) -> float:
+    """Return the grid interval of the loss for these parts."""
     spread = np.sqrt(sum(count * _finite_variance(f) for f, count in parts))
     steps = sum(count for _, count in parts)
     grid = GRID / ATOMS if any(isinstance(f, PiecewiseLinear) for f, _ in parts) else GRID
@@ -105,7 +119,7 @@ def _interval(parts: Sequence[tuple[TradeOff, int]]) -> float:
 
 
 def _finite_variance(f: TradeOff) -> float:
-    """Of the loss under P; of its finite values where some are infinite."""
+    """Return the variance of the loss under P; that of its finite values where some are infinite."""
     variance = f.loss_variance()
     if np.isfinite(variance):
         return variance
@@ -118,7 +132,7 @@ def _finite_variance(f: TradeOff) -> float:
 
 
 def _loss_law(parts: Sequence[tuple[TradeOff, int]], interval: float) -> pld_pmf.DensePLDPmf:
-    """Law of the total loss log P/Q under P on a grid, by connecting the dots of each hockey-stick curve."""
+    """Return the law of the total loss log P/Q under P on a grid, by connecting the dots of each hockey-stick curve."""
     steps = sum(count for _, count in parts)
     total = None
     for f, count in parts:
@@ -131,7 +145,7 @@ def _loss_law(parts: Sequence[tuple[TradeOff, int]], interval: float) -> pld_pmf
 
 
 def _reach(f: TradeOff, interval: float, tail: float) -> int:
-    """Grid points until no more than `tail` of P's mass has a larger finite loss."""
+    """Return the number of grid points beyond which at most `tail` of P's mass has a larger finite loss."""
     limit = int(LARGEST_LOSS / interval)
     infinite = float(f.hockey_stick(LARGEST_LOSS))
     low, high = 0, 1
@@ -147,9 +161,10 @@ def _reach(f: TradeOff, interval: float, tail: float) -> int:
 
 
 def _hockey_sticks(law: pld_pmf.DensePLDPmf, interval: float) -> tuple[Floats, Floats]:
-    """(epsilon >= 0, delta) up to where delta has all but reached the mass of infinite losses.
+    """Return (epsilon >= 0, delta) up to where delta has all but reached the mass of infinite losses.
 
-    Reads the law's arrays: its own evaluation of many epsilons is a loop in Python and would take most of the time.
+    It reads the law's arrays: dp-accounting evaluates many epsilons in a Python loop, which would take most of the
+    time.
     """
     loss = interval * (law._lower_loss + np.arange(law.size))
     # From the top: P's and Q's mass of losses above each one.
@@ -163,8 +178,10 @@ def _hockey_sticks(law: pld_pmf.DensePLDPmf, interval: float) -> tuple[Floats, F
 
 
 def _envelope(forward: Floats, delta: Floats, backward: Floats, reverse: Floats) -> tuple[Floats, Floats]:
-    """Knots (alpha, beta) of the upper envelope of the supporting lines: 1 - delta_QP - e^epsilon alpha, as steep as
-    -1 and steeper, and e^-epsilon (1 - delta_PQ - alpha), as flat as -1 and flatter.
+    """Return the knots (alpha, beta) of the upper envelope of the supporting lines.
+
+    The lines are 1 - delta_QP - e^epsilon alpha, of slope -1 and steeper, and e^-epsilon (1 - delta_PQ - alpha), of
+    slope -1 and flatter.
     """
     slope = np.concatenate([np.exp(backward[:0:-1]), [1.0], np.exp(-forward[1:])])
     middle = 1 - max(delta[0], reverse[0])

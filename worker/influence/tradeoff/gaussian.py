@@ -11,20 +11,25 @@ from scipy.special import log_ndtr, ndtr, ndtri
 from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 NODES = 4001
-"""Of the trapezoid rule over a normal variable; for smooth integrands it is exact to rounding."""
+"""Nodes of the trapezoid rule over a normal variable; for smooth integrands it is exact to rounding."""
 
 REACH = 12.0
 """Standard deviations from the centre that integrals cover; beyond lies less than 1e-32."""
 
 
 def gaussian_curve(alpha: ArrayLike, mu: float) -> Floats:
-    """G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu) for mu of either sign; below zero it lies above 1 - alpha."""
+    """Return G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu), in the shape of alpha.
+
+    Args:
+        alpha: Type I errors, in [0, 1].
+        mu: Of either sign; below zero the curve lies above 1 - alpha.
+    """
     return np.asarray(ndtr(-ndtri(np.asarray(alpha, dtype=np.float64)) - mu))
 
 
 @dataclass(frozen=True)
 class GaussianTradeOff(TradeOff):
-    """G_mu = T(N(0, 1), N(mu, 1)), mu >= 0."""
+    """The Gaussian trade-off function G_mu = T(N(0, 1), N(mu, 1)), with mu >= 0."""
 
     mu: float
 
@@ -33,13 +38,15 @@ class GaussianTradeOff(TradeOff):
             raise ValueError(f"a Gaussian trade-off function has mu >= 0, got {self.mu}; take |mu|, or gaussian_curve")
 
     def __call__(self, alpha: ArrayLike) -> Floats:
+        """Return G_mu(alpha), in the shape of alpha."""
         return gaussian_curve(alpha, self.mu)
 
     def inverse(self) -> GaussianTradeOff:
+        """Return the function itself, which is symmetric."""
         return self
 
     def hockey_stick(self, epsilon: ArrayLike) -> Floats:
-        """Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2) (Balle and Wang 2018)."""
+        """Return Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2) (Balle and Wang 2018)."""
         epsilon = np.asarray(epsilon, dtype=np.float64)
         if self.mu == 0:
             return np.maximum(-np.expm1(epsilon), 0.0)
@@ -48,20 +55,23 @@ class GaussianTradeOff(TradeOff):
         return np.asarray(np.maximum(delta, 0.0))
 
     def kl(self) -> float:
+        """Return mu^2 / 2."""
         return self.mu**2 / 2
 
     def loss_variance(self) -> float:
+        """Return mu^2."""
         return self.mu**2
 
     def kappabar3(self) -> float:
+        """Return 2 sqrt(2 / pi) mu^3: the loss is normal with standard deviation mu."""
         return float(2 * np.sqrt(2 / np.pi) * self.mu**3)
 
 
 @dataclass(frozen=True)
 class SubsampledGaussian(TradeOff):
-    """T(N(0, 1), (1 - p) N(0, 1) + p N(mu, 1)) = (1 - p) Id + p G_mu: a shift that happens with probability p.
+    """The trade-off of a shift that happens with probability p: T(N(0, 1), (1 - p) N(0, 1) + p N(mu, 1)).
 
-    Not symmetric. swapped: the mixture is the null instead.
+    It is (1 - p) Id + p G_mu, and not symmetric. With `swapped` the mixture is the null instead.
     """
 
     mu: float
@@ -75,6 +85,7 @@ class SubsampledGaussian(TradeOff):
             raise ValueError(f"the probability of being drawn lies in [0, 1], got {self.p}")
 
     def __call__(self, alpha: ArrayLike) -> Floats:
+        """Return the least type II error at type I error alpha, in the shape of alpha; by bisection if swapped."""
         alpha = np.asarray(alpha, dtype=np.float64)
         if not self.swapped:
             return (1 - self.p) * (1 - alpha) + self.p * gaussian_curve(alpha, self.mu)
@@ -87,9 +98,11 @@ class SubsampledGaussian(TradeOff):
         return np.asarray(np.where(alpha >= 1, 0.0, ndtr(-low)))
 
     def inverse(self) -> SubsampledGaussian:
+        """Return the function with null and alternative exchanged."""
         return replace(self, swapped=not self.swapped)
 
     def hockey_stick(self, epsilon: ArrayLike) -> Floats:
+        """Return P(E) - e^epsilon Q(E) of the best event E, which ends where the likelihood ratio is e^(+-epsilon)."""
         epsilon = np.asarray(epsilon, dtype=np.float64)
         if self.mu == 0 or self.p == 0:
             return np.maximum(-np.expm1(epsilon), 0.0)
@@ -105,15 +118,18 @@ class SubsampledGaussian(TradeOff):
         return np.asarray(np.clip(delta, 0.0, 1.0))
 
     def kl(self) -> float:
+        """Return the KL divergence by quadrature over the normal law."""
         weight, log_ratio, tilted, excess = self._under_normal()
         return float(np.sum(tilted * log_ratio - excess) if self.swapped else np.sum(excess - weight * log_ratio))
 
     def loss_variance(self) -> float:
+        """Return the variance of the loss by quadrature over the normal law."""
         weight, log_ratio = self._under_null()
         mean = np.sum(weight * log_ratio)
         return float(np.sum(weight * (log_ratio - mean) ** 2))
 
     def kappabar3(self) -> float:
+        """Return the third absolute central moment of the loss by quadrature over the normal law."""
         weight, log_ratio = self._under_null()
         mean = np.sum(weight * log_ratio)
         return float(np.sum(weight * np.abs(log_ratio - mean) ** 3))
@@ -123,8 +139,9 @@ class SubsampledGaussian(TradeOff):
         return (tilted if self.swapped else weight), log_ratio
 
     def _under_normal(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Quadrature over z ~ N(0, 1): weight, log r, weight * r and weight * (r - 1), with r the ratio mixture /
-        normal; [nodes] each.
+        """Return the quadrature over z ~ N(0, 1): weight, log r, weight * r and weight * (r - 1), [nodes] each.
+
+        r is the likelihood ratio mixture / normal.
         """
         z = np.linspace(-REACH, REACH + self.mu, NODES)
         log_weight = -(z**2) / 2 - np.log(2 * np.pi) / 2 + np.log(z[1] - z[0])

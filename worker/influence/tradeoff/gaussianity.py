@@ -1,4 +1,4 @@
-"""How Gaussian a run is: the exact composition of its steps beside the limit that is reported as mu."""
+"""How Gaussian a run is: the exact composition of its steps compared with the limit that is reported as mu."""
 
 from __future__ import annotations
 
@@ -16,33 +16,37 @@ from worker.influence.tradeoff.piecewise import curve_levels
 from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 GROUPS = 16
-"""Distinct values of mu_t that are composed for one probability of being drawn; more are pooled into this number."""
+"""Most distinct values of mu_t that are composed for one probability of being drawn; more are pooled into this
+number."""
 
 
 @dataclass(frozen=True)
 class Gaussianity:
-    """What one sample's presence does to a run, exactly and in the limit. Null: trained with it; alternative: without.
+    """The trade-off of one sample's presence in a run, exact and in the limit.
 
-    The trade-off here is that of a test which sees every step, so it composes whatever the signs of the steps are;
-    the signed mu of an effect is another number.
+    The null is training with the sample, the alternative without. The test sees every step, so the composition ignores
+    the signs of the steps; the signed mu of an effect is a different number.
     """
 
     exact: TradeOff
     """The exact curve; `exact.inverse()` is that of the hypotheses exchanged."""
     limit: CentralLimit
     gap: float
-    """Largest distance of either direction of the exact curve from the limit's."""
+    """Largest distance between the limit's curve and the exact one, in either direction."""
 
 
 def gaussianity(step_mus: ArrayLike, probability: ArrayLike) -> Gaussianity:
     """Compose the steps of a run, exactly and in the limit.
 
     Step t is the subsampled Gaussian (1 - p_t) N(0, 1) + p_t N(mu_t, 1) against N(0, 1). Equal steps are composed at
-    once; of more than 16 distinct mu_t, those next to each other share their root mean square.
+    once; of more than 16 distinct mu_t, neighbouring ones share their root mean square.
 
     Args:
-        step_mus: [T], mu_t >= 0 of the step if it draws the sample.
-        probability: B_t / N, that it does; one for all steps, or [T].
+        step_mus: [T], mu_t >= 0 of each step if it draws the sample.
+        probability: The probability B_t / N that it does; one for all steps, or [T].
+
+    Returns:
+        Both curves and their largest distance.
 
     Raises:
         ValueError: A mu is negative or not finite, a probability lies outside [0, 1], or there is no step.
@@ -73,21 +77,21 @@ def gaussianity(step_mus: ArrayLike, probability: ArrayLike) -> Gaussianity:
 def step_influence(observations: Observations, steps: Steps, row: int, *, direction: int = 0) -> Floats:
     """Return mu_t of one sample at every step, [T].
 
-    It is |w_t k_t (s_ti - sbar_t) / B_t| over the spread of the drift of that step's batch,
-    w_t k_t sigma_t / sqrt(B_t), which is |s_ti - sbar_t| / (sigma_t sqrt(B_t)).
+    It is |w_t k_t (s_ti - sbar_t) / B_t| over the spread of the drift of that step's batch, w_t k_t sigma_t /
+    sqrt(B_t), which is |s_ti - sbar_t| / (sigma_t sqrt(B_t)).
 
     sbar_t and sigma_t are taken over the draws of a block of steps with one probe gradient, as for the effect. The
-    signal of a step that did not draw the sample is unknown: it takes that of the sample's draw nearest in time. 0
-    at steps without a learning rate, and throughout for a sample never observed.
+    signal of a step that did not draw the sample is unknown: it is replaced by that of the sample's draw nearest in
+    time. mu_t is 0 at steps without a learning rate, and throughout for a sample never observed.
 
     Args:
         observations: What was recorded of every draw.
         steps: The steps of the run.
         row: The sample.
-        direction: Column of the effect.
+        direction: Column of the effect signal.
 
     Raises:
-        ValueError: All draws of one of the sample's blocks have the same effect.
+        IndistinguishableError: All draws of one of the sample's blocks have the same effect.
     """
     signal = observations.effect[:, direction]
     moved = steps.learning_rate > 0
@@ -102,7 +106,7 @@ def step_influence(observations: Observations, steps: Steps, row: int, *, direct
     count = np.bincount(block)
     centred = signal - (np.bincount(block, signal) / count)[block]
     variance = np.bincount(block, centred**2) / np.maximum(count - 1, 1)
-    # A block of one draw has no spread of its own and takes the average one.
+    # A block of one draw has no spread of its own and is given the average one.
     variance[count < 2] = variance[count >= 2].mean() if (count >= 2).any() else 0.0
     if not np.all(variance[block[own]] > 0):
         raise IndistinguishableError(
@@ -115,7 +119,7 @@ def step_influence(observations: Observations, steps: Steps, row: int, *, direct
 
 
 def _pooled(mus: Floats) -> list[tuple[float, int]]:
-    """(mu, how many steps): the distinct values, or 16 pools of neighbours that share sum mu^2 about evenly."""
+    """Return (mu, number of steps): the distinct values, or 16 pools of neighbours that share sum mu^2 about evenly."""
     values, count = np.unique(mus, return_counts=True)
     if len(values) <= GROUPS:
         return [(float(mu), int(n)) for mu, n in zip(values, count, strict=True)]

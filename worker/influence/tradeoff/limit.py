@@ -1,4 +1,4 @@
-"""The central limit theorem of trade-off functions, with the distance it leaves."""
+"""The central limit theorem of trade-off functions, with a bound on its error."""
 
 from __future__ import annotations
 
@@ -14,37 +14,42 @@ from worker.influence.tradeoff.piecewise import curve_levels
 from worker.influence.tradeoff.protocol import TradeOff
 
 BERRY_ESSEEN = 0.56
-"""Constant of the theorem for terms of unlike law."""
+"""Constant of the Berry-Esseen theorem for terms of different laws."""
 
 
 @dataclass(frozen=True)
 class CentralLimit:
-    """G_mu in the place of a product f, with G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma.
+    """The Gaussian G_mu that approximates a product f, with an error bound gamma.
 
-    gamma of a half or more bounds nothing.
+    G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma. A gamma of 0.5 or more bounds nothing.
     """
 
     mu: float
     gamma: float
 
     def gaussian(self) -> GaussianTradeOff:
-        """The limit itself."""
+        """Return the limit as a trade-off function."""
         return GaussianTradeOff(self.mu)
 
 
 def central_limit(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> CentralLimit:
-    """Gaussian limit of f_1 x ... x f_n, each counts[i] times, and its Berry-Esseen bound.
+    """Return the Gaussian limit of f_1 x ... x f_n, each taken counts[i] times, and its Berry-Esseen bound.
 
-    For symmetric f (Dong, Roth and Su, theorem 3.4), with sums over all functions:
+    For symmetric f (Dong, Roth and Su 2019, theorem 3.4), with sums over all functions:
 
         mu    = 2 sum kl / sqrt(sum kappa2 - kl^2)
         gamma = 0.56 sum kappabar3 / (sum kappa2 - kl^2)^1.5
 
-    Otherwise the loss has its own mean, spread and gamma under either law: mu is the distance of the means in root
-    mean square spreads, and gamma the larger of the two plus the distance of G_mu from the curve of two normal laws
-    of unequal spread. With symmetric f both are the theorem's. gamma is infinite where a loss can be.
+    Otherwise the loss has its own mean, spread and gamma under either law: mu is the distance of the means in root mean
+    square spreads, and gamma the larger of the two plus the distance of G_mu from the curve of two normal laws of
+    unequal spread. With symmetric f both are the theorem's. gamma is infinite where a loss can be.
 
-    Args and errors are those of `compose`.
+    Args:
+        functions: The functions, at least one.
+        counts: How often each is taken, at least once; None for once each.
+
+    Raises:
+        ValueError: The counts do not fit the functions, or one is below 1.
     """
     parts = flatten(functions, counts)
     under_p = _sums(parts)
@@ -63,6 +68,7 @@ def central_limit(functions: Sequence[TradeOff], counts: Sequence[int] | None = 
 
 
 def _sums(parts: Sequence[tuple[TradeOff, int]]) -> tuple[float, float, float]:
+    """Return the parts' KL divergences, variances and third absolute central moments, each summed."""
     return (
         sum(count * f.kl() for f, count in parts),
         sum(count * f.loss_variance() for f, count in parts),

@@ -9,25 +9,34 @@ from scipy.special import ndtr
 from worker.influence.tradeoff.protocol import Floats, TradeOff
 
 LEVELS = 2001
+"""Number of levels between the ends, from 8 standard deviations below the median to 8 above it."""
 
 SMALLEST_RATE = 1e-300
-"""Below this a rate times another underflows, and a knot there could not be told from one at 0."""
+"""Below this a rate times another underflows, and a knot there could not be distinguished from one at 0."""
 
 
 def curve_levels() -> Floats:
-    """Levels in [0, 1] at which a curve is compared or drawn: even in normal quantiles, dense toward both ends."""
+    """Return the levels in [0, 1] at which curves are compared or drawn, even in normal quantiles."""
     return np.concatenate([[0.0], ndtr(np.linspace(-8.0, 8.0, LEVELS)), [1.0]])
 
 
 class PiecewiseLinear(TradeOff):
     """The largest trade-off function below the given points: their lower convex hull with (0, 1) and (1, 0).
 
-    alpha, beta: [n] in [0, 1]. `alpha`, `beta` afterwards hold the knots, alpha increasing. A first knot below 1 is
-    mass of Q that P never shows; a last stretch along 0 is mass of P that Q never shows, and the KL divergence is
-    then infinite. Rates below `SMALLEST_RATE` are 0.
+    `alpha` and `beta` hold the knots, alpha increasing. A first knot below 1 is mass of Q that P never shows; a last
+    stretch along 0 is mass of P that Q never shows, and the KL divergence is then infinite.
     """
 
     def __init__(self, alpha: ArrayLike, beta: ArrayLike) -> None:
+        """Build the hull of the given points; rates below `SMALLEST_RATE` count as 0.
+
+        Args:
+            alpha: [n], type I errors, in [0, 1].
+            beta: [n], the type II errors at them, in [0, 1].
+
+        Raises:
+            ValueError: The two are not vectors of one length, or a rate lies outside [0, 1].
+        """
         alpha, beta = np.asarray(alpha, dtype=np.float64), np.asarray(beta, dtype=np.float64)
         if alpha.ndim != 1 or alpha.shape != beta.shape:
             raise ValueError(f"alpha and beta are vectors of one length, got {alpha.shape} and {beta.shape}")
@@ -38,13 +47,15 @@ class PiecewiseLinear(TradeOff):
         self.alpha, self.beta = _lower_hull(np.append(alpha, [0.0, 1.0]), np.append(beta, [1.0, 0.0]))
 
     def __call__(self, alpha: ArrayLike) -> Floats:
+        """Return the type II error at type I error alpha, interpolated between the knots, in the shape of alpha."""
         return np.asarray(np.interp(np.asarray(alpha, dtype=np.float64), self.alpha, self.beta))
 
     def inverse(self) -> PiecewiseLinear:
+        """Return the function with both axes exchanged."""
         return PiecewiseLinear(self.beta, self.alpha)
 
     def hockey_stick(self, epsilon: ArrayLike) -> Floats:
-        """max over knots of 1 - alpha - e^epsilon beta."""
+        """Return max over knots of 1 - alpha - e^epsilon beta."""
         epsilon = np.asarray(epsilon, dtype=np.float64)
         # The best knot is where the slope passes -e^-epsilon.
         with np.errstate(divide="ignore", over="ignore"):
@@ -53,25 +64,28 @@ class PiecewiseLinear(TradeOff):
         return np.asarray(np.maximum(1 - self.alpha[best] - np.exp(epsilon) * self.beta[best], 0.0))
 
     def kl(self) -> float:
+        """Return the KL divergence of the discrete laws; infinite if P has mass that Q never shows."""
         p, loss = self._losses()
         return float(np.sum(p * loss))
 
     def loss_variance(self) -> float:
+        """Return the variance of the loss under P; infinite where the KL divergence is."""
         p, loss = self._losses()
         mean = np.sum(p * loss)
         return float(np.sum(p * (loss - mean) ** 2)) if np.isfinite(mean) else float("inf")
 
     def kappabar3(self) -> float:
+        """Return the third absolute central moment of the loss under P; infinite where the KL divergence is."""
         p, loss = self._losses()
         mean = np.sum(p * loss)
         return float(np.sum(p * np.abs(loss - mean) ** 3)) if np.isfinite(mean) else float("inf")
 
     def masses(self) -> tuple[Floats, Floats]:
-        """The discrete laws P and Q with this trade-off function, by falling ratio Q / P; [knots] each."""
+        """Return the discrete laws P and Q with this trade-off function, by falling ratio Q / P; [knots] each."""
         return np.diff(self.alpha, prepend=0.0), -np.diff(self.beta, prepend=1.0)
 
     def _losses(self) -> tuple[Floats, Floats]:
-        """P and log P / Q of its outcomes."""
+        """Return P's mass and log P / Q of each outcome that P shows."""
         p, q = self.masses()
         p, q = p[p > 0], q[p > 0]
         with np.errstate(divide="ignore"):
@@ -79,14 +93,14 @@ class PiecewiseLinear(TradeOff):
 
 
 def threshold_errors(null: ArrayLike, alternative: ArrayLike) -> tuple[Floats, Floats]:
-    """alpha_tau = share of null >= tau, beta_tau = share of alternative < tau, over every tau among the values.
+    """Return the error rates of every threshold tau among the values, [distinct values + 1] each.
 
-    From alpha 0 to alpha 1, [distinct values + 1] each. The raw curve, which need not be convex: that of the two
-    samples themselves. With few values it overstates how far the laws lie apart.
+    alpha_tau is the share of null >= tau, beta_tau the share of alternative < tau, from alpha 0 to alpha 1. This is the
+    raw curve of the two samples, which need not be convex. With few values it overstates how far the laws lie apart.
 
     Args:
-        null: Values of the statistic under the null hypothesis, at least one.
-        alternative: Values under the alternative, at least one; large ones speak for it.
+        null: [values], the statistic under the null hypothesis, at least one value.
+        alternative: [values], the statistic under the alternative, at least one; large ones favour the alternative.
 
     Raises:
         ValueError: There is no value under one of the laws, or one is not finite.
@@ -103,7 +117,7 @@ def threshold_errors(null: ArrayLike, alternative: ArrayLike) -> tuple[Floats, F
 
 
 def _lower_hull(alpha: Floats, beta: Floats) -> tuple[Floats, Floats]:
-    """Knots of the lower convex hull, alpha strictly increasing (Andrew's monotone chain)."""
+    """Return the knots of the lower convex hull, alpha strictly increasing (Andrew's monotone chain)."""
     order = np.lexsort((beta, alpha))
     alpha, beta = alpha[order], beta[order]
     lowest = np.append(True, np.diff(alpha) > 0)
