@@ -1,1 +1,1 @@
-"""From the recordings of all seeds to what an audit says of every sample."""
+"""Turns the recordings of all seeds into the results of an audit."""

@@ -1,4 +1,4 @@
-"""How the baselines fare on what an audit flagged: whether something simpler would have found it."""
+"""Compares simple baselines with what an audit flagged: whether something simpler would have found it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,17 +8,21 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 ENOUGH = 0.9
+"""Top overlap and AUC from which a baseline counts as finding the flagged samples too."""
 
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """One baseline beside Z. None stands for what cannot be told: nothing flagged, nothing scored, all values equal."""
+    """One baseline compared with Z.
+
+    A figure is None where it is not defined: nothing is flagged, nothing is scored, or all values are equal.
+    """
 
     name: str
     spearman: float | None
     """Rank correlation with z over the samples that both score."""
     top_overlap: float | None
-    """Share of the flagged samples that the baseline has among its own top k, k being how many are flagged."""
+    """Share of the flagged samples among the baseline's own top k, where k is the number of flagged samples."""
     auc: float | None
     """Probability that a flagged sample has a higher value than one that is not, ties counting half."""
 
@@ -26,18 +30,30 @@ class BaselineComparison:
 def compare(
     z: NDArray[np.float64], flagged: NDArray[np.bool_], baselines: Mapping[str, ArrayLike]
 ) -> list[BaselineComparison]:
-    """Each baseline [rows] beside z [rows] and the flags [rows], in the order given.
+    """Compare baselines with the statistic and the flags of an audit, in the order given.
 
     NaN marks rows that z or a baseline did not score: they are in no rank correlation and no AUC, and never in a top k.
-    Where the k-th value is tied, the tied rows share the places left evenly.
+    Where the k-th value is tied, the tied rows share the remaining places evenly.
+
+    Args:
+        z: [rows], the statistic.
+        flagged: [rows], whether the audit flagged the sample.
+        baselines: [rows] by name, larger for more suspicious.
+
+    Returns:
+        One comparison for each baseline.
     """
     return [_compared(name, z, flagged, np.asarray(values, dtype=np.float64)) for name, values in baselines.items()]
 
 
 def suffices(comparisons: Sequence[BaselineComparison], *, enough: float = ENOUGH) -> tuple[str, ...]:
-    """Names of the baselines that find the flagged samples too: top_overlap and auc of at least `enough`.
+    """Return the names of the baselines that find the flagged samples too: top_overlap and auc are at least `enough`.
 
-    The AUC is asked for as well because, where most samples are flagged, any top k holds most of them.
+    The AUC is required as well because any top k holds most of the flagged samples where most samples are flagged.
+
+    Args:
+        comparisons: As `compare` returned them.
+        enough: The least top overlap and AUC, in [0, 1].
     """
     return tuple(
         found.name

@@ -1,4 +1,4 @@
-"""Scores of every sample by simpler methods: from the texts, and from what the runs measured beside the signals."""
+"""Scores of every sample by simpler methods: from the texts, and from what the runs measured along with the signals."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,10 +16,18 @@ Floats = NDArray[np.float64]
 def baselines_of(
     recordings: Sequence[Recording], messages: Sequence[Sequence[Mapping[str, str]]], unwanted: Sequence[str]
 ) -> dict[str, Floats]:
-    """Of each name in BASELINE_COLUMNS an array [rows], larger is more suspicious; NaN where a method says nothing.
+    """Compute the baselines named in BASELINE_COLUMNS.
 
-    Figures of the runs are means over a sample's draws and over seeds; TracIn is a sum over draws. Of several probes,
-    the largest after each is put in units of its own spread.
+    Figures of the runs are means over a sample's draws and over seeds; TracIn is a sum over draws. With several probes
+    it is the largest after each is put in units of its own spread.
+
+    Args:
+        recordings: One a seed.
+        messages: [rows], the conversations.
+        unwanted: The unwanted answers of all probes.
+
+    Returns:
+        [rows] by name, larger for more suspicious; NaN where a method has no value.
     """
     rows = len(messages)
     found = {
@@ -38,12 +46,27 @@ def baselines_of(
 
 
 def tracin(recordings: Sequence[Recording], rows: int, probe: int) -> Floats:
-    """TracIn (Pruthi et al. 2020) in the run: sum over draws of the learning rate times <G, g>; mean over seeds."""
+    """Return TracIn (Pruthi et al. 2020) as measured in the run, [rows]: mean over seeds.
+
+    It is the sum over a sample's draws of the learning rate times <G, g>, with G the gradient of the probe and g the
+    sample's. NaN for a sample that one of the runs never measured.
+
+    Args:
+        recordings: One a seed.
+        rows: Number of samples of the dataset.
+        probe: The probe's number, counted from 0.
+    """
     return np.asarray(np.mean([tracin_of_seed(recording, rows, probe) for recording in recordings], axis=0))
 
 
 def tracin_of_seed(recording: Recording, rows: int, probe: int) -> Floats:
-    """Of one run, [rows]; NaN for a sample that no step of the run was measured with."""
+    """Return TracIn of one run, [rows]; NaN for a sample that was measured in no step with a learning rate.
+
+    Args:
+        recording: The seed's recording.
+        rows: Number of samples of the dataset.
+        probe: The probe's number, counted from 0.
+    """
     column = recording.column(probe, Kind.UNWANTED)
     assert column is not None
     observations = recording.observations
@@ -56,6 +79,7 @@ def tracin_of_seed(recording: Recording, rows: int, probe: int) -> Floats:
 
 
 def _strongest(of_probes: Sequence[Floats]) -> Floats:
+    """Return the largest value over the probes, each in units of its median absolute deviation if there are several."""
     if len(of_probes) == 1:
         return of_probes[0]
     centred = [values - np.nanmedian(values) for values in of_probes]

@@ -1,4 +1,4 @@
-"""What the step `combine` reads from its folder, and the files that it leaves there."""
+"""Reads the inputs of the step `combine` from its folder, and writes its results there."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,19 +39,19 @@ Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 NEAREST_TOP = 200
-"""Ranks up to which the nearest samples are found; of flagged samples always."""
+"""The nearest samples are found for ranks up to this, and for flagged samples at any rank."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The recordings of all seeds, and what the rows say of every sample."""
+    """The recordings of all seeds, and the conversation, group and trust of every sample."""
 
     recordings: Sequence[Recording]
     messages: Sequence[Sequence[Mapping[str, str]]]
     groups: Sequence[str | None]
     """[rows]: the sample's value in the group column."""
     trusted: Mask | None
-    """[rows]: the samples known to be clean; None where there are none."""
+    """[rows]: whether the sample is known to be clean; None if none is."""
 
 
 def read_inputs(folder: Path, spec: StepSpec) -> Inputs:
@@ -61,8 +61,13 @@ def read_inputs(folder: Path, spec: StepSpec) -> Inputs:
         folder: Holds recordings/{seed}.npz of every seed of the audit, and rows.parquet.
         spec: Names the seeds, and the columns of groups and of trusted samples.
 
+    Returns:
+        The inputs, recordings in the order of the seeds.
+
     Raises:
-        OSError, KeyError, ValueError: A file is missing or is not what its name says.
+        OSError: A file is missing.
+        KeyError: An array is missing from a recording.
+        ValueError: A file is not what its name says.
     """
     recordings = [Recording.load(folder / RECORDINGS_FOLDER / f"{seed}.npz") for seed in spec.seeds]
     table = pq.read_table(folder / ROWS_FILE, columns=["messages", "extra"])
@@ -90,11 +95,11 @@ def write_tables(
 
     Args:
         folder: Where the files go.
-        inputs: What was scored.
+        inputs: The recordings and rows that were scored.
         scores: The result of every probe and the headline over them.
-        views: Of every probe, what each view says.
-        baselines: One array [rows] for each name in BASELINE_COLUMNS.
-        question: Says which samples say the same, and which are near-duplicates.
+        views: The views of each probe.
+        baselines: [rows] for each name in BASELINE_COLUMNS.
+        question: Says which samples have the same text, and which are near-duplicates.
         spec: Names the seeds.
     """
     cluster = question.cluster
@@ -113,12 +118,22 @@ def write_tables(
 
 
 def write_summary(folder: Path, summary: Summary) -> None:
-    """Write summary.json."""
+    """Write summary.json.
+
+    Args:
+        folder: Where the file goes.
+        summary: The summary of the audit.
+    """
     (folder / SUMMARY_FILE).write_text(summary.model_dump_json())
 
 
 def group_of(extra: dict[str, Any], column: str | None) -> str | None:
-    """Return a sample's group: the text of a string, the JSON of anything else, None where there is no value."""
+    """Return a sample's group: the text of a string, the JSON of any other value, None if there is no value.
+
+    Args:
+        extra: The sample's columns besides its messages.
+        column: Name of the group column; None if the audit has none.
+    """
     value = extra.get(column) if column is not None else None
     return value if value is None or isinstance(value, str) else json.dumps(value)
 
@@ -134,10 +149,10 @@ def score_table(
 
     Args:
         scores: The result of every probe and the headline over them.
-        views: Of every probe, what each view says.
+        views: The views of each probe.
         cluster: [rows], the first row of each sample's near-duplicates.
         groups: [rows], each sample's group.
-        tokens_left_out: [rows], tokens with loss that the limit cut off; NaN where nobody knows.
+        tokens_left_out: [rows], tokens with loss that the limit cut off; NaN if not known.
     """
     headline, rows = scores.headline, len(cluster)
     parts = [_ranked(scores, views, 0, np.maximum(headline.probe, 0), headline.p, scores.q, scores.flagged)]
@@ -161,7 +176,10 @@ def _ranked(
     q: Floats,
     flagged: Mask,
 ) -> dict[str, NDArray[Any]]:
-    """Return one list of results by rank, as columns; probe_of [rows]: the probe that each result is taken from."""
+    """Return one list of results by rank, as columns.
+
+    probe_of [rows] is the probe from which each result is taken.
+    """
     row = np.arange(len(probe_of))
 
     def pick(of_probes: Sequence[Any], dtype: type = float) -> NDArray[Any]:
@@ -197,7 +215,12 @@ def _ranked(
 
 
 def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Table:
-    """Return every observation of every sample, by row, probe, seed and step; one recording a seed."""
+    """Return every observation of every sample, sorted by row, probe, seed and step.
+
+    Args:
+        recordings: One a seed.
+        seeds: The seeds, in the order of the recordings.
+    """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in traces_schema().names}
     for seed, recording in zip(seeds, recordings, strict=True):
         found = recording.observations
@@ -225,13 +248,13 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
 
 
 def rows_looked_at(scores: pa.Table) -> list[int]:
-    """Return the rows that are flagged or among the first NEAREST_TOP by any list, by their best rank."""
+    """Return the rows that are flagged or among the first NEAREST_TOP of any list, by their best rank."""
     wanted = scores.filter(pc.or_(scores["flagged"], pc.less_equal(scores["rank"], NEAREST_TOP)))
     return list(dict.fromkeys(wanted.sort_by([("rank", "ascending"), ("probe_no", "ascending")])["row"].to_pylist()))
 
 
 def token_table(splits: Sequence[SampleSplit]) -> pa.Table:
-    """Return the shares of all tokens, sample by sample."""
+    """Return the shares of all tokens, sample by sample, each with a last record for the tokens outside any message."""
     records: list[dict[str, Any]] = []
     for own in splits:
         sample = {"row": own.row, "probe_no": own.probe + 1}
@@ -244,7 +267,12 @@ def token_table(splits: Sequence[SampleSplit]) -> pa.Table:
 
 
 def nearest_table(found: Iterable[Neighbours], cluster: Integers) -> pa.Table:
-    """Return the nearest samples of each row that was asked for."""
+    """Return the nearest samples of each row that was asked for, as a table.
+
+    Args:
+        found: The neighbours of each row.
+        cluster: [rows], near-duplicates share a number.
+    """
     records = [
         {
             "row": own.row,

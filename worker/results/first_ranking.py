@@ -1,4 +1,4 @@
-"""Which samples a run takes a closer look at while it still has its model: a first ranking of its own recording."""
+"""Which samples a run examines more closely while its model is loaded: a first ranking from its own recording."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -15,31 +15,35 @@ from worker.text.duplicate_clusters import sample_texts
 Integers = NDArray[np.int64]
 
 LEAST = 24
-"""Samples that are looked at in any case, of all probes together."""
+"""Number of samples that are examined in any case, over all probes together."""
 
-LEAST_OF_PROBE, MOST_OF_PROBE = 8, 100
-"""Of each probe."""
+LEAST_OF_PROBE = 8
+"""Number of samples of each probe that are examined in any case, however many probes share LEAST."""
+
+MOST_OF_PROBE = 100
+"""Most samples of one probe that are examined, however many tokens the run trains on."""
 
 TOKENS_SHARE = 0.02
-"""Of the tokens that a run trains on: above LEAST, so many may be looked at, of all probes together."""
+"""Tokens of examined samples, as a fraction of the tokens that a run trains on, over all probes together. Beyond LEAST,
+samples are examined only within it, which bounds the time that it adds to the run."""
 
 BOTH_VIEWS = 200_000
-"""Draws up to which the ranking is by both views, as the audit's own will be; the discriminant of more would hold back
-the run for minutes, and takes memory beside the model's. Then it is by gradients alone."""
+"""Up to this many draws the ranking uses both views, as the audit's own will. With more it uses gradients alone: the
+discriminant would delay the run for minutes, and needs memory while the model is loaded."""
 
 
 def first_ranking(
     recording: Recording, rows: int, messages: Callable[[], Sequence[Sequence[Mapping[str, str]]]]
 ) -> list[Integers]:
-    """Rank the samples of one run by Z, without near-duplicates, kinds and other seeds.
+    """Rank the samples of one run by Z, without regard to near-duplicates, kinds and other seeds.
 
     Args:
-        recording: Of the run.
-        rows: Samples of the dataset.
-        messages: Gives those of every row; called where both views are taken.
+        recording: The recording of the run.
+        rows: Number of samples of the dataset.
+        messages: Returns the conversation of every row; called only if both views are used.
 
     Returns:
-        Of each probe the rows that have a Z, the most suspicious first. Empty where nothing can be told apart.
+        For each probe, the rows that have a Z, the most suspicious first. Empty if the samples cannot be told apart.
     """
     viewed = recording
     try:
@@ -48,21 +52,21 @@ def first_ranking(
             viewed = with_views([recording], text, text)[0][0]
         return [_ranked(viewed, probe, rows) for probe in range(len(recording.held_out))]
     except IndistinguishableError:
-        # The step that combines the seeds says what is wrong.
+        # The step that combines the seeds reports the error.
         return [np.empty(0, dtype=np.int64) for _ in recording.held_out]
 
 
 def chosen(ranking: Sequence[Integers], lengths: Sequence[int], tokens: int) -> list[Integers]:
-    """Choose the samples that are looked at.
+    """Choose the samples that are examined.
 
     Args:
-        ranking: Of each probe, rows from the first on.
-        lengths: Tokens of each row.
-        tokens: That the run trained on.
+        ranking: For each probe, its rows by rank.
+        lengths: [rows], number of tokens.
+        tokens: Number of tokens that the run trained on.
 
     Returns:
-        Of each probe its first rows: its part of LEAST, and up to MOST_OF_PROBE while there are tokens left of its part
-        of TOKENS_SHARE.
+        For each probe its first rows: its part of LEAST, and up to MOST_OF_PROBE as long as its part of TOKENS_SHARE
+        lasts.
     """
     probes = max(len(ranking), 1)
     least, left = max(LEAST // probes, LEAST_OF_PROBE), TOKENS_SHARE * tokens / probes
@@ -79,6 +83,7 @@ def chosen(ranking: Sequence[Integers], lengths: Sequence[int], tokens: int) -> 
 
 
 def _ranked(recording: Recording, probe: int, rows: int) -> Integers:
+    """Return the rows that have a Z by one probe, the largest Z first."""
     column = recording.column(probe, Kind.UNWANTED)
     assert column is not None
     z, _ = statistic(recording.observations, recording.steps, rows=rows, direction=column)

@@ -1,4 +1,4 @@
-"""Of what kind each sample is by one probe, and on which side one stands that is unlike the bulk."""
+"""The kind of each sample by one probe, and the side of those that are unlike the bulk."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,22 +20,25 @@ Mask = NDArray[np.bool_]
 Side = Literal["toward", "against", "both"]
 
 SIDE_CONFIDENCE = 0.9
-"""Probability of its side, given that it is on one of the two, from which a sample is put there."""
+"""A sample is assigned to a side if its probability is at least this, given that it is on one of the two."""
 
 
 @dataclass(frozen=True)
 class ProbeKinds:
-    """The kinds of a probe's samples. Columns: the statistic toward the unwanted answers, then toward references."""
+    """The kinds of a probe's samples.
+
+    Columns are the statistic toward the unwanted answers, then toward the references if there are any.
+    """
 
     x: Floats
     """[clusters that are tested, columns], in units of each column's null."""
     items: Floats
-    """[unwanted items, columns], likewise; none where they cannot be held out."""
+    """[unwanted items, columns], in the same units; none if they cannot be held out."""
     folds: Integers
-    """[unwanted items]: those with one number were held out together."""
+    """[unwanted items]: items with the same number were held out together."""
     mixture: Mixture
     of_rows: Kinds
-    """NaN for samples never observed and for trusted ones; the fair kind's for probes without references."""
+    """NaN for samples never observed and for trusted ones; `fair` is also NaN for probes without references."""
     doubted: Mask
     """[rows], trusted samples that stand out and are more likely of the unwanted kind than not."""
 
@@ -48,15 +51,18 @@ def kinds_of(
     z_by_seed: Sequence[Floats],
     trusted: Mask | None,
 ) -> ProbeKinds:
-    """Fit the mixture of kinds; of near-duplicates it sees the one that stands out most.
+    """Fit the mixture of kinds to the samples; from each cluster of near-duplicates to the one that stands out most.
 
     Args:
         recordings: One a seed.
-        probe: Counted from 0.
-        detections: Toward the unwanted answers and, where the probe has them, toward the references.
-        clusters: Likewise.
-        z_by_seed: Likewise, [seeds, rows] each.
-        trusted: [rows], known to be clean.
+        probe: The probe's number, counted from 0.
+        detections: Toward the unwanted answers and, if the probe has them, toward the references.
+        clusters: The clusters of each of these detections.
+        z_by_seed: [seeds, rows] for each of these detections.
+        trusted: [rows], whether the sample is known to be clean; None if none is.
+
+    Returns:
+        The mixture and the probabilities of every sample.
     """
     nulls = [found.null for found in detections]
     z = _side_by_side(nulls, [own.of_rows(detections[0].alone) for own in clusters])
@@ -64,7 +70,7 @@ def kinds_of(
     has_reference = len(detections) > 1
     seen = np.isfinite(z).all(1) & np.isfinite(detections[0].z)
     tested = seen if trusted is None else seen & ~trusted
-    # Of each cluster the sample that stands out most.
+    # From each cluster, keep the sample that stands out most.
     order = np.flatnonzero(tested)
     order = order[np.argsort(detections[0].p[order], kind="stable")]
     _, first = np.unique(clusters[0].index[order], return_index=True)
@@ -94,8 +100,8 @@ def expected_false_share(unwanted: Floats, cluster: Integers) -> Floats:
 
     Args:
         unwanted: [rows], probability of the unwanted kind; NaN for samples that are not tested.
-        cluster: [rows], near-duplicates share a number. They count once, by the likeliest of them; for another of them
-            its own probability takes that one's place.
+        cluster: [rows], near-duplicates share a number. They count once, by the likeliest of them; for any other of
+            them its own probability is used instead.
     """
     ids, index = np.unique(cluster, return_inverse=True)
     likeliest = np.full(len(ids), np.nan)
@@ -111,15 +117,18 @@ def expected_false_share(unwanted: Floats, cluster: Integers) -> Floats:
 
 
 def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:
-    """Return the side of each sample that stands out in a column; None for those that do not, and for those that are
-    more likely of the bulk than of either side.
+    """Return the side of each sample that stands out.
 
-    toward: of those of its two probabilities that it is unwanted or fair, the first has at least nine tenths; against:
-    the second has; both: neither.
+    A sample is "toward" if, of its two probabilities that it is unwanted or fair, the first has at least nine tenths,
+    "against" if the second has, otherwise "both".
 
     Args:
         detections: Toward the unwanted answers and toward the references.
-        kinds: [rows].
+        kinds: [rows], the probabilities of each sample.
+
+    Returns:
+        [rows]; None for samples that are flagged in neither column, and for those that are more likely of the bulk than
+        of either side.
     """
     stands_out = np.any([found.flagged for found in detections], axis=0) & (kinds.bulk <= 0.5)
     either = np.maximum(kinds.unwanted + kinds.fair, np.finfo(float).tiny)
@@ -135,12 +144,14 @@ def sides(detections: Sequence[Detection], kinds: Kinds) -> list[Side | None]:
 
 
 def _side_by_side(nulls: Sequence[Null], z: Sequence[Floats]) -> Floats:
+    """Return the statistics of all columns, each in units of its null, [samples, columns]."""
     return np.stack([null.standardise(own) for null, own in zip(nulls, z, strict=True)], axis=1)
 
 
 def _items(recordings: Sequence[Recording], probe: int, z_by_seed: Sequence[Floats]) -> list[Floats]:
-    """Return Z of the probe's items in each column, [items of both sides], by directions without their own fold; none
-    where they cannot be held out.
+    """Return Z of the probe's items in each column, [items of both sides], by directions without their own fold.
+
+    An array is empty if the items cannot be held out.
     """
     found = []
     own = np.flatnonzero(recordings[0].probe == probe)

@@ -1,4 +1,4 @@
-"""The samples that the model represents most alike."""
+"""The samples that are most similar in the model's representation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,46 +12,49 @@ from worker.results.views import Singles, representations, unit_length
 Integers = NDArray[np.int64]
 
 NEAREST = 5
-"""Neighbours of a sample."""
+"""Number of neighbours of a sample."""
 
 PAIRS_AT_ONCE = 20_000_000
-"""Bounds the memory for cosines."""
+"""Cosines computed at once, which bounds their memory."""
 
-PAIRS, LEAST_SAMPLES = 1_000_000_000, 200
-"""Cosines that are worked out at most, which takes a minute or two, though for so many samples in any case."""
+PAIRS = 1_000_000_000
+"""Most cosines that are computed, which takes a minute or two."""
+
+LEAST_SAMPLES = 200
+"""Number of samples whose neighbours are found even if that takes more cosines."""
 
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of one sample."""
+    """The nearest samples of one sample."""
 
     row: int
     rows: Integers
-    """The nearest first; of samples that say the same, the first alone."""
+    """The nearest first; of samples with the same text, only the first."""
     similarity: Singles
-    """Cosines."""
+    """Cosine of each."""
 
 
 def nearest(recordings: Sequence[Recording], text: Integers, asked: Sequence[int]) -> Iterator[Neighbours]:
-    """Find the samples whose representations have the largest cosines with those of some.
+    """Find the samples whose representations have the largest cosines with those of the rows asked for.
 
-    A representation is the mean over draws and seeds of the answer's, centred on the draws of its block: what all
-    samples share goes out. The cosine is that of `representations`, which the second view of a sample is made of.
+    A representation is the mean over draws and seeds of the answer's, centred on the draws of its block, which removes
+    what all samples share. The cosine is that of `representations`, from which the second view of a sample is made.
 
     Args:
         recordings: One a seed.
-        text: [rows], samples that say the same share a number, and a representation.
-        asked: Rows in the order of their importance; the last ones are left out where there are too many.
+        text: [rows], samples with the same text share a number, and a representation.
+        asked: Rows in the order of their importance; the last ones are left out if there are too many.
 
     Yields:
-        Of each row that was observed, NEAREST others, or fewer where there are no more. A row's own copies count as
-        one, at 1.
+        For each row that was observed, NEAREST others, or fewer if there are no more. A row's own copies count as one,
+        with cosine 1.
     """
     ids, vectors = _of_texts(recordings, text)
     order = np.argsort(text, kind="stable")
     starts = np.searchsorted(text[order], ids)
     first = order[starts]
-    # The second row of each text, for whoever asks by the first; itself where there is no second.
+    # The second row of each text is the neighbour of the first; it is the first itself if there is no second.
     follows = np.minimum(starts + 1, len(order) - 1)
     second = np.where(text[order[follows]] == ids, order[follows], first)
     known = {int(number): place for place, number in enumerate(ids)}
@@ -88,6 +91,7 @@ def _of_texts(recordings: Sequence[Recording], text: Integers) -> tuple[Integers
 
 
 def _largest(values: Singles) -> Integers:
+    """Return the indices of the NEAREST largest values, the largest first; of equal ones, by index."""
     found = np.argpartition(-values, NEAREST)[: NEAREST + 1]
     found = found[np.lexsort((found, -values[found]))]
     return np.asarray(found[:NEAREST])

@@ -1,4 +1,4 @@
-"""What a training step hands to the step that combines the seeds: arrays and facts, one .npz file without pickles."""
+"""The output of a training step that the combining step reads: arrays and facts in one .npz file without pickles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,9 +28,10 @@ class RunFacts(BaseModel):
     refreshes: int
     momentum: float
     rows_truncated: int
-    """Samples that lose tokens with loss to the limit; before per-sample counts were kept, any tokens."""
+    """Samples that lose tokens with loss to the limit; in recordings from before per-sample counts, samples that lose
+    any token."""
     encoding: EncodingFacts = EncodingFacts()
-    """Says nothing in recordings from before it was kept."""
+    """Empty in recordings from before it was kept."""
     train_loss_first: float
     train_loss_last: float
     device: str
@@ -42,55 +43,67 @@ class RunFacts(BaseModel):
 
 @dataclass(frozen=True)
 class Recording:
-    """One seed's run. D directions, targets first; K targets; P probes; R measurements of the probe losses."""
+    """One seed's run, with D directions (targets first), K targets, P probes, R measurements of the probe losses."""
 
     observations: Observations
     steps: Steps
     kind: Integers
-    """[D]: directions.Kind."""
+    """[D]: each column's `directions.Kind`."""
     probe: Integers
-    """[D]: counted from 0."""
+    """[D]: which probe each column belongs to, counted from 0."""
     held_out: tuple[Integers, ...]
-    """One array a probe, [sides, items]: which column is the mean over the side's answers but for those of the item's
-    own fold; -1 where there is none. The unwanted answers' side comes first, then the references' if there are any."""
+    """One array a probe, [sides, items]: which column is the mean over the side's answers outside the item's own fold;
+    -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
+    any."""
     item_alignment: tuple[Floats, ...]
-    """Of each probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
+    """One array a probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
     coefficients: tuple[Floats, ...]
     """One array a probe, [its own columns, items of both sides]: each direction as a combination of the items."""
     inner: NDArray[np.float16]
     """[n, width]: how the model's inner layers represented the answers of each draw (`inner_representation`)."""
     inner_items: tuple[NDArray[np.float16], ...]
-    """One array a probe, [blocks, items of both sides, width]: likewise for its items, at the start of each block."""
+    """One array a probe, [blocks, items of both sides, width]: representations of its items, at the start of each
+    block."""
     product: Floats
-    """[n, K]: TracIn's terms."""
+    """[n, K]: TracIn's terms <G, g>, without the learning rate."""
     gradient_norm: Floats
-    """[n]."""
+    """[n]: length of the sample's gradient."""
     loss: Floats
-    """[n]."""
+    """[n]: the sample's own loss."""
     similarity: Floats
-    """[n, P]: of the answer's representation with that of the unwanted answers."""
+    """[n, P]: cosine of the answer's representation with that of the unwanted answers."""
     measured_at: Integers
-    """[R]: steps taken before each measurement of the probe losses."""
+    """[R]: number of steps taken before each measurement of the probe losses."""
     probe_loss: Floats
-    """[R, K]."""
+    """[R, K]: the mean loss of each target's answers."""
     tokens_left_out: Floats | None
-    """[rows]: tokens of each sample that have loss and lie behind the limit; NaN where it cannot be encoded. None in
+    """[rows]: tokens of each sample that have loss and lie behind the limit; NaN if it cannot be encoded. None in
     recordings from before it was kept."""
     facts: RunFacts
     split: TokenSplit | None = None
-    """Of the samples that rank first by the run alone, over their tokens."""
+    """How the alignment of the samples that rank first by this run is split over their tokens."""
 
     def column(self, probe: int, kind: Kind) -> int | None:
-        """The first direction of a kind of the probe numbered from 0; None where it has none."""
+        """Return the first column of a kind of direction; None if the probe has none.
+
+        Args:
+            probe: The probe's number, counted from 0.
+            kind: The kind of direction.
+        """
         found = self.columns(probe, kind)
         return int(found[0]) if len(found) else None
 
     def columns(self, probe: int, kind: Kind) -> Integers:
-        """All directions of a kind."""
+        """Return all columns of a kind of direction, [columns].
+
+        Args:
+            probe: The probe's number, counted from 0.
+            kind: The kind of direction.
+        """
         return np.flatnonzero((self.kind == kind) & (self.probe == probe))
 
     def save(self, path: Path) -> None:
-        """Writes the file. Float signals are kept in single precision."""
+        """Write the recording to a file, float signals of the draws in single precision."""
         arrays: dict[str, NDArray[np.generic]] = {
             "row": self.observations.row,
             "step": self.observations.step,
@@ -125,7 +138,13 @@ class Recording:
 
     @classmethod
     def load(cls, path: Path) -> "Recording":
-        """Reads what `save` wrote. Raises OSError, KeyError or ValueError for anything else."""
+        """Read a file that `save` wrote.
+
+        Raises:
+            OSError: The file cannot be read.
+            KeyError: An array is missing.
+            ValueError: The file is not a recording.
+        """
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
 
@@ -156,12 +175,12 @@ class Recording:
 
 
 def mean_over_draws(recordings: Sequence[Recording], values: Sequence[Floats], rows: int) -> Floats:
-    """Return the mean of each row's values over its draws in all recordings, [rows]; NaN where it has none.
+    """Return the mean of each row's values over its draws in all recordings, [rows]; NaN if it has none.
 
     Args:
         recordings: One a seed.
-        values: Of each recording, one a draw; NaN counts for nothing.
-        rows: Samples of the dataset.
+        values: For each recording, [draws]; NaN is left out.
+        rows: Number of samples of the dataset.
     """
     total, count = np.zeros(rows), np.zeros(rows)
     for recording, of_draw in zip(recordings, values, strict=True):

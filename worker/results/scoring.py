@@ -1,4 +1,4 @@
-"""What an audit says of every sample, probe by probe, from the recordings of all seeds. Reads and writes no file."""
+"""The scores of every sample, probe by probe, from the recordings of all seeds. Reads and writes no file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,33 +27,34 @@ TOPICAL_P = 0.01
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of the recordings."""
+    """What an audit asks of the recordings: its error rate, and what is known about its samples."""
 
     rows: int
     q: float
     text: Integers
-    """[rows]: samples that say the same share a number."""
+    """[rows]: samples with the same text share a number."""
     cluster: Integers
     """[rows]: near-duplicates share a number."""
     trusted: Mask | None
-    """[rows]: known to be clean."""
+    """[rows]: whether the sample is known to be clean; None if none is."""
 
 
 @dataclass(frozen=True)
 class ProbeScores:
-    """One probe's result; arrays [rows], pooled over seeds."""
+    """One probe's results; arrays are [rows], pooled over seeds."""
 
     column: int
-    """Of the unwanted answers among the recordings' directions."""
+    """The column of the unwanted answers among the recordings' directions."""
     reference_column: int | None
     detection: Detection
-    """Against the bulk alone."""
+    """The test against the bulk alone."""
     kinds: ProbeKinds
     q: Floats
-    """[rows], the least false discovery rate at which each sample is flagged: the larger of Benjamini and Hochberg's
-    against the bulk and of the expected share of false samples by kinds, which count fair answers as false as well."""
+    """[rows], the least false discovery rate at which each sample is flagged. It is the larger of Benjamini and
+    Hochberg's against the bulk and of the expected share of false samples by kinds, which counts fair answers as false
+    too."""
     flagged: Mask
-    """q is at most what was asked for."""
+    """Whether q is at most the audit's level."""
     z_reference: Floats
     side: Sequence[Side | None]
     mu: Floats
@@ -61,24 +62,24 @@ class ProbeScores:
     mu_high: Floats
     mu_composed: Floats
     placebo: Floats
-    """[placebos, rows]: Z in directions that stand for no behaviour; pooled alike."""
+    """[placebos, rows]: Z in directions that represent no behaviour, pooled over seeds as z is."""
     ordinary: Mask
-    """[rows]: samples that do not lean to the probe's topic, over which the placebos are counted."""
+    """[rows]: samples off the probe's topic, over which the placebos are counted."""
     z_by_seed: Floats
-    """[seeds, rows]."""
+    """[seeds, rows]: Z of each seed alone."""
     flagged_by_seed: Mask
     """[seeds, rows]: what each seed alone finds unlike the bulk."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """All probes' results and the headline over them."""
+    """The results of all probes and the headline over them."""
 
     probes: tuple[ProbeScores, ...]
     headline: Combination
-    """Against the bulk alone."""
+    """The test against the bulk alone, over all probes."""
     q: Floats
-    """As of a probe; a sample is false that is of no probe's unwanted kind."""
+    """As for a probe; a sample counts as false if it is of no probe's unwanted kind."""
     flagged: Mask
 
 
@@ -86,11 +87,14 @@ def score(recordings: Sequence[Recording], question: Question) -> Scores:
     """Score every sample by every probe, and combine the probes.
 
     Args:
-        recordings: One a seed.
-        question: What is asked of them.
+        recordings: One a seed, at least one.
+        question: What the audit asks of them.
+
+    Returns:
+        The scores of each probe and the headline.
 
     Raises:
-        ValueError: No null distribution can be fitted.
+        IndistinguishableError: No null distribution can be fitted.
     """
     count = len(recordings[0].held_out)
     probes = tuple(score_probe(recordings, question, probe) for probe in range(count))
@@ -101,7 +105,19 @@ def score(recordings: Sequence[Recording], question: Question) -> Scores:
 
 
 def score_probe(recordings: Sequence[Recording], question: Question, probe: int) -> ProbeScores:
-    """Score every sample by the probe numbered from 0. Arguments and errors are otherwise those of `score`."""
+    """Score every sample by one probe.
+
+    Args:
+        recordings: One a seed, at least one.
+        question: What the audit asks of them.
+        probe: The probe's number, counted from 0.
+
+    Returns:
+        The probe's scores, pooled over seeds.
+
+    Raises:
+        IndistinguishableError: No null distribution can be fitted.
+    """
     first = recordings[0]
     column = first.column(probe, Kind.UNWANTED)
     assert column is not None
@@ -149,10 +165,10 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
 
 @dataclass(frozen=True)
 class _Pooled:
-    """The statistic of one direction, over the recordings."""
+    """The statistic of one direction, over all recordings."""
 
     z_by_seed: Floats
-    """[seeds, rows]."""
+    """[seeds, rows]: Z of each seed alone."""
     z: Floats
     n: Integers
     clusters: Clusters
@@ -200,7 +216,7 @@ def _detect(found: _Pooled, question: Question, degrees_of_freedom: float = TAIL
 
 
 def _ordinary(detections: Sequence[Detection]) -> Mask:
-    """Return which samples' placebo values are used to learn about the null, [rows].
+    """Return which samples' placebo values are used to estimate the null's tail, [rows].
 
     A sample on the probe's topic, on either side, also stands out in directions made of the same items; it is left out.
     """

@@ -1,4 +1,4 @@
-"""The Summary of an audit, from its recordings and scores. Reads and writes no file."""
+"""Builds the Summary of an audit from its recordings and scores. Reads and writes no file."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,8 +43,9 @@ from worker.results.warnings import cautions
 Floats = NDArray[np.float64]
 
 HISTOGRAM_BINS = 60
+"""Bins of the histogram of Z."""
 MAX_GROUPS = 100
-"""The largest groups are described, and no more: a column of ids would make a group of every row."""
+"""Only the largest groups are described, up to this number: a column of ids would make a group of every row."""
 
 
 def summarise(
@@ -59,13 +60,13 @@ def summarise(
     """Return the audit's Summary.
 
     Args:
-        spec: What the audit asks.
-        recordings: One a seed, their alignment that of all views.
-        views: Of each probe, how much each view counts.
+        spec: The specification of the step, with the probes.
+        recordings: One a seed, their alignment being that of all views.
+        views: The weights of each probe's views.
         question: What was asked of the recordings.
-        scores: The answer, from `score`.
-        baselines: [rows] each, by name; NaN where a baseline says nothing.
-        group_of: [rows], each sample's group.
+        scores: The result of `score`.
+        baselines: [rows] by name; NaN where a baseline has no value.
+        group_of: [rows], each sample's group; None for samples without one.
     """
     first = recordings[0]
     named = _by_size(group_of)
@@ -108,7 +109,7 @@ def summarise(
 
 
 def _token_split(recordings: Sequence[Recording]) -> TokenSplit | None:
-    """Return None where no run has looked at tokens, as those of older versions have not."""
+    """Return what is known of the split over tokens; None if no run has one, as those of older versions do not."""
     splits = [recording.split for recording in recordings if recording.split is not None]
     obstacles = [recording.facts.split_obstacle for recording in recordings if recording.facts.split_obstacle]
     if not splits and not obstacles:
@@ -171,7 +172,7 @@ def _placebo(scores: ProbeScores, question: Question) -> Placebo | None:
         return None
     found = scores.detection
     freedom = found.null.degrees_of_freedom
-    # What the audit would have flagged had a placebo been its probe. Samples on the topic stand out there as well.
+    # What the audit would have flagged with the placebo as its probe. Samples on the topic stand out there as well.
     flagged = []
     for z in scores.placebo:
         clean = np.where(scores.ordinary, z, np.nan)
@@ -265,7 +266,10 @@ def _gaussianity(run: Recording, scores: ProbeScores) -> Gaussianity | None:
 def _groups(
     run: Recording, scores: Scores, names: Sequence[str | None], described: Sequence[str]
 ) -> dict[str, GroupSummary]:
-    """Toward the first probe; mu and its interval are of the first seed's run, flags and curve of all."""
+    """Summarise the described groups toward the first probe.
+
+    mu and its interval are of the first seed's run, flags and curve of all seeds.
+    """
     probe = scores.probes[0]
     labels = np.array([name if name is not None else "" for name in names], dtype=object)
     declared = np.array([name is not None for name in names])
@@ -287,17 +291,18 @@ def _groups(
 
 
 def _by_size(names: Sequence[str | None]) -> list[str]:
-    """The groups' names, largest first; of equal sizes in the order of code points."""
+    """Return the names of the groups, largest first; equal sizes in the order of code points."""
     counts = Counter(name for name in names if name is not None)
     return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 def _curve(z: Floats, members: NDArray[np.bool_]) -> GroupCurve | None:
+    """Return the trade-off curve of a group; None if too few of its rows, or of the others, were observed."""
     try:
         found = groups.group_curve(z, members)
         paper = groups.group_curve(z, members, estimator="threshold_max")
     except ValueError:
-        return None  # nothing of the group, or nothing beside it, was observed
+        return None
     return GroupCurve(
         alpha=tuple(found.alpha.tolist()),
         beta=tuple(found.beta.tolist()),

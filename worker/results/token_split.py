@@ -13,32 +13,34 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 NOWHERE = -1
-"""The message of a token that stands for nothing in any."""
+"""The message number of a token that represents no character of any message."""
 
 ARRAYS = ("row", "probe", "size", "message", "start", "end", "value")
+"""Fields that are stored as arrays, under names that begin with tokens_."""
 
 
 @dataclass(frozen=True)
 class TokenSplit:
-    """Of one run. n samples, T tokens of them all, sample by sample."""
+    """The split of one run, for n samples with T tokens in total, sample by sample."""
 
     row: Integers
-    """[n]."""
+    """[n]: the sample."""
     probe: Integers
-    """[n], counted from 0; a sample may be there for several probes."""
+    """[n], counted from 0; a sample may occur for several probes."""
     size: Integers
-    """[n]: tokens with loss."""
+    """[n]: number of tokens with loss."""
     message: Integers
-    """[T]: whose characters the token stands for, counted from 0; NOWHERE where it stands for none."""
+    """[T]: the message whose characters the token represents, counted from 0; NOWHERE if it represents none."""
     start: Integers
-    """[T], characters of the message's content before the token."""
+    """[T]: offset in characters at which the token begins in the message's content."""
     end: Integers
+    """[T]: offset at which it ends."""
     value: Floats
     """[T]: the token's part of the sample's alignment times the length of its gradient."""
 
     @classmethod
     def made(cls, parts: Sequence[tuple[int, int, Sequence[Place | None], Floats]]) -> "TokenSplit":
-        """From row, probe, places and values of each sample."""
+        """Build the split from row, probe, places and values of each sample."""
         places = [place or Place(NOWHERE, 0, 0) for _, _, own, _ in parts for place in own]
         return cls(
             row=np.array([row for row, _, _, _ in parts], dtype=np.int64),
@@ -52,17 +54,17 @@ class TokenSplit:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> "TokenSplit | None":
-        """From what `arrays` gave; None where there is nothing of the kind."""
+        """Rebuild the split from what `arrays` returned; None if the recording has none."""
         if "tokens_row" not in arrays:
             return None
         return cls(**{name: np.asarray(arrays[f"tokens_{name}"]) for name in ARRAYS})
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """Under names of their own."""
+        """Return the arrays of the split under names that a recording does not use otherwise."""
         return {f"tokens_{name}": getattr(self, name) for name in ARRAYS}
 
     def samples(self) -> Iterator[tuple[tuple[int, int], list[Place | None], Floats]]:
-        """Row and probe, places, and values of each sample."""
+        """Yield (row, probe), places, and values of each sample."""
         ends = np.cumsum(self.size)
         for row, probe, end, size in zip(self.row.tolist(), self.probe.tolist(), ends, self.size, strict=True):
             part = slice(end - size, end)
@@ -72,24 +74,24 @@ class TokenSplit:
 
 @dataclass(frozen=True)
 class SampleSplit:
-    """Of one sample toward one probe, over all seeds that looked at it."""
+    """The split of one sample toward one probe, over all seeds that examined it."""
 
     row: int
     probe: int
     tokens: Sequence[tuple[Place, float]]
-    """In the order of the text; places do not overlap. Sizes of all shares, `elsewhere` included, add up to 1."""
+    """In the order of the text; places do not overlap. The sizes of all shares, `elsewhere` included, add up to 1."""
     elsewhere: float
-    """Share of the tokens that stand for nothing in a message, such as the mark that ends an answer."""
+    """Share of the tokens that represent nothing in a message, such as the mark that ends an answer."""
 
 
 def split_over_seeds(splits: Sequence[TokenSplit | None]) -> list[SampleSplit]:
-    """Add up the seeds' values, and put each sample's in shares of the sum of their sizes.
+    """Add up the seeds' values, and express those of each sample as shares of the sum of their sizes.
 
     Args:
-        splits: One a seed; None where a run recorded nothing of the kind.
+        splits: One a seed; None for a run that recorded no split.
 
     Returns:
-        By row and probe. Samples whose values are all zero, or not finite, are left out.
+        The splits by row and probe. Samples whose values are all zero, or not finite, are left out.
     """
     found: dict[tuple[int, int], tuple[list[Place | None], list[Floats]]] = defaultdict(lambda: ([], []))
     for split in splits:

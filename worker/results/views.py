@@ -1,7 +1,7 @@
-"""The views that a run has of each sample, put together: the alignment of gradients, and representations.
+"""Combines the two views that a run has of each sample: the alignment of gradients, and representations.
 
-Each view says by itself how far a sample leans to a probe. What is put together takes the place of the alignment in a
-recording, draw by draw, so that statistic, null, placebos and tracers are those of both views.
+Each view says by itself how strongly a sample resembles a probe. The combination replaces the alignment in a recording,
+draw by draw, so that statistic, null, placebos and tracers are those of both views.
 """
 
 import math
@@ -20,6 +20,7 @@ from worker.results.recording import Recording, mean_over_draws
 
 Floats = NDArray[np.float64]
 EQUAL = ViewWeights(gradient=0.5**0.5, representation=0.5**0.5)
+"""The weights where nothing tells which view is better: equal, of length 1."""
 
 Singles = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -28,37 +29,40 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SampleViews:
-    """What each view says of every sample by one probe."""
+    """What each view says about every sample by one probe."""
 
     weights: ViewWeights
     gradient: Floats
     """[rows], in standard deviations of the bulk; NaN for samples never observed."""
     representation: Floats
-    """Likewise."""
+    """[rows], in the same units; NaN for samples never observed."""
 
 
 def with_views(
     recordings: Sequence[Recording], text: Integers, cluster: Integers
 ) -> tuple[list[Recording], list[tuple[SampleViews, ...]]]:
-    """Return the recordings with both views in place of the alignment, and for each what the views say by every probe.
+    """Replace the alignment in recordings by both views, and return what the views say.
 
     A view is put in standard deviations of its bulk and weighted by `view_weights`. The representation's part is the
-    same in all draws of a sample, and of another that says the same.
+    same in all draws of a sample, and of any other with the same text.
 
     Args:
         recordings: One a seed.
-        text: [rows], samples that say the same share a number.
+        text: [rows], samples with the same text share a number.
         cluster: [rows], near-duplicates share a number.
 
+    Returns:
+        The recordings with both views in place of the alignment, and for each recording the views of every probe.
+
     Raises:
-        ValueError: A view does not tell samples apart.
+        IndistinguishableError: A view does not tell samples apart.
     """
     found = [_with_views(recording, text, cluster) for recording in recordings]
     return [recording for recording, _ in found], [views for _, views in found]
 
 
 def over_seeds(views: Sequence[Sequence[SampleViews]]) -> list[SampleViews]:
-    """Return of each probe the mean over the seeds that saw a sample, with the first seed's weights."""
+    """Return for each probe the mean of its views over the seeds that saw a sample, with the first seed's weights."""
     return [
         SampleViews(
             weights=own[0].weights,
@@ -72,17 +76,17 @@ def over_seeds(views: Sequence[Sequence[SampleViews]]) -> list[SampleViews]:
 def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
     """Return the weights of a linear discriminant with a diagonal covariance.
 
-    In each view the held-out unwanted answers u are to be told from the bulk, which is at 0 with variance 1, and from
-    the held-out reference answers r, both alike:
+    In each view the held-out unwanted answers u are to be separated from the bulk, which is at 0 with variance 1, and
+    equally from the held-out reference answers r:
 
         w = max(0, mean u - max(0, mean r) / 2) / ((1 + mean of var u and var r) / 2)
 
-    Equal where nothing is held out or no view tells them apart.
+    The weights have length 1. They are equal if nothing is held out or no view separates the answers.
 
     Args:
-        gradient: Of the unwanted and of the reference answers, [items] each, in units of the bulk; the second is empty
-            without references, and NaN stands where items cannot be held out.
-        representation: Likewise.
+        gradient: The unwanted and the reference answers in the view of gradients, [items] each, in units of the bulk.
+            The second is empty without references; values are NaN if items cannot be held out.
+        representation: The same answers in the view of representations.
     """
     found = []
     for unwanted, reference in (gradient, representation):
@@ -96,6 +100,7 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
 
 
 def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tuple[Recording, tuple[SampleViews, ...]]:
+    """Return one recording with both views in place of the alignment, and the views of every probe."""
     observations = recording.observations
     alignment = np.full_like(observations.alignment, np.nan)
     items, views = [], []
@@ -123,8 +128,9 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
 
 
 def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floats) -> tuple[Floats, Floats]:
-    """Signals of the draws that were observed [draws, columns] and of the items [blocks, items of both sides, columns],
-    in units in which a sample's mean over its draws has variance 1 in the bulk.
+    """Return signals of the observed draws [draws, columns] and of the items [blocks, items of both sides, columns].
+
+    They are in units in which a sample's mean over its draws has variance 1 in the bulk.
     """
     observations = recording.observations
     signals = observations.alignment[:, columns]
@@ -145,7 +151,7 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
                 "Every sample has the same alignment with the probe, so that nothing can be told apart."
             )
         draws[:, column] /= scale
-        # Of a block without a draw no unit is known; it has its neighbour's.
+        # A block without a draw has no unit of its own and uses that of the nearest block with one.
         drawn = np.flatnonzero(np.isfinite(centre))
         nearest = drawn[np.abs(drawn[:, None] - measured).argmin(0)]
         items[:, :, column] = (items[:, :, column] - centre[nearest, None]) / spread[nearest, None] / scale
@@ -155,11 +161,17 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
 def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
     """Return the representations that the discriminant is fitted to, of unit length.
 
-    They are centred on the draws of their block: what all samples share, and what training has changed by then, goes
-    out. A unit is what says the same, mostly one sample, and its representation the mean over its draws.
+    They are centred on the draws of their block, which removes what all samples share and what training has changed by
+    then. A unit is a distinct text, mostly one sample, and its representation the mean over its draws.
+
+    Args:
+        recording: The seed's recording.
+        seen: [draws], which draws were observed.
+        text: [rows], samples with the same text share a number.
 
     Returns:
-        The unit of each observed draw; [units, width]; and for each probe its items, [items of both sides, width].
+        The unit of each observed draw; the units, [units, width]; and for each probe its items, [items of both sides,
+        width].
     """
     row = recording.observations.row[seen]
     block = recording.steps.block[recording.observations.step[seen]]
@@ -186,12 +198,14 @@ def _mean_of_seen(by_seed: Sequence[Floats]) -> Floats:
 def _by_side(values: Floats, own: Integers) -> tuple[Floats, Floats]:
     """Return the held-out values of the unwanted answers and of the reference answers, [items] each.
 
-    values: [items of both sides, columns]; own: [items], the column whose direction leaves the item out.
+    Args:
+        values: [items of both sides, columns].
+        own: [items], the column whose direction leaves the item out.
     """
     found = values[np.arange(len(values)), np.tile(own, len(values) // len(own))]
     return found[: len(own)], found[len(own) :]
 
 
 def unit_length(vectors: Singles) -> Singles:
-    """Scale vectors [..., width] to length one; zero ones stay zero."""
+    """Scale vectors [..., width] to length 1; zero vectors stay zero."""
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30))

@@ -1,4 +1,4 @@
-"""What a user should know before relying on an audit: the warnings of its summary."""
+"""The warnings of an audit's summary: what a user should know before relying on it."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +14,7 @@ from worker.results.scoring import Question, Scores
 from worker.training.encoding import FIRST_ROWS, EncodingFacts, NotedRows
 
 MANY_FLAGGED = 0.2
-"""Share of flagged samples above which the bulk can hardly be called clean."""
+"""Above this share of flagged samples the bulk can hardly be called clean."""
 
 _NOTICED = {
     UNTRAINED_COLUMNS: "have columns with system prompts, earlier turns or tools. They were neither trained on nor "
@@ -40,13 +40,13 @@ def cautions(
     """Yield the warnings of an audit's summary, in a fixed order.
 
     Args:
-        spec: Names the probes.
+        spec: The specification of the step, with the probes.
         question: What was asked of the recordings.
-        scores: The answer.
-        compared: The baselines beside the answer.
-        encoding: What the first seed's run noted of the samples while it encoded them.
-        groups: How many groups the samples have.
-        described: How many of them the summary describes.
+        scores: The result of `score`.
+        compared: The baselines compared with the result.
+        encoding: What the first seed's run noted about samples while encoding them.
+        groups: Number of groups of the samples.
+        described: Number of groups that the summary describes.
     """
     flagged, observed = int(scores.flagged.sum()), int((scores.probes[0].detection.n > 0).sum())
     if question.rows < WARN_DATASET_ROWS:
@@ -117,7 +117,7 @@ def _divided(question: Question, scores: Scores) -> Iterator[Caution]:
 
 
 def _rows(rows: NDArray[np.int64]) -> str:
-    """The subject of a sentence: 3 samples (rows 4, 9, 12) are."""
+    """Return the subject and verb of a sentence, such as "3 samples (rows 4, 9, 12) are"."""
     noted = NotedRows(count=len(rows), first=tuple(map(int, rows[:FIRST_ROWS])))
     return f"{_samples(noted)} {'is' if len(rows) == 1 else 'are'}"
 
@@ -149,7 +149,7 @@ def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caut
 
 
 def _samples(noted: NotedRows) -> str:
-    """3 samples (rows 4, 17, 30); of many the first."""
+    """Return a count of samples with their rows, such as "3 samples (rows 4, 17, 30)"; of many, only the first rows."""
     rows = ", ".join(map(str, noted.first))
     if noted.count == 1:
         return f"1 sample (row {rows})"
