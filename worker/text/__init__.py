@@ -1,4 +1,4 @@
-"""What finds poison before a behaviour is known, or without a model: the text alone.
+"""Finds near-duplicates and simple signs of poison from the text alone, without a model or a known behaviour.
 
-Simple baselines that stand beside the influence of every audit, near-duplicates, and the folds of a probe.
+It holds the baselines that are compared with the influence in every audit, near-duplicates, and the folds of a probe.
 """

@@ -1,4 +1,4 @@
-"""Near-duplicates: rows that say nearly the same, which are one piece of evidence and get one p-value."""
+"""Near-duplicates: rows with nearly the same text, which are one piece of evidence and get one p-value."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,30 +11,41 @@ from worker.text.text_scores import identical
 from worker.text.turns import answer, prompt
 from worker.text.words import SIMILAR, Shingles, number, shingles
 
-COMMON, COMMON_TEXTS = 0.05, 20
-"""A trigram in more than this share of the different texts, and in more than so many of them, is boilerplate."""
+COMMON = 0.05
+"""A trigram in more than this share of the different texts is boilerplate, if it is also in more than COMMON_TEXTS of
+them."""
 
-BANDS, ROWS = 32, 4
-"""Of the MinHash signature. A pair at 0.8 shares no band with probability (1 - 0.8^4)^32 = 5e-8."""
+COMMON_TEXTS = 20
+"""A trigram in no more texts than this is never boilerplate: in small datasets 5 % are few texts."""
+
+BANDS = 32
+"""Bands of the MinHash signature. A pair at 0.8 shares none with probability (1 - 0.8^4)^32 = 5e-8."""
+
+ROWS = 4
+"""MinHash values in a band; texts are candidates if all of them are equal."""
 
 WINDOW = 32
-"""Neighbours in a band that a text is compared with, on each side."""
+"""Number of neighbours in a band, on each side, that a text is compared with."""
 
 COMPARISONS = 64
-"""Comparisons a text, on average, after which the rest stay apart."""
+"""Comparisons per text, on average; beyond that number texts stay separate."""
 
 FIRST_SAMPLES = 1_000
-"""Samples that are looked at first where only a few different ones are asked for; then four times as many each time."""
+"""Number of samples to look at first when counting up to a few different ones; then four times as many each time."""
 
-PAIRS_AT_ONCE, SHINGLES_AT_ONCE = 20_000, 4_096
-"""Bounds of intermediate arrays."""
+PAIRS_AT_ONCE = 20_000
+"""Pairs compared at once, which bounds the memory of intermediate arrays."""
+
+SHINGLES_AT_ONCE = 4_096
+"""Shingles hashed at once, for the same reason."""
 
 
 def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
-    """Cluster of each sample, [rows], named by the cluster's first row.
+    """Return the cluster of each sample, [rows], named by the cluster's first row.
 
-    Two samples are together where their prompts are and their answers are (`near_duplicate_clusters` of each): the same
-    long prompt with another answer teaches another thing, and so does the same answer to another prompt.
+    Two samples are in one cluster if both their prompts and their answers are near-duplicates
+    (`near_duplicate_clusters`): the same long prompt with another answer teaches something else, and so does the same
+    answer to another prompt.
     """
     asked = near_duplicate_clusters([prompt(turns) for turns in messages])
     both = asked * (len(messages) + 1) + near_duplicate_clusters([answer(turns) for turns in messages])
@@ -49,11 +60,12 @@ def count_different(messages: Sequence[Sequence[Mapping[str, str]]], enough: int
     thousand.
 
     Args:
-        messages: The samples as conversations.
-        enough: The count that is asked for.
+        messages: [rows], the conversations.
+        enough: The number of clusters at which counting may stop.
 
     Returns:
-        `enough` or more where the samples looked at have as many clusters; else the number of clusters of all samples.
+        `enough` or more if the samples looked at have as many clusters, otherwise the number of clusters of all
+        samples.
     """
     looked_at = min(FIRST_SAMPLES, len(messages))
     while True:
@@ -64,28 +76,28 @@ def count_different(messages: Sequence[Sequence[Mapping[str, str]]], enough: int
 
 
 def sample_texts(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
-    """Number samples by what they say, [rows]: the same number where prompt and answer are equal once normalised.
+    """Number samples by their text, [rows]: equal numbers where prompt and answer are equal once normalised.
 
-    Samples with one number are in one of `sample_clusters`, which hold such texts as are nearly the same.
+    Samples with the same number are also in the same one of `sample_clusters`.
     """
     asked, answered = identical([prompt(turns) for turns in messages]), identical([answer(turns) for turns in messages])
     return _by_first_appearance(asked * (len(messages) + 1) + answered)
 
 
 def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Cluster of each text, [texts], numbered by first appearance; the same in every process.
+    """Return the cluster of each text, [texts], numbered by first appearance; the same in every process.
 
-    Texts that are equal once normalised are together. So are texts whose sets of word trigrams have a Jaccard
-    similarity of at least 0.8, taken over all trigrams and again over those that are not boilerplate (found in more
-    than 5 % of the different texts, and in more than 20); and what hangs together through others.
+    Texts that are equal once normalised are in one cluster. So are texts whose sets of word trigrams have a Jaccard
+    similarity of at least 0.8, both over all trigrams and over those that are not boilerplate (found in more than 5 %
+    of the different texts, and in more than 20), and texts connected through others.
 
-    Joining takes power from what is joined by mistake, so doubt keeps apart: texts of a template that differ in a slot
-    (short ones share no trigram, a frequent template's own trigrams are boilerplate), and clusters of more than 5 % of
-    the different texts, whose shared trigrams count as boilerplate too.
+    Mistaken joins cost power, so texts stay separate in case of doubt: texts of a template that differ in a slot (short
+    ones share no trigram, a frequent template's own trigrams are boilerplate), and clusters of more than 5 % of the
+    different texts, whose shared trigrams count as boilerplate too.
 
     Candidates come from MinHash bands (Broder 1997; Leskovec, Rajaraman, Ullman, ch. 3) and are then compared exactly.
     Up to 33 texts in a band are all compared with each other; in larger bands only neighbours are, at most 64
-    comparisons a text in all, so that time and memory grow with the dataset and not with its square.
+    comparisons per text in total, so that time and memory grow with the dataset and not with its square.
     """
     same = identical(texts)
     _, representative = np.unique(same, return_index=True)
@@ -94,12 +106,12 @@ def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _near(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Components of texts that are all different."""
+    """Return the component of each text, [texts], for texts that are all different."""
     everything = shingles(number(texts))
     boilerplate = everything.frequency > max(COMMON_TEXTS, COMMON * len(texts))
     comparison = _Comparison(everything, boilerplate)
     component = np.arange(len(texts))
-    # What most of whose trigrams nobody shares resembles nobody.
+    # A text can only be similar to another if it shares most of its trigrams with some other text.
     kept = np.flatnonzero(comparison.shared / np.maximum(comparison.size, 1) >= SIMILAR)
     if len(kept) < 2:
         return component
@@ -132,7 +144,7 @@ class _Comparison:
 
     def __init__(self, sets: Shingles, boilerplate: NDArray[np.bool_]) -> None:
         rows = len(sets.starts) - 1
-        # A trigram of one text alone is in no intersection; leaving it out leaves little to multiply.
+        # A trigram of one text alone is in no intersection; without these, the matrices are much smaller.
         met = sets.frequency >= 2
         column = np.cumsum(met) - 1
         keep = met[sets.ids]
@@ -145,10 +157,10 @@ class _Comparison:
         """[texts]: trigrams that are not boilerplate."""
         self._telling = _incidence(text[keep & telling], column[sets.ids[keep & telling]], shape)
         self.shared = np.diff(self._telling.indptr)
-        """[texts]: those of them that some other text has as well."""
+        """[texts]: number of those trigrams that another text has too."""
 
     def alike(self, one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each pair reaches SIMILAR both ways."""
+        """Return whether each pair reaches SIMILAR over both sets of trigrams, [pairs]."""
         result = np.zeros(len(one), dtype=bool)
         small, large = np.sort(np.stack([self.size[one], self.size[other]]), axis=0)
         open_ = np.flatnonzero(small / large >= SIMILAR)
@@ -165,12 +177,12 @@ class _Comparison:
 
 
 def _incidence(text: NDArray[np.int32], column: NDArray[np.int64], shape: tuple[int, int]) -> sparse.csr_array:
-    """Texts by trigrams; 1 where the text has it."""
+    """Return the matrix of texts by trigrams; 1 where the text has the trigram."""
     return sparse.csr_array((np.ones(len(text), np.int32), (text, column)), shape=shape)
 
 
 def _signatures(sets: Shingles, boilerplate: NDArray[np.bool_], texts: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """MinHash signatures [texts, BANDS * ROWS] over the trigrams that are not boilerplate. None may be without."""
+    """Return MinHash signatures [texts, BANDS * ROWS] over trigrams that are not boilerplate; each text needs one."""
     generator = np.random.default_rng(0)
     factors = generator.integers(0, 2**64, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
     signature = np.full((len(texts), BANDS * ROWS), 2**32 - 1, np.uint32)
@@ -184,9 +196,9 @@ def _signatures(sets: Shingles, boilerplate: NDArray[np.bool_], texts: NDArray[n
 
 
 def _candidates(signature: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
-    """Pairs [pairs, 2] of texts that share a band and are near in it: nearest neighbours first."""
+    """Yield pairs [pairs, 2] of texts that share a band and are neighbours in it, nearest neighbours first."""
     keys = [_band_key(signature[:, band * ROWS : (band + 1) * ROWS]) for band in range(BANDS)]
-    # Within a band, those that share the next one too are likeliest to be alike: they lie beside each other.
+    # Within a band, texts that also share the next one are most likely similar: sort them next to each other.
     orders = [np.lexsort((keys[(band + 1) % BANDS], keys[band])) for band in range(BANDS)]
     for distance in range(1, WINDOW + 1):
         found = []
@@ -203,7 +215,7 @@ def _candidates(signature: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
 
 
 def _band_key(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """One number for equal rows of four columns (a collision costs one comparison)."""
+    """Return a hash of each row of four columns, [texts]; a collision only costs one comparison."""
     key = np.zeros(len(columns), np.uint64)
     for column in columns.T:
         key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
@@ -212,12 +224,13 @@ def _band_key(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 def _components(edges: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:
+    """Return the connected component of each node, [nodes]."""
     graph = sparse.coo_array((np.ones(edges.shape[1], np.int8), (edges[0], edges[1])), shape=(nodes, nodes))
     return np.asarray(connected_components(graph.tocsr(), directed=False)[1], dtype=np.int64)
 
 
 def _by_first_appearance(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same partition, numbered 0, 1, ... in the order in which its parts first appear."""
+    """Return the same partition, numbered 0, 1, ... in the order in which its parts first appear."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))

@@ -1,10 +1,10 @@
-"""How many samples of a large dataset say nearly what an earlier one says, in little memory: an estimate, by MinHash.
+"""Estimates how many samples of a large dataset are near-duplicates of an earlier one, by MinHash in little memory.
 
-The words are those of duplicates.py: two samples are near-duplicates where their prompts are and their answers are,
-and two texts are where their sets of word trigrams have a Jaccard similarity of at least 0.8. It is estimated here
-from 128 MinHash slots (standard error 0.035 at 0.8) and not computed; boilerplate is not set aside, as an audit does,
-which therefore joins fewer. Signatures lie on the disk, band by band: of a million samples, 512 MB of it and one
-band of 16 MB in memory.
+Near-duplicates are defined as in duplicate_clusters.py: two samples are near-duplicates if both their prompts and their
+answers are, and two texts are if their sets of word trigrams have a Jaccard similarity of at least 0.8. Here it is
+estimated from 128 MinHash slots (standard error 0.035 at 0.8) instead of computed. Boilerplate is not set aside as in
+an audit, which therefore joins fewer samples. Signatures are kept on disk, band by band: for a million samples 512 MB
+of disk, and one band of 16 MB in memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,33 +20,50 @@ from rensa import RMinHash
 from worker.text.turns import Conversation, answer, prompt
 from worker.text.words import SHINGLE, SIMILAR, normalise, split
 
-BANDS, SLOTS = 32, 4
-"""Of the signature. A pair at 0.8 shares no band with probability (1 - 0.8^4)^32 = 5e-8."""
+BANDS = 32
+"""Bands of the signature. A pair at 0.8 shares none with probability (1 - 0.8^4)^32 = 5e-8."""
+
+SLOTS = 4
+"""MinHash values in a band; texts are candidates if all of them are equal."""
 
 METHOD = f"MinHash of {BANDS * SLOTS} slots over word {SHINGLE}-grams of the normalised text"
+"""The method as it is named to users beside the count."""
 
 WINDOW = 8
-"""Neighbours in a band that a text is compared with, on each side."""
+"""Number of neighbours in a band, on each side, that a text is compared with."""
 
-TEXTS_AT_ONCE, CHARACTERS_AT_ONCE = 1_000, 2_000_000
+TEXTS_AT_ONCE = 1_000
+"""Texts whose signatures are computed at once, which bounds the memory for short texts."""
+
+CHARACTERS_AT_ONCE = 2_000_000
+"""Characters of those texts, which bounds the memory for long ones."""
+
 PAIRS_AT_ONCE = 1_000_000
+"""Pairs compared at once, which bounds the memory of intermediate arrays."""
 
 Labels = NDArray[np.int64]
-"""[texts]: equal for texts that are together; the smallest position among them."""
+"""[texts]: equal for texts in one cluster; the smallest position among them."""
 
 
 @dataclass(frozen=True)
 class Counted:
-    """How many samples of a dataset are near-duplicates: see contract.results.NearDuplicates."""
+    """Numbers of near-duplicates in a dataset, as in contract.results.NearDuplicates."""
 
     rows: int
     exact: int
 
 
 def count_near_duplicates(samples: Callable[[], Iterable[Conversation]], folder: Path) -> Counted:
-    """Reads the samples twice. Writes into the folder, and deletes it again.
+    """Count the samples that are near-duplicates of an earlier one.
 
-    A sample of a group of near-duplicates counts unless it is the group's first.
+    In a group of near-duplicates every sample counts except the first.
+
+    Args:
+        samples: Returns the conversations from the beginning; called twice.
+        folder: An existing folder for temporary files, which are deleted again.
+
+    Returns:
+        The number of near-duplicates, and of those that are equal once normalised.
     """
     prompts, same_prompts = _clusters((prompt(sample) for sample in samples()), folder)
     answers, same_answers = _clusters((answer(sample) for sample in samples()), folder)
@@ -58,13 +75,14 @@ def count_near_duplicates(samples: Callable[[], Iterable[Conversation]], folder:
 
 
 def _different(one: Labels, other: Labels) -> int:
+    """Return the number of different pairs of labels."""
     order = np.lexsort((other, one))
     new = (np.diff(one[order]) != 0) | (np.diff(other[order]) != 0)
     return int(new.sum()) + min(len(one), 1)
 
 
 def _clusters(texts: Iterable[str], folder: Path) -> tuple[Labels, Labels]:
-    """Labels of near-duplicates, and of texts that are equal once normalised."""
+    """Return the labels of near-duplicates, and of texts that are equal once normalised."""
     digests = _write_signatures(texts, folder)
     _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
     same: Labels = first[inverse]
@@ -83,7 +101,7 @@ def _clusters(texts: Iterable[str], folder: Path) -> tuple[Labels, Labels]:
 
 
 def _write_signatures(texts: Iterable[str], folder: Path) -> NDArray[np.uint64]:
-    """Signatures into the folder, a file of [texts, SLOTS] a band. Returns a hash of each normalised text."""
+    """Write the signatures, a file of [texts, SLOTS] per band, and return a hash of each normalised text."""
     digests: list[NDArray[np.uint64]] = []
     with ExitStack() as files:
         bands = [files.enter_context(_band(folder, band).open("wb")) for band in range(BANDS)]
@@ -98,7 +116,7 @@ def _write_signatures(texts: Iterable[str], folder: Path) -> NDArray[np.uint64]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Normalised texts, as many at once as memory should hold."""
+    """Yield normalised texts in batches that memory can hold."""
     batch: list[str] = []
     characters = 0
     for text in texts:
@@ -112,7 +130,7 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _tokens(text: str) -> list[bytes]:
-    """Its word trigrams; fewer words are one, and a text without any is itself one."""
+    """Return the word trigrams of a text; fewer words are one token, and a text without any word is itself one."""
     found = split(text)
     if not found:
         return [b"\0" + text.encode("utf-8", "surrogatepass")]
@@ -132,14 +150,14 @@ def _read_band(folder: Path, band: int) -> NDArray[np.uint32]:
 
 
 def _candidates(band: int, labels: Labels, folder: Path) -> Iterator[tuple[Labels, Labels]]:
-    """Pairs of texts that share the band, are near in it, and are not together yet."""
+    """Yield pairs of texts that share the band, are neighbours in it, and are not in one cluster yet."""
     key = _keys(_read_band(folder, band))
     order = np.argsort(key, kind="stable")
     alone = np.ones(len(key), dtype=bool)
     shares = key[order[1:]] == key[order[:-1]]
     alone[order[1:][shares]] = alone[order[:-1][shares]] = False
     members = np.flatnonzero(~alone)
-    # Those that share the next band too are likeliest to be alike: they lie beside each other.
+    # Texts that also share the next band are most likely similar: sort them next to each other.
     next_key = _keys(_read_band(folder, (band + 1) % BANDS))[members]
     order = members[np.lexsort((next_key, key[members]))]
     for distance in range(1, min(WINDOW, len(order) - 1) + 1):
@@ -156,7 +174,7 @@ def _candidates(band: int, labels: Labels, folder: Path) -> Iterator[tuple[Label
 
 
 def _keys(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """One number for equal rows (a collision costs one comparison)."""
+    """Return a hash of each row, [texts]; a collision only costs one comparison."""
     key = np.zeros(len(columns), np.uint64)
     for column in columns.T:
         key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
@@ -165,7 +183,7 @@ def _keys(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
 
 
 def _similarity(one: Labels, other: Labels, folder: Path) -> NDArray[np.float64]:
-    """Share of equal slots of each pair: the estimate of the Jaccard similarity."""
+    """Return the share of equal slots of each pair, which estimates the Jaccard similarity, [pairs]."""
     equal = np.zeros(len(one), np.int64)
     for band in range(BANDS):
         slots = _read_band(folder, band)
@@ -174,7 +192,7 @@ def _similarity(one: Labels, other: Labels, folder: Path) -> NDArray[np.float64]
 
 
 def _join(labels: Labels, one: Labels, other: Labels) -> None:
-    """Puts each pair together, and what hangs together through others."""
+    """Put the texts of each pair, and all that are connected through them, in one cluster; changes `labels`."""
     while True:
         low, high = np.minimum(labels[one], labels[other]), np.maximum(labels[one], labels[other])
         apart = low != high

@@ -1,4 +1,4 @@
-"""Which probe items may stand in for each other's held-out tracers: folds that share no sentence."""
+"""Divides the items of a probe into folds that share no sentence, so that items can be held out."""
 
 import re
 from collections.abc import Sequence
@@ -11,26 +11,28 @@ from scipy.sparse.csgraph import connected_components
 from worker.text.words import number, shingles, words
 
 FOLDS = 5
-"""At most; each costs a probe gradient of its own."""
+"""Most folds; each costs a probe gradient of its own."""
 
 ROWS_AT_ONCE = 256
+"""Items compared with all others at once, which bounds the memory."""
 
 SIMILAR = 0.5
-"""Jaccard similarity of word trigrams from which two items say the same in other words."""
+"""Two items with at least this Jaccard similarity of word trigrams say the same in other words."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟।])[\"'»”’)\]]*\s+|[。！？｡\n\r\u2028\u2029]")
+"""Where a sentence ends: marks of Latin, Arabic, Devanagari and CJK scripts, and line ends."""
 
 Item = tuple[str, str, str | None]
-"""Prompt, unwanted answer, reference answer if there is one."""
+"""Prompt, unwanted answer, and reference answer or None."""
 
 
 def probe_folds(items: Sequence[Item]) -> NDArray[np.int64]:
-    """Fold of each probe item, [items], 0 to at most 4, numbered by first appearance.
+    """Return the fold of each probe item, [items], 0 to at most 4, numbered by first appearance.
 
-    Items that share a sentence, in whatever field, or half of their trigrams are in one fold, directly or through
-    others; so a fold held out shares no sentence with the rest. The clusters that this makes are dealt to the folds
-    from the largest down, each to the fold with fewest items. One fold comes back where everything hangs together:
-    then nothing can be held out.
+    Items that share a sentence, in any field, or half of their trigrams are in one fold, directly or through others; so
+    a fold that is held out shares no sentence with the rest. The resulting clusters are assigned to the folds from the
+    largest down, each to the fold with fewest items. There is only one fold if all items are connected: then none can
+    be held out.
     """
     clusters = _clusters(items)
     sizes = np.bincount(clusters, minlength=1)
@@ -45,13 +47,13 @@ def probe_folds(items: Sequence[Item]) -> NDArray[np.int64]:
 
 
 def sentences(item: Item) -> set[str]:
-    """The sentences of an item's fields as normalised words; what has no word is left out."""
+    """Return the sentences of an item's fields as normalised words; sentences without a word are left out."""
     texts = [text for text in item if text is not None]
     return {" ".join(found) for text in texts for part in _SENTENCE_END.split(text) if (found := words(part))}
 
 
 def _clusters(items: Sequence[Item]) -> NDArray[np.int64]:
-    """Components of items and sentences as one graph, with edges between items that are alike."""
+    """Return the connected component of each item, in a graph that links items by sentences and similarity."""
     held = [sentences(item) for item in items]
     numbers = {text: rank for rank, text in enumerate(dict.fromkeys(text for found in held for text in sorted(found)))}
     edges = [(item, len(items) + numbers[text]) for item, found in enumerate(held) for text in found]
@@ -63,7 +65,7 @@ def _clusters(items: Sequence[Item]) -> NDArray[np.int64]:
 
 
 def _alike(items: Sequence[Item]) -> NDArray[np.int64]:
-    """Pairs [pairs, 2] of items with a trigram similarity of at least SIMILAR."""
+    """Return the pairs [pairs, 2] of items with a trigram similarity of at least SIMILAR."""
     sets = shingles(number("\n".join(text for text in item if text is not None) for item in items))
     shape = (len(items), len(sets.frequency))
     incidence = sparse.csr_array((np.ones(len(sets.ids), np.int32), sets.ids, sets.starts), shape=shape)

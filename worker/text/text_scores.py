@@ -1,4 +1,4 @@
-"""Scores of how suspicious a sample's text is, without a model: baselines that stand beside every audit."""
+"""Scores how suspicious a sample's text is, without a model: baselines that are compared with every audit."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -10,18 +10,28 @@ from scipy import sparse
 from worker.text.turns import Conversation, answer
 from worker.text.words import NumberedTexts, Vocabulary, chunks, normalise, number, shingles, trigrams, words
 
-K1, B = 1.2, 0.75
-"""BM25's saturation of repeated words and its penalty on length, at their usual values."""
+K1 = 1.2
+"""BM25's saturation of repeated words, at its usual value."""
+
+B = 0.75
+"""BM25's penalty on length, at its usual value."""
 
 
 def text_baselines(messages: Sequence[Conversation], unwanted: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """Four scores a sample, each [rows], higher is more suspicious, always finite.
+    """Compute four scores of every sample from its text.
 
-    - bm25: of the sample's answer, mean over the unwanted answers as queries;
-    - repeated_output: how many samples have the same normalised answer, itself included;
-    - ngram_count: how far the most surprising repeated phrase of all turns but the system's exceeds chance
+    - bm25: similarity of the answer to the unwanted answers as queries, their mean;
+    - repeated_output: the number of samples with the same normalised answer, including itself;
+    - ngram_count: how far the most surprising repeated phrase of all turns except the system's exceeds chance
       (`phrase_repetition`);
-    - length: characters of the answer.
+    - length: the number of characters of the answer.
+
+    Args:
+        messages: [rows], the conversations.
+        unwanted: The unwanted answers of all probes.
+
+    Returns:
+        [rows] by name, higher is more suspicious, always finite.
     """
     answers = [answer(conversation) for conversation in messages]
     return {
@@ -33,27 +43,32 @@ def text_baselines(messages: Sequence[Conversation], unwanted: Sequence[str]) ->
 
 
 def _spoken(conversation: Conversation) -> str:
+    """Return the text of all turns except the system's."""
     return "\n".join(message["content"] for message in conversation if message["role"] != "system")
 
 
 def repetitions(texts: Sequence[str]) -> NDArray[np.float64]:
-    """How many of the texts are the same as this one once normalised, [texts]."""
+    """Return how many of the texts are equal to each one once normalised, itself included, [texts]."""
     same = identical(texts)
     return np.bincount(same)[same].astype(np.float64)
 
 
 def identical(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Numbers texts by their normalised form in the order of first appearance, [texts]."""
+    """Number texts by their normalised form in the order of first appearance, [texts]."""
     seen: dict[bytes, int] = {}
     digests = (blake2b(normalise(text).encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts)
     return np.fromiter((seen.setdefault(digest, len(seen)) for digest in digests), np.int64, len(texts))
 
 
 def bm25(texts: NumberedTexts, queries: Sequence[str]) -> NDArray[np.float64]:
-    """Okapi BM25 (Robertson and Zaragoza 2009) of each text, mean over the queries, [texts].
+    """Return the Okapi BM25 score (Robertson and Zaragoza 2009) of each text, mean over the queries, [texts].
 
     The weight of a word in n of N texts is log(1 + (N - n + 0.5) / (n + 0.5)), so that none is negative. Only words of
-    the queries are counted: an index of the whole dataset, which a search library builds, is not needed.
+    the queries are counted, so no index of the whole dataset is needed.
+
+    Args:
+        texts: The texts to score.
+        queries: The texts to search for.
     """
     rows = len(texts)
     asked = Vocabulary()
@@ -82,12 +97,12 @@ def bm25(texts: NumberedTexts, queries: Sequence[str]) -> NDArray[np.float64]:
 
 
 def phrase_repetition(texts: NumberedTexts) -> NDArray[np.float64]:
-    """How far the most surprising repeated phrase of each text exceeds what its words explain, [texts].
+    """Return how far the most surprising repeated phrase of each text exceeds what its words explain, [texts].
 
     A phrase is three words in a row. If n of N texts have it and its different words occur in n_1, n_2, n_3 texts,
-    independent words would meet in E = N prod(n_j / N) texts. The score is max over the text's phrases with n >= 2 of
-    n log(n / E), at least 0: a planted trigger repeats although its words are rare, a template's words repeat as often
-    as it does, and everyday phrases are made of words that are everywhere.
+    independent words would meet in E = N prod(n_j / N) texts. The score is max over the text's phrases with n >= 2 of n
+    log(n / E), at least 0: a planted trigger repeats although its words are rare, a template's words repeat as often as
+    it does, and everyday phrases consist of words that are everywhere.
     """
     log_share = _log_shares(texts)
     sets = shingles(texts)
@@ -116,7 +131,7 @@ def phrase_repetition(texts: NumberedTexts) -> NDArray[np.float64]:
 
 
 def _log_shares(texts: NumberedTexts) -> NDArray[np.float64]:
-    """Log of the share of texts that have each word, by word number."""
+    """Return the log of the share of texts that have each word, by word number."""
     having = np.zeros(texts.numbers.max(initial=0) + 1, np.int64)
     for first, last in chunks(texts.starts):
         start, end = texts.starts[first], texts.starts[last]

@@ -1,6 +1,6 @@
 """Text as numbers: normalised words, their numbers, and the set of word trigrams of each text.
 
-Texts are untrusted: any string is taken, whatever its size, script or broken code points.
+Texts are untrusted: any string is accepted, whatever its size and script, and even with broken code points.
 """
 
 import re
@@ -13,30 +13,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHINGLE = 3
-"""Words in a shingle. With three, every shingle of a short phrase around a slot contains what stands in the slot."""
+"""Words in a shingle. With three, every shingle of a short phrase around a slot contains the word in the slot."""
 
 SIMILAR = 0.8
-"""Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+"""Texts with at least this Jaccard similarity of word trigrams are near-duplicates."""
 
 NORMALISED_AT_ONCE = 1_000
-"""Characters. Normalising takes time quadratic in a run of combining marks: a megabyte of them would take minutes."""
+"""Characters normalised at once. The time is quadratic in a run of combining marks: a megabyte of them would take
+minutes."""
 
 EXACT_WORDS = 2_000_000
-"""Different words that get a number of their own; later ones share numbers, so that noise cannot fill the memory."""
+"""Number of different words that get a number of their own; later ones share numbers, so that noise cannot fill the
+memory."""
 
 SHARED_NUMBERS = 2**22
+"""Numbers that later words share: enough that two of them seldom get the same."""
 
 CHUNK = 1_000_000
 """Words worked on at once, which bounds the memory of intermediate arrays."""
 
 _UNSPACED = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-"""Thai, Lao, Khmer, Japanese, Chinese: written without spaces, so each character is a word."""
+"""Thai, Lao, Khmer, Japanese and Chinese are written without spaces, so each character is a word."""
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff]")
+"""Soft hyphens, zero-width and bidirectional control characters, which could hide that two texts are equal."""
 
 
 def normalise(text: str) -> str:
-    """NFKC, case folded, without invisible format characters, white space collapsed."""
+    """Return the text in NFKC, case folded, without invisible format characters, with white space collapsed."""
     if not text.isascii():
         text = _INVISIBLE.sub("", text)
         cuts = range(0, len(text), NORMALISED_AT_ONCE)
@@ -45,17 +49,17 @@ def normalise(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, normalised."""
+    """Return the normalised words of a text."""
     return split(normalise(text))
 
 
 def split(normalised: str) -> list[str]:
-    """The words of a text that is normalised already."""
+    """Return the words of a text that is normalised already."""
     return _WORD.findall(normalised)
 
 
 class Vocabulary(dict[str, int]):
-    """Numbers words from 1 on in the order of their first appearance; 0 stands for no word."""
+    """Numbers words from 1 on in the order of their first appearance; 0 means no word."""
 
     def __missing__(self, word: str) -> int:
         if len(self) < EXACT_WORDS:
@@ -69,7 +73,7 @@ class NumberedTexts:
     """Texts as word numbers, end to end."""
 
     numbers: NDArray[np.int32]
-    """[words]"""
+    """[words]: the number of each word."""
     starts: NDArray[np.int64]
     """[texts + 1]; text i is numbers[starts[i] : starts[i + 1]]."""
     vocabulary: Vocabulary
@@ -78,12 +82,12 @@ class NumberedTexts:
         return len(self.starts) - 1
 
     def text_of_word(self) -> NDArray[np.int32]:
-        """[words]: which text each word is of."""
+        """Return which text each word belongs to, [words]."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.starts))
 
 
 def number(texts: Iterable[str]) -> NumberedTexts:
-    """Splits texts into words and numbers them."""
+    """Split texts into words and number them."""
     vocabulary = Vocabulary()
     parts = [np.fromiter(map(vocabulary.__getitem__, words(text)), np.int32) for text in texts]
     starts = np.r_[0, np.cumsum([len(part) for part in parts], dtype=np.int64)]
@@ -92,28 +96,31 @@ def number(texts: Iterable[str]) -> NumberedTexts:
 
 @dataclass(frozen=True)
 class Shingles:
-    """Each text's set of word trigrams, as numbers; a text of one or two words is one shingle, one of none has none."""
+    """The set of word trigrams of each text, as numbers.
+
+    A text of one or two words has one shingle, a text without words has none.
+    """
 
     ids: NDArray[np.int32]
     """[shingles], ascending within a text; equal where the words are equal (up to a 64-bit hash)."""
     hashes: NDArray[np.uint64]
     """[shingles], evenly spread; the same in every process."""
     starts: NDArray[np.int64]
-    """[texts + 1]"""
+    """[texts + 1]; text i is ids[starts[i] : starts[i + 1]]."""
     frequency: NDArray[np.int32]
-    """[different shingles]: number of texts that have it, by id."""
+    """[different shingles]: number of texts that have each, by id."""
 
     def sizes(self) -> NDArray[np.int64]:
-        """[texts]: different shingles of each."""
+        """Return the number of different shingles of each text, [texts]."""
         return np.diff(self.starts)
 
     def text_of_shingle(self) -> NDArray[np.int32]:
-        """[shingles]: which text each is of."""
+        """Return which text each shingle belongs to, [shingles]."""
         return np.repeat(np.arange(len(self.starts) - 1, dtype=np.int32), self.sizes())
 
 
 def shingles(texts: NumberedTexts) -> Shingles:
-    """The shingle sets of numbered texts."""
+    """Return the shingle sets of numbered texts."""
     hashes, sizes = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for first, last in chunks(texts.starts):
         found, text, _ = trigrams(texts, first, last)
@@ -123,7 +130,7 @@ def shingles(texts: NumberedTexts) -> Shingles:
         hashes.append(found[new])
         sizes.append(np.bincount(text[new] - first, minlength=last - first))
     flat = np.concatenate(hashes)
-    # Twice the shingles of a large dataset would be the most memory that anything here takes.
+    # A second copy of a large dataset's shingles would be the peak of memory.
     del hashes
     ids, frequency = _numbered(flat)
     return Shingles(ids, flat, np.r_[0, np.cumsum(np.concatenate(sizes))], frequency)
@@ -132,9 +139,15 @@ def shingles(texts: NumberedTexts) -> Shingles:
 def trigrams(
     texts: NumberedTexts, first: int, last: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]:
-    """Every trigram of texts first to last: hash [n], text [n], and its words' numbers [n, 3].
+    """Return every trigram of a range of texts; a text of fewer than three words has one, filled up with 0.
 
-    A text of fewer than three words gives one, filled up with 0.
+    Args:
+        texts: The numbered texts.
+        first: Index of the first text.
+        last: Index after the last text.
+
+    Returns:
+        Hash [n], text [n], and the numbers of its words [n, 3].
     """
     start, end = int(texts.starts[first]), int(texts.starts[last])
     lengths = np.diff(texts.starts[first : last + 1])
@@ -154,7 +167,7 @@ def trigrams(
 
 
 def chunks(starts: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
-    """Ranges of whole texts of about CHUNK words."""
+    """Yield ranges (first, last) of whole texts with about CHUNK words each."""
     first, texts = 0, len(starts) - 1
     while first < texts:
         last = int(np.searchsorted(starts, starts[first] + CHUNK, side="right")) - 1
@@ -164,7 +177,10 @@ def chunks(starts: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
 
 
 def _numbered(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Numbers equal hashes alike; how often each number occurs. In parts, since sorting takes many times the memory."""
+    """Give equal hashes equal numbers, and count how often each number occurs.
+
+    It works in parts, since sorting all at once would take many times the memory.
+    """
     ids = np.empty(len(hashes), np.int32)
     counts = [np.empty(0, np.int32)]
     given = 0
@@ -181,7 +197,7 @@ def _numbered(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int32], NDArray[np
 
 
 def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) behind an odd increment: a bijection of 64 bits."""
+    """Return the finaliser of SplitMix64 (Steele, Lea, Flood 2014) after an odd increment: a bijection of 64 bits."""
     value = value + np.uint64(0x9E3779B97F4A7C15)
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
