@@ -1,1 +1,1 @@
-"""How a child process is started, watched and ended. Knows neither the supervisor nor what a child does."""
+"""Starts, watches and ends child processes. Knows neither the supervisor nor what a child does."""

@@ -23,27 +23,33 @@ log = logging.getLogger(__name__)
 MAX_LINE_BYTES = 1 << 20
 """A line of stdout that is longer is not read as an event."""
 STDERR_TAIL_BYTES = 16 << 10
+"""How much of the end of stderr is kept: enough for a traceback."""
 QUEUED_EVENTS = 1000
-"""Further events wait in the pipe, so that a child that floods it is slowed and our memory does not grow."""
+"""Further events wait in the pipe, so that a child that floods it is slowed down and our memory does not grow."""
 
-_OF_THE_SYSTEM = {"HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "VIRTUAL_ENV",
+_SYSTEM_VARIABLES = {"HOME", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "USER", "LOGNAME", "VIRTUAL_ENV",
     "LD_LIBRARY_PATH"}  # fmt: skip
-_OF_LIBRARIES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
-_OF_THE_NETWORK = {
+"""Variables of the system that any program needs."""
+_LIBRARY_PREFIXES = ("CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_")
+"""Prefixes of variables that configure numeric libraries and GPUs."""
+_NETWORK_VARIABLES = {
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "XDG_CACHE_HOME",
 }  # fmt: skip
+"""Proxies, certificates and the cache folder, which a download needs."""
 TRAIN_ON = "FINETOOTH_TRAIN_ON"
-"""The variable that tells a child whether the CPU will do: gpu or any."""
+"""The variable that tells a child whether it may train on the CPU: gpu or any."""
 
-_OF_DOWNLOADS = ("PIP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_")
-"""Tokens of the hub and of a package index are among them."""
+_DOWNLOAD_PREFIXES = ("PIP_", "HF_", "HUGGINGFACE_", "TRANSFORMERS_")
+"""Prefixes of variables of package index and model hub, including their tokens."""
 
 
 def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a child needs of our environment that reads files alone: no secret at all."""
+    """Return the part of an environment for a child that only reads files: it contains no secret."""
     passed = {
-        name: value for name, value in environment.items() if name in _OF_THE_SYSTEM or name.startswith(_OF_LIBRARIES)
+        name: value
+        for name, value in environment.items()
+        if name in _SYSTEM_VARIABLES or name.startswith(_LIBRARY_PREFIXES)
     }
     return {**passed, "PYTHONUTF8": "1"}
 
@@ -51,20 +57,19 @@ def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
 def downloading_environment(
     environment: Mapping[str, str], cache_dir: Path, *, train_on: Literal["gpu", "any"] = "any"
 ) -> dict[str, str]:
-    """Return what a child needs of our environment that may download a model.
+    """Return the part of an environment for a child that may download a model.
 
-    It holds no address of a database or broker and no key of the service, but what the hub and proxies ask for.
+    It contains no address of a database or broker and no key of the service, only what the hub and proxies need.
 
     Args:
         environment: The environment of this process.
         cache_dir: Where the child keeps downloaded models.
-        train_on: gpu: a child that would train on the CPU fails.
-
-    Returns:
-        The environment of the child.
+        train_on: With gpu, a child that would train on the CPU fails.
     """
     passed = {
-        name: value for name, value in environment.items() if name in _OF_THE_NETWORK or name.startswith(_OF_DOWNLOADS)
+        name: value
+        for name, value in environment.items()
+        if name in _NETWORK_VARIABLES or name.startswith(_DOWNLOAD_PREFIXES)
     }
     return {
         **offline_environment(environment),
@@ -76,7 +81,7 @@ def downloading_environment(
 
 @dataclass(frozen=True)
 class Exited:
-    """Says that the child and all of its process group are gone. `code` is negative for a signal."""
+    """The child and all of its process group have ended. `code` is negative for a signal."""
 
     code: int
 
@@ -91,7 +96,7 @@ class ChildProcess:
             launcher: Starts the process.
             folder: The folder that the child works on, which is also its working directory.
             environment: The environment of the child.
-            ttl_s: After so many seconds the child ends by itself, unless `lease` is called meanwhile.
+            ttl_s: The child ends by itself after this many seconds, unless `lease` is called before.
 
         Raises:
             OSError: The child cannot be started.
@@ -102,7 +107,7 @@ class ChildProcess:
         try:
             # A child that is slow to read must not make its supervisor slow.
             os.set_blocking(ours.stdin, False)
-            # Written before the child starts: were we frozen in between, it would never hear of its deadline.
+            # Written before the child starts: if this process froze in between, the child would have no deadline.
             self.lease(ttl_s)
             self._process = launcher.start(folder, environment, theirs)
         except BaseException:
@@ -129,7 +134,7 @@ class ChildProcess:
         return self._process.pid
 
     def next(self, timeout: float) -> Event | Exited | None:
-        """Return the next event, Exited after the last one, or None if nothing comes within `timeout` seconds."""
+        """Return the next event, Exited after the last one, or None if none arrives within `timeout` seconds."""
         if self._exited is not None:
             return self._exited
         try:
@@ -154,7 +159,7 @@ class ChildProcess:
         self._close_stdin()
 
     def _tell(self, command: BaseModel) -> None:
-        # If the pipe is full or the child is gone, its deadline and our signals do the rest.
+        # If the pipe is full or the child has ended, its deadline and our signals suffice.
         with self._telling, suppress(OSError):
             if self._stdin is not None:
                 os.write(self._stdin, command.model_dump_json().encode() + b"\n")
@@ -167,14 +172,14 @@ class ChildProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the child's whole process group."""
-        # Once it is reaped, its number may name somebody else.
+        # Once the child is reaped, its id may belong to another process.
         with self._signalling:
             if not self._gone:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """End the child and its process group, and return when they are gone."""
+        """End the child and its process group, and return when they have ended."""
         self.signal(signal.SIGKILL)
         while not isinstance(self.next(1.0), Exited):
             self.signal(signal.SIGKILL)
@@ -184,7 +189,7 @@ class ChildProcess:
         return b"".join(self._stderr)[-STDERR_TAIL_BYTES:].decode(errors="replace")
 
     def _wait(self, readers: Sequence[threading.Thread]) -> None:
-        # The exit status is left unread until the group is killed: so long its number cannot become another's.
+        # The exit status is left unread until the group is killed: until then no other process can get its id.
         if hasattr(os, "waitid"):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         else:  # macOS before Python 3.13

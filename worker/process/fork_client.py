@@ -1,8 +1,8 @@
-"""The client of the fork server: starts children by a fork of a process that has imported what they need.
+"""The client of the fork server: starts children by forking a process that has imported what they need.
 
 A forked child is a child of the supervisor, as a spawned one is. The fork server forks twice and the process in between
 ends, so that the child is an orphan, which the kernel gives to the supervisor. The supervisor then reads its exit
-status and signals its process group, and the fork server may die without any consequence for the child.
+status and signals its process group, and the end of the fork server has no consequence for the child.
 """
 
 import json
@@ -25,13 +25,15 @@ from worker.process.prctl import adopting_orphans
 log = logging.getLogger(__name__)
 
 SERVER_COMMAND = (sys.executable, "-P", "-m", "worker.child.fork_server")
+"""Runs the fork server. With -P nothing is imported from the working directory."""
 TITLE_ROOM = 512
-"""Bytes of the server's command line, which its children overwrite with what they are."""
+"""Bytes of the server's command line, which its children overwrite with their own titles."""
 IMPORT_SECONDS = 120.0
-"""After so long a fork server that has not imported everything is given up."""
+"""A fork server that has not imported everything after this time is abandoned."""
 REPLY_SECONDS = 10.0
+"""A fork server that has not answered after this time is abandoned, and the child is spawned."""
 RETRY_SECONDS = 600.0
-"""For how long children are spawned after a fork server was given up, before the next one is tried."""
+"""How long children are spawned after a fork server was abandoned, before the next one is tried."""
 
 
 def make_launcher() -> Launcher:
@@ -41,9 +43,15 @@ def make_launcher() -> Launcher:
 
 
 class ForkClient:
-    """Starts children through a fork server, which it keeps running. Without one it spawns them."""
+    """Starts children through a fork server, which it keeps running. Spawns them if there is none."""
 
     def __init__(self, spawner: Spawner, server_command: Sequence[str] = SERVER_COMMAND) -> None:
+        """Start no fork server yet: the first call of `prepared` or `start` does.
+
+        Args:
+            spawner: Starts children where no fork server is available.
+            server_command: The command of the fork server.
+        """
         self._spawner = spawner
         self._server_command = server_command
         self._server: _Server | None = None
@@ -51,7 +59,16 @@ class ForkClient:
         self._changing = threading.Lock()
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """Start a fork server unless there is one with this environment, and wait for it. See Launcher.prepared."""
+        """Start a fork server unless there is one with this environment, and wait for it.
+
+        Args:
+            environment: The environment of the children.
+            seconds: How long to wait at most.
+
+        Returns:
+            False if the server is still importing. True if it is ready, or if there is none and children will be
+            spawned.
+        """
         with self._changing:
             server = self._ensure(environment)
             if server is None or server.wait_until_ready(seconds):
@@ -64,7 +81,19 @@ class ForkClient:
             return True
 
     def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
-        """Fork the child if the fork server is ready, else spawn it. See Launcher.start."""
+        """Fork the child if the fork server is ready, otherwise spawn it.
+
+        Args:
+            folder: The folder that the child works on, which is also its working directory.
+            environment: The environment of the child.
+            stdio: The child's descriptors; it gets no others.
+
+        Returns:
+            The running process.
+
+        Raises:
+            OSError: The child cannot be started.
+        """
         with self._changing:
             server = self._ensure(environment)
             if server is not None and server.wait_until_ready(0):
@@ -76,7 +105,7 @@ class ForkClient:
         return self._spawner.start(folder, environment, stdio)
 
     def close(self) -> None:
-        """End the fork server. Its children go on."""
+        """End the fork server. Its children continue."""
         with self._changing:
             self._drop()
 
@@ -101,7 +130,11 @@ class _Server:
     """One fork server, which is started with an environment and forks until it is closed."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start `command DESCRIPTOR ROOM`. Raises OSError if that fails."""
+        """Start `command DESCRIPTOR ROOM`.
+
+        Raises:
+            OSError: The server cannot be started.
+        """
         self._command = command
         self.environment = dict(environment)
         self.refusal = ""
@@ -113,7 +146,7 @@ class _Server:
         self._error: OSError | None = None
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         started = threading.Event()
-        # The server ends with the thread that has started it, so this thread lives as long as the server.
+        # The kernel ends the server with the thread that started it, so this thread lives as long as the server.
         threading.Thread(target=self._keep, args=(theirs, started), name="fork-server", daemon=True).start()
         started.wait()
         theirs.close()
@@ -154,7 +187,7 @@ class _Server:
         return self._ready and bool(select.select([self._control], [], [], 0)[0])
 
     def wait_until_ready(self, seconds: float) -> bool:
-        """Wait at most so long until everything is imported; return whether it is. Set `refusal` if it cannot be."""
+        """Wait at most `seconds` for all imports, and return whether they are done. Sets `refusal` if they failed."""
         if not self._ready and not self.refusal:
             try:
                 said = self._receive(seconds)
@@ -176,8 +209,8 @@ class _Server:
                 raise OSError(said.get("errno", 0), "the fork server has not forked")
             forked = _Forked(int(said["pid"]))
             os.waitid(os.P_PID, forked.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # ours, or ChildProcessError
-            # The child begins only now. One that we do not know of ends when this pipe is closed.
-            with suppress(BrokenPipeError):  # It was killed already, as its status will say.
+            # The child begins only now. A child whose id never arrived here ends when this pipe is closed.
+            with suppress(BrokenPipeError):  # It was killed already, as its status will show.
                 os.write(release, b"\n")
             return forked
         finally:
@@ -185,7 +218,12 @@ class _Server:
             os.close(release)
 
     def _receive(self, seconds: float) -> dict[str, str]:
-        """Return the server's next message, empty if it has ended. Raises TimeoutError, or ValueError for no JSON."""
+        """Return the server's next message, empty if the server has ended.
+
+        Raises:
+            TimeoutError: No message arrived within `seconds`.
+            ValueError: The message is not JSON.
+        """
         if not select.select([self._control], [], [], seconds)[0]:
             raise TimeoutError
         try:
@@ -195,7 +233,7 @@ class _Server:
         return dict(json.loads(said or "{}"))
 
     def close(self) -> None:
-        """End the server at once. The children that it has forked go on."""
+        """End the server at once. The children that it has forked continue."""
         self._control.close()
         if self._pidfd is not None:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""Starts the processes of children. Spawner starts a fresh interpreter; see worker/process/fork_client.py for forks."""
+"""Starts the processes of children. `Spawner` starts a new interpreter; see worker/process/fork_client.py for forks."""
 
 import os
 import subprocess
@@ -13,20 +13,20 @@ STEP_COMMAND = (sys.executable, "-P", "-m", "worker.child.run")
 
 
 class Stdio(NamedTuple):
-    """Three descriptors of one side, for the child's stdin, stdout and stderr."""
+    """The descriptors of one side of three pipes, for the child's stdin, stdout and stderr."""
 
     stdin: int
     stdout: int
     stderr: int
 
     def close(self) -> None:
-        """Close all three."""
+        """Close all three descriptors."""
         for descriptor in self:
             os.close(descriptor)
 
 
 def pipes() -> tuple[Stdio, Stdio]:
-    """Return the supervisor's ends of three pipes, and the child's. If it raises OSError, none is left open."""
+    """Return the supervisor's ends of three pipes, and the child's. If OSError is raised, none is left open."""
     with ExitStack() as undo:
         made = []
         for _ in Stdio._fields:
@@ -43,17 +43,17 @@ class Process(Protocol):
 
     @property
     def pid(self) -> int:
-        """Its id, also of its session and process group. No other process gets it before `wait` has returned."""
+        """The id of the process, its session and its process group. No other process gets it before `wait` returns."""
 
     def wait(self) -> int:
-        """Wait for its end; return its exit code, negative for a signal."""
+        """Wait until the process has ended, and return its exit code, negative for a signal."""
 
 
 class Launcher(Protocol):
     """Starts the processes of children."""
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """Get ready to start children with this environment.
+        """Prepare to start children with this environment.
 
         Args:
             environment: The environment of the children.
@@ -68,8 +68,8 @@ class Launcher(Protocol):
 
         Args:
             folder: The folder that the child works on, which is also its working directory.
-            environment: Its environment.
-            stdio: Its descriptors; it gets no others.
+            environment: The environment of the child.
+            stdio: The child's descriptors; it gets no others.
 
         Returns:
             The running process.
@@ -86,11 +86,28 @@ class Spawner:
         self._command = command
 
     def prepared(self, environment: Mapping[str, str], *, seconds: float) -> bool:
-        """Return True, as there is nothing to prepare."""
+        """Return True, as there is nothing to prepare.
+
+        Args:
+            environment: The environment of the children; not used.
+            seconds: How long to wait at most; not used.
+        """
         return True
 
     def start(self, folder: Path, environment: Mapping[str, str], stdio: Stdio) -> Process:
-        """Start a new process. See Launcher.start."""
+        """Start a new process.
+
+        Args:
+            folder: The folder that the child works on, which is also its working directory.
+            environment: The environment of the child.
+            stdio: The child's descriptors; it gets no others.
+
+        Returns:
+            The running process.
+
+        Raises:
+            OSError: The child cannot be started.
+        """
         return subprocess.Popen(
             [*self._command, str(folder)],
             stdin=stdio.stdin,
@@ -98,7 +115,7 @@ class Spawner:
             stderr=stdio.stderr,
             cwd=folder,
             env=dict(environment),
-            # Its own process group, so that what it starts ends with it and a terminal's Ctrl-C comes to us alone.
+            # Its own process group: what the child starts ends with it, and Ctrl-C in a terminal reaches only us.
             start_new_session=True,
             umask=0o077,
         )

@@ -1,4 +1,4 @@
-"""Calls of Linux for which Python has no function."""
+"""Linux system calls for which Python has no function."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ _adopting = threading.Lock()
 
 
 def end_with_parent() -> None:
-    """Let SIGKILL end this process when the thread that has started it ends. Raises OSError if that is refused."""
+    """Have the kernel end this process with SIGKILL when the thread that started it ends. Raises OSError if refused."""
     _prctl(_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
@@ -35,13 +35,13 @@ def adopting_orphans() -> Iterator[None]:
 
 def set_title(title: str) -> None:
     """Set what `ps` shows as this process's command line, cut to the length of the original one."""
-    # The environment behind it stays as it is (setproctitle would move it away, and tools could not read it).
+    # The environment stored behind it stays in place (setproctitle would move it, and tools could not read it).
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, end = int(fields[45]), int(fields[46])
     text = os.fsencode(title)[: end - start - 2] + b"\0"
     if len(text) + 1 < end - start:
         ctypes.memmove(start, text, len(text))
-        # The kernel takes a line that does not end with a NUL for a title, and stops at its first one.
+        # The kernel treats a line that does not end with NUL as a title, and shows it up to the first NUL.
         ctypes.memset(end - 1, ord(" "), 1)
 
 

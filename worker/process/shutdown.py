@@ -1,4 +1,4 @@
-"""Stops a child, by steps: a command on its stdin, then SIGTERM, then SIGKILL."""
+"""Stops a child in steps: a command on its stdin, then SIGTERM, then SIGKILL."""
 
 import signal
 import time
@@ -19,10 +19,10 @@ class Reason(Enum):
 
 @dataclass(frozen=True)
 class GracePeriods:
-    """How many seconds a child is given to end."""
+    """How many seconds a child has to end at each step."""
 
     saving: float = 30.0
-    """From the command to save and stop to the command to stop; and for storing what it has saved."""
+    """From the command to save and stop to the command to stop; also for storing what the child has saved."""
     cancelled: float = 5.0
     """From the command to stop to SIGTERM."""
     terminated: float = 5.0
@@ -35,7 +35,13 @@ class Stop:
     """Stops one child: by a command on stdin, then by SIGTERM, then by SIGKILL."""
 
     def __init__(self, child: ChildProcess, reason: Reason, grace_periods: GracePeriods) -> None:
-        """Tell the child to stop, or to save first if this worker ends."""
+        """Tell the child to stop, or to save first if this worker ends.
+
+        Args:
+            child: The child to stop.
+            reason: Why it is stopped.
+            grace_periods: How long it has at each step.
+        """
         self.reason = reason
         self._child = child
         saves = reason is Reason.SHUTDOWN
@@ -48,7 +54,7 @@ class Stop:
         self.escalate()
 
     def escalate(self) -> None:
-        """Take the next step if it is due. Has to be called again and again until the child is gone."""
+        """Take the next step if it is due. Has to be called repeatedly until the child has ended."""
         now = time.monotonic()
         if now >= self._kill_at:
             self._child.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Which of the machine's NVIDIA GPUs a process may use, asked of the driver and without torch."""
+"""Which of the machine's NVIDIA GPUs a process may use, according to the driver and without torch."""
 
 import os
 
@@ -6,13 +6,13 @@ import pynvml
 
 
 def first_visible_gpu() -> str | None:
-    """Return the first GPU that CUDA programs of this process would see, by number or name; None: all are hidden."""
+    """Return the first GPU that CUDA programs of this process would see, by number or name; None if all are hidden."""
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
     return None if wanted in ("", "-1") else wanted
 
 
 def count_visible_gpus() -> int:
-    """Return how many GPUs the driver knows, 0 where they are hidden from this process.
+    """Return the number of GPUs that the driver knows, 0 if they are hidden from this process.
 
     Raises:
         pynvml.NVMLError: There is no driver, or it does not answer.

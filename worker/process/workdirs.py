@@ -1,4 +1,4 @@
-"""Makes the folders of running children. Each is locked while its supervisor lives, so that others can be swept."""
+"""Creates the folders of running children. Each is locked while its supervisor lives, so that others can be deleted."""
 
 import fcntl
 import logging
@@ -14,17 +14,17 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def work_folder(root: Path, prefix: str) -> Iterator[Path]:
-    """Make a new private folder for the time of the block.
+    """Create a new private folder for the duration of the block.
 
     Args:
-        root: The folder in which it is made.
-        prefix: How its name begins.
+        root: The folder in which it is created.
+        prefix: The beginning of its name.
 
     Yields:
         The absolute path of the folder.
 
     Raises:
-        OSError: The folder cannot be made.
+        OSError: The folder cannot be created.
     """
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _guarded(root):
@@ -39,7 +39,7 @@ def work_folder(root: Path, prefix: str) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> int:
-    """Delete the folders under `root` whose supervisor is gone, and return how many there were. Raises OSError."""
+    """Delete the folders under `root` whose supervisor has ended, and return their number. Raises OSError."""
     if not root.is_dir():
         return 0
     swept = 0
@@ -55,7 +55,7 @@ def sweep(root: Path) -> int:
 
 @contextmanager
 def _guarded(root: Path) -> Iterator[None]:
-    """Keep others from making or sweeping folders, so that a new folder is locked before anybody else sees it."""
+    """Keep other processes from creating or deleting folders, so that a new folder is locked before they can see it."""
     descriptor = os.open(root, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
