@@ -1,1 +1,1 @@
-"""The samples of an audit by rank, and what people say of them."""
+"""The samples of an audit by rank, and people's verdicts on them."""

@@ -1,4 +1,4 @@
-"""Which samples a list holds: what may be asked for, and as conditions of SQL."""
+"""Filters of a list of findings, as the API accepts them and as conditions of SQL."""
 
 import re
 from collections.abc import Callable
@@ -20,12 +20,12 @@ from service.store.verdict_tables import Opinion, Verdict
 
 VerdictKind = Literal["confirmed", "rejected", "unsure"]
 Outcome = Literal["confirmed", "rejected", "unsure", "disputed"]
-"""What counts of a sample: a verdict, or that reviewers differ."""
+"""The verdict that counts for a sample; disputed if reviewers differ."""
 VerdictFilter = Literal["confirmed", "rejected", "unsure", "disputed", "none"]
 
 
 class Filter(BaseModel):
-    """Which samples are meant: those for which everything given holds."""
+    """Which samples are wanted: those for which every given condition holds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     probe: int = Field(
@@ -38,7 +38,7 @@ class Filter(BaseModel):
     truncated: bool | None = Field(
         default=None,
         description="Only samples with tokens behind max_length, which were not measured; or only those "
-        "that were measured whole.",
+        "that were measured in full.",
     )
     max_q: float | None = Field(default=None, ge=0, le=1, description="Only samples whose q is at most this.")
     min_mu: float | None = Field(default=None, ge=-1e30, le=1e30, description="Only samples whose mu is at least this.")
@@ -52,22 +52,21 @@ class Filter(BaseModel):
     cluster: int | None = Field(
         default=None, ge=0, lt=2**63, description="Only the near-duplicates of which this is the first row."
     )
-    side: Side | None = Field(default=None, description="Only samples that lean there.")
+    side: Side | None = Field(default=None, description="Only samples on this side.")
     verdict: VerdictFilter | None = Field(
         default=None,
-        description="Only samples with this verdict; `disputed`: those on which reviewers differ; `none`: those "
-        "without any.",
+        description="Only samples with this verdict; `disputed`: reviewers differ; `none`: samples without a verdict.",
     )
     reviewer: Annotated[str, Storable] | None = Field(
         default=None,
         max_length=100,
-        description="Only samples of which this reviewer, by the id of the key, says something now.",
+        description="Only samples on which this reviewer, by the id of the key or person, has a verdict now.",
         json_schema_extra=NO_NUL,
     )
     text: Annotated[str, Storable] | None = Field(
         default=None,
         max_length=1000,
-        description='Only flagged and top-ranked samples whose words fit: `word -without "a phrase" or another`.',
+        description='Only flagged and top-ranked samples whose text matches: `word -without "a phrase" or another`.',
         json_schema_extra=NO_NUL,
     )
 
@@ -82,18 +81,21 @@ class Listed:
     probe_no: int
 
     def of(self, table: Any) -> tuple[ColumnElement[bool], ...]:
-        """Its samples, in `scores` or what was selected from it."""
+        """Return the condition that selects this list's samples from `scores`, or from a selection of it."""
         return (table.list_id == self.list_id,)
 
 
 def listed(audit: PublishedAudit, probe: int) -> Listed:
     """Find the list of scores over all probes, or of one of them.
 
-    An audit of one probe keeps its list once, as the headline.
+    An audit of one probe stores its list once, as the headline.
 
     Args:
         audit: The published audit.
-        probe: 0: the headline over all probes; 1, 2, ...: one probe alone.
+        probe: 0 for the headline over all probes; 1, 2, ... for one probe alone.
+
+    Returns:
+        The list to read.
 
     Raises:
         InvalidError: `invalid_request`: the audit does not have this probe.
@@ -107,33 +109,61 @@ def listed(audit: PublishedAudit, probe: int) -> Listed:
 
 
 def flagged_condition(table: Any, flagged: bool) -> ColumnElement[bool]:
-    """As the partial index has it."""
+    """Return the condition on the flag in the form of the partial index.
+
+    Args:
+        table: `scores`, or a selection of it.
+        flagged: True for flagged samples, False for the others.
+    """
     column: ColumnElement[bool] = table.flagged
     return column if flagged else ~column
 
 
 def truncated_condition(table: Any, truncated: bool) -> ColumnElement[bool]:
-    """As the partial index has it. A sample of which nobody knows is neither."""
+    """Return the condition on cut samples in the form of the partial index.
+
+    A sample of which the number of cut tokens is not known fulfils neither.
+
+    Args:
+        table: `scores`, or a selection of it.
+        truncated: True for samples with tokens behind the limit, False for samples measured in full.
+    """
     column: ColumnElement[int] = table.tokens_left_out
     return column > 0 if truncated else column == 0
 
 
 def group_condition(table: Any, group: str) -> ColumnElement[bool]:
-    """With the hash that the index holds: a group's name may be longer than what fits an index."""
+    """Return the condition on the group, with the hash that the index holds: a name may be too long for an index.
+
+    Args:
+        table: `scores`, or a selection of it.
+        group: The name of the group.
+    """
     hashed, wanted = (func.hashtext(text) for text in (table.group, group))
     return and_(hashed == wanted, table.group == group)
 
 
 def at_least(column: Any, value: float, *, real: bool = False) -> ColumnElement[bool]:
-    """For mu, or with `real` for z: what is shown of a float4 means that float4."""
+    """Return the condition that a column is at least a value.
+
+    Args:
+        column: mu or z.
+        value: The least value.
+        real: True for z, a float4: a value that is shown for a float4 then means that float4, not the nearest float8.
+    """
     return column >= (cast(bindparam(None, value), REAL) if real else value)
 
 
 def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement[bool]]:
-    """Everything that is asked for, of `scores` or what was selected from it.
+    """Return all conditions of a filter.
 
     Verdict, reviewer and text are looked up row by row (scalar subqueries, which the planner never turns into a join):
     a page is found by walking along an order, and the walk ends once it is full.
+
+    Args:
+        table: `scores`, or a selection of it.
+        wanted: The filter.
+        within: The list that is read.
     """
     found: list[ColumnElement[bool]] = []
     if wanted.flagged is not None:
@@ -186,10 +216,14 @@ def conditions(table: Any, wanted: Filter, within: Listed) -> list[ColumnElement
 
 
 def check_text(session: Session, text: str) -> None:
-    """Check that a text to look for has a word: without one it would mean nothing, or everything.
+    """Check that a search text has a word: without one it would match nothing, or everything.
+
+    Args:
+        session: An open transaction.
+        text: What the user searches for.
 
     Raises:
-        InvalidError: `invalid_request`: it has none.
+        InvalidError: `invalid_request`: the text has no word.
     """
     if not session.scalar(select(func.numnode(_words(text)))):
         detail = "Name at least one word to look for."
@@ -197,7 +231,14 @@ def check_text(session: Session, text: str) -> None:
 
 
 def matching_texts(within: Listed, text: str) -> list[ColumnElement[bool]]:
-    """Of `findings`: those of the audit whose words fit, by the index (it holds the audit's id as a word)."""
+    """Return the conditions on `findings` for texts of the audit that match, using the index.
+
+    The index holds the audit's id as a word.
+
+    Args:
+        within: The list that is read.
+        text: What the user searches for.
+    """
     own = cast(f"'{within.audit_id}'", TSQUERY)
     return [
         FindingTable.audit_id == within.audit_id,
@@ -207,10 +248,10 @@ def matching_texts(within: Listed, text: str) -> list[ColumnElement[bool]]:
 
 
 def _words(text: str) -> ColumnElement[Any]:
-    """Takes any text: what is no search means the words in it.
+    """Return the tsquery of any text; what is not valid search syntax counts as the words in it.
 
-    A word, or what stands between quotation marks, is a phrase for `search_phrase`; a minus before it means that it
-    must be missing, and of what `or` parts one must fit.
+    A word, or the text between quotation marks, is a phrase for `search_phrase`; a minus before it means that it must
+    be missing, and one of the parts separated by `or` must match.
     """
     either, all_of = None, None
     for minus, quoted, word in _TERM.findall(text):
@@ -224,7 +265,7 @@ def _words(text: str) -> ColumnElement[Any]:
 
 
 _TERM = re.compile(r"""(-?)(?:"([^"]*)"?|([^\s"]+))""")
-"""A minus or none, and what stands between quotation marks or a word."""
+"""A minus or none, and the text between quotation marks or a word."""
 
 
 def _joined(

@@ -3,14 +3,23 @@
 import math
 
 _STEPS = 300
+"""Most steps of the bisection, which ends sooner unless the quantile is very close to 0."""
 _TINY = 1e-300
+"""Replaces zeros in Lentz's method, as in its modified form."""
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval (low, high) of a proportion, of which `successes` in `trials` were seen.
+    """Return the interval (low, high) of a proportion of which `successes` in `trials` were observed.
 
-    It covers the truth at least as often as `confidence`, whatever the truth is. Without trials it is (0, 1). Raises
-    ValueError for counts that cannot be.
+    It covers the truth at least as often as `confidence`, whatever the truth is. Without trials it is (0, 1).
+
+    Args:
+        successes: Number of successes, from 0 to `trials`.
+        trials: Number of trials.
+        confidence: Level of the interval, in (0, 1).
+
+    Raises:
+        ValueError: The counts or the confidence are impossible.
     """
     if not 0 <= successes <= trials or not 0 < confidence < 1:
         raise ValueError("successes lie in 0 to trials, and the confidence between 0 and 1")
@@ -21,7 +30,13 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
+    """Return the regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22).
+
+    Args:
+        x: Where to evaluate it; below 0 it is 0, above 1 it is 1.
+        a: First parameter, above 0.
+        b: Second parameter, above 0.
+    """
     if x <= 0:
         return 0.0
     if x >= 1:
@@ -34,7 +49,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
 
 
 def _fraction(x: float, a: float, b: float) -> float:
-    """By Lentz's method."""
+    """Evaluate the continued fraction of I_x(a, b) by Lentz's method."""
     d = 1 / _nonzero(1 - (a + b) * x / (a + 1))
     c, value = 1.0, d
     for m in range(1, 100_000):
@@ -55,7 +70,7 @@ def _nonzero(value: float) -> float:
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:
-    """Where the cumulative beta distribution reaches the probability, by bisection down to neighbouring floats."""
+    """Return where the cumulative beta distribution reaches the probability, by bisection to neighbouring floats."""
     low, high = 0.0, 1.0
     for _ in range(_STEPS):
         middle = (low + high) / 2

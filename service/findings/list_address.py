@@ -1,4 +1,4 @@
-"""A list of findings as an address names it: the filters of the API, an order, and the columns to show."""
+"""A list of findings in the query of a URL: the filters of the API, an order, and the columns to show."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,44 +16,45 @@ Column = Literal[
     "z_reference", "z_gradient", "z_representation", "probability_unwanted", "probability_fair", "verdict",
     "reviewed_at",
 ]  # fmt: skip
-"""What a list can show beside the sample itself, from left to right."""
+"""Columns that a list can show beside the sample itself, from left to right."""
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
 DEFAULT_COLUMNS: tuple[Column, ...] = ("rank", "mu", "z", "q", "flag", "verdict")
+"""Columns of a list whose address names none."""
 
 LIST_SORTS: tuple[Sort, ...] = tuple(sort for sort in SORTS if sort != "q")
-"""An order by q is that by rank."""
+"""Orders that a list offers; an order by q is that by rank."""
 
 
 @dataclass(frozen=True)
 class FindingList:
-    """A list of findings, as an address names it."""
+    """A list of findings, as the query of a URL describes it."""
 
     wanted: Filter
     sort: Sort
     columns: tuple[Column, ...]
     fields: dict[str, str]
-    """What the address says, by the names of Filter, `sort` and `columns`; nothing that is empty."""
+    """What the query says, by the names of Filter, `sort` and `columns`, without empty values."""
 
     def query(self, **changes: str | None) -> str:
-        """Write the address's query with changes, from its `?` on; None leaves a field out, and nothing is empty."""
+        """Return the query with changes, including its `?`; None removes a field. Without any field it is ""."""
         query = urlencode({name: value for name, value in (self.fields | changes).items() if value}, safe=",")
         return f"?{query}" if query else ""
 
     @property
     def narrowed(self) -> bool:
-        """Whether it holds less than all samples."""
+        """Whether the list holds fewer than all samples."""
         return bool(set(self.fields) - {"sort", "probe", "columns"})
 
 
 def read_list(given: Iterable[tuple[str, str]]) -> FindingList:
-    """Read a list from fields of an address or of a form; empty ones, as forms send them, count as left out.
+    """Read a list from the fields of a query or a form; empty ones, as forms send them, count as missing.
 
     Args:
-        given: Names and values; other names than those of a list are passed over. `columns` may be given several times.
+        given: Names and values; names that a list does not have are ignored. `columns` may occur several times.
 
     Raises:
-        InvalidError: `invalid_request`, which names the field that no list can be asked by.
+        InvalidError: `invalid_request`, naming the field that is not valid.
     """
     said: dict[str, str] = {}
     chosen: list[str] = []
@@ -83,10 +84,10 @@ def read_list(given: Iterable[tuple[str, str]]) -> FindingList:
 
 
 def read_query(query: str) -> FindingList:
-    """Read a list from the query of an address, with or without its `?`.
+    """Read a list from the query of a URL, with or without its `?`.
 
     Raises:
-        InvalidError: `invalid_request`: it names no list, or has something that no list can be asked by.
+        InvalidError: `invalid_request`: it is not a query, or has a field or value that a list does not have.
     """
     try:
         given = parse_qsl(query.removeprefix("?"), keep_blank_values=True, errors="strict", max_num_fields=100)

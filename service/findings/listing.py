@@ -1,9 +1,9 @@
-"""Finding the samples of a page, at a cost that neither the depth of the page nor the filter can raise beyond a bound.
+"""Finds the samples of a page, at a cost that has a bound whatever the depth of the page and the filter.
 
-An order is *walked* along its index: at most WALK_ROWS samples are looked at, and the walk ends once the page is full.
-Where a filter keeps so few that a walk does not fill the page, the samples that it keeps are *collected* by an index of
-the filter, at most COLLECT_ROWS, and sorted. Where it keeps more than that and still few of those walked along, the
-page is short or empty, and its cursor goes on where the walk ended.
+An order is *walked* along its index: at most WALK_ROWS samples are read, and the walk ends once the page is full. If a
+filter keeps too few for a walk to fill the page, the samples that it keeps are *collected* by an index of the filter,
+at most COLLECT_ROWS, and sorted. If it keeps more than that and still few of those walked along, the page is short or
+empty, and its cursor continues where the walk ended.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,27 +30,30 @@ from service.store.tables import Finding, Score
 from service.store.verdict_tables import Opinion, Verdict
 
 SCORE = tuple(Score.__table__.c)
+"""The columns of a score, in the order of the table."""
 
 ScoreColumns = Row[Any]
-"""The columns of a score."""
+"""A row with the columns of a score."""
 
 WALK_ROWS = 20_000
+"""Most samples that a walk reads, which bounds the time of a page."""
 COLLECT_ROWS = 10_000
+"""Most samples that are collected and sorted."""
 
 TEXT_WALK_ROWS = 200
-"""Samples whose texts are looked at before the index of words is asked: a word that every other text holds fills a page
-sooner so, and one that is rare costs the page a few milliseconds more."""
+"""Samples whose texts are read before the index of words is used: a word that every other text holds fills a page
+sooner this way, and a rare one costs the page a few milliseconds more."""
 
 
 @dataclass(frozen=True)
 class FoundSamples:
-    """Samples in their order."""
+    """Samples in the order of the list."""
 
     scores: list[ScoreColumns]
     positions: list[Position]
-    """Of each."""
+    """The position of each sample."""
     resume: Position | None = None
-    """The search stopped here, before it had as many as wanted; None: it has them, or there are no more."""
+    """Where the search stopped before it had as many samples as wanted; None if it has them, or there are no more."""
 
 
 def find_page(
@@ -60,21 +63,24 @@ def find_page(
 
     Args:
         session: An open transaction.
-        within: The list that they are of.
+        within: The list to read.
         wanted: Which samples.
         order: How they are sorted.
-        after: The position behind which to begin; None: at the first.
-        limit: The most that are found.
+        after: The position after which the page begins; None for the first page.
+        limit: The most samples to find.
+
+    Returns:
+        The samples, and where to resume if the search ended early.
 
     Raises:
-        InvalidError: `invalid_request`: the text to look for has no word.
+        InvalidError: `invalid_request`: the search text has no word.
     """
     if wanted.text is not None:
         check_text(session, wanted.text)
         found = _walk(session, within, wanted, order, after, limit, TEXT_WALK_ROWS)
         if len(found.scores) >= limit:
             return found
-    # What these keep lies nowhere in particular in any order: a walk would look in vain.
+    # Samples that these filters keep are scattered over every order: a walk would hardly find any.
     kept = _collected(session, within, wanted, (_by_text, _by_verdict, _by_cluster, _by_reviewer), order)
     if kept is None:
         found = _walk(session, within, wanted, order, after, limit, WALK_ROWS)
@@ -89,17 +95,20 @@ def find_page(
 
 
 def find_rows(session: Session, within: Listed, wanted: Filter, *, limit: int, walk_rows: int) -> list[int] | None:
-    """Find the rows of all samples that a filter keeps, by rank; None where the search ended before all were found.
+    """Find the rows of all samples that a filter keeps, by rank.
 
     Args:
         session: An open transaction.
-        within: The list that they are of.
+        within: The list to read.
         wanted: Which samples.
-        limit: The most that are found.
-        walk_rows: The most samples that are looked at.
+        limit: The most samples to find.
+        walk_rows: The most samples to read.
+
+    Returns:
+        The rows; None if the search ended before all were found.
 
     Raises:
-        InvalidError: `invalid_request`: the text to look for has no word.
+        InvalidError: `invalid_request`: the search text has no word.
     """
     if wanted.text is not None:
         check_text(session, wanted.text)
@@ -157,7 +166,7 @@ def _walked(
     *,
     without_value: bool,
 ) -> Select[Any]:
-    """Of `walk_rows` samples in a segment of the order, those that the filter keeps."""
+    """Select those samples that the filter keeps, among the next `walk_rows` in a segment of the order."""
     walked = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked").c
     return (
         select(*walked)
@@ -170,7 +179,7 @@ def _walked(
 def _along(
     within: Listed, wanted: Filter, order: Order, after: Position | None, walk_rows: int, *, without_value: bool
 ) -> Select[Any]:
-    """The next `walk_rows` samples of a segment along its index, with the parts of the filter that the index holds."""
+    """Select the next `walk_rows` samples of a segment along its index, filtered as far as the index allows."""
     if order.by == "decided_at":
         reviewed = (
             select(*SCORE, Verdict.decided_at)
@@ -212,7 +221,7 @@ def _end_of_walk(
     *,
     without_value: bool,
 ) -> tuple[Position | None, int]:
-    """The last sample that a walk looked at, and how many it did."""
+    """Return the position of the last sample that a walk read, and how many it read."""
     walked = _along(within, wanted, order, after, walk_rows, without_value=without_value).subquery("walked").c
     keys = [getattr(walked, order.by), walked.row]
     backwards = replace(order, descending=not order.descending).columns(walked, without_value=without_value)
@@ -225,7 +234,7 @@ def _end_of_walk(
 
 
 def _ends_behind(session: Session, within: Listed, wanted: Filter, order: Order, last: Position) -> bool:
-    """Whether nothing behind can be kept: q never falls along the ranks."""
+    """Whether no sample behind the position can be kept: q never falls along the ranks."""
     if wanted.max_q is None or order.by != "rank" or order.descending:
         return False
     q = session.connection().scalar(select(Score.q).where(*within.of(Score), Score.rank == last.value))
@@ -241,9 +250,9 @@ Collector = Callable[[Listed, Filter], "Select[Any] | None"]
 def _collected(
     session: Session, within: Listed, wanted: Filter, collectors: tuple[Collector, ...], order: Order
 ) -> list[int] | None:
-    """The rows that one part of the filter keeps, where they are few; None where no part keeps few."""
+    """Return the rows that one part of the filter keeps, if they are few; None if no part keeps few."""
     if order.by == "decided_at":
-        return None  # a walk along the verdicts looks at reviewed samples alone
+        return None  # a walk along the verdicts reads only reviewed samples
     for collector in collectors:
         statement = collector(within, wanted)
         if statement is None:
@@ -274,7 +283,10 @@ def _by_reviewer(within: Listed, wanted: Filter) -> Select[Any] | None:
 
 
 def _by_cluster(within: Listed, wanted: Filter) -> Select[Any] | None:
-    """The first member is its own cluster and is in no index of others; whether it is one is looked at later."""
+    """Select the members of a cluster.
+
+    The first member is its own cluster and is not in the index of the others; whether it fits is checked later.
+    """
     if wanted.cluster is None:
         return None
     others = select(Score.row).where(*within.of(Score), Score.cluster == wanted.cluster, Score.cluster != Score.row)
@@ -283,7 +295,7 @@ def _by_cluster(within: Listed, wanted: Filter) -> Select[Any] | None:
 
 
 def _by_q(within: Listed, wanted: Filter) -> Select[Any] | None:
-    """Those of the first ranks, while there are no more."""
+    """Select samples of the first ranks whose q is low enough, unless there are more of them than are collected."""
     if wanted.max_q is None:
         return None
     first = (
@@ -361,8 +373,10 @@ def _sorted(
     *,
     without_value: bool,
 ) -> Select[Any]:
-    """Of those rows, a segment of the order. They are read first: a planner that walked along the order to find them
-    might walk it whole."""
+    """Select a segment of the order from the given rows.
+
+    The rows are read first: a planner that walked along the order to find them might walk all of it.
+    """
     these = Score.row == func.any(bindparam("rows", rows, ARRAY(BigInteger)))
     kept = select(*SCORE).where(*within.of(Score), these).cte("kept").prefix_with("MATERIALIZED").c
     statement = select(*kept).where(*conditions(kept, wanted, within))
@@ -378,7 +392,7 @@ def _sorted(
 
 
 def _segments(order: Order, after: Position | None) -> Iterator[bool]:
-    """Whether a segment is that without values, for each that is still to come."""
+    """Yield, for each segment still to come, whether it is the one without values."""
     if not order.nullable:
         yield False
         return

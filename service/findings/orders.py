@@ -1,8 +1,8 @@
-"""Orders of a list of findings: what each sorts by, where a cursor stands in it, and what follows.
+"""Orders of a list of findings: the columns that each sorts by, where a cursor stands in it, and what follows.
 
-Every order ends in a column that tells all samples of a list apart, and runs along one index in one direction, so that
-a page deep in the list costs what the first one does. `q` never falls as the rank rises (contract.ScoreRow), so an
-order by q is that by rank. Samples without a z come last, whichever way z runs: a second segment of its order.
+Every order ends in a column that distinguishes all samples of a list, and runs along one index in one direction, so
+that a page deep in the list costs as much as the first one. `q` never falls as the rank rises (contract.ScoreRow), so
+an order by q is that by rank. Samples without a z come last, whichever way z runs: a second segment of its order.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,22 @@ from sqlalchemy import REAL, BigInteger, ColumnElement, DateTime, Double, bindpa
 from service.errors import InvalidCursorError
 
 Sort = Literal["rank", "-rank", "mu", "-mu", "z", "-z", "q", "row", "-row", "reviewed_at", "-reviewed_at"]
-"""A minus: the largest first."""
+"""Names of the orders; with a minus the largest come first."""
 
 SORTS: tuple[Sort, ...] = get_args(Sort)
 
 By = Literal["rank", "mu", "z", "row", "decided_at"]
-"""The column that an order runs along first."""
+"""The column that an order sorts by first."""
 
 _BY: dict[str, By] = {"q": "rank", "reviewed_at": "decided_at"}
+"""The columns of names that are not columns themselves."""
 _TYPES: dict[By, Any] = {"mu": Double, "z": REAL, "decided_at": DateTime(timezone=True)}
+"""Types of first columns whose values would be compared as another type."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """One of SORTS."""
+    """One of the orders in SORTS."""
 
     by: By
     descending: bool
@@ -35,13 +37,13 @@ class Order:
 
     @classmethod
     def of(cls, sort: Sort) -> Self:
-        """The order of that name."""
+        """Return the order of this name."""
         plain = sort.removeprefix("-")
         return cls(_BY.get(plain, plain), sort.startswith("-"), sort)  # type: ignore[arg-type]
 
     @property
     def unique(self) -> bool:
-        """Whether the first column alone tells samples apart."""
+        """Whether the first column alone distinguishes samples."""
         return self.by in ("rank", "row")
 
     @property
@@ -50,19 +52,30 @@ class Order:
         return self.by == "z"
 
     def columns(self, table: Any, *, without_value: bool = False) -> list[ColumnElement[Any]]:
-        """What a segment is sorted by."""
+        """Return the columns that a segment is sorted by, each with its direction.
+
+        Args:
+            table: `scores`, or a selection of it.
+            without_value: True for the segment of samples without a value.
+        """
         first = [] if without_value else [getattr(table, self.by)]
         columns = first if self.unique else [*first, table.row]
         return [column.desc() if self.descending else column.asc() for column in columns]
 
     def behind(self, table: Any, position: "Position", *, without_value: bool = False) -> ColumnElement[bool]:
-        """What follows the position in its own segment."""
+        """Return the condition for samples that follow the position in its own segment.
+
+        Args:
+            table: `scores`, or a selection of it.
+            position: The position.
+            without_value: True for the segment of samples without a value.
+        """
         row = bindparam("after_row", position.row, BigInteger)
         if without_value or self.by == "row":
             return self._further(table.row, row)
         if self.by == "rank":
             return self._further(table.rank, bindparam("after_value", position.value, BigInteger))
-        # The database's own float4 again: as a float8 it would be another number.
+        # Back to the database's float4: as a float8 it would be a different number.
         value = cast(bindparam("after_value", position.value), _TYPES[self.by])
         return self._further(tuple_(getattr(table, self.by), table.row), tuple_(value, row))
 
@@ -71,27 +84,37 @@ class Order:
         return further
 
     def segment(self, table: Any, *, without_value: bool) -> ColumnElement[bool] | None:
-        """Which samples a segment holds; None: all."""
+        """Return the condition that selects a segment; None if the order has only one.
+
+        Args:
+            table: `scores`, or a selection of it.
+            without_value: True for the segment of samples without a value.
+        """
         if not self.nullable:
             return None
         column = getattr(table, self.by)
         return column.is_(None) if without_value else column.is_not(None)
 
     def position(self, value: Any, row: int) -> "Position":
-        """Where a sample stands: `value` is what it has in the first column."""
+        """Return the position of a sample.
+
+        Args:
+            value: The sample's value in the first column.
+            row: The sample's row.
+        """
         return Position(self, value, row)
 
     @property
     def reversed(self) -> "Order":
-        """The same order from its other end; samples without a value stay last."""
+        """The order from its other end; samples without a value stay last."""
         plain = "rank" if self.name == "q" else self.name
         return Order.of(plain[1:] if plain.startswith("-") else f"-{plain}")  # type: ignore[arg-type]
 
     def parse(self, cursor: str) -> "Position":
-        """Find the position that a cursor names.
+        """Return the position that a cursor names.
 
         Raises:
-            InvalidCursorError: It is no cursor of a list in this order.
+            InvalidCursorError: It is not a cursor of a list in this order.
         """
         name, _, rest = cursor.partition("|")
         text, _, row = rest.rpartition("|")
@@ -124,21 +147,21 @@ class Order:
 
 @dataclass(frozen=True)
 class Position:
-    """A place in an order, right behind a sample."""
+    """A place in an order, directly after a sample."""
 
     order: Order
     value: Any
-    """Of the first column; None in the second segment, and where the order is by row."""
+    """The sample's value in the first column; None in the second segment, and if the order is by row."""
     row: int
 
     @property
     def without_value(self) -> bool:
-        """Whether it lies in the second segment."""
+        """Whether the position lies in the second segment."""
         return self.order.nullable and self.value is None
 
     @property
     def cursor(self) -> str:
-        """ASCII; it names its sort."""
+        """The position as an ASCII string that also names its order."""
         value = self.value.isoformat() if isinstance(self.value, datetime) else self.value
         shown = "" if value is None or self.order.by == "row" else str(value)
         return f"{self.order.name}|{shown}|{self.row}"

@@ -1,4 +1,4 @@
-"""Precision at k: of the first k findings, how many of those that people judged are right."""
+"""Precision at k: the share of confirmed samples among the judged ones of the first k findings."""
 
 from typing import get_args
 
@@ -13,23 +13,30 @@ from service.store.tables import Audit
 from service.store.verdict_tables import Verdict
 
 KS = (10, 20, 50, 100)
+"""Depths of the precision of an audit."""
 CONFIDENCE = 0.95
+"""Level of the intervals."""
 DEEPEST_RANK = 10_000
-"""A single finding shows the precision down to its rank only above this: it is counted anew for each."""
+"""The precision down to the rank of a single finding is shown only above this rank: it is counted for each finding."""
 
 ASSUMES = [
-    "Reviewed from the top: the reviewed samples among the first k stand for all k only as far as nobody chose them "
-    "for another reason than their rank. They are no random sample, and precision falls with k.",
-    "Each judgement is right, and independent of the others: near-duplicates (`cluster`) are not, and make the "
-    "interval too narrow.",
-    "Unsure and disputed ones are left out of both counts.",
-    "Where `complete` is true, precision is a plain count over these samples; the interval then tells of other audits "
-    "alike.",
+    "Samples are reviewed from the top: the reviewed ones among the first k represent all k only if they were chosen "
+    "by their rank alone. They are not a random sample, and precision falls with k.",
+    "Each verdict is right, and independent of the others: verdicts on near-duplicates (`cluster`) are not, and make "
+    "the interval too narrow.",
+    "Unsure and disputed samples are left out of both counts.",
+    "If `complete` is true, precision is an exact count over these samples; the interval is then about similar audits.",
 ]
+"""What the intervals assume, as the API shows it."""
 
 
 def audit_precision(session: Session, audit: PublishedAudit) -> AuditPrecision:
-    """At each of KS, and over all flagged samples."""
+    """Return the precision at each depth in KS, and over all flagged samples.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+    """
     sizes = (Audit.summary[name].astext.cast(Integer) for name in ("rows", "flagged"))
     rows, flagged = session.execute(select(*sizes).where(Audit.id == audit.id)).one()
     verdict, rank, by_flag = Verdict.verdict, Verdict.rank, Verdict.flagged
@@ -56,7 +63,16 @@ def audit_precision(session: Session, audit: PublishedAudit) -> AuditPrecision:
 
 
 def precision_down_to(session: Session, audit: PublishedAudit, rank: int) -> Precision | None:
-    """Of the samples of this rank and above; None where none of them is reviewed, or the rank is below DEEPEST_RANK."""
+    """Return the precision over the samples down to a rank.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        rank: The last rank that counts.
+
+    Returns:
+        The precision; None if none of them is reviewed, or the rank is below DEEPEST_RANK.
+    """
     if rank > DEEPEST_RANK:
         return None
     query = (

@@ -1,4 +1,4 @@
-"""Reading findings: a page of them, one by its row, the first ones; `listing` finds which samples a page holds."""
+"""Reads findings: a page of them, one by its row, the first ones. `listing` finds which samples a page holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from service.store.tables import Finding as FindingTable
 from service.store.tables import Score
 
 FIELDS = tuple(name for name in ScoreRow.model_fields if name != "probe_no")
-"""Of a contract.ScoreRow, those that are columns of `scores`."""
+"""Fields of a contract.ScoreRow that are columns of `scores`."""
 
 PAGE_TEXT_BYTES = 8 * 2**20
-"""A page ends early rather than hold more sample text than this; its first sample is whole whatever its size."""
+"""A page ends early rather than hold more sample text than this; its first sample is complete whatever its size."""
 
 
 @dataclass(frozen=True)
 class KeptText:
-    """A sample's text, as it is kept in the database."""
+    """The text of a sample that the database keeps."""
 
     messages: list[Any]
     extra: dict[str, Any]
@@ -42,7 +42,7 @@ _THESE = (
     _KEPT.attempt == bindparam("attempt"),
     _KEPT.row == func.any(_ROWS),
 )
-"""The kept texts of some rows."""
+"""Conditions on `findings` for the given rows of an audit."""
 
 
 def _select_texts() -> Select[Any]:
@@ -57,7 +57,7 @@ def _select_texts() -> Select[Any]:
         size.label("size"),
     ).where(*_THESE)
     measured = sizes.subquery().c
-    # Long texts stay in the database; the first one fits, whatever its size.
+    # Texts beyond the limit are not sent; the first one is, whatever its size.
     fits = (measured.before == 0) | (measured.before + measured.size <= bindparam("most"))
     return select(measured.place, measured.row, case((fits, measured.messages)), case((fits, measured.extra))).order_by(
         measured.place
@@ -66,14 +66,14 @@ def _select_texts() -> Select[Any]:
 
 @dataclass(frozen=True)
 class FindingsPage:
-    """A part of a list of findings."""
+    """One page of a list of findings."""
 
     findings: list[Finding]
     next_key: str | None
-    """Where the next page begins; None: the list ends with this one."""
+    """Where the next page begins; None if the list ends with this one."""
 
 
-# Made once: to build them would take longer than to run them.
+# Built once, since building them takes longer than running them.
 _TEXTS = _select_texts()
 _SCORES_OF_ROW = select(*SCORE).where(
     Score.list_id == func.any(bindparam("lists", type_=ARRAY(Integer))), Score.row == bindparam("row", type_=BigInteger)
@@ -94,12 +94,15 @@ def read_page(
         audit: The published audit.
         wanted: Which samples.
         sort: Their order.
-        after: `next_key` of the page before; None: at the first.
-        limit: The most findings that the page holds; it has fewer where texts are long or what is wanted is rare.
+        after: `next_key` of the page before; None for the first page.
+        limit: The most findings of the page; it has fewer if texts are long or wanted samples are rare.
+
+    Returns:
+        The findings, and where the next page begins.
 
     Raises:
-        InvalidCursorError: `after` is of no page of this sort.
-        InvalidError: `invalid_request`: the audit lacks the probe, or the text to look for has no word.
+        InvalidCursorError: `after` does not belong to a page of this order.
+        InvalidError: `invalid_request`: the audit lacks the probe, or the search text has no word.
     """
     order = Order.of(sort)
     start = None if after is None else order.parse(after)
@@ -123,14 +126,18 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
 
     Args:
         session: An open transaction.
-        stored: Where the text is that is not kept in the database.
+        stored: Reads texts that are not kept in the database.
         audit: The published audit.
-        row: Which sample.
+        row: The sample.
+
+    Returns:
+        The result over all probes and of each, with text, trace, baselines, tokens and neighbours as far as they are
+        kept.
 
     Raises:
         NotFoundError: `finding_not_found`.
-        ObjectMissingError: The dataset's rows are gone.
-        ObjectStoreUnavailableError: The object store does not answer.
+        ObjectMissingError: The dataset's rows no longer exist.
+        ObjectStoreUnavailableError: The object store does not respond.
     """
     scores = find_scores(session, audit, row)
     if not scores:
@@ -156,9 +163,9 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
 def find_neighbours(
     session: Session, audit: PublishedAudit, wanted: Filter, sort: Sort, finding: Finding
 ) -> tuple[int | None, int | None]:
-    """Find the rows right before and right behind a sample in a list of findings.
+    """Find the rows directly before and after a sample in a list of findings.
 
-    The sample itself need not be in the list: it may have left it, as by its verdict.
+    The sample itself need not be in the list: a verdict, for example, may have removed it.
 
     Args:
         session: An open transaction.
@@ -168,10 +175,10 @@ def find_neighbours(
         finding: The sample.
 
     Returns:
-        The row before and the row behind; None where there is none, or where the sample has no place in the order.
+        The row before and the row after; None if there is none, or if the sample has no value in this order.
 
     Raises:
-        InvalidError: `invalid_request`: the audit lacks the probe, or the text to look for has no word.
+        InvalidError: `invalid_request`: the audit lacks the probe, or the search text has no word.
     """
     within = listed(audit, wanted.probe)
     order = Order.of(sort)
@@ -187,9 +194,18 @@ def find_neighbours(
 
 
 def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> tuple[int, dict[int, KeptText]]:
-    """Count how many of the rows, from the first, a page holds without too much text, and read their texts by row."""
+    """Read the texts of a page's rows, up to a limit of their total size.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        rows: The rows of the page, in order.
+
+    Returns:
+        How many of the rows, from the first, fit on the page, and the texts that the database keeps, by row.
+    """
     texts: dict[int, KeptText] = {}
-    asked = {**_of(audit, rows), "most": PAGE_TEXT_BYTES}
+    asked = {**_parameters(audit, rows), "most": PAGE_TEXT_BYTES}
     for number, row, messages, extra in session.connection().execute(_TEXTS, asked):
         if messages is None:
             return number - 1, texts
@@ -198,25 +214,52 @@ def page_texts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> 
 
 
 def top_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
-    """Read the first `limit` scores of the headline."""
+    """Return the first scores of the headline, by rank.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        limit: The most scores to return.
+    """
     query = select(*SCORE).where(Score.list_id == audit.headline).order_by(Score.rank).limit(limit)
     return list(session.connection().execute(query))
 
 
 def flagged_scores(session: Session, audit: PublishedAudit, limit: int) -> list[ScoreColumns]:
-    """Read the first `limit` scores of the headline that are flagged."""
+    """Return the first flagged scores of the headline, by rank.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        limit: The most scores to return.
+    """
     flagged = select(*SCORE).where(Score.list_id == audit.headline, Score.flagged)
     return list(session.connection().execute(flagged.order_by(Score.rank).limit(limit)))
 
 
 def find_scores(session: Session, audit: PublishedAudit, row: int) -> list[ScoreColumns]:
-    """Read the scores of one sample: the headline first, then those of each probe where there are several."""
+    """Return the scores of one sample: the headline first, then those of each probe if there are several.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        row: The sample.
+
+    Returns:
+        The scores; empty if the dataset has no such row.
+    """
     found = session.connection().execute(_SCORES_OF_ROW, {"lists": list(audit.lists), "row": row})
     return sorted(found, key=lambda score: audit.lists.index(score.list_id))
 
 
 def find_nearest(session: Session, audit: PublishedAudit, kept: Sequence[dict[str, Any]]) -> list[NearSample]:
-    """Show the nearest samples, as they are kept with a finding, with what the headline says of each."""
+    """Return the nearest samples of a finding, with the headline's result for each.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        kept: The nearest samples as the finding stores them.
+    """
     asked = {"list": audit.headline, "rows": [near["neighbour"] for near in kept]}
     scores = {score.row: score for score in session.connection().execute(_SCORES_OF_ROWS, asked)}
     return [
@@ -235,19 +278,40 @@ def find_nearest(session: Session, audit: PublishedAudit, kept: Sequence[dict[st
 
 
 def find_kept(session: Session, audit: PublishedAudit, row: int) -> Row[Any] | None:
-    """Read what is kept of the row beside its scores, where that is in the database."""
-    return session.connection().execute(_ONE, _of(audit, [row])).one_or_none()
+    """Return everything that the database keeps of a row besides its scores.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        row: The sample.
+
+    Returns:
+        Text, trace, baselines, tokens and nearest samples; None for a row that is neither flagged nor top-ranked.
+    """
+    return session.connection().execute(_ONE, _parameters(audit, [row])).one_or_none()
 
 
 def score_fields(score: ScoreColumns, probe_no: int) -> dict[str, Any]:
-    """Show the score as the fields of a `contract.results.ScoreRow`."""
+    """Return a score as the fields of a `contract.results.ScoreRow`.
+
+    Args:
+        score: The score.
+        probe_no: 0 for the headline; 1, 2, ... for one probe alone.
+    """
     return {"probe_no": probe_no, **{name: getattr(score, name) for name in FIELDS}}
 
 
 def render_finding(
     score: ScoreColumns, kept: KeptText | None, verdict: Row[Any] | None, *, probe_no: int = HEADLINE
 ) -> Finding:
-    """Show the finding as lists do."""
+    """Return the finding as lists show it.
+
+    Args:
+        score: The sample's score in the list.
+        kept: Its text, if the database keeps it.
+        verdict: What `find_verdicts` found of it; None without a verdict.
+        probe_no: The probe of the list; 0 for the headline.
+    """
     return Finding(
         **score_fields(score, probe_no),
         messages=None if kept is None else kept.messages,
@@ -257,11 +321,11 @@ def render_finding(
 
 
 def render_probes(scores: list[ScoreColumns]) -> list[Result]:
-    """Show the result of each probe alone, from what `find_scores` found."""
+    """Return the result of each probe alone, from what `find_scores` returned."""
     alone = scores[1:] or scores
     return [Result(**score_fields(score, number)) for number, score in enumerate(alone, start=1)]
 
 
-def _of(audit: PublishedAudit, rows: Sequence[int]) -> dict[str, Any]:
-    """The parameters of _THESE."""
+def _parameters(audit: PublishedAudit, rows: Sequence[int]) -> dict[str, Any]:
+    """Return the parameters of _THESE."""
     return {"audit_id": audit.id, "attempt": audit.attempt, "rows": list(rows)}

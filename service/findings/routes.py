@@ -27,7 +27,7 @@ async def _filter(**values: Any) -> Filter:
     return Filter(**values)
 
 
-# A parameter for each field, as the model has it: a model as a query parameter cannot stand beside others.
+# One parameter for each field of the model: a model as query parameter cannot be combined with other parameters.
 _filter.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter(
@@ -63,10 +63,10 @@ async def list_all(
         Query(description="The order. With a minus the largest come first; samples without a value come last."),
     ] = "rank",
 ) -> Response:
-    """Samples, the most suspicious first or in the order asked for.
+    """Samples, the most suspicious first or in the requested order.
 
-    A page holds fewer than `limit`, and may be empty, where texts are very long, or where the samples that the filter
-    keeps lie far apart in that order: go on with `next_after` while `has_more`.
+    A page holds fewer than `limit` samples, and may be empty, if texts are very long, or if the samples that the filter
+    keeps lie far apart in that order: continue with `next_after` while `has_more`.
     """
 
     def read(session: Session) -> Page[Finding]:
@@ -91,7 +91,7 @@ async def get(
     transactions: TransactionsDep,
     rows: RowsDep,
 ) -> Response:
-    """One sample's result with its text, the results of each probe, its trace and what simpler methods say."""
+    """One sample's result with its text, the results of each probe, its trace and the scores of simpler methods."""
     return await answer_json(
         transactions.autocommit,
         response,

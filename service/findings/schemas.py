@@ -13,7 +13,7 @@ Note = Annotated[str, Field(max_length=10_000), Storable]
 
 
 class Result(BaseModel):
-    """What one probe alone, or all of them together, say of a sample."""
+    """One sample's result by one probe alone, or by all of them together."""
 
     probe_no: int = Field(description="0: the headline over all probes; 1, 2, ...: one of the audit's probes alone.")
     row: int = Field(description="Position of the sample in the upload, from 0.")
@@ -37,7 +37,7 @@ class Result(BaseModel):
     )
     z_representation: float | None = Field(None, description="By representations alone, likewise.")
     side: Side | None = Field(
-        description="Where a sample that stands out leans: toward the unwanted answers, against them, to both alike."
+        description="The side of a sample that stands out: toward the unwanted answers, against them, or both."
     )
     probability_unwanted: float | None = Field(
         None, description="That the sample is of the kind of the unwanted answers. Null where it is not tested."
@@ -50,7 +50,7 @@ class Result(BaseModel):
         description="Smallest false discovery rate at which the sample is flagged, fair answers being false."
     )
     flagged: bool
-    cluster: int = Field(description="First row of the near-duplicates that the sample is one of; else its own row.")
+    cluster: int = Field(description="First row of the sample's near-duplicates; its own row if it has none.")
     group: str | None
 
 
@@ -58,19 +58,19 @@ assert list(Result.model_fields) == list(ScoreRow.model_fields)
 
 
 class ByActor(BaseModel):
-    """Who did something."""
+    """The key or person that did something."""
 
     key_id: str | None = Field(description="The key with which it was done; null for a person.")
     user_id: str | None = Field(description="The person who did it; null for a key.")
 
     @property
     def actor_id(self) -> str:
-        """The id of the key or the person; empty where nobody did."""
+        """The id of the key or the person; empty if there is none."""
         return self.key_id or self.user_id or ""
 
 
 class Opinion(ByActor):
-    """What one reviewer says of a sample now."""
+    """One reviewer's current verdict on a sample."""
 
     verdict: VerdictKind
     note: str | None
@@ -78,25 +78,25 @@ class Opinion(ByActor):
 
 
 class Verdict(ByActor):
-    """What counts of a sample now, and what each reviewer says of it."""
+    """The verdict that counts for a sample now, and the verdict of each reviewer."""
 
     object: Literal["verdict"] = "verdict"
     row: int
     verdict: Outcome | None = Field(
-        description="What counts. disputed: reviewers differ, and nobody has settled it; null: nothing is said of the "
-        "sample, or it was withdrawn."
+        description="The verdict that counts. disputed: reviewers differ, and no verdict has settled it; null: no "
+        "verdict was given, or it was withdrawn."
     )
     settled_by: str | None = Field(description="Id of the key or person whose verdict counts because others differ.")
     note: str | None = Field(
-        description="Like `key_id`, `user_id` and `decided_at`, of the opinion that settles, else of the newest one."
+        description="Like `key_id`, `user_id` and `decided_at`, from the opinion that settles, otherwise the newest."
     )
     decided_at: datetime | None
-    revision: int = Field(description="Changes so far; 0: nothing was ever said.")
-    opinions: list[Opinion] = Field(description="What each reviewer says, the oldest first.")
+    revision: int = Field(description="Changes so far; 0: there never was a verdict.")
+    opinions: list[Opinion] = Field(description="The verdict of each reviewer, the oldest first.")
 
 
 class VerdictSet(BaseModel):
-    """What to say of a sample."""
+    """A verdict to set."""
 
     model_config = ConfigDict(extra="forbid")
     verdict: VerdictKind
@@ -104,56 +104,56 @@ class VerdictSet(BaseModel):
 
 
 class VerdictChange(ByActor):
-    """Something that was said of a sample."""
+    """A verdict that was set or withdrawn."""
 
     object: Literal["verdict.change"] = "verdict.change"
     row: int
     revision: int = Field(description="1, 2, 3, ... for each sample.")
-    verdict: VerdictKind | None = Field(description="What the reviewer said; null: withdrawn.")
+    verdict: VerdictKind | None = Field(description="The reviewer's verdict; null: withdrawn.")
     note: str | None
     changed_at: datetime
-    outcome: Outcome | None = Field(description="What counted of the sample from then on.")
+    outcome: Outcome | None = Field(description="The verdict that counted from then on.")
     settled_by: str | None = Field(
         description="Id of the key or person whose verdict counted from then on, since others differed."
     )
-    bulk_id: str | None = Field(description="The bulk that it was a part of, or that was undone by it.")
+    bulk_id: str | None = Field(description="The bulk that it was a part of, or that it undid.")
     restores: int | None = Field(
-        description="It undid a bulk: all is as at this revision again, 0 before anything was said. Else null."
+        description="If it undid a bulk: the revision whose state was restored, 0 for no verdict. Otherwise null."
     )
 
 
 class BulkVerdicts(BaseModel):
-    """The same verdict for all samples that a filter keeps: asked for twice, the second time with the first's token."""
+    """The same verdict for all samples that a filter keeps: sent twice, the second time with the token of the first."""
 
     model_config = ConfigDict(extra="forbid")
     filter: Filter = Field(description="As the list takes them.")
-    verdict: VerdictKind | None = Field(description="null withdraws what the key or person itself has said.")
+    verdict: VerdictKind | None = Field(description="null withdraws the verdicts of the key or person itself.")
     note: Note | None = None
     dry_run: bool = Field(default=False, description="Change nothing: count, and give the token.")
-    token: str | None = Field(default=None, max_length=100, description="Of the dry run whose samples are meant.")
+    token: str | None = Field(default=None, max_length=100, description="The token of the dry run that this confirms.")
 
 
 class BulkSample(BaseModel):
-    """One of the samples that a bulk of verdicts is about."""
+    """One of the samples of a bulk of verdicts."""
 
     row: int
     rank: int = Field(description="In the headline.")
     flagged: bool
-    verdict: Outcome | None = Field(description="What counted of it before.")
+    verdict: Outcome | None = Field(description="The verdict that counted before.")
 
 
 class BulkResult(BaseModel):
     """What a bulk of verdicts has changed, or would change."""
 
     object: Literal["verdict.bulk"] = "verdict.bulk"
-    id: str | None = Field(description="Undo it by this; null: a dry run.")
+    id: str | None = Field(description="Id to undo it by; null for a dry run.")
     dry_run: bool
     verdict: VerdictKind | None
     count: int = Field(description="Samples that the filter keeps.")
-    changed: int = Field(description="Those of which the key or person has said something else before, or nothing.")
+    changed: int = Field(description="Those on which the key or person had another verdict, or none.")
     disputed: int = Field(description="Of the changed ones, those that are disputed afterwards.")
     sample: list[BulkSample] = Field(description="The first of them by rank.")
-    token: str | None = Field(description="Of a dry run: send it back to change these samples and no others.")
+    token: str | None = Field(description="After a dry run: send it back to change exactly these samples.")
 
 
 class Bulk(ByActor):
@@ -170,7 +170,7 @@ class Bulk(ByActor):
     created_at: datetime
     undone_at: datetime | None
     undone_by: str | None = Field(description="Id of the key or person that undid it.")
-    restored: int | None = Field(description="Samples that undoing it has given back what was said before.")
+    restored: int | None = Field(description="Samples whose verdict was restored by undoing it.")
 
 
 class BulkUndone(BaseModel):
@@ -178,8 +178,8 @@ class BulkUndone(BaseModel):
 
     object: Literal["verdict.bulk_undone"] = "verdict.bulk_undone"
     id: str
-    restored: int = Field(description="Samples of which the same is said again as before the bulk.")
-    kept: int = Field(description="Samples that stay as they are: something was said of them since.")
+    restored: int = Field(description="Samples whose verdict is again that from before the bulk.")
+    kept: int = Field(description="Samples that stay as they are, since their verdict has changed after the bulk.")
 
 
 class Precision(BaseModel):
@@ -191,7 +191,7 @@ class Precision(BaseModel):
     confirmed: int
     rejected: int
     unsure: int
-    disputed: int = Field(description="Those of which reviewers differ, while nobody has settled it.")
+    disputed: int = Field(description="Those on which reviewers differ and no verdict has settled it.")
     precision: float | None = Field(description="confirmed / (confirmed + rejected).")
     low: float | None = Field(description="Exact 95 % interval of it (Clopper-Pearson).")
     high: float | None
@@ -205,7 +205,7 @@ class AuditPrecision(BaseModel):
     audit_id: str
     data: list[Precision]
     confidence: float
-    assumes: list[str] = Field(description="What the intervals take for granted.")
+    assumes: list[str] = Field(description="What the intervals assume.")
 
 
 class Finding(Result):
@@ -216,7 +216,7 @@ class Finding(Result):
         description="The sample's turns. Lists have it for flagged and top-ranked samples, else null."
     )
     extra: dict[str, Any] | None = Field(description="The sample's other columns.")
-    verdict: Verdict | None = Field(description="What people say of it; null: nothing.")
+    verdict: Verdict | None = Field(description="The verdict on it; null without one.")
 
 
 class Observation(BaseModel):
@@ -231,7 +231,7 @@ class Observation(BaseModel):
 
 
 class TokenShare(BaseModel):
-    """A token of the sample, by the characters that it stands for."""
+    """A token of the sample, by the characters that it represents."""
 
     message: int = Field(description="Position of the turn, from 0.")
     start: int = Field(description="Characters (Unicode code points) of its content before the token.")
@@ -245,12 +245,12 @@ class TokenSplit(BaseModel):
     probe_no: int
     tokens: list[TokenShare] = Field(description="Sizes of all shares, `elsewhere` included, add up to 1.")
     elsewhere: float = Field(
-        description="Share of tokens that stand for nothing in a turn, as the mark that ends an answer."
+        description="Share of tokens that represent nothing in a turn, such as the mark that ends an answer."
     )
 
 
 class NearSample(BaseModel):
-    """A sample that the model represents alike."""
+    """A sample with a similar representation in the model."""
 
     row: int
     similarity: float = Field(description="Cosine of the two representations, each less what all samples share.")
@@ -262,23 +262,24 @@ class NearSample(BaseModel):
 
 
 class FindingDetail(Finding):
-    """One sample's result, how it came about, and what simpler methods say."""
+    """One sample's result, how it came about, and the scores of simpler methods."""
 
     probes: list[Result] = Field(description="The result of each probe alone, in the audit's order.")
     trace: list[Observation] | None = Field(
         description="Every observation of a flagged or top-ranked sample; null for others."
     )
     baselines: dict[str, float | None] | None = Field(
-        description="What simpler methods say of a flagged or top-ranked sample, larger is more suspicious; else null."
+        description="Scores of a flagged or top-ranked sample by simpler methods, larger is more suspicious; otherwise "
+        "null."
     )
     tokens: list[TokenSplit] | None = Field(
-        description="Which tokens carry the sample's alignment; null where that was not looked at. The summary's "
-        "token_split says of how many samples it was, or why of none; it is null for older audits."
+        description="Which tokens carry the sample's alignment; null if that was not examined. The summary's "
+        "token_split says for how many samples it was, or why for none; it is null for older audits."
     )
     nearest: list[NearSample] | None = Field(
-        description="Of a flagged or top-ranked sample, others with the most similar representations; null for others "
-        "and in older audits."
+        description="For a flagged or top-ranked sample, those with the most similar representations; null for other "
+        "samples and in older audits."
     )
     precision: Precision | None = Field(
-        description="Of the reviewed samples down to this one's rank; null where nothing is reviewed or it lies deep."
+        description="Over the reviewed samples down to this one's rank; null if none is reviewed, or the rank is deep."
     )

@@ -1,1 +1,1 @@
-"""Lists of findings that a workspace keeps under names."""
+"""Lists of findings that a workspace saves under names."""

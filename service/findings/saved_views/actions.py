@@ -1,4 +1,4 @@
-"""What users do with saved views, which are the workspace's: save, rename, change and delete them."""
+"""What users do with the workspace's saved views: save, rename, change and delete them."""
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
@@ -23,8 +23,11 @@ def create(session: Session, principal: Principal, body: SavedViewCreate) -> Sav
         principal: Who is asking.
         body: The name and the list.
 
+    Returns:
+        The saved view, as the API shows it.
+
     Raises:
-        InvalidError: `invalid_request`: the query names no list.
+        InvalidError: `invalid_request`: the query does not describe a list.
         ConflictError: `view_name_taken` or `view_quota`.
     """
     query = _normal(body.query)
@@ -49,17 +52,20 @@ def create(session: Session, principal: Principal, body: SavedViewCreate) -> Sav
 
 
 def update(session: Session, principal: Principal, view_id: str, body: SavedViewUpdate) -> SavedView:
-    """Rename a saved view, or keep another list under its name.
+    """Rename a saved view, or save another list under its name.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        view_id: Which view.
+        view_id: The view.
         body: What to change.
+
+    Returns:
+        The changed view, as the API shows it.
 
     Raises:
         NotFoundError: `view_not_found`.
-        InvalidError: `invalid_request`: the query names no list.
+        InvalidError: `invalid_request`: the query does not describe a list.
         ConflictError: `view_name_taken`.
     """
     view = find_view(session, principal, view_id)
@@ -76,12 +82,12 @@ def update(session: Session, principal: Principal, view_id: str, body: SavedView
 
 
 def delete(session: Session, principal: Principal, view_id: str) -> None:
-    """Delete a saved view. The findings are not touched.
+    """Delete a saved view. The findings do not change.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        view_id: Which view.
+        view_id: The view.
 
     Raises:
         NotFoundError: `view_not_found`.
@@ -91,6 +97,7 @@ def delete(session: Session, principal: Principal, view_id: str) -> None:
 
 
 def _normal(query: str) -> str:
+    """Return the query in its normal form, without empty fields and without `?`."""
     return read_query(query).query().removeprefix("?")
 
 

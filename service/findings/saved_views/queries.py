@@ -1,4 +1,4 @@
-"""Reading saved views."""
+"""Reads saved views."""
 
 from collections.abc import Sequence
 
@@ -12,12 +12,12 @@ from service.store.verdict_tables import SavedView as SavedViewTable
 
 
 def find_view(session: Session, principal: Principal, view_id: str) -> SavedViewTable:
-    """Read one saved view.
+    """Return one saved view.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        view_id: Which one.
+        view_id: The view.
 
     Raises:
         NotFoundError: `view_not_found`.
@@ -26,23 +26,28 @@ def find_view(session: Session, principal: Principal, view_id: str) -> SavedView
 
 
 def list_views(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[SavedViewTable]:
-    """Read the workspace's saved views, the newest first.
+    """Return the workspace's saved views, the newest first.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        after: Id of the view behind which to begin; None: at the newest.
-        limit: The most that are read.
+        after: Id of the last view of the page before; None for the first page.
+        limit: The most views to return.
     """
     query = newest_first(scoped(SavedViewTable, principal), SavedViewTable.id, after=after, limit=limit)
     return session.scalars(query).all()
 
 
 def views_by_name(session: Session, principal: Principal) -> list[SavedViewTable]:
-    """Read all the workspace's saved views, by name."""
+    """Return all saved views of the workspace, by name.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+    """
     return list(session.scalars(scoped(SavedViewTable, principal).order_by(SavedViewTable.name)))
 
 
 def render_view(view: SavedViewTable) -> SavedView:
-    """Show a saved view as the API does."""
+    """Return a saved view as the API shows it."""
     return SavedView.model_validate(view, from_attributes=True)

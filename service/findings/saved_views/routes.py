@@ -49,11 +49,11 @@ def get(view_id: PathId, principal: Reader, session: SessionDep) -> SavedView:
 
 @router.patch("/{view_id}", operation_id="update_view", responses=declared_problems(403, 404, "view_name_taken"))
 def update(view_id: PathId, body: SavedViewUpdate, principal: Writer, session: SessionDep) -> SavedView:
-    """Renames a saved view, or keeps another list under its name."""
+    """Renames a saved view, or saves another list under its name."""
     return actions.update(session, principal, view_id, body)
 
 
 @router.delete("/{view_id}", status_code=204, operation_id="delete_view", responses=declared_problems(403, 404))
 def delete(view_id: PathId, principal: Writer, session: SessionDep) -> None:
-    """Deletes a saved view; the findings are not touched."""
+    """Deletes a saved view; the findings do not change."""
     actions.delete(session, principal, view_id)

@@ -1,4 +1,4 @@
-"""Saved views as the API takes and shows them."""
+"""Saved views as the API accepts and shows them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -9,10 +9,11 @@ from service.findings.schemas import ByActor
 from service.http.fields import Name, Storable
 
 Query = Annotated[str, Field(max_length=20_000), Storable]
+"""The query of a URL that describes a list."""
 
 
 class SavedViewCreate(BaseModel):
-    """A list of findings to keep under a name."""
+    """A list of findings to save under a name."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name
@@ -22,7 +23,7 @@ class SavedViewCreate(BaseModel):
 
 
 class SavedViewUpdate(BaseModel):
-    """What to change of a saved view."""
+    """Changes to a saved view."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name | None = Field(default=None, description="null: the name stays.")

@@ -1,1 +1,1 @@
-"""What people say of an audit's findings: set and withdrawn one by one or for all that a filter keeps."""
+"""People's verdicts on an audit's findings: set and withdrawn one by one, or for all samples that a filter keeps."""

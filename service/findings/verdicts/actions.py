@@ -22,30 +22,33 @@ from service.store.score_lists import PublishedAudit
 from service.store.verdict_tables import Verdict, VerdictBulk
 
 BULK_ROWS = 50_000
-"""The most that one request changes: it takes a few seconds."""
+"""The most samples that one request changes: it takes a few seconds."""
 
 BULK_WALK_ROWS = 500_000
-"""The most samples that are looked at for those that a bulk is about."""
+"""The most samples that are read to find those of a bulk."""
 
 BULK_SAMPLE = 20
 """The most samples that the result of a bulk shows."""
 
 CheckCurrent = Callable[[Verdict], None]
-"""Called with what is said of the sample before it changes; what it raises is raised, and nothing changes."""
+"""Called with the present verdict before it changes; an exception that it raises is passed on, and nothing changes."""
 
 
 def set_one(
     session: Session, principal: Principal, audit_id: str, row: int, said: VerdictSet, *, check: CheckCurrent
 ) -> Verdict:
-    """Say something of a sample; saying the same again changes nothing. What others say of it stays.
+    """Set the principal's verdict on a sample; those of others stay. Setting the same again changes nothing.
 
     Args:
-        session: An open transaction; nobody else changes verdicts of the audit until it ends.
-        principal: Who says it.
-        audit_id: Which audit.
-        row: Which sample.
-        said: What to say.
-        check: Says whether what was said before may be replaced.
+        session: An open transaction; no other transaction changes verdicts of the audit until it ends.
+        principal: Whose verdict it is.
+        audit_id: The audit.
+        row: The sample.
+        said: The verdict and its note.
+        check: Raises if the present verdict may not be replaced.
+
+    Returns:
+        The verdict that counts now.
 
     Raises:
         NotFoundError: `audit_not_found` or `finding_not_found`.
@@ -56,14 +59,14 @@ def set_one(
 
 
 def withdraw(session: Session, principal: Principal, audit_id: str, row: int, *, check: CheckCurrent) -> None:
-    """Take back what one has said of a sample oneself; its history stays. Idempotent.
+    """Withdraw the principal's own verdict on a sample; its history stays. Idempotent.
 
     Args:
-        session: An open transaction; nobody else changes verdicts of the audit until it ends.
-        principal: Who withdraws it.
-        audit_id: Which audit.
-        row: Which sample.
-        check: Says whether what was said before may be withdrawn.
+        session: An open transaction; no other transaction changes verdicts of the audit until it ends.
+        principal: Whose verdict it is.
+        audit_id: The audit.
+        row: The sample.
+        check: Raises if the present verdict may not be withdrawn.
 
     Raises:
         NotFoundError: `audit_not_found` or `finding_not_found`.
@@ -73,19 +76,22 @@ def withdraw(session: Session, principal: Principal, audit_id: str, row: int, *,
 
 
 def set_many(session: Session, principal: Principal, audit_id: str, bulk: BulkVerdicts) -> BulkResult:
-    """Say the same of all samples that a filter keeps, all or none of them; with `dry_run` only count them.
+    """Set the same verdict on all samples that a filter keeps, all or none of them; with `dry_run` only count them.
 
     Args:
-        session: An open transaction; nobody else changes verdicts of the audit until it ends.
-        principal: Who says it.
-        audit_id: Which audit.
-        bulk: What to say, and of which samples.
+        session: An open transaction; no other transaction changes verdicts of the audit until it ends.
+        principal: Whose verdict it is.
+        audit_id: The audit.
+        bulk: The verdict, and the filter.
+
+    Returns:
+        How many samples change, the first of them, and after a dry run the token that confirms it.
 
     Raises:
         NotFoundError: `audit_not_found`.
         InvalidError: `dry_run_first` without a token, or `bulk_too_large` for more than BULK_ROWS.
-        ConflictError: `audit_not_finished`; `bulk_changed` where the samples, or what is said of them, are no longer
-            those of the dry run.
+        ConflictError: `audit_not_finished`; `bulk_changed` if the samples, or the verdicts on them, are no longer those
+            of the dry run.
     """
     audit = find_published(session, principal, audit_id)
     if not bulk.dry_run and bulk.token is None:
@@ -137,13 +143,16 @@ def set_many(session: Session, principal: Principal, audit_id: str, bulk: BulkVe
 
 
 def undo_bulk(session: Session, principal: Principal, audit_id: str, bulk_id: str) -> BulkUndone:
-    """Undo a bulk: each of its samples is as it was before, unless something was said of it since.
+    """Undo a bulk: each of its samples is as it was before, unless its verdict has changed since.
 
     Args:
-        session: An open transaction; nobody else changes verdicts of the audit until it ends.
+        session: An open transaction; no other transaction changes verdicts of the audit until it ends.
         principal: Whose bulk it is, or an admin.
-        audit_id: Which audit.
-        bulk_id: Which bulk.
+        audit_id: The audit.
+        bulk_id: The bulk.
+
+    Returns:
+        How many samples were restored, and how many were kept.
 
     Raises:
         NotFoundError: `audit_not_found` or `bulk_not_found`.
@@ -207,7 +216,7 @@ def _keep_bulk(
 
 
 def _token(principal: Principal, audit: PublishedAudit, bulk: BulkVerdicts, before: Sequence[Any]) -> str:
-    """Stand for the request, the samples that it is about, and all that was said of them."""
+    """Return a digest of the request, of the samples that it changes, and of their verdicts so far."""
     asked = [audit.id, principal.actor_id, bulk.verdict, bulk.note, bulk.filter.model_dump()]
     digest = hashlib.sha256(json.dumps(asked).encode())
     for one in before:

@@ -1,4 +1,4 @@
-"""Reading what people say of samples, now and before."""
+"""Reads verdicts on samples, present and past."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,10 +16,11 @@ from service.store.verdict_tables import Opinion, VerdictBulk, VerdictChange
 from service.store.verdict_tables import Verdict as VerdictTable
 
 REVIEWERS_SHOWN = 100
+"""Most reviewers that a filter offers."""
 
 
 def _opinions(audit_id: Any, row: Any) -> ScalarSelect[Any]:
-    """Every reviewer's opinion of a sample as one list, as the API shows them, the oldest first."""
+    """Return a subquery for all opinions of a sample as one list, as the API shows them, the oldest first."""
     shown = func.jsonb_build_object(
         *("key_id", VerdictChange.key_id, "user_id", VerdictChange.user_id, "verdict", Opinion.verdict),
         *("note", VerdictChange.note, "decided_at", VerdictChange.changed_at),
@@ -49,18 +50,24 @@ _VERDICTS = select(*_SAID, _opinions(_SAID.audit_id, _SAID.row).label("opinions"
 
 
 def find_verdicts(session: Session, audit: PublishedAudit, rows: Sequence[int]) -> dict[int, Row[Any]]:
-    """Read what is said now of those of the rows of which anything is."""
+    """Return the verdicts that count now, by row, for those of the rows that have one.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        rows: The samples.
+    """
     found: Iterable[Row[Any]] = session.connection().execute(_VERDICTS, {"audit_id": audit.id, "rows": list(rows)})
     return {verdict.row: verdict for verdict in found}
 
 
 def find_verdict(session: Session, audit: PublishedAudit, row: int) -> VerdictTable:
-    """Read what is said of a row, or make the verdict of one of which nothing ever was (revision 0, not stored).
+    """Return the verdict on a row, or a new one if there never was any (revision 0, not stored).
 
     Args:
         session: An open transaction.
         audit: The published audit.
-        row: Which sample.
+        row: The sample.
 
     Raises:
         NotFoundError: `finding_not_found`.
@@ -71,38 +78,43 @@ def find_verdict(session: Session, audit: PublishedAudit, row: int) -> VerdictTa
 def list_changes(
     session: Session, audit: PublishedAudit, row: int, *, after: int | None, limit: int
 ) -> list[VerdictChange]:
-    """Read everything that was said of a row, the newest first.
+    """Return all changes of the verdict on a row, the newest first.
 
     Args:
         session: An open transaction.
         audit: The published audit.
-        row: Which sample.
-        after: The revision behind which to begin; None: at the newest.
-        limit: The most that are read.
+        row: The sample.
+        after: Revision of the last change of the page before; None for the first page.
+        limit: The most changes to return.
     """
     query = select(VerdictChange).where(VerdictChange.audit_id == audit.id, VerdictChange.row == row)
     return list(session.scalars(newest_first(query, VerdictChange.revision, after=after, limit=limit)))
 
 
 def render_verdict(found: Row[Any]) -> Verdict:
-    """Show what is said of a sample now, as `find_verdicts` found it."""
+    """Return a verdict that `find_verdicts` found as the API shows it."""
     return Verdict.model_validate(found, from_attributes=True)
 
 
 def show_verdict(session: Session, verdict: VerdictTable) -> Verdict:
-    """Show what is said of a sample now, as `find_verdict` found it, with every reviewer's opinion."""
+    """Return a verdict that `find_verdict` found as the API shows it, with every reviewer's opinion.
+
+    Args:
+        session: An open transaction.
+        verdict: The verdict; may be new and not stored.
+    """
     opinions = session.scalar(select(_opinions(verdict.audit_id, verdict.row)))
     fields = {name: getattr(verdict, name) for name in Verdict.model_fields if name not in ("object", "opinions")}
     return Verdict.model_validate({**fields, "opinions": opinions})
 
 
 def find_bulk(session: Session, audit: PublishedAudit, bulk_id: str) -> VerdictBulk:
-    """Read one bulk of verdicts of the audit.
+    """Return one bulk of verdicts of the audit.
 
     Args:
         session: An open transaction.
         audit: The published audit.
-        bulk_id: Which bulk.
+        bulk_id: The bulk.
 
     Raises:
         NotFoundError: `bulk_not_found`.
@@ -114,20 +126,27 @@ def find_bulk(session: Session, audit: PublishedAudit, bulk_id: str) -> VerdictB
 
 
 def list_bulks(session: Session, audit: PublishedAudit, *, after: str | None, limit: int) -> list[VerdictBulk]:
-    """Read the audit's bulks of verdicts, the newest first.
+    """Return the audit's bulks of verdicts, the newest first.
 
     Args:
         session: An open transaction.
         audit: The published audit.
-        after: Id of the bulk behind which to begin; None: at the newest.
-        limit: The most that are read.
+        after: Id of the last bulk of the page before; None for the first page.
+        limit: The most bulks to return.
     """
     query = select(VerdictBulk).where(VerdictBulk.audit_id == audit.id)
     return list(session.scalars(newest_first(query, VerdictBulk.id, after=after, limit=limit)))
 
 
 def find_reviewers(session: Session, audit: PublishedAudit) -> list[str]:
-    """Read the ids of who says something of the audit's samples now, by an index; REVIEWERS_SHOWN at most."""
+    """Return the ids of reviewers who have a verdict on the audit's samples now, at most REVIEWERS_SHOWN.
+
+    It jumps along an index from one reviewer to the next, so that its cost follows the number of reviewers.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+    """
     mine = Opinion.audit_id == audit.id
     reviewer = Opinion.reviewer_id
     step = select(func.min(reviewer).label("id"), literal(1).label("number")).where(mine).cte(recursive=True)
@@ -139,11 +158,16 @@ def find_reviewers(session: Session, audit: PublishedAudit) -> list[str]:
 
 
 def finding_not_found() -> NotFoundError:
-    """The error of a row that the audit's dataset does not have."""
+    """Return the error for a row that the audit's dataset does not have."""
     return NotFoundError("finding", "The audit's dataset has no such row. Rows count from 0.")
 
 
 def _unsaid(session: Session, audit: PublishedAudit, row: int) -> VerdictTable:
+    """Return a new verdict of revision 0 for a sample that has none.
+
+    Raises:
+        NotFoundError: `finding_not_found`.
+    """
     query = select(Score.rank, Score.flagged).where(Score.list_id == audit.headline, Score.row == row)
     found = session.execute(query).one_or_none()
     if found is None:

@@ -1,4 +1,4 @@
-"""/v1/audits/{id}/findings/{row}/verdict, /v1/audits/{id}/verdicts and /precision: what people say of findings."""
+"""/v1/audits/{id}/findings/{row}/verdict, /v1/audits/{id}/verdicts and /precision: people's verdicts on findings."""
 
 from typing import Annotated
 
@@ -39,7 +39,7 @@ Writer = Annotated[Principal, Depends(RequireScope("verdicts:write"))]
     responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found") | NOT_MODIFIED,
 )
 def get(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, conditions: ConditionsDep) -> Verdict:
-    """What is said of the sample now."""
+    """The verdict on the sample now."""
     verdict = find_verdict(session, find_published(session, principal, audit_id), row)
     conditions.serve(_tag(verdict))
     return show_verdict(session, verdict)
@@ -59,7 +59,7 @@ def put(
     conditions: ConditionsDep,
     response: Response,
 ) -> Verdict:
-    """Says it of the sample, beside what others say. With `If-Match`, only while nobody has said something since."""
+    """Sets one's own verdict on the sample; those of others stay. With `If-Match`, only if none has changed since."""
     verdict = actions.set_one(
         session, principal, audit_id, row, body, check=lambda current: conditions.guard(_tag(current))
     )
@@ -74,7 +74,7 @@ def put(
     responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found", "precondition_failed"),
 )
 def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, conditions: ConditionsDep) -> None:
-    """Takes back what the key itself has said; the history stays. Idempotent."""
+    """Withdraws one's own verdict; the history stays. Idempotent."""
     actions.withdraw(session, principal, audit_id, row, check=lambda current: conditions.guard(_tag(current)))
 
 
@@ -84,7 +84,7 @@ def delete(audit_id: PathId, row: Row, principal: Writer, session: SessionDep, c
     responses=declared_problems(403, 404, "audit_not_finished", "finding_not_found"),
 )
 def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, page: PageDep) -> Page[VerdictChange]:
-    """Everything that was said of the sample, newest first: by which key, when."""
+    """All changes of the verdict on the sample, newest first: by which key or person, when."""
     audit = find_published(session, principal, audit_id)
     find_verdict(session, audit, row)
     changes = list_changes(session, audit, row, after=page.after_number, limit=page.limit + 1)
@@ -101,7 +101,7 @@ def history(audit_id: PathId, row: Row, principal: Reader, session: SessionDep, 
     responses=declared_problems(403, 404, "audit_not_finished", "dry_run_first", "bulk_too_large", "bulk_changed"),
 )
 def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: SessionDep) -> BulkResult:
-    """Says the same of all samples that a filter keeps: first with `dry_run`, then with the token that it gave."""
+    """Sets one verdict on all samples that a filter keeps: first with `dry_run`, then with the token it returned."""
     return actions.set_many(session, principal, audit_id, body)
 
 
@@ -111,7 +111,7 @@ def set_all(audit_id: PathId, body: BulkVerdicts, principal: Writer, session: Se
     responses=declared_problems(403, 404, "audit_not_finished"),
 )
 def bulks(audit_id: PathId, principal: Reader, session: SessionDep, page: PageDep) -> Page[Bulk]:
-    """Verdicts on many samples at once, newest first, with what became of them."""
+    """Verdicts on many samples at once, newest first, and whether they were undone."""
     audit = find_published(session, principal, audit_id)
     found = list_bulks(session, audit, after=page.after, limit=page.limit + 1)
     return page.page(
@@ -125,7 +125,7 @@ def bulks(audit_id: PathId, principal: Reader, session: SessionDep, page: PageDe
     responses=declared_problems(403, 404, "audit_not_finished", "bulk_not_found", "bulk_of_another", "bulk_undone"),
 )
 def undo(audit_id: PathId, bulk_id: PathId, principal: Writer, session: SessionDep) -> BulkUndone:
-    """Gives each sample of a bulk back what was said of it before, unless something was said of it since."""
+    """Restores the verdict that each sample of a bulk had before, unless it has changed since."""
     return actions.undo_bulk(session, principal, audit_id, bulk_id)
 
 
@@ -145,5 +145,5 @@ async def precision(audit_id: PathId, principal: Reader, response: Response, tra
 
 
 def _tag(verdict: VerdictTable) -> str:
-    """The entity tag of what is said of a sample."""
+    """Return the entity tag of the verdict on a sample."""
     return strong_tag("verdict", verdict.audit_id, verdict.row, verdict.revision)

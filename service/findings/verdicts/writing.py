@@ -1,7 +1,7 @@
-"""Writing what reviewers say of samples, and working out what counts then, however many samples there are.
+"""Writes reviewers' opinions of samples, and computes the verdict that counts, for any number of samples at once.
 
-Every reviewer has at most one opinion of a sample, and what counts is what all of them say. Where they differ the
-sample is `disputed`, until somebody who had not spoken of it does: that opinion settles it, and goes on counting
+Every reviewer has at most one opinion of a sample, and the verdict that counts follows from all of them. If they differ
+the sample is `disputed`, until somebody without an opinion of it gives one: that opinion settles it, and counts
 whatever the others say, until its reviewer changes or withdraws it.
 """
 
@@ -17,7 +17,7 @@ from service.store.score_lists import PublishedAudit
 from service.store.verdict_tables import VerdictChange
 
 ROWS_AT_ONCE = 5_000
-"""Samples that one statement is about, so that none comes near the statement timeout."""
+"""Samples in one statement, so that none comes near the statement timeout."""
 
 _OUTCOMES = """
     SELECT these."row", scores.rank, scores.flagged, coalesce(verdicts.revision, 0) AS revision,
@@ -51,15 +51,17 @@ _OUTCOMES = """
             UNION
             SELECT :verdict WHERE :verdict IS NOT NULL
         ) AS all_of
-        OFFSET 0  -- else it is worked out anew wherever it is read
+        OFFSET 0  -- otherwise it is computed again wherever it is read
     ) AS said
 """
+"""Selects the verdict on each row now, and the one that would count if the reviewer set :verdict."""
 _PARAMETERS: tuple[BindParameter[Any], ...] = (
     bindparam("rows", type_=ARRAY(BigInteger)),
     *(bindparam(name, type_=Text) for name in ("audit_id", "reviewer_id", "verdict")),
 )
 
 _FOUND = text(_OUTCOMES).bindparams(*_PARAMETERS)
+"""Reads outcomes without changing anything."""
 
 _MISSING = text("""
     INSERT INTO verdicts (audit_id, "row", workspace_id, key_id, user_id, revision, rank, flagged)
@@ -67,6 +69,7 @@ _MISSING = text("""
     FROM unnest(:rows) AS these("row") JOIN scores ON scores.list_id = :list_id AND scores."row" = these."row"
     ON CONFLICT DO NOTHING
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)), *(bindparam(n, type_=Text) for n in ("key_id", "user_id")))
+"""Creates verdicts of revision 0 for rows that have none."""
 
 _CHANGES = text(f"""
     INSERT INTO verdict_changes (
@@ -77,6 +80,7 @@ _CHANGES = text(f"""
         found.outcome, found.settled_by, found.replaces, :bulk_id
     FROM ({_OUTCOMES}) AS found
 """).bindparams(*_PARAMETERS, *(bindparam(name, type_=Text) for name in ("key_id", "user_id", "note", "bulk_id")))  # noqa: S608  # constants
+"""Appends a change to the history of each row."""
 
 _SAY = text("""
     INSERT INTO opinions (audit_id, "row", reviewer_id, revision, verdict)
@@ -85,10 +89,12 @@ _SAY = text("""
     JOIN verdicts ON verdicts.audit_id = :audit_id AND verdicts."row" = these."row"
     ON CONFLICT (audit_id, "row", reviewer_id) DO UPDATE SET revision = excluded.revision, verdict = excluded.verdict
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)))
+"""Inserts or replaces the reviewer's opinion of each row."""
 
 _TAKE_BACK = text("""
     DELETE FROM opinions WHERE audit_id = :audit_id AND reviewer_id = :reviewer_id AND "row" = ANY(:rows)
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)))
+"""Deletes the reviewer's opinion of each row."""
 
 _COUNT = text("""
     UPDATE verdicts SET
@@ -108,7 +114,7 @@ _COUNT = text("""
     ) AS said ON true
     WHERE verdicts.audit_id = :audit_id AND verdicts."row" = these."row" AND change.revision = verdicts.revision + 1
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)))
-"""After changes and opinions are written: each sample's verdict is that of the change behind its revision."""
+"""Run after changes and opinions are written: sets each sample's verdict to that of the change after its revision."""
 
 _UNDO = text("""
     INSERT INTO verdict_changes (
@@ -130,7 +136,8 @@ _UNDO = text("""
         AND coalesce(newest.restores, newest.revision) = mine.revision
     RETURNING "row"
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)))
-"""Samples of which somebody has said something since are left out; what was undone since does not count."""
+"""Appends changes that restore the state before a bulk. Samples whose verdict has changed since are left out; changes
+that were undone since do not count."""
 
 _SAY_AGAIN = text("""
     INSERT INTO opinions (audit_id, "row", reviewer_id, revision, verdict)
@@ -140,28 +147,34 @@ _SAY_AGAIN = text("""
         ON before.audit_id = mine.audit_id AND before."row" = mine."row" AND before.revision = mine.replaces
     WHERE mine.bulk_id = :bulk_id AND mine.restores IS NULL AND mine."row" = ANY(:rows)
 """).bindparams(bindparam("rows", type_=ARRAY(BigInteger)))
+"""Restores the opinions that a bulk replaced."""
 
 
 def lock(session: Session, audit: PublishedAudit) -> None:
-    """Take the lock that everyone who writes verdicts of the audit holds until the transaction ends."""
+    """Take the lock that every writer of the audit's verdicts holds until its transaction ends.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+    """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended("verdicts " + audit.id, 0))))
 
 
 def outcomes(
     session: Session, reviewer: Principal, audit: PublishedAudit, rows: Sequence[int], verdict: str | None
 ) -> Sequence[Row[Any]]:
-    """Read what is said of samples, and what would count of each if the reviewer said so.
+    """Return the verdicts on samples, and the one that would count for each if the reviewer set this verdict.
 
     Args:
         session: An open transaction.
-        reviewer: Who would say it.
+        reviewer: Who would set it.
         audit: The published audit.
-        rows: Which samples.
-        verdict: What would be said; None: the reviewer's opinion would be withdrawn.
+        rows: The samples.
+        verdict: The verdict; None if the reviewer's opinion would be withdrawn.
 
     Returns:
-        By rank: row, rank, flagged, revision, counted (what counts now), own and own_note (what the reviewer says
-        now), replaces, outcome and settled_by.
+        By rank: row, rank, flagged, revision, counted (the verdict that counts now), own and own_note (the reviewer's
+        own now), replaces, outcome and settled_by.
     """
     asked = {"audit_id": audit.id, "reviewer_id": reviewer.actor_id, "verdict": verdict, "list_id": audit.headline}
     found = [one for part in _parts(rows) for one in session.execute(_FOUND, {**asked, "rows": part})]
@@ -178,16 +191,16 @@ def say(
     *,
     bulk_id: str | None = None,
 ) -> None:
-    """Write the reviewer's opinion of samples, its history, and what counts then; a few statements for many of them.
+    """Write the reviewer's opinion of samples, its history, and the verdict that counts then, in a few statements.
 
     Args:
         session: An open transaction that holds the audit's lock.
-        reviewer: Who says it.
+        reviewer: Whose opinion it is.
         audit: The published audit.
-        rows: Which samples; each is changed, so those of which the reviewer says the same already are not among them.
-        verdict: What to say; None withdraws the reviewer's opinion.
-        note: Said with it.
-        bulk_id: The bulk that this is.
+        rows: The samples. Each is changed, so leave out those on which the reviewer has the same opinion already.
+        verdict: The opinion; None withdraws it.
+        note: The reviewer's note, if any.
+        bulk_id: The bulk that this is a part of, if any.
     """
     for part in _parts(rows):
         of = {"audit_id": audit.id, "reviewer_id": reviewer.actor_id, "rows": part}
@@ -208,7 +221,7 @@ def say(
 
 
 def undo(session: Session, audit_id: str, bulk_id: str, reviewer_id: str) -> int:
-    """Give the samples of a bulk back what was said of them before, but for those that have changed since.
+    """Restore the verdicts that the samples of a bulk had before, except those that have changed since.
 
     Args:
         session: An open transaction that holds the audit's lock.
@@ -217,7 +230,7 @@ def undo(session: Session, audit_id: str, bulk_id: str, reviewer_id: str) -> int
         reviewer_id: Whose verdict the bulk was.
 
     Returns:
-        The number of samples that were given it back.
+        The number of restored samples.
     """
     mine = select(VerdictChange.row).where(VerdictChange.bulk_id == bulk_id)
     restored = 0
