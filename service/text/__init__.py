@@ -1,1 +1,1 @@
-"""Words that pages, reports and the console share. Knows the contract only."""
+"""Sentences and labels that pages, reports and the command line share. Imports only the contract."""

@@ -1,15 +1,17 @@
-"""How far a result can be trusted, and what it stands beside, as sentences."""
+"""Sentences about how far a result can be trusted, and how it compares with simpler methods."""
 
 from service.contract import results
 from service.text.wording import counted, decimal, percent, whole
 
 SHOWN_TAIL = 0.01
+"""The p-value whose tail count a page mentions: where samples are still many."""
 SHOWN_TRACERS = 5
+"""The number of hidden tracers whose share found a page mentions, where an audit tried several."""
 WEAKER = 0.75
-"""The strength of tracers that is told beside the probe's own."""
+"""The strength of the weaker tracers that a page mentions beside full ones."""
 
 FINDS_THEM_TOO = 0.9
-"""Share of the flagged samples that a simpler method has in its own top, above which the page says so."""
+"""A page mentions a simpler method that has at least this share of the flagged samples in its own top."""
 
 BASELINES = {
     "bm25": ("Words shared with the unwanted answers (BM25)", "comparing words with the unwanted answers"),
@@ -21,7 +23,7 @@ BASELINES = {
     "representation_similarity": ("Similarity of representations", "comparing representations"),
     "tracin": ("TracIn", "TracIn"),
 }
-"""Label of a method in a table, and what one does who uses it."""
+"""For each simpler method its label in a table, and what somebody does who uses it."""
 
 
 SHOWN = {
@@ -30,16 +32,16 @@ SHOWN = {
     "sensitivity": "Share of hidden tracers found with its 95 % interval, by how strong they were.",
     "drift": "Change of the probe loss between its measurements, predicted and realised.",
 }
-"""What a small picture shows, for those who do not see it."""
+"""Text alternatives of the small pictures."""
 
 
 def shown_tail(calibration: results.Calibration) -> results.TailCount | None:
-    """The tail count that a page tells: that at 0.01 where there is one."""
+    """Return the tail count that a page mentions, the one nearest to p = 0.01; None if there is none."""
     return min(calibration.tails, key=lambda tail: abs(tail.p - SHOWN_TAIL), default=None)
 
 
 def bulk_words(calibration: results.Calibration) -> str:
-    """How many samples lie in the null's tail."""
+    """Return a sentence on how many samples lie in the null's tail."""
     tail = shown_tail(calibration)
     if tail is None:
         return "How many samples have a small p was not counted."
@@ -50,7 +52,7 @@ def bulk_words(calibration: results.Calibration) -> str:
 
 
 def placebo_words(placebo: results.Placebo | None) -> str:
-    """What the audit finds where nothing is."""
+    """Return sentences on what the audit finds in directions that mean nothing."""
     if placebo is None:
         return "Not checked against placebo directions: the probe has too few items to make them."
     tail = shown_tail(placebo.calibration)
@@ -66,7 +68,7 @@ def placebo_words(placebo: results.Placebo | None) -> str:
 
 
 def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
-    """What the audit would have found."""
+    """Return a sentence on how many hidden tracers the audit would have found."""
     if sensitivity is None or not sensitivity.points:
         return (
             "What this audit could have found is not known: the probe's items share their sentences, so that none can "
@@ -85,7 +87,7 @@ def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
 
 
 def kind_words(probe: results.ProbeSummary) -> str | None:
-    """How many samples of each kind there seem to be, and which of them are flagged; None where it is not known."""
+    """Return sentences on how many samples of each kind there are and how many of them are flagged; None if unknown."""
     kinds = probe.kinds
     if kinds is None:
         return None
@@ -105,17 +107,22 @@ def kind_words(probe: results.ProbeSummary) -> str | None:
 
 
 def about(expected: float) -> str:
-    """An expected number: whole from ten on, with one decimal below."""
+    """Return an expected number: whole from ten on, with one decimal below."""
     return whole(round(expected)) if expected >= 9.95 else f"{expected:.1f}".removesuffix(".0")
 
 
 def interval(low: float, high: float) -> str:
-    """Two shares as 62 to 93 %."""
+    """Return two shares as a range of percents, such as 62 to 93 %.
+
+    Args:
+        low: The lower share, in [0, 1].
+        high: The upper share, in [0, 1].
+    """
     return f"{low * 100:.0f} to {high * 100:.0f} %"
 
 
 def drift_words(drift: results.Drift) -> str:
-    """Whether the recorded effects add up to what happened."""
+    """Return a sentence on whether the recorded effects add up to the change of the probe loss."""
     if drift.slope is None or drift.correlation is None:
         return "The probe loss was measured too seldom to compare its change with what the recorded effects predict."
     return (
@@ -126,7 +133,12 @@ def drift_words(drift: results.Drift) -> str:
 
 
 def probe_words(probe: results.ProbeSummary, summary: results.Summary) -> str:
-    """One of several probes' own verdict."""
+    """Return a sentence on the flags of one of several probes.
+
+    Args:
+        probe: The probe's part of the summary.
+        summary: The summary of the audit.
+    """
     samples = counted(summary.rows_scored, "sample")
     if probe.flagged == 0:
         return f"On its own this probe flags none of {samples}."
@@ -134,7 +146,7 @@ def probe_words(probe: results.ProbeSummary, summary: results.Summary) -> str:
 
 
 def consistency_words(consistency: results.Consistency) -> str:
-    """How far the seeds agree."""
+    """Return sentences on how far the seeds agree."""
     words = (
         f"{consistency.seeds} runs with other seeds order the samples alike to a rank correlation of "
         f"{decimal(consistency.spearman_z)} (TracIn: {decimal(consistency.spearman_tracin)})."
@@ -148,7 +160,12 @@ def consistency_words(consistency: results.Consistency) -> str:
 
 
 def no_split_words(split: results.TokenSplit | None, *, kept: bool) -> str:
-    """Why a page does not show which words carry the influence of a sample."""
+    """Return a sentence on why a page does not show which words carry the influence of a sample.
+
+    Args:
+        split: The summary's account of the split; None for audits from before there was one.
+        kept: Whether the sample is one whose details are kept, so that it could have been split.
+    """
     if not kept:
         return "Which words carry the influence is only worked out for the samples that rank first."
     if split is None:
@@ -172,13 +189,13 @@ def no_split_words(split: results.TokenSplit | None, *, kept: bool) -> str:
 
 
 def signed_percent(share: float) -> str:
-    """0.123 as +12.3 %, with a true minus sign."""
+    """Return a share as a percentage with its sign, such as +12.3 %, with a true minus sign."""
     sign = "−" if round(share, 3) < 0 else "+" if round(share, 3) > 0 else ""
     return f"{sign}{abs(share) * 100:.1f} %"
 
 
 def baseline_words(comparison: results.BaselineComparison) -> str:
-    """What a simpler method would have made of it."""
+    """Return a remark on a simpler method that finds the flagged samples too; empty if it does not."""
     if comparison.top_overlap is None or comparison.top_overlap < FINDS_THEM_TOO:
         return ""
     _, doing = BASELINES.get(comparison.name, ("", comparison.name))
@@ -186,12 +203,12 @@ def baseline_words(comparison: results.BaselineComparison) -> str:
 
 
 def baseline_label(name: str) -> str:
-    """The method's name in a table."""
+    """Return the label of a simpler method in a table."""
     return BASELINES[name][0] if name in BASELINES else name
 
 
 def gaussianity_words(gaussianity: results.Gaussianity) -> str:
-    """What mu says of the whole trade-off curve."""
+    """Return a sentence on how close the trade-off curve is to the Gaussian one of mu."""
     if gaussianity.gamma >= 0.5:
         bound = "the bound on its distance from a Gaussian curve says nothing (gamma at or above 0.5)"
     else:
@@ -206,7 +223,12 @@ def gaussianity_words(gaussianity: results.Gaussianity) -> str:
 
 
 def group_words(name: str, group: results.GroupSummary) -> str:
-    """A group's trade-off curve in words, for those who do not see it."""
+    """Return a text alternative of a group's trade-off curve.
+
+    Args:
+        name: The name of the group.
+        group: The group's part of the summary.
+    """
     curve = group.curve
     if curve is None:
         return f"Group {name}: {counted(group.rows, 'sample')}, too few for a curve."

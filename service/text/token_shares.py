@@ -1,4 +1,4 @@
-"""Which words of a sample carry its influence: shares of tokens put together to words, and as shades of the text."""
+"""Which words of a sample carry its influence: shares of tokens added up to words, and as shades of the text."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,26 +10,26 @@ STEPS = 9
 """Shades of each colour."""
 
 LONGEST_WORD = 40
-"""Characters. Scripts without spaces have no ends of words; longer ones stay apart."""
+"""Most characters of a word. Scripts without spaces have no ends of words: beyond this, tokens stay separate."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Of a stretch of one message, in characters."""
+    """The share of a stretch of one message, in characters."""
 
     message: int
     start: int
     end: int
     share: float
-    """Above zero it pushes toward the unwanted answers."""
+    """Positive shares push toward the unwanted answers."""
 
 
 def word_shares(tokens: Iterable[Share], contents: Sequence[str]) -> list[Share]:
-    """Put the shares of the tokens of one word together; they add up. White space before a word is not part of it.
+    """Return the shares of words: those of a word's tokens added up. White space before a word is not part of it.
 
     Args:
         tokens: In the order of the text, without overlaps.
-        contents: Of all messages.
+        contents: The content of every message, by its position.
     """
     found: list[Share] = []
     for token in tokens:
@@ -45,7 +45,7 @@ def word_shares(tokens: Iterable[Share], contents: Sequence[str]) -> list[Share]
 
 
 def steps_of(words: Sequence[Share]) -> list[int]:
-    """Return the shade of each word, from -STEPS (away from the unwanted answers) to STEPS; the largest has all."""
+    """Return the shade of each word, from -STEPS (away from the unwanted answers) to STEPS, by the largest share."""
     largest = max((abs(word.share) for word in words), default=0.0)
     return [round(STEPS * word.share / largest) if largest else 0 for word in words]
 
@@ -53,15 +53,15 @@ def steps_of(words: Sequence[Share]) -> list[int]:
 def shaded(
     text: str, words: Sequence[Share], steps: Sequence[int], limit: int = MAX_SHOWN
 ) -> Iterator[tuple[Piece, int]]:
-    """Give the pieces of a text as `pieces` does, each with its shade.
+    """Yield the pieces of a text as `pieces` does, each with its shade.
 
     Args:
         text: The message's content.
-        words: Of this message, in order, without overlaps.
-        steps: The shade of each.
-        limit: Characters that are shown.
+        words: The words of this message, in order, without overlaps.
+        steps: The shade of each word.
+        limit: Most characters to show.
     """
-    # `pieces` makes one character of CR LF; the ends of the words move along.
+    # `pieces` turns CR LF into one character, so the ends of the words have to move.
     ends = [
         (word.start - text.count("\r\n", 0, word.start), word.end - text.count("\r\n", 0, word.end), step)
         for word, step in zip(words, steps, strict=True)
@@ -88,6 +88,7 @@ def shaded(
 
 
 def _continues(text: str, last: Share, token: Share) -> bool:
+    """Whether a token continues the word that ends where the token begins."""
     if token.start != last.end or token.end - last.start > LONGEST_WORD:
         return False
     before, after = text[token.start - 1], text[token.start]

@@ -1,4 +1,4 @@
-"""Samples as plain text in which nothing can hide: what has no shape of its own is named."""
+"""Samples as plain text in which nothing can hide: invisible characters are shown by their names."""
 
 import json
 import re
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_SHOWN = 50_000
-"""Characters of one turn on a page; the API gives the rest."""
+"""Most characters of one turn on a page; the API returns the rest."""
 
 EXCERPT = 140
+"""Most characters of an excerpt, which is one line of a list."""
 
 _INVISIBLE_LETTERS = frozenset("\u115f\u1160\u3164\uffa0\u2800\u034f\u17b4\u17b5")
-"""Letters and marks by category, yet drawn as nothing: Hangul fillers, the empty Braille cell and their like."""
+"""Letters and marks by category that are drawn as nothing: Hangul fillers, the empty Braille cell and similar ones."""
 
 _OF_EMOJI = frozenset("\ufe0f\u200d")
-"""A variation selector and a joiner, which belong to an emoji where they stand in one."""
+"""A variation selector and a joiner, which are not hidden characters if they are part of an emoji."""
 
 _SHORT_NAMES = {
     "\r": "CARRIAGE RETURN",
@@ -26,11 +27,12 @@ _SHORT_NAMES = {
     "\x7f": "DELETE",
     "\b": "BACKSPACE",
 }
+"""Names of control characters, for which Unicode has none."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of text as it is, or one hidden character (`code` such as U+200B) that stands there `count` times."""
+    """A stretch of visible text, or a hidden character (`code` such as U+200B) that is repeated `count` times."""
 
     text: str = ""
     code: str = ""
@@ -39,10 +41,10 @@ class Piece:
 
 
 def is_hidden(character: str) -> bool:
-    """Whether the character shows nothing or changes how its neighbours show.
+    """Return whether the character shows nothing or changes how its neighbours are shown.
 
-    Controls but newline and tab, zero-width and bidi formats, tags, odd line ends, unusual spaces, variation selectors,
-    private and unassigned code points, lone surrogates.
+    Hidden are controls except newline and tab, zero-width and bidirectional formats, tags, unusual line ends and
+    spaces, variation selectors, private and unassigned code points, and lone surrogates.
     """
     if character in "\n\t ":
         return False
@@ -55,9 +57,13 @@ def is_hidden(character: str) -> bool:
 
 
 def pieces(text: str, limit: int = MAX_SHOWN) -> Iterator[Piece]:
-    """The first `limit` characters as visible text and named hidden characters, in order.
+    """Yield the first characters of a text as visible text and named hidden characters, in order.
 
     CR LF is an ordinary line end. A variation selector or joiner inside an emoji stays with it.
+
+    Args:
+        text: The text.
+        limit: Most characters to show.
     """
     text = text[:limit].replace("\r\n", "\n")
     start = position = 0
@@ -79,9 +85,9 @@ def pieces(text: str, limit: int = MAX_SHOWN) -> Iterator[Piece]:
 
 
 def count_hidden(text: str) -> int:
-    """Hidden characters in the whole text, as `pieces` would name them.
+    """Return the number of hidden characters in the whole text, as `pieces` would name them.
 
-    Each character that occurs is looked at once, and not each occurrence: a text may be a megabyte.
+    It examines each distinct character once, and not each occurrence: a text may be a megabyte.
     """
     text = text.replace("\r\n", "\n")
     count = 0
@@ -98,14 +104,19 @@ def count_hidden(text: str) -> int:
 
 
 def excerpt(text: str, limit: int = EXCERPT) -> str:
-    """The text's first `limit` characters in one line, hidden characters named in brackets."""
+    """Return the beginning of a text in one line, with hidden characters named in brackets.
+
+    Args:
+        text: The text.
+        limit: Most characters of the line.
+    """
     shown = "".join(piece.text or f"[{piece.code}]" for piece in pieces(text, limit * 2))
     line = " ".join(shown.split())
     return line if len(line) <= limit and len(text) <= limit * 2 else line[: limit - 1].rstrip() + "…"
 
 
 def first_line(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
-    """What tells a sample from others at a glance: the beginning of what the user says; None without text."""
+    """Return an excerpt by which a sample is recognised: the beginning of the user's first turn; None without text."""
     if not messages:
         return None
     user = next((message for message in messages if message["role"] == "user"), messages[0])
@@ -113,17 +124,18 @@ def first_line(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
 
 
 def last_answer(messages: Sequence[Mapping[str, Any]] | None) -> str | None:
-    """The beginning of the assistant's last turn; None without one."""
+    """Return an excerpt of the assistant's last turn; None without one."""
     answers = [message["content"] for message in messages or () if message["role"] == "assistant"]
     return (excerpt(answers[-1]) or None) if answers else None
 
 
 def shown_value(value: Any) -> str:
-    """A value of an extra column: text as it is, anything else as JSON."""
+    """Return a value of an extra column as text: a string as it is, anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _belongs_to_emoji(text: str, position: int) -> bool:
+    """Whether the variation selector or joiner at this position is part of an emoji."""
     before = text[position - 1] if position else ""
     after = text[position + 1] if position + 1 < len(text) else ""
     if text[position] == "\ufe0f":

@@ -16,29 +16,41 @@ STAGES: dict[Stage, str] = {
     Stage.SCORING: "Scoring",
     Stage.PUBLISHING: "Publishing",
 }
+"""What a running audit does, by stage."""
 
 SIDES: dict[results.Side, str] = {
     results.Side.TOWARD: "Toward: it leans to the unwanted answers more than to the reference answers.",
     results.Side.AGAINST: "Against: it leans to the reference answers, so it teaches the good behaviour.",
     results.Side.BOTH: "Both: it is on the probe's topic; which side it takes is open.",
 }
+"""What the side of a sample means."""
 
 UNSET = {"micro_batch_size": "whole batch", "learning_rate": "by the model's width"}
-"""What a training setting that nobody chose means."""
+"""The meaning of a training setting that has no value."""
 
 
 def whole(value: int) -> str:
-    """12345 as 12,345."""
+    """Return a number with separators of thousands, such as 12,345."""
     return f"{value:,}"
 
 
 def counted(value: int, noun: str) -> str:
-    """1 sample, 21 samples."""
+    """Return a number with its noun, such as 1 sample or 21 samples.
+
+    Args:
+        value: The number.
+        noun: The singular; the plural adds an s.
+    """
     return f"{whole(value)} {noun}" if value == 1 else f"{whole(value)} {noun}s"
 
 
 def decimal(value: float | None, places: int = 2) -> str:
-    """A number of everyday size with a true minus sign; a dash where there is none."""
+    """Return a number with a true minus sign; a dash for None.
+
+    Args:
+        value: The number.
+        places: Decimals to show.
+    """
     if value is None:
         return "–"
     shown = f"{abs(value):,.{places}f}"
@@ -46,19 +58,19 @@ def decimal(value: float | None, places: int = 2) -> str:
 
 
 def effect_places(value: float | None) -> int:
-    """Decimals to show of a mu: two, or as many as its first digit needs, up to six."""
+    """Return the decimals to show of a mu: two, or as many as its first digit needs, up to six."""
     if value is None or abs(value) >= 0.005 or abs(value) < 5e-7:
         return 2
     return min(-math.floor(math.log10(abs(value))), 6)
 
 
 def effect(value: float | None) -> str:
-    """A mu: a small one is not shown as none."""
+    """Return a mu with enough decimals that a small one is not shown as 0."""
     return decimal(value, effect_places(value))
 
 
 def data_size(size: float) -> str:
-    """1234567 bytes as 1.2 MB."""
+    """Return a number of bytes with a unit, such as 1.2 MB."""
     units = ("bytes", "kB", "MB", "GB", "TB")
     power = 0
     while size >= 1000 and power < len(units) - 1:
@@ -67,12 +79,12 @@ def data_size(size: float) -> str:
 
 
 def percent(share: float) -> str:
-    """0.8123 as 81 %."""
+    """Return a share as a percentage, such as 81 %."""
     return f"{share * 100:.0f} %"
 
 
 def probability(value: float | None) -> str:
-    """A p or q with two significant digits, small ones as a power of ten: 0.032, 4.1e-7."""
+    """Return a p or q with two significant digits, small ones as a power of ten; a dash for None."""
     if value is None:
         return "–"
     if value == 0:
@@ -84,7 +96,7 @@ def probability(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """3 min 20 s; 2 h 5 min; a dash where it is not known."""
+    """Return a duration, such as 3 min 20 s or 2 h 5 min; a dash for None."""
     if seconds is None:
         return "–"
     whole_seconds = round(seconds)
@@ -101,7 +113,7 @@ def duration(seconds: float | None) -> str:
 
 
 def remaining(seconds: float | None) -> str:
-    """What is left of a running audit, no more exact than an estimate can be."""
+    """Return the remaining time of a running audit, no more exact than an estimate can be."""
     if seconds is None:
         return "no estimate yet"
     if seconds < 10:
@@ -114,26 +126,41 @@ def remaining(seconds: float | None) -> str:
 
 
 def shown_stage(stage: Stage | None, step: str | None) -> Stage | None:
-    """What a running audit is doing as a whole: preparing to score is not preparing any more."""
+    """Return the stage of an audit as a whole: the preparation of the last step counts as scoring.
+
+    Args:
+        stage: The stage of the step; None if unknown.
+        step: The key of the step; None if none is running.
+    """
     if step == COMBINE and stage in (Stage.PREPARING, Stage.LOADING):
         return Stage.SCORING
     return stage
 
 
 def seed_words(number: int, seeds: int) -> str:
-    """Which of several training runs it is: `number` counts the audit's steps, the last of which combines the seeds."""
+    """Return which of several training runs is running; empty if there is only one.
+
+    Args:
+        number: The step's number among the audit's steps, from 1; the last one combines the seeds.
+        seeds: The number of seeds.
+    """
     if seeds == 1:
         return ""
     return f"seed {number} of {seeds}" if number <= seeds else f"all {seeds} seeds together"
 
 
 def announcement(status: str, stage: Stage | None) -> str:
-    """What a screen reader says when it changes: seldom, so without numbers."""
+    """Return what a screen reader announces when it changes: without numbers, so that it changes seldom.
+
+    Args:
+        status: The status of the audit.
+        stage: Its stage; None if it is not running.
+    """
     return STAGES[stage] if status == "running" and stage is not None else f"The audit is {status}."
 
 
 def settings(training: TrainingConfig) -> dict[str, str]:
-    """The training settings under their own names."""
+    """Return the training settings as text, by name."""
     shown = {}
     for name, value in training:
         if value is None:
@@ -148,17 +175,22 @@ def settings(training: TrainingConfig) -> dict[str, str]:
 
 
 def moment(value: datetime) -> str:
-    """2026-11-23 19:32 UTC."""
+    """Return a time to the minute, such as 2026-11-23 19:32 UTC."""
     return f"{value:%Y-%m-%d %H:%M} UTC"
 
 
 def exact_moment(value: datetime) -> str:
-    """2026-11-23 19:32:05 UTC."""
+    """Return a time to the second in UTC, such as 2026-11-23 19:32:05 UTC."""
     return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def ago(value: datetime, now: datetime) -> str:
-    """How far a time lies from now, in words that app.js says likewise: 3 minutes ago; beyond 30 days the day."""
+    """Return how far a time is from now, such as 3 minutes ago; the date beyond 30 days. app.js uses the same words.
+
+    Args:
+        value: The time; may lie in the future.
+        now: The present time.
+    """
     seconds = (now - value).total_seconds()
     minutes = round(abs(seconds) / 60)
     if minutes == 0:
@@ -176,12 +208,12 @@ def ago(value: datetime, now: datetime) -> str:
 
 
 def clock(value: datetime) -> str:
-    """19:32:05, within a list whose day is known."""
+    """Return a time of day, such as 19:32:05, for lists in which the day is known."""
     return f"{value:%H:%M:%S}"
 
 
 def verdict(summary: results.Summary) -> str:
-    """The answer of an audit in one sentence with its error rate."""
+    """Return the result of an audit in one sentence with its error rate."""
     samples = counted(summary.rows_scored, "sample")
     if summary.flagged == 0:
         return f"Finetooth flags none of {samples}: at q = {summary.q:g} no sample stands out from the rest."
@@ -198,7 +230,7 @@ def verdict(summary: results.Summary) -> str:
 
 
 def claims(summary: results.Summary) -> list[str]:
-    """What the flags claim, and from where on samples are flagged, for whoever has to decide on them."""
+    """Return sentences on what the flags claim and where the threshold lies, for the decision about them."""
     claimed = (
         f"What q = {summary.q:g} claims: of the samples that such audits flag, at most {summary.q * 100:g} % are false "
         "alarms on average. It is a rate over many audits and no promise for this one, and it holds only as far as "
@@ -218,7 +250,12 @@ def claims(summary: results.Summary) -> list[str]:
 
 
 def histogram_words(probe: results.ProbeSummary, scored: int) -> str:
-    """What the histogram shows, for those who do not see it."""
+    """Return a text alternative of the histogram of Z.
+
+    Args:
+        probe: The probe's part of the summary.
+        scored: Number of samples with a Z.
+    """
     null = probe.null
     shown = (
         f"Histogram of Z for {counted(scored, 'sample')} with the fitted null, a Student t density "
@@ -231,7 +268,12 @@ def histogram_words(probe: results.ProbeSummary, scored: int) -> str:
 
 
 def finding_words(score: results.ScoreRow, summary: results.Summary) -> list[tuple[str, str]]:
-    """One sample's numbers explained: (what, sentence) in reading order."""
+    """Return one sample's numbers explained, as (label, sentence) in reading order.
+
+    Args:
+        score: The sample's scores.
+        summary: The summary of the audit.
+    """
     probe = summary.probes[score.strongest_probe - 1]
     words = [("Flag", _flag_words(score, summary))]
     if score.z is not None:
@@ -319,7 +361,7 @@ def _mu_words(score: results.ScoreRow) -> str:
 
 
 STANDS_OUT = 2.0
-"""Standard deviations of the bulk from which a view is said to stand out."""
+"""A view is said to stand out from this many standard deviations of the bulk."""
 
 
 def _view_words(gradient: float, representation: float) -> str:
@@ -343,7 +385,7 @@ def _kind_words(unwanted: float, fair: float | None) -> str:
 
 
 def _percent(share: float) -> str:
-    """Never 0 or 100, which nothing is for certain."""
+    """Return a probability as a percentage, but never 0 or 100, since neither is certain."""
     if share < 0.01:
         return "Less than 1 %"
     return "More than 99 %" if share > 0.99 else percent(share)
