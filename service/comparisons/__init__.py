@@ -1,1 +1,1 @@
-"""Two finished audits beside each other."""
+"""Compares two finished audits."""

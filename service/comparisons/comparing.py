@@ -1,9 +1,9 @@
-"""Two finished audits beside each other, at a cost that does not follow the number of their samples.
+"""Compares two finished audits, at a cost that does not grow with the number of their samples.
 
-Compared are the flagged samples, at most MAX_FLAGGED of each audit by rank, and for the rank correlation at most
-SAMPLE rows drawn by chance: a correlation over ten million samples would take longer than a request may, and 20,000 of
-them give it to about 0.01. Results never change once they are published, so neither does a comparison: which samples
-are the same is kept for the next page of a list.
+It compares the flagged samples, at most MAX_FLAGGED of each audit by rank, and for the rank correlation at most SAMPLE
+randomly chosen rows: a correlation over ten million samples would take longer than a request may, and 20,000 of them
+give it to about 0.01. Results never change once they are published, so neither does a comparison: which samples match
+is kept for the next page of a list.
 """
 
 import random
@@ -35,24 +35,28 @@ from service.store.score_lists import find_headline
 from service.store.tables import Audit, AuditProbe, Dataset, Score
 
 MAX_FLAGGED = 100_000
+"""Most flagged samples of each audit that are compared."""
 SAMPLE = 20_000
+"""Most samples that a rank correlation uses."""
 ROWS_AT_ONCE = 5_000
-"""Looked up in one statement, so that none comes near the statement timeout on a cold disk."""
+"""Rows looked up in one statement, so that none comes near the statement timeout on a cold disk."""
 
 MIN_CORRELATED = 3
+"""With fewer pairs a rank correlation says nothing."""
 KEPT_MATCHES = 8
+"""Matches that a process keeps; each may hold some hundred thousand rows."""
 
 Key = int | str
-"""What a sample is known by in both audits: its row, or the digest of its messages."""
+"""What identifies a sample in both audits: its row, or the digest of its messages."""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the audits."""
+    """One of the two audits."""
 
     audit: Audit
     headline: int
-    """Number of its list of scores."""
+    """The id of its list of scores over all probes."""
     dataset: Dataset
     probe_ids: tuple[str, ...]
     flagged: dict[int, int]
@@ -61,21 +65,21 @@ class Side:
 
 @dataclass(frozen=True)
 class Match:
-    """Which sample of one audit is which of the other's."""
+    """Which sample of one audit is which sample of the other."""
 
     base: dict[Key, tuple[int, int]]
-    """(rank, row) of the base's flagged samples: of the first by rank where several have the same key."""
+    """(rank, row) of the base's flagged samples; the first by rank if several have the same key."""
     other: dict[Key, tuple[int, int]]
     base_rows: Mapping[Any, int]
-    """Row in the base of each key that was looked for there: flagged by either, or drawn."""
+    """Row in the base of each key that was looked up there: flagged by either audit, or drawn."""
     other_rows: Mapping[Any, int]
     drawn: list[Key]
-    """By chance from the base's rows, or all of them."""
+    """Keys of randomly chosen rows of the base, or of all."""
     correlations: list[RankCorrelation] = field(default_factory=list)
     """Rank correlations of two audits, over all samples and over the flagged ones; `compare` fills it in."""
 
     def changed(self, change: Change) -> list[tuple[int, int, int]]:
-        """(rank in the audit that flags it, row in the base, row in the other), by rank."""
+        """Return (rank in the audit that flags it, row in the base, row in the other) of changed samples, by rank."""
         own, theirs = (self.other, self.base) if change == "newly_flagged" else (self.base, self.other)
         return sorted(
             (rank, self.base_rows[key], self.other_rows[key])
@@ -92,12 +96,23 @@ class Matches:
         self._lock = threading.Lock()
 
     def find(self, base: Side, other: Side) -> Match | None:
-        """The match, if it is kept."""
+        """Return the match of two audits, or None if it is not kept.
+
+        Args:
+            base: The audit to compare with.
+            other: The audit that is compared.
+        """
         with self._lock:
             return self._kept.get(_name(base, other))
 
     def keep(self, base: Side, other: Side, match: Match) -> None:
-        """Keeps it, and forgets the oldest beyond KEPT_MATCHES."""
+        """Keep the match of two audits, and drop the oldest beyond KEPT_MATCHES.
+
+        Args:
+            base: The audit to compare with.
+            other: The audit that is compared.
+            match: Their match.
+        """
         with self._lock:
             self._kept[_name(base, other)] = match
             while len(self._kept) > KEPT_MATCHES:
@@ -105,7 +120,15 @@ class Matches:
 
 
 def load_side(session: Session, audit: Audit) -> Side:
-    """What the database knows of a succeeded audit."""
+    """Load what the database holds of a succeeded audit.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+
+    Returns:
+        The audit with its dataset, probes and flagged samples.
+    """
     headline = find_headline(session, audit)
     probes = select(AuditProbe.probe_id).where(AuditProbe.audit_id == audit.id).order_by(AuditProbe.probe_no)
     flagged = (
@@ -124,9 +147,22 @@ def load_side(session: Session, audit: Audit) -> Side:
 
 
 def match_sides(base: Side, other: Side, objects: ObjectStore) -> Match:
-    """Says which samples are the same; asks no database. Reads both datasets' digests where they are two datasets.
+    """Determine which samples are the same, without the database.
 
-    Raises ObjectMissingError, ObjectStoreUnavailableError.
+    Within one dataset samples match by row. Between two, they match by the digest of their messages, which is read from
+    the stored rows of both.
+
+    Args:
+        base: The audit to compare with.
+        other: The audit that is compared.
+        objects: Holds the datasets.
+
+    Returns:
+        The match, without correlations.
+
+    Raises:
+        ObjectMissingError: A dataset's rows no longer exist.
+        ObjectStoreUnavailableError: The object store does not respond.
     """
     drawn = draw_rows(base.dataset.rows, f"{base.audit.id} {other.audit.id}")
     if base.dataset.id == other.dataset.id:
@@ -150,14 +186,31 @@ def match_sides(base: Side, other: Side, objects: ObjectStore) -> Match:
 
 
 def draw_rows(rows: int, seed: str) -> list[int]:
-    """SAMPLE rows by chance, the same ones for the same seed; all where there are no more."""
+    """Return SAMPLE randomly chosen rows, rising; all if there are no more.
+
+    Args:
+        rows: Number of rows of the dataset.
+        seed: Equal seeds give equal rows.
+    """
     if rows <= SAMPLE:
         return list(range(rows))
     return sorted(random.Random(seed).sample(range(rows), SAMPLE))  # noqa: S311  # no secret
 
 
 def compare(session: Session, base: Side, other: Side, match: Match) -> Comparison:
-    """The comparison; looks up at most 2 * SAMPLE scores of each audit, and nothing twice for the same match."""
+    """Compare two audits.
+
+    It looks up at most 2 * SAMPLE scores of each audit, and only once for a match.
+
+    Args:
+        session: An open transaction.
+        base: The audit to compare with.
+        other: The audit that is compared.
+        match: Their match, which afterwards holds the correlations.
+
+    Returns:
+        The comparison, as the API shows it.
+    """
     correlations = match.correlations or _correlations(session, base, other, match)
     match.correlations[:] = correlations
     return Comparison(
@@ -176,7 +229,17 @@ def compare(session: Session, base: Side, other: Side, match: Match) -> Comparis
 def list_changed(
     session: Session, base: Side, other: Side, match: Match, change: Change, *, after_rank: int, limit: int
 ) -> list[ChangedSample]:
-    """Samples whose flag changed, by rank in the audit that flags them."""
+    """Return samples whose flag changed, by rank in the audit that flags them.
+
+    Args:
+        session: An open transaction.
+        base: The audit to compare with.
+        other: The audit that is compared.
+        match: Their match.
+        change: Whether to list newly flagged samples or those no longer flagged.
+        after_rank: Rank of the last sample of the page before; 0 for the first page.
+        limit: The most samples to return.
+    """
     wanted = [found for found in match.changed(change) if found[0] > after_rank][:limit]
     base_scores = _scores(session, base, [base_row for _, base_row, _ in wanted])
     other_scores = _scores(session, other, [other_row for _, _, other_row in wanted])
@@ -243,7 +306,7 @@ def _correlation(
 
 
 def _scores(session: Session, side: Side, rows: Iterable[int]) -> dict[int, tuple[int, float | None, float | None]]:
-    """(rank, z, q) by row."""
+    """Return (rank, z, q) by row."""
     wanted = list(rows)
     found: dict[int, tuple[int, float | None, float | None]] = {}
     for start in range(0, len(wanted), ROWS_AT_ONCE):
@@ -266,7 +329,7 @@ def _differences(base: Side, other: Side) -> list[Difference]:
 
 def _settings(side: Side) -> dict[str, Any]:
     audit = side.audit
-    # With the defaults of settings that an older audit does not know.
+    # Settings that an older audit does not have get their defaults.
     training = TrainingConfig.model_validate(audit.training).model_dump(mode="json")
     return {
         "dataset_id": audit.dataset_id,
@@ -286,6 +349,7 @@ def _data(side: Side) -> ComparedData:
 
 
 def _first_by_key(side: Side, digests: dict[int, str]) -> dict[Key, tuple[int, int]]:
+    """Return (rank, row) of the flagged samples by key, the first by rank if several have the same text."""
     found: dict[Key, tuple[int, int]] = {}
     for row, rank in side.flagged.items():  # by rank
         found.setdefault(digests[row], (rank, row))

@@ -8,7 +8,15 @@ FIELLER = 1.06
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """The coefficient; equal values share their mean rank. None where a sequence is constant or has one value."""
+    """Return Spearman's rank correlation; equal values share their mean rank.
+
+    Args:
+        first: One value a sample.
+        second: Another value of each sample, in the same order.
+
+    Returns:
+        The coefficient in [-1, 1]; None if a sequence is constant or has only one value.
+    """
     ranks = _ranks(first), _ranks(second)
     mean = (len(first) + 1) / 2
     a, b = ([rank - mean for rank in own] for own in ranks)
@@ -19,7 +27,14 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
 
 
 def spearman_interval(value: float, samples: int) -> tuple[float, float] | None:
-    """An approximate 95 % interval; None for fewer than ten samples."""
+    """Return an approximate 95 % interval of a rank correlation; None for fewer than ten samples.
+
+    By Fisher's transformation with the variance of Fieller, Hartley and Pearson (1957).
+
+    Args:
+        value: The coefficient, in [-1, 1].
+        samples: Number of samples that it was computed from.
+    """
     if samples < 10:
         return None
     if abs(value) == 1:
@@ -30,6 +45,7 @@ def spearman_interval(value: float, samples: int) -> tuple[float, float] | None:
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
+    """Return the rank of each value, from 1; equal values share their mean rank."""
     order = sorted(range(len(values)), key=values.__getitem__)
     ranks = [0.0] * len(values)
     start = 0

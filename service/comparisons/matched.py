@@ -1,4 +1,4 @@
-"""Two audits of a workspace with their samples matched: read once, and kept for whoever asks again."""
+"""Loads two audits of a workspace with their samples matched, and keeps the match for the next request."""
 
 from functools import partial
 
@@ -13,8 +13,9 @@ from service.principal import Principal
 from service.store.objects import ObjectStore
 
 _matches = Matches()
+"""The matches that this process keeps."""
 _readers = CapacityLimiter(2)
-"""Reading two large datasets' digests takes seconds of a processor and some memory: no more at a time than this."""
+"""Reading two large datasets' digests takes seconds of CPU time and some memory, so only this many run at once."""
 
 
 async def load_matched(
@@ -23,17 +24,20 @@ async def load_matched(
     """Load both audits and match their samples.
 
     Args:
-        base: Id of the audit that is compared with.
+        base: Id of the audit to compare with.
         other: Id of the audit that is compared.
         principal: Who is asking.
-        transactions: Run what reads the database; none is open while the datasets are read.
-        objects: Hold the datasets.
+        transactions: Runs what reads the database; no transaction is open while the datasets are read.
+        objects: Holds the datasets.
+
+    Returns:
+        Both audits, and their match.
 
     Raises:
         NotFoundError: `audit_not_found`.
         ConflictError: `audit_not_finished`.
-        ObjectMissingError: A dataset's rows are gone.
-        ObjectStoreUnavailableError: The object store does not answer.
+        ObjectMissingError: A dataset's rows no longer exist.
+        ObjectStoreUnavailableError: The object store does not respond.
     """
 
     def load(session: Session) -> tuple[Side, Side]:

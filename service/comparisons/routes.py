@@ -1,4 +1,4 @@
-"""/v1/comparisons: two finished audits of the workspace beside each other."""
+"""/v1/comparisons: compares two finished audits of the workspace."""
 
 from typing import Annotated
 
@@ -31,8 +31,8 @@ async def get(
 ) -> Comparison:
     """How the flags, the order, the configuration and the data of two audits differ.
 
-    Flags are compared up to 100,000 of each audit, and the order on up to 20,000 samples drawn by chance; the answer
-    says where. Samples are matched by row within one dataset, and by their text between two.
+    Flags are compared for up to 100,000 samples of each audit, and the order on up to 20,000 randomly chosen samples;
+    the response says where that applies. Samples are matched by row within one dataset, and by their text between two.
     """
     sides, match = await load_matched(base, other, principal, transactions, objects)
     return await transactions.run(lambda session: compare(session, *sides, match))

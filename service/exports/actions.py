@@ -32,11 +32,14 @@ def create(
     Args:
         session: An open transaction.
         principal: Who is asking.
-        audit_id: Which audit.
+        audit_id: The audit.
         body: What to export.
-        settings: For waking a worker; hold the quota.
-        request_id: Of the request that asks for it.
+        settings: Holds the quota and what wakes a worker.
+        request_id: Id of the request that asks for it.
         later: Runs its first argument, with the others, after the commit.
+
+    Returns:
+        The queued export, as the API shows it.
 
     Raises:
         NotFoundError: `audit_not_found`.
@@ -63,13 +66,16 @@ def create(
 
 
 def cancel(session: Session, principal: Principal, export_id: str, *, settings: Settings) -> Export:
-    """Stop an export: at once while it is queued, else as soon as its worker has heard of it. Idempotent.
+    """Cancel an export: at once if it is queued, otherwise as soon as its worker learns of it. Idempotent.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        export_id: Which export.
-        settings: Says how long its worker has.
+        export_id: The export.
+        settings: Holds how long its worker has to stop.
+
+    Returns:
+        The export, as the API shows it.
 
     Raises:
         NotFoundError: `export_not_found`.
@@ -86,12 +92,12 @@ def cancel(session: Session, principal: Principal, export_id: str, *, settings: 
 
 
 def delete(session: Session, principal: Principal, export_id: str) -> None:
-    """Delete an export that has ended; its file is cleared away in the background.
+    """Delete an export that has ended; its file is deleted in the background.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        export_id: Which export.
+        export_id: The export.
 
     Raises:
         NotFoundError: `export_not_found`.

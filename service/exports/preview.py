@@ -1,4 +1,4 @@
-"""What an export would hold, counted before it is asked for."""
+"""Counts what an export would hold, before it is created."""
 
 from dataclasses import dataclass
 
@@ -14,19 +14,19 @@ from service.store.verdict_tables import Verdict
 
 @dataclass(frozen=True)
 class Preview:
-    """Samples of an audit, by what a filter makes of them."""
+    """Numbers of an audit's samples, by what a filter selects."""
 
     rows: int
-    """How many the dataset has."""
+    """Samples of the dataset."""
     flagged: int
     flagged_rejected: int
     """Flagged samples that people have rejected."""
     confirmed: int
     confirmed_unflagged: int
-    """Samples that people have confirmed and that are not flagged."""
+    """Samples that people have confirmed although they are not flagged."""
 
     def selected(self, filter: Filter) -> int:
-        """Count the samples that a cleaned file would leave out, and a file of flagged ones would hold."""
+        """Return the number of samples that a cleaned file would leave out, and a file of flagged ones would hold."""
         match filter:
             case "flagged":
                 return self.flagged
@@ -37,18 +37,21 @@ class Preview:
 
 
 def preview(session: Session, audit: PublishedAudit, max_q: float | None) -> Preview:
-    """Count what an export asked for now would select.
+    """Count what an export would select if it were created now.
 
     Args:
         session: An open transaction.
         audit: The published audit.
-        max_q: Takes the place of the audit's q, if given.
+        max_q: Replaces the audit's q; None keeps it.
+
+    Returns:
+        The numbers of samples.
     """
     flag = flagged_at(max_q)
     mine = Score.list_id == audit.headline
     rows = session.scalars(select(Audit.summary["rows"].as_integer()).where(Audit.id == audit.id)).one()
     flagged = session.scalars(select(func.count()).select_from(Score).where(mine, flag)).one()
-    # From the few that are judged to their scores, and not through all scores.
+    # Join from the few judged samples to their scores, instead of reading all scores.
     rejected, confirmed = Verdict.verdict == "rejected", Verdict.verdict == "confirmed"
     judged = (
         select(

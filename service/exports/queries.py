@@ -1,4 +1,4 @@
-"""Reading exports."""
+"""Reads exports."""
 
 from datetime import datetime
 
@@ -21,12 +21,12 @@ ExportRow = Row[ExportTable, Job, datetime]
 
 
 def find_export(session: Session, principal: Principal, export_id: str) -> ExportRow:
-    """Read one export.
+    """Return one export.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        export_id: Which export.
+        export_id: The export.
 
     Raises:
         NotFoundError: `export_not_found`.
@@ -38,12 +38,12 @@ def find_export(session: Session, principal: Principal, export_id: str) -> Expor
 
 
 def find_finished(session: Session, principal: Principal, export_id: str) -> ExportTable:
-    """Read an export whose content is there.
+    """Return an export that has succeeded, so that its content exists.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        export_id: Which export.
+        export_id: The export.
 
     Raises:
         NotFoundError: `export_not_found`.
@@ -62,14 +62,14 @@ def find_finished(session: Session, principal: Principal, export_id: str) -> Exp
 def list_exports(
     session: Session, principal: Principal, *, audit_id: str | None, after: str | None, limit: int
 ) -> list[ExportRow]:
-    """Read the workspace's exports, the newest first.
+    """Return the workspace's exports, the newest first.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        audit_id: Only exports of this audit; None: of any.
-        after: Id of the export behind which to begin; None: at the newest.
-        limit: The most that are read.
+        audit_id: Only exports of this audit; None for all.
+        after: Id of the last export of the page before; None for the first page.
+        limit: The most exports to return.
     """
     query = _select_exports(principal)
     if audit_id is not None:
@@ -78,7 +78,7 @@ def list_exports(
 
 
 def render_export(found: ExportRow) -> Export:
-    """Show the export as the API does."""
+    """Return the export as the API shows it."""
     export, job, now = found
     return Export.model_validate(
         {

@@ -1,4 +1,4 @@
-"""/v1/exports: files made of an audit's samples and scores, in the background."""
+"""/v1/exports: files made in the background from an audit's samples and scores."""
 
 from typing import Annotated
 
@@ -24,15 +24,17 @@ from service.store.objects import export_key, export_prefix
 router = resource_router("exports")
 of_audit = resource_router("audits/{audit_id}/exports", tag="exports")
 Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
-"""Whoever may read the findings may have them as a file, and throw the file away."""
+"""The permission to read findings includes exporting them, and deleting the files."""
 
 POLL_SECONDS = "1"
+"""How long a client should wait before it asks again, as `Retry-After`."""
 
 MEDIA_TYPES = {
     "jsonl": "application/jsonl",
     "csv": "text/csv; charset=utf-8; header=present",
     "parquet": "application/vnd.apache.parquet",
 }
+"""Media type of a file by its format."""
 
 
 @of_audit.post(
@@ -51,7 +53,7 @@ def create(
     background: BackgroundTasks,
     response: Response,
 ) -> Export:
-    """Queues an export of an audit that has succeeded. Ask the Location for how far it is."""
+    """Queues an export of an audit that has succeeded. Its state is at the Location."""
     export = actions.create(
         session, principal, audit_id, body, settings=settings, request_id=request_id.get(), later=background.add_task
     )
@@ -79,11 +81,11 @@ def list_all(
 def get(
     export_id: PathId, principal: Reader, session: SessionDep, response: Response, conditions: ConditionsDep
 ) -> Export:
-    """One export: state, progress with ETA, error, or what the file has."""
+    """One export: state, progress with ETA, error, or the facts of its file."""
     export = render_export(find_export(session, principal, export_id))
     if export.status not in TERMINAL:
         response.headers["Retry-After"] = POLL_SECONDS
-    # The rest of the time runs down without any news.
+    # The remaining time changes without any other change.
     conditions.serve(weak_tag(export.model_dump(mode="json", exclude={"progress": {"eta_seconds"}})))
     return export
 
@@ -91,7 +93,7 @@ def get(
 async def content(
     export_id: PathId, request: Request, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep
 ) -> Response:
-    """The file itself, or a range of it: a download that broke off goes on where it was."""
+    """The file itself, or a range of it, so that an interrupted download can continue."""
     export = await transactions.run(lambda session: find_finished(session, principal, export_id))
     assert export.published_attempt is not None
     assert export.bytes is not None
@@ -127,7 +129,7 @@ for method in ("GET", "HEAD"):
     "/{export_id}/cancel", status_code=202, operation_id="cancel_export", responses=declared_problems(403, 404)
 )
 def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: SettingsDep) -> Export:
-    """Stops the export: at once while it is queued, else as soon as its worker has heard of it. Idempotent."""
+    """Cancels the export: at once if it is queued, otherwise as soon as its worker learns of it. Idempotent."""
     return actions.cancel(session, principal, export_id, settings=settings)
 
 
@@ -140,5 +142,5 @@ def cancel(export_id: PathId, principal: Reader, session: SessionDep, settings: 
 async def delete(export_id: PathId, principal: Reader, transactions: TransactionsDep, objects: ObjectsDep) -> None:
     """Deletes an export that has ended, and its file."""
     await transactions.run(lambda session: actions.delete(session, principal, export_id))
-    # At once, where it can be; whoever reconciles sees to it otherwise.
+    # Deletes at once if possible; otherwise the reconciler deletes it later.
     await run_sync(objects.delete_tree, export_prefix(principal.workspace_id, export_id))

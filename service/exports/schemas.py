@@ -1,4 +1,4 @@
-"""Exports as the API takes and shows them."""
+"""Exports as the API accepts and shows them."""
 
 from datetime import datetime
 from typing import Literal, Self
@@ -12,22 +12,22 @@ from service.lifecycle.transitions import State
 
 
 class ExportCreate(BaseModel):
-    """What to export."""
+    """An export to create."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Kind = Field(
-        description="cleaned: the dataset without what the filter names; flagged: what it names, with text and "
-        "numbers; scores: the numbers of every sample."
+        description="cleaned: the dataset without the samples that the filter selects; flagged: those samples, with "
+        "text and numbers; scores: the numbers of every sample."
     )
     format: Format = "jsonl"
     filter: Filter = Field(
         default="flagged",
         description="Which samples cleaned leaves out and flagged holds. flagged: those that are flagged; confirmed: "
-        "those that people have confirmed; not_rejected: what is flagged or confirmed, without what is rejected. "
-        "Verdicts count as they are when the export is asked for.",
+        "those that people have confirmed; not_rejected: those that are flagged or confirmed, except rejected ones. "
+        "Verdicts count as they are when the export is created.",
     )
     max_q: float | None = Field(
-        default=None, gt=0, lt=1, description="Flag at this false discovery rate and not at the audit's."
+        default=None, gt=0, lt=1, description="Flag at this false discovery rate instead of the audit's."
     )
 
     @model_validator(mode="after")
@@ -40,7 +40,7 @@ class ExportCreate(BaseModel):
 
 
 class Export(BaseModel):
-    """A file made of an audit's samples or scores."""
+    """A file made from an audit's samples or scores."""
 
     object: Literal["export"] = "export"
     id: str
