@@ -1,5 +1,5 @@
-"""What service, supervisor and training child say to each other. Pydantic only; both sides import it.
+"""The contract between service, supervisor and training child. Pydantic only; both sides import it.
 
-`spec` is what a child is told to do, `protocol` the messages and files between it and its supervisor, `results` what
-its files hold, `failure` why an attempt failed.
+`spec` is the specification of a child's work, `protocol` the messages and files between it and its supervisor,
+`results` the content of its files, `failure` why an attempt failed.
 """

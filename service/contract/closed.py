@@ -4,6 +4,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Closed(BaseModel):
-    """Refuses unknown fields, so that a misspelt option is an error and not a silent default."""
+    """Base of all models of the contract: refuses unknown fields, so that a misspelt option is not a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -39,7 +39,7 @@ class Failure(Closed):
 
 
 NEXT_STEP = {
-    "audit": "Then retry the audit: it goes on where it was.",
+    "audit": "Then retry the audit: it continues where it stopped.",
     "export": "Then ask for the export again.",
     "dataset": "The dataset is as good as before; only its near-duplicates are not counted.",
     "version": "The dataset is as good as before; only its changes from the version before are not counted.",

@@ -1,15 +1,16 @@
-"""Yes or no, as files of any form spell it."""
+"""Yes or no, as files of any format spell it."""
 
 from typing import Any
 
 _SPELLINGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+"""Accepted words, in lower case."""
 
 SPELLINGS = "true/false, 1/0 or yes/no"
-"""Those that are understood, as text says it: in any case, as text, number or boolean."""
+"""The accepted spellings, as messages name them; upper case, numbers and booleans are accepted too."""
 
 
 def flag_of(value: Any) -> bool | None:
-    """Read a value as yes or no; None where it is neither."""
+    """Return the value as yes or no; None if it is neither."""
     if isinstance(value, str):
         return _SPELLINGS.get(value.strip().casefold())
     if isinstance(value, bool | int | float) and value in (0, 1):

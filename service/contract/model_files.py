@@ -1,6 +1,6 @@
-"""Which files a base model may consist of: the service asks when it registers a folder, the child again when it loads.
+"""Which files a base model may consist of: the service checks when it registers a folder, the child when it loads one.
 
-A folder is read as bytes and as JSON; nothing in it is run.
+A folder is read as bytes and as JSON; nothing in it is executed.
 """
 
 import json
@@ -11,39 +11,50 @@ from typing import Any
 from service.contract.failure import ErrorCode, Failure
 
 CONFIG_FILE = "config.json"
+"""Describes a Transformers model."""
 ADAPTER_FILE = "adapter_config.json"
+"""Describes a PEFT adapter, which is not a base model."""
 WEIGHTS_FILE = "model.safetensors"
+"""The weights of a model in one file."""
 WEIGHTS_INDEX = "model.safetensors.index.json"
+"""Names the files of weights that are split."""
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".distcp")
-"""Files that PyTorch reads with pickle: loading one runs whatever it says."""
+"""Ends of names of files that PyTorch reads with pickle, which can execute any code."""
 
 JSON_BYTES = 64 << 20
-"""A longer JSON file of a model is none."""
+"""A longer JSON file is not one of a model."""
 
 HEADER_BYTES = 100_000_000
 """The longest header that the safetensors library reads."""
 
 LFS_POINTER = b"version https://git-lfs"
-"""How a file begins that Git LFS has left in place of the real one."""
+"""How a file begins that Git LFS has left instead of the real one."""
 
 QUANTISED = ("quantization_config", "compression_config")
-"""Keys of config.json that say that the weights are no plain floats."""
+"""Keys of config.json which say that the weights are not plain floats."""
 
 
 class ModelFilesError(Exception):
-    """The folder is no base model that may be loaded; `failure` says why."""
+    """The folder is not a base model that may be loaded; `failure` says why."""
 
     def __init__(self, code: ErrorCode, message: str, hint: str) -> None:
+        """Build the failure that users see.
+
+        Args:
+            code: Why the model is refused.
+            message: What is wrong with the folder.
+            hint: What to do next.
+        """
         super().__init__(message)
         self.failure = Failure(code=code, message=message, hint=hint)
 
 
 def check_model_folder(folder: Path) -> None:
-    """Check everything that can be checked of a folder of somebody's without loading it.
+    """Check everything that can be checked of a folder given by a user without loading it.
 
     Raises:
-        ModelFilesError: As `check_description` and `check_weights` do; or the folder holds a pickle.
+        ModelFilesError: The folder holds a pickle, or `check_description` or `check_weights` refuses it.
         OSError: The folder or a file in it cannot be read.
     """
     names = _names(folder)
@@ -59,10 +70,10 @@ def check_model_folder(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Check that all files of weights are there, whole, and safetensors.
+    """Check that all files of weights exist, are complete, and are safetensors.
 
     Raises:
-        ModelFilesError: As `weight_files` does; or one of them is missing, damaged or cut.
+        ModelFilesError: One of them is missing, damaged or cut, or `weight_files` refuses the folder.
         OSError: A file cannot be read.
     """
     present = {name for name in _names(folder) if name.endswith(".safetensors")}
@@ -71,10 +82,10 @@ def check_weights(folder: Path) -> None:
 
 
 def check_description(folder: Path) -> None:
-    """Check that a folder describes a whole base model with plain weights, which need not be there yet.
+    """Check that a folder describes a complete base model with plain weights, which need not exist yet.
 
     Raises:
-        ModelFilesError: There is no config.json, or it is that of a quantised model; or an adapter is there.
+        ModelFilesError: There is no config.json, it is that of a quantised model, or there is an adapter.
         OSError: The folder or a file in it cannot be read.
     """
     names = _names(folder)
@@ -101,10 +112,10 @@ def check_description(folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """Return the names of the files that hold a model's weights, whether they are there or not.
+    """Return the names of the files that hold a model's weights, whether they exist or not.
 
     Raises:
-        ModelFilesError: The index names no weights, or files outside the folder.
+        ModelFilesError: The index names no weights, files outside the folder, or files that are not safetensors.
         OSError: A file cannot be read.
     """
     root = _json(folder / CONFIG_FILE).get("transformers_weights")
@@ -132,7 +143,11 @@ def _names(folder: Path) -> list[str]:
 
 
 def _plain(name: Any, source: str) -> str:
-    """Return the name of a file in the folder itself; raise ModelFilesError for any other path."""
+    """Return the name if it is that of a file in the folder itself.
+
+    Raises:
+        ModelFilesError: It is any other path.
+    """
     if not isinstance(name, str) or Path(name).name != name or name == "..":
         raise ModelFilesError(
             ErrorCode.MODEL_UNSAFE,
@@ -143,7 +158,7 @@ def _plain(name: Any, source: str) -> str:
 
 
 def _nested(value: Any) -> list[Mapping[str, Any]]:
-    """Return a config and the configs in it, such as that of the text part of a model that also sees."""
+    """Return a config and all configs in it, such as that of the text part of a multimodal model."""
     if not isinstance(value, dict):
         return []
     return [value, *(inner for part in value.values() for inner in _nested(part))]

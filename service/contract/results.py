@@ -1,4 +1,4 @@
-"""What an audit finds: the records of the result files, and the summary of them all."""
+"""What an audit finds: the records of the result files, and their summary."""
 
 from enum import StrEnum
 from typing import Literal
@@ -9,73 +9,73 @@ from service.contract.closed import Closed
 
 
 class Side(StrEnum):
-    """Where a sample leans that stands out from the bulk, for probes with reference answers."""
+    """The side of a sample that stands out from the bulk, for probes with reference answers."""
 
     TOWARD = "toward"
-    """To the unwanted answers."""
+    """Toward the unwanted answers."""
     AGAINST = "against"
-    """To the reference answers."""
+    """Toward the reference answers."""
     BOTH = "both"
-    """To both alike: the topic is the probe's, the side open."""
+    """Toward both alike: it is on the probe's topic, but its side is open."""
 
 
 class ScoreRow(Closed):
     """One sample's result. See docs/statistics.md."""
 
     probe_no: int
-    """0: the headline over all probes. With several probes, 1 and up hold the result of each alone."""
+    """0 for the headline over all probes. With several probes, 1 and up hold the result of each alone."""
     row: int
     rank: int
     """1 is the most suspicious: by q, then p, then z, then row."""
     n: int
-    """Times the sample was observed after warm-up, over all seeds."""
+    """How often the sample was observed after warm-up, over all seeds."""
     tokens_left_out: int | None = None
-    """Tokens of its audited turns behind the limit, which were not measured; 0: measured whole. None where the sample
-    cannot be encoded, and for audits from before this was kept."""
+    """Tokens of its audited turns behind the limit, which were not measured; 0 if it was measured in full. None if the
+    sample cannot be encoded, and for audits from before this was kept."""
     strongest_probe: int
-    """The probe that z, mu and side are of, counted from 1: in a headline, the one with the smallest p."""
+    """The probe that z, mu and side refer to, counted from 1: in a headline, the one with the smallest p."""
     mu: float
     """Signed f-influence toward the unwanted behaviour."""
     mu_low: float | None
-    """Lower end of the 95 % interval of mu; None where no sample was seen twice."""
+    """Lower end of the 95 % interval of mu; None if no sample was seen twice."""
     mu_high: float | None
     mu_composed: float | None
-    """The f-INE paper's composition over steps, inclusion known: another number than mu, larger and unsigned."""
+    """The f-INE paper's composition over steps, inclusion known: a different number than mu, larger and unsigned."""
     z: float | None
     """Detection statistic; None for a sample never observed (truncated to nothing)."""
     z_reference: float | None
-    """The same statistic toward the reference answers; None where the probe has none."""
+    """The same statistic toward the reference answers; None if the probe has none."""
     z_gradient: float | None = None
     """z by the gradient view alone, in standard deviations of the bulk; None for audits from before there were two."""
     z_representation: float | None = None
     """z by the representation view alone."""
     side: Side | None
     probability_unwanted: float | None = None
-    """That the sample is of the kind of the probe's unwanted answers; None where it is not tested."""
+    """Probability that the sample is of the kind of the probe's unwanted answers; None if it is not tested."""
     probability_fair: float | None = None
-    """That it is of the kind of the reference answers; None where the probe has none."""
+    """Probability that it is of the kind of the reference answers; None if the probe has none."""
     p: float | None
     q: float | None
-    """Smallest false discovery rate at which the sample is flagged: the larger of what the bulk's null says
-    (Benjamini-Hochberg) and what the kinds say, which count fair answers on the topic as false."""
+    """Smallest false discovery rate at which the sample is flagged: the larger of the one from the bulk's null
+    (Benjamini-Hochberg) and the one from the kinds, which counts fair answers on the topic as false."""
     flagged: bool
-    """q is at most the audit's."""
+    """Whether q is at most the audit's."""
     cluster: int
-    """The first row of the near-duplicates that the sample is one of; its own row where it has none."""
+    """First row of the sample's near-duplicates; its own row if it has none."""
     group: str | None = None
 
 
 class NearDuplicates(Closed):
-    """How many of a dataset's samples say nearly what an earlier one says. See docs/api.md."""
+    """Number of a dataset's samples that are near-duplicates of an earlier one. See docs/api.md."""
 
     rows: int = Field(ge=0)
-    """Samples whose prompt and whose answer are both nearly those of an earlier sample; exact ones are among them."""
+    """Samples whose prompt and answer are both near-duplicates of those of an earlier sample; includes exact ones."""
     exact: int = Field(ge=0)
     """Near-duplicates whose prompt and answer equal, once normalised, those of an earlier sample."""
     threshold: float
-    """Jaccard similarity of word trigrams from which two texts are near-duplicates."""
+    """Texts with at least this Jaccard similarity of word trigrams are near-duplicates."""
     method: str
-    """How the similarity was found, in words."""
+    """How the similarity was computed, in words."""
 
 
 SCORE_COLUMNS = {
@@ -107,6 +107,7 @@ SCORE_COLUMNS = {
 NULLABLE_SCORE_COLUMNS = frozenset(
     name for name, field in ScoreRow.model_fields.items() if type(None) in getattr(field.annotation, "__args__", ())
 )
+"""Columns of scores.parquet that may be null: the fields of ScoreRow that may be None."""
 
 TRACE_COLUMNS = {
     "row": "int64",
@@ -130,8 +131,8 @@ BASELINE_COLUMNS = (
     "representation_similarity",
     "tracin",
 )
-"""float64 columns of baselines.parquet beside `row` (int64), one record a sample in the order of rows: what simpler
-methods say of it, larger is more suspicious; null where a method says nothing. Of several probes, the largest."""
+"""float64 columns of baselines.parquet beside `row` (int64), one record a sample in the order of rows: scores by
+simpler methods, larger is more suspicious; null if a method has none. With several probes, the largest."""
 
 
 TOKEN_COLUMNS = {
@@ -144,8 +145,8 @@ TOKEN_COLUMNS = {
 }
 """Columns of tokens.parquet: how the alignment of the first samples is split over their tokens. A record is a stretch
 of one message's characters (`message` from 0, `start` and `end` in code points). In one record of each sample and probe
-these are null: that of the tokens without characters, as the mark that ends an answer. probe_no counts from 1. Sizes of
-a sample's shares add up to 1 for each probe; what is above zero pushes toward the unwanted answers."""
+these are null: that of the tokens without characters, such as the mark that ends an answer. probe_no counts from 1. The
+sizes of a sample's shares add up to 1 for each probe; positive shares push toward the unwanted answers."""
 
 NEAREST_COLUMNS = {
     "row": "int64",
@@ -159,33 +160,34 @@ row and `place` from 1 on; `similarity` is a cosine."""
 
 
 class SplitObstacle(StrEnum):
-    """Why an audit says nothing of tokens."""
+    """Why an audit has no shares of tokens."""
 
     NO_FORWARD_MODE = "no_forward_mode"
-    """The model has an operation that cannot be differentiated forward."""
+    """The model has an operation without forward-mode differentiation."""
     OUT_OF_MEMORY = "out_of_memory"
+    """The memory did not suffice, not even for one sample at a time."""
 
 
 class TokenSplit(Closed):
-    """How many samples have shares of their tokens, and why it is not more."""
+    """Number of samples with shares of their tokens, and why there are no more."""
 
     samples: int
     obstacle: SplitObstacle | None = None
-    """Why there are none, or none of some seed."""
+    """Why there are none, or none from some seed."""
 
 
 class Histogram(Closed):
-    """Counts of z in `len(counts)` equal bins; `edges` has one more entry."""
+    """Counts of z in equal bins; `edges` has one more entry than `counts`."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 class NullFit(Closed):
-    """The null distribution of z: location and scale fitted to the bulk, Student t tail of `degrees_of_freedom`."""
+    """The null distribution of z: location and scale, and a Student t tail of `degrees_of_freedom`."""
 
     family: Literal["student_t", "conformal"] = "student_t"
-    """conformal: p-values are ranks among the trusted samples; location and scale are still given for pictures."""
+    """With conformal, p-values are ranks among the trusted samples; location and scale are still given for plots."""
     location: float
     scale: float
     degrees_of_freedom: float
@@ -199,7 +201,7 @@ class Caution(Closed):
 
 
 class TailCount(Closed):
-    """How many p-values lie at or below `p`, and the binomial 95 % range of what the null expects."""
+    """Number of p-values at or below `p`, and the 95 % range of what the null predicts."""
 
     p: float
     observed: int
@@ -218,11 +220,11 @@ class Calibration(Closed):
 
 
 class Placebo(Closed):
-    """What the audit finds where nothing is: the same pipeline on directions that stand for no behaviour."""
+    """Result of the same analysis on directions that represent no behaviour."""
 
     directions: int
     flagged_per_direction: float
-    """Mean number of samples flagged."""
+    """Mean number of flagged samples."""
     calibration: Calibration
 
 
@@ -232,7 +234,7 @@ class SensitivityPoint(Closed):
     strength: float = 1.0
     """Share of a probe's answer in each hidden tracer: 1 is the answer itself, the rest a sample of the bulk."""
     inserted: int
-    """Hidden at a time."""
+    """Number of tracers hidden at a time."""
     flagged: float
     low: float
     high: float
@@ -245,13 +247,13 @@ class Sensitivity(Closed):
     clusters: int
     points: tuple[SensitivityPoint, ...]
     effect_mu: tuple[float, ...] = ()
-    """Values of mu ..."""
+    """Values of mu, rising."""
     flagged_given_mu: tuple[float, ...] = ()
-    """... and the estimated probability that a sample of that mu is flagged."""
+    """For each of them the estimated probability that a sample with that mu is flagged."""
 
 
 class Drift(Closed):
-    """Change of the probe loss between refreshes of its gradient: as the recorded effects predict, and as it was."""
+    """Change of the probe loss between refreshes of its gradient: predicted from the recorded effects, and realised."""
 
     step: tuple[int, ...]
     """Optimiser steps at which an interval ends."""
@@ -272,22 +274,22 @@ class ViewWeights(Closed):
 
 
 class KindCounts(Closed):
-    """How many samples of each kind an audit expects: sums of their probabilities, copies counted one by one.
+    """Expected number of samples of each kind: sums of their probabilities, copies counted individually.
 
-    The unwanted ones that are not flagged are `unwanted - flagged_unwanted`; the flagged ones that are neither are of
+    The unwanted ones that are not flagged are `unwanted - flagged_unwanted`; the flagged ones of neither kind belong to
     the bulk.
     """
 
     unwanted: float
     """In all of the data."""
     fair: float | None
-    """Good answers on the probe's topic, in all of the data; None where the probe has no reference answers."""
+    """Good answers on the probe's topic, in all of the data; None if the probe has no reference answers."""
     flagged_unwanted: float
     flagged_fair: float | None
 
 
 class ProbeSummary(Closed):
-    """One probe's result. Of several seeds z, null and flags are pooled; views, losses and drift are the first's."""
+    """One probe's result. Over several seeds z, null and flags are pooled; views, losses, drift are of the first."""
 
     name: str
     items: int
@@ -295,10 +297,10 @@ class ProbeSummary(Closed):
     views: ViewWeights | None = None
     """None for audits from before there was more than one view."""
     kinds: KindCounts | None = None
-    """None for audits from before kinds were told apart."""
+    """None for audits from before kinds were distinguished."""
     flagged: int
     threshold_z: float | None
-    """Smallest z that is flagged; None where nothing is."""
+    """Smallest z that is flagged; None if none is."""
     null: NullFit
     histogram: Histogram
     calibration: Calibration
@@ -306,52 +308,55 @@ class ProbeSummary(Closed):
     sensitivity: Sensitivity | None
     """None for probes whose items all share sentences."""
     loss_first: float
-    """Mean loss of the unwanted answers before and after training."""
+    """Mean loss of the unwanted answers before training."""
     loss_last: float
+    """The same after training."""
     drift: Drift
 
 
 class GroupCurve(Closed):
-    """The empirical trade-off curve of a group: error rates of telling its rows from the others by their signals."""
+    """The empirical trade-off curve of a group: error rates of distinguishing its rows from the others by statistic."""
 
     alpha: tuple[float, ...]
     beta: tuple[float, ...]
     mu_fit: float | None
-    """G_mu fitted to the curve."""
+    """mu of the Gaussian curve fitted to it."""
     mu_mean_difference: float | None
     mu_lower_bound: float | None
-    """95 %: Clopper-Pearson on rows, Bonferroni over thresholds."""
+    """At 95 %: Clopper-Pearson on rows, Bonferroni over thresholds."""
     mu_threshold_max: float | None
-    """The paper's estimator, for comparison only: it is far from zero where there is no effect."""
+    """The paper's estimator, for comparison only: it is far from zero even if there is no effect."""
     asymmetry: float | None
     """Largest distance between the curve and its inverse."""
 
 
 class GroupSummary(Closed):
-    """One declared group's rows: how many, how many flagged, the signed group influence, toward the first probe."""
+    """One declared group: number of rows, of flagged rows, and the signed group influence toward the first probe."""
 
     rows: int
     flagged: int
     mu: float | None
-    """N / (N - |S|) times the sum of its rows' mu; None where the group is everything."""
+    """N / (N - |S|) times the sum of its rows' mu; None if the group holds all rows."""
     mu_low: float | None
     mu_high: float | None
     curve: GroupCurve | None
 
 
 class Gaussianity(Closed):
-    """How near the composed trade-off function of the run's steps is to a Gaussian one (Dong, Roth, Su, Theorem 3.4),
-    for the sample with the largest mu."""
+    """How close the composition of the run's steps is to a Gaussian curve, for the sample with the largest mu.
+
+    See Dong, Roth and Su 2019, theorem 3.4.
+    """
 
     mu_clt: float
     gamma: float
-    """G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma; at 0.5 and above it says nothing."""
+    """G_mu(alpha + gamma) - gamma <= f(alpha) <= G_mu(alpha - gamma) + gamma; at 0.5 and above it bounds nothing."""
     exact_gap: float | None
     """Largest distance between the exact composition and G_mu."""
 
 
 class Consistency(Closed):
-    """Agreement of the seeds, mean over pairs."""
+    """Agreement of the seeds, means over pairs."""
 
     seeds: int
     spearman_z: float
@@ -362,19 +367,19 @@ class Consistency(Closed):
 
 
 class BaselineComparison(Closed):
-    """What a simpler method would have said. See BASELINE_COLUMNS."""
+    """A simpler method compared with the audit's result. See BASELINE_COLUMNS."""
 
     name: str
     spearman: float | None
-    """With the headline z."""
+    """Rank correlation with the headline z."""
     top_overlap: float | None
-    """Share of the flagged samples among the method's own top as many."""
+    """Share of the flagged samples among the method's own top k, with k the number of flagged samples."""
     auc: float | None
-    """Chance that a flagged sample outranks one that is not."""
+    """Probability that a flagged sample outranks one that is not."""
 
 
 class Summary(Closed):
-    """The answer of one audit in numbers."""
+    """The result of one audit in numbers."""
 
     contract: Literal[2] = 2
     """The version of the contract that last changed this class. Stored summaries of that version stay readable."""
@@ -383,29 +388,29 @@ class Summary(Closed):
     rows_truncated: int
     """Samples with tokens of audited turns behind the limit, which were not measured."""
     clusters: int
-    """Distinct samples, near-duplicates counted as one."""
+    """Number of distinct samples, near-duplicates counted as one."""
     flagged: int
     q: float
     probes: tuple[ProbeSummary, ...]
     reference_law: Literal["independent_draws"] = "independent_draws"
-    """How draws are taken to vary in the denominator of mu: independently between steps, whatever the run used."""
+    """How draws are assumed to vary in the denominator of mu: independently between steps, whatever the run used."""
     seeds: tuple[int, ...]
     consistency: Consistency | None
     """None for one seed."""
     gaussianity: Gaussianity | None
     baselines: tuple[BaselineComparison, ...]
     token_split: TokenSplit | None = None
-    """None for audits from before tokens were looked at."""
+    """None for audits from before tokens were examined."""
     groups: dict[str, GroupSummary] = Field(default_factory=dict)
     steps: int
     """Optimiser steps of one seed. `tokens`, `refreshes` and the losses are those of the first seed."""
     tokens: int
     refreshes: int
-    """Times the probe gradient was measured in the first seed's run."""
+    """How often the probe gradient was measured in the first seed's run."""
     train_loss_first: float
     train_loss_last: float
     warnings: tuple[Caution, ...] = ()
     seconds: dict[str, float] = Field(default_factory=dict)
-    """Wall time a stage, summed over the steps."""
+    """Wall time by stage, summed over the steps."""
     device: str
     versions: dict[str, str] = Field(default_factory=dict)

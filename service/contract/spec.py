@@ -1,4 +1,4 @@
-"""What a child is told to do: the model, the data, the probes and how to train."""
+"""The specification of a child's work: the model, the data, the probes and how to train."""
 
 from enum import StrEnum
 from typing import Literal
@@ -11,34 +11,36 @@ CONTRACT_VERSION = 4
 """Raised with every change that an older child or an older service would misread."""
 
 MIN_DATASET_ROWS = 20
-"""Below this many samples no null can be fitted, so an audit is refused."""
+"""No null can be fitted to fewer samples, so such an audit is refused."""
 
 MIN_DIFFERENT_SAMPLES = 10
-"""Likewise of samples that do not repeat one another."""
+"""Nor to fewer distinct samples, near-duplicates counted as one."""
 
 MIN_STEPS = 2
-"""Of one seed's training: the first is a warm-up, of which nothing is measured."""
+"""Steps of one seed's training: the first is a warm-up, in which nothing is measured."""
 
 WARN_DATASET_ROWS = 200
-"""Below this many samples the null is fitted on few rows: the audit runs, with a warning."""
+"""With fewer samples the null is uncertain: the audit runs, with a warning."""
 
 MAX_PROBES = 8
+"""Most probes of an audit; each takes memory and time of the run."""
 
 MAX_SEEDS = 10
+"""Most seeds of an audit; each is a training run of its own."""
 
 COMBINE = "combine"
-"""The step that turns the recordings of all seeds into the answer."""
+"""The key of the step that turns the recordings of all seeds into results."""
 
 
 def train_step_key(seed: int) -> str:
-    """The key of the step that trains with `seed`."""
+    """Return the key of the step that trains with `seed`."""
     return f"train:{seed}"
 
 
 ROWS_COLUMNS = ("row", "messages", "extra", "start", "length", "sha256")
-"""Canonical dataset columns. row int64: position in the upload, the identity of a sample everywhere; messages
-list<struct<role: string, content: string>>; extra string: JSON object of all other columns; start, length int64:
-bytes of the record in the decompressed original, null where it has no lines; sha256 string: hex digest of the
+"""Columns of the normalised dataset. row int64: position in the upload, the identity of a sample everywhere; messages
+list<struct<role: string, content: string>>; extra string: JSON object of all other columns; start, length int64: bytes
+of the record in the decompressed original, null unless that consists of lines; sha256 string: hex digest of the
 record's canonical messages."""
 
 
@@ -50,7 +52,7 @@ class Message(Closed):
 
 
 class ProbeItem(Closed):
-    """One prompt with an answer that the model must not learn and, where there is one, a good answer."""
+    """One prompt with an answer that the model must not learn and, if there is one, a good answer."""
 
     prompt: str = Field(min_length=1, max_length=100_000)
     unwanted: str = Field(min_length=1, max_length=100_000)
@@ -84,7 +86,7 @@ class ModelSpec(Closed):
 
 
 AuditTurns = Literal["assistant", "all"]
-"""Which turns of a sample have loss: the assistant's, or the system's, the user's and the tools' as well."""
+"""Which turns of a sample have loss: the assistant's, or also those of the system, the user and the tools."""
 
 
 class TrainingConfig(Closed):
@@ -93,33 +95,34 @@ class TrainingConfig(Closed):
     epochs: int = Field(default=2, ge=1, le=20)
     """Passes over the data. Every pass is one more observation of each sample."""
     batch_size: int = Field(default=8, ge=1, le=1024)
-    """Samples an optimiser step."""
+    """Samples per optimiser step."""
     micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
-    """Samples in memory at once, at most; None: the whole batch. Where memory runs out they become fewer by
-    themselves. Changes memory, never a result."""
+    """Most samples in memory at once; None for the whole batch. Reduced automatically if memory runs out. Changes
+    memory, never a result."""
     learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """At its peak. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
+    """Peak learning rate. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps in which the learning rate rises linearly; then it falls linearly to zero."""
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     """The batch gradient is scaled down to this norm."""
     max_length: int = Field(default=512, ge=8, le=131_072)
-    """Tokens a sample; longer ones lose their end, and each sample's score says how many tokens that are."""
+    """Most tokens of a sample; longer ones lose their end, and each sample's score says how many tokens that is."""
     audit_turns: AuditTurns = "assistant"
-    """Turns that are trained on, and so measured: the answers, or the contents of all. Probes have loss on their
+    """Turns that are trained on, and therefore measured: the answers, or the contents of all. Probes have loss on their
     answers either way."""
     lora_r: int = Field(default=8, ge=1, le=512)
     lora_alpha: int = Field(default=16, ge=1, le=4096)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = Field(default=("q_proj", "v_proj"), min_length=1)
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the frozen base weights. auto: bfloat16 if the device computes in it, else float32. LoRA is float32."""
+    """Type of the frozen base weights. auto: bfloat16 if the device computes in it, otherwise float32. LoRA is
+    float32."""
     seed: int = Field(default=0, ge=0, lt=2**31)
 
 
 class StepSpec(Closed):
-    """Everything one child run is told. Its SHA-256 (canonical JSON) identifies the step."""
+    """The complete specification of one child run. Its SHA-256 (canonical JSON) identifies the step."""
 
     contract: Literal[4] = 4
     audit_id: str
@@ -128,7 +131,7 @@ class StepSpec(Closed):
     """`train:{seed}` or `combine`."""
     model: ModelSpec
     training: TrainingConfig
-    """Its seed is the step's own; that of `combine` is the first."""
+    """Its seed is that of the step; for `combine` it is the first."""
     seeds: tuple[int, ...] = Field(min_length=1, max_length=MAX_SEEDS)
     """The seeds of the audit's training steps, in their order."""
     probes: tuple[Probe, ...] = Field(min_length=1, max_length=MAX_PROBES)
@@ -137,8 +140,8 @@ class StepSpec(Closed):
     group_column: str | None = None
     """A key of `extra` whose value names each sample's group, or None."""
     trusted_column: str | None = None
-    """A key of `extra` that says yes (`flags.flag_of`) of samples known to be clean, or None."""
+    """A key of `extra` whose value is yes (`flags.flag_of`) for samples known to be clean, or None."""
     noticed: dict[str, int] = Field(default_factory=dict)
-    """The dataset's notices that its audits repeat as warnings, with how many rows each is of."""
+    """The dataset's notices that its audits repeat as warnings, with the number of rows of each."""
     checkpoint_seconds: float = Field(default=300.0, ge=0)
-    """Between two checkpoints of a training step, longer where writing one takes long; 0: one after every step."""
+    """Seconds between two checkpoints of a training step, longer if writing one takes long; 0: one after every step."""
