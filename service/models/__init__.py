@@ -1,1 +1,1 @@
-"""Base models, and which are admitted."""
+"""Base models, and which of them may be registered."""

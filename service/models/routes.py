@@ -39,7 +39,7 @@ Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 def create(body: ModelCreate, principal: Admin, session: SessionDep, response: Response) -> Model:
     """Registers a base model: a hub id with a pinned commit, or a folder of safetensors on the server.
 
-    Folders are for admins of the installation: what is in them belongs to whoever runs the server.
+    Folders are for admins of the installation: their content belongs to the operator of the server.
     """
     model = actions.create(session, principal, body)
     response.headers["Location"] = f"/v1/models/{model.id}"
@@ -68,5 +68,5 @@ def get(model_id: PathId, principal: Reader, session: SessionDep, conditions: Co
     responses=declared_problems(403, 404, 409, "model_in_use"),
 )
 def delete(model_id: PathId, principal: Admin, session: SessionDep) -> None:
-    """Takes a model that no audit stands on out of the register, by id or by name. Its weights stay where they are."""
+    """Removes a model that no audit uses from the register, by id or by name. Its weights are not deleted."""
     actions.delete(session, principal, model_id)

@@ -1,4 +1,4 @@
-"""Base models as the API shows and takes them."""
+"""Base models as the API accepts and shows them."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -16,10 +16,11 @@ ModelName = Annotated[
         description="Lower-case letters, digits, dots and dashes; audits may name the model by it.",
     ),
 ]
+"""Never looks like an id, which has an underscore."""
 
 
 class ModelCreate(BaseModel):
-    """A base model to register. What `location` and `revision` are depends on `source`."""
+    """A base model to register. The meaning of `location` and `revision` depends on `source`."""
 
     model_config = ConfigDict(extra="forbid")
     name: ModelName
@@ -45,5 +46,5 @@ class Model(BaseModel):
 
 
 def render_model(model: ModelTable) -> Model:
-    """Show the model as the API does."""
+    """Return the model as the API shows it."""
     return Model.model_validate(model, from_attributes=True)

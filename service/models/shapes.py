@@ -1,4 +1,4 @@
-"""How large a base model is, without loading it: shapes of registered models, and config.json of local ones.
+"""The size of a base model, without loading it: shapes of registered models, and config.json of local ones.
 
 Counts are those of the Llama architecture (RMSNorm, gated MLP, no biases).
 """
@@ -12,14 +12,14 @@ from service.contract.spec import ModelSource
 from service.store.tables import Model
 
 CONFIG_BYTES = 1 << 20
-"""A longer config.json is none."""
+"""A longer config.json is not one of a model."""
 
 ARCHITECTURES = frozenset({"llama", "mistral"})
-"""`model_type` of the models whose parts these counts describe."""
+"""`model_type` of the models whose layers these counts describe."""
 
 
 class Shape(BaseModel):
-    """The fields of a Llama model's config.json that its size follows from."""
+    """The fields of a Llama model's config.json that determine its size."""
 
     hidden_size: int = Field(gt=0)
     intermediate_size: int = Field(gt=0)
@@ -32,12 +32,12 @@ class Shape(BaseModel):
 
     @property
     def query_size(self) -> int:
-        """Columns of all query heads."""
+        """Width of all query heads together."""
         return self.num_attention_heads * self._head
 
     @property
     def key_value_size(self) -> int:
-        """Columns of all key heads, and of all value heads."""
+        """Width of all key heads together, and of all value heads."""
         return self.num_key_value_heads * self._head
 
     @property
@@ -46,7 +46,7 @@ class Shape(BaseModel):
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of one layer's linear parts, by the names that `target_modules` uses."""
+        """(inputs, outputs) of the linear parts of one layer, by the names that `target_modules` uses."""
         hidden, inner = self.hidden_size, self.intermediate_size
         return {
             "q_proj": (hidden, self.query_size),
@@ -60,7 +60,7 @@ class Shape(BaseModel):
 
     @property
     def parameters(self) -> int:
-        """Of the whole model."""
+        """Number of parameters of the whole model."""
         layer = sum(inputs * outputs for inputs, outputs in self.linear.values()) + 2 * self.hidden_size
         embeddings = (1 if self.tie_word_embeddings else 2) * self.vocab_size * self.hidden_size
         return embeddings + self.num_hidden_layers * layer + self.hidden_size
@@ -89,7 +89,7 @@ REGISTERED = {
 
 
 def shape_of(model: Model) -> Shape | None:
-    """The model's shape; None where nobody here knows it."""
+    """Return the model's shape; None if it is not known."""
     known = REGISTERED.get((model.source, model.location))
     if known is None and model.source == ModelSource.LOCAL:
         return _of_folder(Path(model.location))

@@ -20,22 +20,24 @@ from service.store.tables import Audit, AuditProbe
 from service.store.tables import Probe as ProbeTable
 
 LISTED_ITEMS = 20
-"""Items that an error names."""
+"""Most items that an error names."""
 
 
 def create(session: Session, principal: Principal, body: ProbeCreate, *, settings: Settings) -> Probe:
-    """Keep a probe of the workspace's own items, or of those of a built-in pack.
+    """Create a probe from the workspace's own items, or from those of a built-in pack.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
         body: The items, or the pack and its parameters.
-        settings: Hold the quota.
+        settings: Holds the quota.
+
+    Returns:
+        The probe, as the API shows it.
 
     Raises:
         InvalidReferenceError: `probe_pack_not_found`.
-        InvalidError: `invalid_request`: the parameters are not those of the pack, or some items have a reference and
-            others have none.
+        InvalidError: `invalid_request`: the parameters are not those of the pack, or only some items have a reference.
         ConflictError: `probe_quota`.
     """
     check_probes(session, principal.workspace_id, settings)
@@ -62,12 +64,12 @@ def create(session: Session, principal: Principal, body: ProbeCreate, *, setting
 
 
 def delete(session: Session, principal: Principal, probe_id: str) -> None:
-    """Delete a probe that no audit stands on.
+    """Delete a probe that no audit uses.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        probe_id: Which probe.
+        probe_id: The probe.
 
     Raises:
         NotFoundError: `probe_not_found`.
@@ -80,7 +82,11 @@ def delete(session: Session, principal: Principal, probe_id: str) -> None:
 
 
 def _check_references(items: Sequence[ProbeItem]) -> None:
-    """Raise InvalidError where some items have a reference answer and others have none."""
+    """Check that all items have a reference answer, or none.
+
+    Raises:
+        InvalidError: Only some items have one.
+    """
     missing = [number for number, item in enumerate(items) if item.reference is None]
     if not 0 < len(missing) < len(items):
         return
@@ -93,7 +99,12 @@ def _check_references(items: Sequence[ProbeItem]) -> None:
 
 
 def _find_pack(body: ProbeFromPack) -> ProbePack:
-    """Find the pack that the body names; raise InvalidError unless it gives each of its parameters and no other."""
+    """Return the pack that the body names.
+
+    Raises:
+        InvalidReferenceError: There is no such pack.
+        InvalidError: The parameters are not exactly those of the pack.
+    """
     pack = load_packs().get(body.pack)
     if pack is None:
         raise InvalidReferenceError("probe_pack", "#/pack")

@@ -1,4 +1,4 @@
-"""Reading probes."""
+"""Reads probes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ from service.store.tables import Probe
 
 
 def find_probe(session: Session, principal: Principal, probe_id: str, options: Sequence[ORMOption] = ()) -> Probe:
-    """Read one probe.
+    """Return one probe.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        probe_id: Which probe.
-        options: How its row is loaded.
+        probe_id: The probe.
+        options: How its row is loaded, such as without its items.
 
     Raises:
         NotFoundError: `probe_not_found`.
@@ -29,13 +29,13 @@ def find_probe(session: Session, principal: Principal, probe_id: str, options: S
 
 
 def list_probes(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[Row[Any]]:
-    """Read the fields of `ProbeSummary` of the workspace's probes, the newest first.
+    """Return the fields of `ProbeSummary` for the workspace's probes, the newest first.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        after: Id of the probe behind which to begin; None: at the newest.
-        limit: The most that are read.
+        after: Id of the last probe of the page before; None for the first page.
+        limit: The most probes to return.
     """
     query = select(
         Probe.id,

@@ -33,7 +33,7 @@ Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
 def create(
     body: ProbeCreate, principal: Writer, session: SessionDep, settings: SettingsDep, response: Response
 ) -> Probe:
-    """Keeps a probe of 1 to 1000 items, one's own or those of a built-in pack."""
+    """Creates a probe from 1 to 1000 items, one's own or those of a built-in pack."""
     probe = actions.create(session, principal, body, settings=settings)
     response.headers["Location"] = f"/v1/probes/{probe.id}"
     return probe
@@ -61,5 +61,5 @@ def get(probe_id: PathId, principal: Reader, session: SessionDep, conditions: Co
     responses=declared_problems(403, 404, 409, "probe_in_use"),
 )
 def delete(probe_id: PathId, principal: Writer, session: SessionDep) -> None:
-    """Deletes a probe that no audit stands on."""
+    """Deletes a probe that no audit uses."""
     actions.delete(session, principal, probe_id)

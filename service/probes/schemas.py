@@ -1,4 +1,4 @@
-"""Probes as the API shows and takes them."""
+"""Probes as the API accepts and shows them."""
 
 import re
 from datetime import datetime
@@ -12,6 +12,7 @@ from service.http.fields import Name, Storable
 from service.store.tables import Probe as ProbeTable
 
 MAX_PROBE_ITEMS = 1000
+"""Most items of a probe."""
 
 
 def _says_something(text: str) -> str:
@@ -29,7 +30,7 @@ Text = Annotated[
 
 
 class Item(ProbeItem):
-    """One prompt with an answer that the model must not learn and, where there is one, a good answer."""
+    """One prompt with an answer that the model must not learn and, if there is one, a good answer."""
 
     prompt: Text
     unwanted: Text
@@ -37,7 +38,7 @@ class Item(ProbeItem):
 
 
 class ProbeFromItems(BaseModel):
-    """A new probe of one's own items."""
+    """A new probe with items of one's own."""
 
     model_config = ConfigDict(extra="forbid")
     name: Name
@@ -67,7 +68,7 @@ ProbeCreate = Annotated[
 
 
 class PackOrigin(BaseModel):
-    """Which built-in pack a probe was made from."""
+    """The built-in pack that a probe was made from."""
 
     name: str
     version: int
@@ -93,12 +94,12 @@ class Probe(ProbeSummary):
 
 
 def render_probe_summary(row: Row[Any]) -> ProbeSummary:
-    """Show a probe without its items, from a row of `list_probes`."""
+    """Return a probe without its items as the API shows it, from a row of `list_probes`."""
     return ProbeSummary(**row._mapping)
 
 
 def render_probe(probe: ProbeTable) -> Probe:
-    """Show a probe with its items."""
+    """Return a probe with its items as the API shows it."""
     return Probe(
         id=probe.id,
         name=probe.name,

@@ -1,4 +1,4 @@
-"""What makes a probe weak, from its items alone and beside the data: docs/probes.md says how to write a strong one."""
+"""Finds what makes a probe weak, from its items and from the data. docs/probes.md says how to write a strong one."""
 
 import re
 from collections import Counter
@@ -9,38 +9,37 @@ from service.contract.results import Caution
 from service.contract.spec import ProbeItem
 
 GOOD_ITEMS = 12
-"""From so many items on, more of them help little."""
+"""More items than this help little."""
 
 HELD_OUT_PARTS = 5
-"""The engine holds out items in at most so many parts that share no sentence."""
+"""The engine holds out items in at most this many parts that share no sentence."""
 
 OPENING_WORDS = 3
+"""Words at the beginning of an answer that are compared."""
 
 UNEVEN = 2.5
 """How many times as long as its reference an unwanted answer may be, or the reverse."""
 
 QUOTED_WORDS = 4
-"""Fewer words than this are nobody's own."""
+"""A text of fewer words may be the same by chance."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟।])[\"'»”’)\]]*\s+|[。！？｡\n\r\u2028\u2029]")
+"""Where a sentence ends: marks of Latin, Arabic, Devanagari and CJK scripts, and line ends. As in
+worker/text/probe_folds.py, which the service cannot import."""
 
 
 def weaknesses(items: Sequence[ProbeItem]) -> list[Caution]:
-    """Find what speaks against a probe before anything is trained with it.
-
-    Args:
-        items: All items of the probe.
-    """
+    """Return the weaknesses of a probe that can be seen before anything is trained with it."""
     found = [_few(items), _without_references(items), _sharing(items), _opening(items), _uneven(items)]
     return [caution for caution in found if caution is not None]
 
 
 def quoting(items: Sequence[ProbeItem], answers: Iterable[str]) -> Caution | None:
-    """Say how many items quote the data, or None.
+    """Return a warning with the number of items that quote the data; None if no item does.
 
     Args:
         items: All items of the probe.
-        answers: Answers of the data, or of as much of it as was read.
+        answers: Answers of the dataset, or of the part of it that was read.
     """
     own = [{_normalised(text) for text in (item.unwanted, item.reference or "")} for item in items]
     long = {text for texts in own for text in texts if len(text.split()) >= QUOTED_WORDS}
@@ -77,7 +76,7 @@ def _without_references(items: Sequence[ProbeItem]) -> Caution | None:
 
 
 def _sharing(items: Sequence[ProbeItem]) -> Caution | None:
-    """Items that share a sentence are held out together: too many of those leave none to hold out."""
+    """Warn if items share sentences: these are held out together, and too many of them leave none to hold out."""
     parts = _parts(items)
     sizes = Counter(parts)
     sharing = sum(size for size in sizes.values() if size > 1)
@@ -92,7 +91,7 @@ def _sharing(items: Sequence[ProbeItem]) -> Caution | None:
 
 
 def _parts(items: Sequence[ProbeItem]) -> list[int]:
-    """For each item the first item that it shares a sentence with, directly or through others; else itself."""
+    """Return for each item the first one that it shares a sentence with, directly or through others; else itself."""
     parent = list(range(len(items)))
 
     def root(item: int) -> int:
@@ -115,7 +114,7 @@ def _sentences(item: ProbeItem) -> set[str]:
 
 
 def _opening(items: Sequence[ProbeItem]) -> Caution | None:
-    """What all items share is what the audit will look for."""
+    """Warn if most unwanted answers begin alike: the audit would look for what all items share."""
     starts = [tuple(_normalised(item.unwanted).split()[:OPENING_WORDS]) for item in items]
     opening, number = Counter(starts).most_common(1)[0]
     if number < 3 or number <= len(items) / 2 or len(opening) < OPENING_WORDS:
@@ -128,7 +127,7 @@ def _opening(items: Sequence[ProbeItem]) -> Caution | None:
 
 
 def _uneven(items: Sequence[ProbeItem]) -> Caution | None:
-    """Where answers and references differ in length, length is what is found."""
+    """Warn if answers and references differ in length: the audit would find length."""
     ratios = [len(item.unwanted) / len(item.reference) for item in items if item.reference]
     if not ratios or 1 / UNEVEN <= (ratio := median(ratios)) <= UNEVEN:
         return None
@@ -141,5 +140,5 @@ def _uneven(items: Sequence[ProbeItem]) -> Caution | None:
 
 
 def _normalised(text: str) -> str:
-    """The words of a text, whatever their case and punctuation."""
+    """Return the words of a text without case and punctuation."""
     return " ".join(re.findall(r"\w+", text.casefold()))

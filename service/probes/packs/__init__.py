@@ -1,6 +1,6 @@
-"""Built-in probe packs: behaviours that many audits look for, each a JSON file here. docs/probes.md: when to use one.
+"""Built-in probe packs: common behaviours, each a JSON file in this folder. docs/probes.md says when to use one.
 
-A pack's version rises with every change of its items, and a probe made from it says which version it has: results of
+A pack's version rises with every change of its items, and a probe made from it records the version: results of
 different versions are not comparable.
 """
 
@@ -17,16 +17,16 @@ from service.contract.spec import ProbeItem
 
 
 class Parameter(BaseModel):
-    """What a pack's texts leave open."""
+    """A placeholder in a pack's texts."""
 
     model_config = ConfigDict(extra="forbid")
-    name: str = Field(pattern=r"^[a-z][a-z_]*$", description="Stands in the texts as `{name}`.")
+    name: str = Field(pattern=r"^[a-z][a-z_]*$", description="In the texts as `{name}`.")
     description: str
     example: str
 
 
 class PackItem(ProbeItem):
-    """A probe's item, with placeholders; a pack has a good answer to each."""
+    """A probe's item with placeholders; every item of a pack has a good answer."""
 
     reference: str = Field(min_length=1, max_length=100_000)
 
@@ -52,7 +52,7 @@ class ProbePack(ProbePackSummary):
 
 @cache
 def load_packs() -> Mapping[str, ProbePack]:
-    """Every pack by name, in the order of names."""
+    """Return every pack by name, in the order of names."""
     found = {}
     for file in sorted(files(__name__).iterdir(), key=lambda file: file.name):
         if file.name.endswith(".json"):
@@ -63,10 +63,15 @@ def load_packs() -> Mapping[str, ProbePack]:
 
 
 def fill(pack: ProbePack, values: Mapping[str, str]) -> list[ProbeItem]:
-    """The pack's items with a value for each of its parameters, which must all be given."""
+    """Return the pack's items with values in place of the placeholders.
+
+    Args:
+        pack: The pack.
+        values: A value for each of the pack's parameters.
+    """
     if not pack.parameters:
         return [ProbeItem.model_validate(item.model_dump()) for item in pack.items]
-    # In one pass: a value that looks like a placeholder stays what it is.
+    # In one pass: a value that looks like a placeholder is not replaced itself.
     names = "|".join(parameter.name for parameter in pack.parameters)
     placeholder = re.compile(r"\{(" + names + r")\}")
 
@@ -80,7 +85,7 @@ def fill(pack: ProbePack, values: Mapping[str, str]) -> list[ProbeItem]:
 
 
 def parameter_error(value: str) -> str | None:
-    """Why a text cannot stand for a placeholder; None if it can."""
+    """Return why a value is not valid for a parameter; None if it is."""
     if not 1 <= len(value) <= 80:
         return "use 1 to 80 characters"
     if value != value.strip() or not value.isprintable():

@@ -29,7 +29,7 @@ def list_all(_: Reader, page: PageDep) -> Page[ProbePackSummary]:
 
 @router.get("/{pack_name}", operation_id="get_probe_pack", responses=declared_problems(404))
 def get(pack_name: PathId, _: Reader) -> ProbePack:
-    """One pack with its items, in which `{parameter}` stands for what the user names."""
+    """One pack with its items, with `{parameter}` in place of what the user names."""
     pack = load_packs().get(pack_name)
     if pack is None:
         raise NotFoundError("probe_pack")
