@@ -19,6 +19,7 @@ Column = Literal[
 """Columns that a list can show beside the sample itself, from left to right."""
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
+"""All columns, from left to right."""
 DEFAULT_COLUMNS: tuple[Column, ...] = ("rank", "mu", "z", "q", "flag", "verdict")
 """Columns of a list whose address names none."""
 

@@ -17,6 +17,7 @@ Sort = Literal["rank", "-rank", "mu", "-mu", "z", "-z", "q", "row", "-row", "rev
 """Names of the orders; with a minus the largest come first."""
 
 SORTS: tuple[Sort, ...] = get_args(Sort)
+"""The names of all orders."""
 
 By = Literal["rank", "mu", "z", "row", "decided_at"]
 """The column that an order sorts by first."""
