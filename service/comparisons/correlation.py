@@ -11,7 +11,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Return Spearman's rank correlation; equal values share their mean rank.
 
     Args:
-        first: One value a sample.
+        first: One value per sample.
         second: Another value of each sample, in the same order.
 
     Returns:

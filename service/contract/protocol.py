@@ -98,7 +98,7 @@ COMMAND: TypeAdapter[Cancel | Lease | SaveAndStop] = TypeAdapter(Command)
 """Parses one line of the child's stdin. End of file on stdin means that the supervisor has ended: the child exits."""
 
 EXIT_STOPPED = 3
-"""Exit code of a child that was ordered to stop, or whose supervisor has ended."""
+"""Exit code of a child that was ordered to stop, whose lease has expired, or whose supervisor has ended."""
 
 EXIT_SAVED = 4
 """Exit code of a child that was ordered to save and stop, and has left a checkpoint of exactly where it stopped."""

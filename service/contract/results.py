@@ -131,7 +131,7 @@ BASELINE_COLUMNS = (
     "representation_similarity",
     "tracin",
 )
-"""float64 columns of baselines.parquet beside `row` (int64), one record a sample in the order of rows: scores by
+"""float64 columns of baselines.parquet beside `row` (int64), one record per sample in the order of rows: scores by
 simpler methods, larger is more suspicious; null if a method has none. With several probes, the largest."""
 
 

@@ -59,10 +59,10 @@ class Directions:
     probe: Integers
     """[D]: which probe each column belongs to, counted from 0."""
     coefficients: tuple[Floats, ...]
-    """One array a probe, [its directions, its gradients], its directions in the order of their columns."""
+    """One array per probe, [its directions, its gradients], its directions in the order of their columns."""
     held_out: tuple[Integers, ...]
-    """One array a probe, [sides, items]: which column is the mean over the side's answers outside the item's own fold;
-    -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
+    """One array per probe, [sides, items]: which column is the mean over the side's answers outside the item's own
+    fold; -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
     any."""
 
     def __len__(self) -> int:

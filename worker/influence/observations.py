@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Steps:
-    """One entry an optimiser step, in order."""
+    """One entry per optimiser step, in order."""
 
     learning_rate: NDArray[np.float64]
     clip: NDArray[np.float64]

@@ -22,7 +22,7 @@ def baselines_of(
     it is the largest after each is put in units of its own spread.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         messages: [rows], the conversations.
         unwanted: The unwanted answers of all probes.
 
@@ -52,7 +52,7 @@ def tracin(recordings: Sequence[Recording], rows: int, probe: int) -> Floats:
     sample's. NaN for a sample that one of the runs never measured.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         rows: Number of samples of the dataset.
         probe: The probe's number, counted from 0.
     """

@@ -218,7 +218,7 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
     """Return every observation of every sample, sorted by row, probe, seed and step.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         seeds: The seeds, in the order of the recordings.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in traces_schema().names}

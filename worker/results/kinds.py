@@ -54,7 +54,7 @@ def kinds_of(
     """Fit the mixture of kinds to the samples; from each cluster of near-duplicates to the one that stands out most.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         probe: The probe's number, counted from 0.
         detections: Toward the unwanted answers and, if the probe has them, toward the references.
         clusters: The clusters of each of these detections.

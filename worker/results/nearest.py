@@ -42,7 +42,7 @@ def nearest(recordings: Sequence[Recording], text: Integers, asked: Sequence[int
     what all samples share. The cosine is that of `representations`, from which the second view of a sample is made.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         text: [rows], samples with the same text share a number, and a representation.
         asked: Rows in the order of their importance; the last ones are left out if there are too many.
 

@@ -52,17 +52,18 @@ class Recording:
     probe: Integers
     """[D]: which probe each column belongs to, counted from 0."""
     held_out: tuple[Integers, ...]
-    """One array a probe, [sides, items]: which column is the mean over the side's answers outside the item's own fold;
-    -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
+    """One array per probe, [sides, items]: which column is the mean over the side's answers outside the item's own
+    fold; -1 where there is none. The side of the unwanted answers comes first, then that of the references if there are
     any."""
     item_alignment: tuple[Floats, ...]
-    """One array a probe, [blocks, items of both sides, its own columns]: cosines of item gradients with directions."""
+    """One array per probe, [blocks, items of both sides, its own columns]: cosine of each item gradient with each
+    direction."""
     coefficients: tuple[Floats, ...]
-    """One array a probe, [its own columns, items of both sides]: each direction as a combination of the items."""
+    """One array per probe, [its own columns, items of both sides]: each direction as a combination of the items."""
     inner: NDArray[np.float16]
     """[n, width]: how the model's inner layers represented the answers of each draw (`inner_representation`)."""
     inner_items: tuple[NDArray[np.float16], ...]
-    """One array a probe, [blocks, items of both sides, width]: representations of its items, at the start of each
+    """One array per probe, [blocks, items of both sides, width]: representations of its items, at the start of each
     block."""
     product: Floats
     """[n, K]: TracIn's terms <G, g>, without the learning rate."""
@@ -178,7 +179,7 @@ def mean_over_draws(recordings: Sequence[Recording], values: Sequence[Floats], r
     """Return the mean of each row's values over its draws in all recordings, [rows]; NaN if it has none.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         values: For each recording, [draws]; NaN is left out.
         rows: Number of samples of the dataset.
     """

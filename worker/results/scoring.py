@@ -87,7 +87,7 @@ def score(recordings: Sequence[Recording], question: Question) -> Scores:
     """Score every sample by every probe, and combine the probes.
 
     Args:
-        recordings: One a seed, at least one.
+        recordings: One per seed, at least one.
         question: What the audit asks of them.
 
     Returns:
@@ -108,7 +108,7 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
     """Score every sample by one probe.
 
     Args:
-        recordings: One a seed, at least one.
+        recordings: One per seed, at least one.
         question: What the audit asks of them.
         probe: The probe's number, counted from 0.
 

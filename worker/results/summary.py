@@ -61,7 +61,7 @@ def summarise(
 
     Args:
         spec: The specification of the step, with the probes.
-        recordings: One a seed, their alignment being that of all views.
+        recordings: One per seed, their alignment being that of all views.
         views: The weights of each probe's views.
         question: What was asked of the recordings.
         scores: The result of `score`.

@@ -88,7 +88,7 @@ def split_over_seeds(splits: Sequence[TokenSplit | None]) -> list[SampleSplit]:
     """Add up the seeds' values, and express those of each sample as shares of the sum of their sizes.
 
     Args:
-        splits: One a seed; None for a run that recorded no split.
+        splits: One per seed; None for a run that recorded no split.
 
     Returns:
         The splits by row and probe. Samples whose values are all zero, or not finite, are left out.

@@ -47,7 +47,7 @@ def with_views(
     same in all draws of a sample, and of any other with the same text.
 
     Args:
-        recordings: One a seed.
+        recordings: One per seed.
         text: [rows], samples with the same text share a number.
         cluster: [rows], near-duplicates share a number.
 

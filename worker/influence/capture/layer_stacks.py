@@ -54,7 +54,7 @@ class Stack:
 
 
 def stacks_of(sizes: Mapping[str, int], device: torch.device, apart: Callable[[str], bool]) -> list[Stack]:
-    """Divide the layers into stacks of equal size, in the order given.
+    """Group layers with equally many parameters into stacks.
 
     Args:
         sizes: Number of parameters of each layer, by name.
@@ -62,7 +62,7 @@ def stacks_of(sizes: Mapping[str, int], device: torch.device, apart: Callable[[s
         apart: Whether a layer belongs to a separate group; stacks never mix the two groups.
 
     Returns:
-        The stacks; each layer is in exactly one.
+        The stacks, in the order in which their layers are given; each layer is in exactly one.
     """
     alike: dict[tuple[int, bool], list[str]] = {}
     for name, numel in sizes.items():

@@ -20,9 +20,9 @@ class ProbeGradients:
     losses: Tensor
     """[items], on the CPU."""
     mean: dict[str, Tensor]
-    """Gradient of the mean loss, [numel] a layer, for all layers."""
+    """Gradient of the mean loss, [numel] per layer, for all layers."""
     items: dict[str, Tensor]
-    """Gradient of each item's loss, [items, numel] a layer, for the layers asked for."""
+    """Gradient of each item's loss, [items, numel] per layer, for the layers asked for."""
 
 
 @contextmanager

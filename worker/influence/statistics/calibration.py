@@ -75,7 +75,7 @@ def calibrate_placebos(placebo: Floats, degrees_of_freedom: float, *, usable: Ma
     counts that vary as much (a binomial count clustered by row).
 
     Args:
-        placebo: [D, rows], one statistic a direction; rows with a value that is not finite are left out.
+        placebo: [D, rows], one statistic per direction; rows with a value that is not finite are left out.
         degrees_of_freedom: Those of the null's tail.
         usable: [rows], the rows to count, such as those not flagged; None for all.
 

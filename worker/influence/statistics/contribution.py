@@ -52,7 +52,7 @@ class Contributions:
         """Sum a value over the draws of each row.
 
         Args:
-            values: [draws], one value a draw.
+            values: [draws], one value per draw.
             rows: Number of samples of the dataset.
 
         Returns:
@@ -96,8 +96,8 @@ def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: i
 def contributions(observations: Observations, steps: Steps, *, momentum: float, direction: int = 0) -> Contributions:
     """Split mu into what each draw adds to it.
 
-    Draws without a finite effect, and those scored after the last step, are left out. sbar and sigma are taken over
-    windows of steps that share a probe gradient.
+    Draws without a finite effect, and those of steps without a learning rate, are left out. sbar and sigma are taken
+    over windows of steps: blocks that share a probe gradient, joined until each window has `WINDOW_DRAWS` draws.
 
     Args:
         observations: What was recorded of every draw.

@@ -18,7 +18,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Detection:
-    """The result of one test of all samples, one entry a sample.
+    """The result of one test of all samples, one entry per sample.
 
     p and q are NaN, and nothing is flagged, for samples never observed and for trusted ones.
     """

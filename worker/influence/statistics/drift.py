@@ -16,7 +16,7 @@ MIN_RECORDED = 0.75
 
 @dataclass(frozen=True)
 class PredictedDrift:
-    """Predicted and realised changes of the probe loss Q, one entry an interval between two measurements.
+    """Predicted and realised changes of the probe loss Q, one entry per interval between two measurements.
 
     Only intervals are in it of which enough was recorded (`MIN_RECORDED`).
     """

@@ -144,12 +144,12 @@ def flagged_group_curves(
         confidence: Level of intervals and lower bounds, in (0, 1).
 
     Returns:
-        Curves by (selecting seed, measuring seed). Seeds that flagged nothing select nothing and are absent as the
+        Curves by (selecting seed, measuring seed). A seed that flagged nothing selects nothing, and has no pair as the
         first.
 
     Raises:
-        ValueError: There are fewer than two seeds, z and flagged have different seeds, or two seeds have the same
-            statistics, which would be one run twice.
+        ValueError: There are fewer than two seeds, z and flagged have different seeds, two seeds have the same
+            statistics, which would be one run twice, or `group_curve` cannot measure a pair.
     """
     if set(z) != set(flagged):
         raise ValueError("z and flagged are of the same seeds")

@@ -16,7 +16,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class MuEstimate:
-    """Estimated mu, one entry a sample."""
+    """Estimated mu, one entry per sample."""
 
     mu: Floats
     """Signed influence toward the direction; 0 for a sample never drawn."""

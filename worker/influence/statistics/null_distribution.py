@@ -214,12 +214,12 @@ def tail_degrees_of_freedom(placebo: Floats, *, usable: NDArray[np.bool_] | None
     probe's own direction is (docs/decisions/0012).
 
     Args:
-        placebo: [D, rows], one statistic a direction; rows with a value that is not finite are left out.
+        placebo: [D, rows], one statistic per direction; rows with a value that is not finite are left out.
         usable: [rows], the rows that count; leaves out flagged ones, which may stand out in placebo directions as well.
             None for all.
 
     Returns:
-        Degrees of freedom, from `HEAVIEST_TAIL` to 13.
+        Degrees of freedom: at most 13, and at least `HEAVIEST_TAIL` unless the number of rows supports fewer.
     """
     observed = np.isfinite(placebo).all(0)
     most = attainable_degrees_of_freedom(SCALE_EFFICIENCY * max(int(observed.sum()), 1))

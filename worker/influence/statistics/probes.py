@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Combination:
-    """The headline over m probes, one entry a sample; NaN where no probe has a p."""
+    """The headline over m probes, one entry per sample; NaN where no probe has a p."""
 
     p: Floats
     q: Floats

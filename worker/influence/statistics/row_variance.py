@@ -139,7 +139,8 @@ def fit_row_variance(mean: Floats, squares: Floats, n: Counts, *, scale_error: f
             appears as a part of beta and is subtracted.
 
     Returns:
-        The fitted function; with 0 degrees of freedom if fewer than `MIN_REPEATED` rows can be used.
+        The fitted function; with 0 degrees of freedom if fewer than `MIN_REPEATED` rows were observed twice, or none
+        of them varies.
     """
     repeated = np.flatnonzero(n >= 2)
     if len(repeated) < MIN_REPEATED or not squares[repeated].any():

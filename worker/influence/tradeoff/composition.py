@@ -67,8 +67,8 @@ class ComposedTradeOff(PiecewiseLinear):
 def compose(functions: Sequence[TradeOff], counts: Sequence[int] | None = None) -> TradeOff:
     """Return f_1 x ... x f_n, each taken counts[i] times: the trade-off of all experiments together, run independently.
 
-    Gaussian functions compose by mu^2 = sum mu_i^2 (Dong, Roth and Su 2019), all others by the law of the total loss
-    log P/Q (dp-accounting), under P and under Q separately, so that no symmetry is assumed. Time grows with the number
+    If all are Gaussian, mu^2 = sum mu_i^2 (Dong, Roth and Su 2019). Otherwise the law of the total loss log P/Q is
+    composed (dp-accounting), under P and under Q separately, so that no symmetry is assumed. Time grows with the number
     of distinct functions and the square root of their counts.
 
     Args:
