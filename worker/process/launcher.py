@@ -26,7 +26,11 @@ class Stdio(NamedTuple):
 
 
 def pipes() -> tuple[Stdio, Stdio]:
-    """Return the supervisor's ends of three pipes, and the child's. If OSError is raised, none is left open."""
+    """Return the supervisor's ends of three pipes, and the child's.
+
+    Raises:
+        OSError: A pipe cannot be opened; none is left open.
+    """
     with ExitStack() as undo:
         made = []
         for _ in Stdio._fields:

@@ -16,13 +16,21 @@ _adopting = threading.Lock()
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process with SIGKILL when the thread that started it ends. Raises OSError if refused."""
+    """Have the kernel end this process with SIGKILL when the thread that started it ends.
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
     _prctl(_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
 
 
 @contextmanager
 def adopting_orphans() -> Iterator[None]:
-    """Make descendants whose parent ends during the block children of this process, not of init. Raises OSError."""
+    """Make descendants whose parent ends during the block children of this process, not of init.
+
+    Raises:
+        OSError: The kernel refuses it.
+    """
     with _adopting:
         before = ctypes.c_int()
         _prctl(_GET_CHILD_SUBREAPER, ctypes.byref(before))

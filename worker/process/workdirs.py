@@ -39,7 +39,11 @@ def work_folder(root: Path, prefix: str) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> int:
-    """Delete the folders under `root` whose supervisor has ended, and return their number. Raises OSError."""
+    """Delete the folders under `root` whose supervisor has ended, and return their number.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
     if not root.is_dir():
         return 0
     swept = 0

@@ -112,7 +112,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
         IndistinguishableError: No draw was observed, or all have the same signal.
     """
     signal = observations.effect[:, direction]
-    # The step of draws that are scored after the last one has no learning rate: they moved nothing.
+    # Draws that are scored after the last step moved nothing: their steps have a learning rate of 0.
     observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
     row, step, signal = observations.row[observed], observations.step[observed], signal[observed]
     if not len(signal):
