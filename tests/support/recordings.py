@@ -105,7 +105,7 @@ def item_signals(directions: Directions, probe: int, *, seed: int) -> NDArray[np
 def representations(
     order: NDArray[np.int64], represented: float, items: int, *, reference: bool, seed: int
 ) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
-    """Of the draws [n, WIDTH] and of the items of a probe [items of both sides, WIDTH]."""
+    """Of the draws [n, 1, WIDTH] and of the items of a probe [items of both sides, 1, WIDTH], of one part."""
     rng = np.random.default_rng(seed + 500)
     own = rng.normal(size=(int(order.max()) + 1, WIDTH))
     own[:PLANTED, 0] += represented
@@ -113,6 +113,5 @@ def representations(
     answers = rng.normal(size=(items * (2 if reference else 1), WIDTH))
     answers[:items, 0] += 5
     answers[items:, 1] += 5
-    return (own[order] + 0.1 * rng.normal(size=(len(order), WIDTH)) + 3).astype(np.float16), (answers + 3).astype(
-        np.float16
-    )
+    drawn = own[order] + 0.1 * rng.normal(size=(len(order), WIDTH)) + 3
+    return drawn[:, None].astype(np.float16), (answers + 3)[:, None].astype(np.float16)

@@ -79,12 +79,15 @@ def _of_texts(recordings: Sequence[Recording], text: Integers) -> tuple[Integers
     total: Singles | None = None
     for recording in recordings:
         seen = np.isfinite(recording.observations.alignment[:, 0])
-        unit, units, _ = representations(recording, seen, text)
+        unit, parts, _ = representations(recording, seen, text)
+        units = parts[:, 0]
         own = np.empty(len(units), dtype=np.int64)
         own[unit] = text[recording.observations.row[seen]]
         if total is None:
             total = np.zeros((numbers, units.shape[1]), dtype=np.float32)
-        total[own] += units
+        # A seed that an earlier version recorded may hold another projection of wide representations.
+        if units.shape[1] == total.shape[1]:
+            total[own] += units
     assert total is not None
     ids = np.flatnonzero(total.any(1)).astype(np.int64)
     return ids, unit_length(total[ids])

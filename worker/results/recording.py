@@ -61,10 +61,11 @@ class Recording:
     coefficients: tuple[Floats, ...]
     """One array per probe, [its own columns, items of both sides]: each direction as a combination of the items."""
     inner: NDArray[np.float16]
-    """[n, width]: how the model's inner layers represented the answers of each draw (`inner_representation`)."""
+    """[n, parts, width]: how the model's inner layers represented the answers of each draw (`inner_representation`):
+    all of the answer, then its last token."""
     inner_items: tuple[NDArray[np.float16], ...]
-    """One array per probe, [blocks, items of both sides, width]: representations of its items, at the start of each
-    block."""
+    """One array per probe, [blocks, items of both sides, parts, width]: representations of its items, at the start of
+    each block."""
     product: Floats
     """[n, K]: TracIn's terms <G, g>, without the learning rate."""
     gradient_norm: Floats
@@ -161,8 +162,8 @@ class Recording:
             held_out=tuple(arrays[f"held_out_{number}"] for number in range(probes)),
             item_alignment=tuple(floats(f"item_alignment_{number}") for number in range(probes)),
             coefficients=tuple(floats(f"coefficients_{number}") for number in range(probes)),
-            inner=arrays["inner"],
-            inner_items=tuple(arrays[f"inner_items_{number}"] for number in range(probes)),
+            inner=_with_parts(arrays["inner"], 3),
+            inner_items=tuple(_with_parts(arrays[f"inner_items_{number}"], 4) for number in range(probes)),
             product=floats("product"),
             gradient_norm=floats("gradient_norm"),
             loss=floats("loss"),
@@ -173,6 +174,11 @@ class Recording:
             facts=RunFacts.model_validate_json(arrays["facts"].tobytes()),
             split=TokenSplit.from_arrays(arrays),
         )
+
+
+def _with_parts(inner: NDArray[np.float16], dimensions: int) -> NDArray[np.float16]:
+    """Return representations [..., parts, width]; a recording of an earlier version has one part and no axis for it."""
+    return inner if inner.ndim == dimensions else inner[..., None, :]
 
 
 def mean_over_draws(recordings: Sequence[Recording], values: Sequence[Floats], rows: int) -> Floats:

@@ -15,13 +15,10 @@ from service.contract.results import ViewWeights
 from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
-from worker.influence.statistics.discriminant import discriminate
+from worker.influence.statistics.discriminant import Discriminant, discriminate, weighted_sum
 from worker.results.recording import Recording, mean_over_draws
 
 Floats = NDArray[np.float64]
-EQUAL = ViewWeights(gradient=0.5**0.5, representation=0.5**0.5)
-"""The weights where nothing tells which view is better: equal, of length 1."""
-
 Singles = NDArray[np.float32]
 Integers = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -73,7 +70,7 @@ def over_seeds(views: Sequence[Sequence[SampleViews]]) -> list[SampleViews]:
     ]
 
 
-def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, Floats]) -> ViewWeights:
+def view_weights(views: Sequence[tuple[Floats, Floats]]) -> tuple[float, ...]:
     """Return the weights of a linear discriminant with a diagonal covariance.
 
     In each view the held-out unwanted answers u are to be separated from the bulk, which is at 0 with variance 1, and
@@ -81,22 +78,22 @@ def view_weights(gradient: tuple[Floats, Floats], representation: tuple[Floats, 
 
         w = max(0, mean u - max(0, mean r) / 2) / ((1 + mean of var u and var r) / 2)
 
-    The weights have length 1. They are equal if nothing is held out or no view separates the answers.
-
     Args:
-        gradient: The unwanted and the reference answers in the view of gradients, [items] each, in units of the bulk.
-            The second is empty without references; values are NaN if items cannot be held out.
-        representation: The same answers in the view of representations.
+        views: For each view the unwanted and the reference answers, [items] each, in units of the bulk. The second is
+            empty without references; values are NaN if items cannot be held out.
+
+    Returns:
+        One weight per view, together of length 1; equal if nothing is held out or no view separates the answers.
     """
     found = []
-    for unwanted, reference in (gradient, representation):
-        if not np.isfinite(unwanted).all():
-            return EQUAL
+    for unwanted, reference in views:
         against = max(0.0, float(reference.mean())) if len(reference) else 0.0
         within = np.mean([side.var(ddof=1) for side in (unwanted, reference) if len(side) > 1] or [1.0])
         found.append(max(0.0, float(unwanted.mean()) - against / 2) / ((1 + float(within)) / 2))
     size = math.hypot(*found)
-    return ViewWeights(gradient=found[0] / size, representation=found[1] / size) if size else EQUAL
+    if not math.isfinite(size) or size == 0:
+        return (len(views) ** -0.5,) * len(views)
+    return tuple(weight / size for weight in found)
 
 
 def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tuple[Recording, tuple[SampleViews, ...]]:
@@ -113,11 +110,12 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
         gradient, item_gradient = _gradient_view(recording, columns, recording.item_alignment[probe])
         _, folds = np.unique(held_out, return_inverse=True)
         targets = recording.coefficients[probe] * len(held_out)
-        found = discriminate(units, item_units[probe], targets, folds, cluster[row_of_unit])
         own = np.searchsorted(columns, held_out)
+        found = _representation_view(units, item_units[probe], targets, folds, cluster[row_of_unit], own)
         drawn = np.bincount(recording.steps.block[observations.step[seen]], minlength=len(item_gradient))
         mean_gradient = np.average(item_gradient, axis=0, weights=drawn)
-        chosen = view_weights(_by_side(mean_gradient, own), _by_side(found.item_score.T, own))
+        weights = view_weights([_by_side(mean_gradient, own), _by_side(found.item_score.T, own)])
+        chosen = ViewWeights(gradient=weights[0], representation=weights[1])
         alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
         items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
         of_draws = np.full((2, len(seen)), np.nan)
@@ -158,8 +156,33 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
     return draws, items
 
 
+def _representation_view(
+    units: Singles, items: Singles, targets: Floats, folds: Integers, cluster: Integers, own: Integers
+) -> Discriminant:
+    """Return one score of the representations: of whole answers, and of these with their last tokens beside them.
+
+    Args:
+        units: [units, parts, width]. Of the only part, where there is one, the discriminant is taken as it is.
+        items: [items of both sides, parts, width].
+        targets: As of `discriminate`.
+        folds: As of `discriminate`.
+        cluster: As of `discriminate`.
+        own: [items], the direction that leaves the item out.
+    """
+    found = [
+        discriminate(_side_by_side(units[:, :parts]), _side_by_side(items[:, :parts]), targets, folds, cluster)
+        for parts in range(1, units.shape[1] + 1)
+    ]
+    return weighted_sum(found, view_weights([_by_side(one.item_score.T, own) for one in found]))
+
+
+def _side_by_side(parts: Singles) -> Singles:
+    """Join the parts [n, parts, width] of each representation to one vector of unit length."""
+    return unit_length(parts.reshape(len(parts), -1))
+
+
 def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
-    """Return the representations that the discriminant is fitted to, of unit length.
+    """Return the representations that the discriminant is fitted to, each part of unit length.
 
     They are centred on the draws of their block, which removes what all samples share and what training has changed by
     then. A unit is a distinct text, mostly one sample, and its representation the mean over its draws.
@@ -170,8 +193,8 @@ def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[I
         text: [rows], samples with the same text share a number.
 
     Returns:
-        The unit of each observed draw; the units, [units, width]; and for each probe its items, [items of both sides,
-        width].
+        The unit of each observed draw; the units, [units, parts, width]; and for each probe its items, [items of both
+        sides, parts, width].
     """
     row = recording.observations.row[seen]
     block = recording.steps.block[recording.observations.step[seen]]
@@ -184,7 +207,7 @@ def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[I
         for probe, own in enumerate(recording.inner_items):
             items[probe] += unit_length(own[number].astype(np.float32) - centre)
     ids, unit = np.unique(text[row], return_inverse=True)
-    total = np.zeros((len(ids), drawn.shape[1]), dtype=np.float32)
+    total = np.zeros((len(ids), *drawn.shape[1:]), dtype=np.float32)
     np.add.at(total, unit, unit_length(drawn))
     return unit, unit_length(total), [unit_length(own) for own in items]
 

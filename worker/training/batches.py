@@ -39,7 +39,7 @@ class Outputs:
     answered: Tensor
     """[batch, time]: the positions that predict a token with loss."""
     inner: Tensor | None
-    """[batch, width]: `inner_representation` of each sample's tokens with loss, where it was asked for."""
+    """[batch, parts, width]: `inner_representation` of each sample's tokens with loss, where it was asked for."""
 
 
 def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:

@@ -47,9 +47,9 @@ class ByProducts:
     similarity: list[Tensor] = field(default_factory=list)
     """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
     inner: list[Tensor] = field(default_factory=list)
-    """[draws, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
+    """[draws, parts, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
     inner_items: list[list[Tensor]] = field(default_factory=list)
-    """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, width]."""
+    """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, parts, width]."""
     measured_at: list[int] = field(default_factory=list)
     """Steps taken before each measurement of the probe losses; the last is the run's end."""
     probe_loss: list[NDArray[np.float64]] = field(default_factory=list)
@@ -285,7 +285,7 @@ class _MeasuredSide:
     last: Tensor
     """[items, width]: `answer_representation` of the last hidden states."""
     inner: Tensor
-    """[items, width]: `Outputs.inner`."""
+    """[items, parts, width]: `Outputs.inner`."""
 
 
 def _lengths(side: Sequence[TokenizedSample]) -> list[int]:

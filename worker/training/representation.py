@@ -9,22 +9,41 @@ from torch import Tensor
 INNER = (0.35, 0.7)
 """Between these shares of the depth lie the layers whose representations tell most (docs/decisions/0032)."""
 
-INNER_WIDTH = 2048
-"""Numbers kept of a representation, at most; wider ones are projected (Johnson and Lindenstrauss)."""
+INNER_WIDTH = 1024
+"""Numbers kept of each representation, at most; wider ones are projected (Johnson and Lindenstrauss)."""
+
+INNER_PARTS = 2
+"""Representations of one answer: of all its tokens and of its last (docs/decisions/0048)."""
 
 
 def inner_representation(hidden: Sequence[Tensor], answer: Tensor) -> Tensor:
-    """Mean over the inner layers of each sample's representation there, [batch, at most INNER_WIDTH], float32.
+    """Represent each sample's answer by the model's inner layers: its tokens on average, and its last token.
 
     Args:
         hidden: Hidden states [batch, time, width] before the first layer and after each.
         answer: bool [batch, time], the positions that predict a token with loss.
+
+    Returns:
+        [batch, INNER_PARTS, at most INNER_WIDTH], float32: the mean over the inner layers of `answer_representation`,
+        over all positions of `answer` and over the last of them. NaN for a sample without such a position.
     """
     layers = len(hidden) - 1
     first, last = (round(share * layers) for share in INNER)
     chosen = hidden[first + 1 : last + 1] or hidden[-1:]
-    mean = torch.stack([answer_representation(layer, answer) for layer in chosen]).mean(0)
-    return mean if mean.shape[1] <= INNER_WIDTH else mean @ _projection(mean.shape[1], mean.device)
+    parts = torch.stack(
+        [
+            torch.stack([answer_representation(layer, positions) for layer in chosen]).mean(0)
+            for positions in (answer, _last_of(answer))
+        ],
+        dim=1,
+    )
+    return parts if parts.shape[2] <= INNER_WIDTH else parts @ _projection(parts.shape[2], parts.device)
+
+
+def _last_of(answer: Tensor) -> Tensor:
+    """Return the mask [batch, time] of each sample's last position; without a position, none."""
+    behind = answer.flip(1).cumsum(1).flip(1)
+    return answer & (behind == 1)
 
 
 @lru_cache(maxsize=2)

@@ -88,13 +88,13 @@ def test_the_nearest_samples_are_those_of_the_largest_cosine(seeds: tuple[int, .
     runs = [recording(seed, unseen=4) for seed in seeds]
     text = np.arange(ROWS)
     text[251] = 250
-    total = np.zeros((ROWS, runs[0].inner.shape[1]))
+    total = np.zeros((ROWS, runs[0].inner.shape[2]))
     for run in runs:
         by_text = np.zeros_like(total)
         blocks = run.steps.block[run.observations.step]
         for block in np.unique(blocks):
             inside = np.flatnonzero(blocks == block)
-            drawn = run.inner[inside].astype(float)
+            drawn = run.inner[inside, 0].astype(float)
             drawn -= drawn.mean(0)
             for draw, vector in zip(inside, drawn, strict=True):
                 by_text[text[run.observations.row[draw]]] += vector / np.linalg.norm(vector)

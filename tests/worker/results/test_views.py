@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from service.contract.results import ViewWeights
 from tests.support.recordings import FAIR, PLANTED, ROWS, recording
 from worker.influence.directions import Kind
 from worker.influence.statistics.detection import statistic
@@ -24,26 +23,39 @@ def z_of(found: Recording) -> np.ndarray:
     return statistic(found.observations, found.steps, rows=ROWS, direction=0)[0]
 
 
+def blind(inner: np.ndarray) -> np.ndarray:
+    """Representations without the coordinates that tell planted and fair ones from the others."""
+    found = inner.copy()
+    found[..., :2] = found[..., 2:4]
+    return found
+
+
+def noise(like: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(3, 1, like.shape).astype(np.float16)
+
+
 class TestWeights:
     def test_those_of_a_discriminant_with_a_diagonal_covariance(self) -> None:
         """Mean 4 - 2/2 over variance (1 + (2 + 0)/2) / 2; mean 5, the references below the bulk, over (1 + 1) / 2."""
         gradient = (np.array([3.0, 5.0]), np.array([2.0, 2.0]))
-        found = view_weights(gradient, (np.array([5.0, 5.0]), np.array([-3.0, -1.0])))
-        assert (found.gradient, found.representation) == pytest.approx((3 / 34**0.5, 5 / 34**0.5))
+        found = view_weights([gradient, (np.array([5.0, 5.0]), np.array([-3.0, -1.0]))])
+        assert found == pytest.approx((3 / 34**0.5, 5 / 34**0.5))
 
     def test_a_view_in_which_the_answers_scatter_counts_for_less(self) -> None:
         narrow, wide = np.array([3.5, 4.5]), np.array([1.0, 7.0])
-        found = view_weights((narrow, np.empty(0)), (wide, np.empty(0)))
-        assert found.gradient / found.representation == pytest.approx((1 + 18) / (1 + 0.5))
+        first, second = view_weights([(narrow, np.empty(0)), (wide, np.empty(0))])
+        assert first / second == pytest.approx((1 + 18) / (1 + 0.5))
 
     def test_a_view_in_which_they_do_not_stand_out_is_left_out(self) -> None:
-        found = view_weights((np.array([-1.0, 0.5]), np.empty(0)), (np.array([2.0]), np.empty(0)))
-        assert found == ViewWeights(gradient=0.0, representation=1.0)
+        found = view_weights([(np.array([-1.0, 0.5]), np.empty(0)), (np.array([2.0]), np.empty(0))])
+        assert found == (0.0, 1.0)
 
     @pytest.mark.parametrize("unwanted", [np.array([np.nan, np.nan]), np.array([-1.0, 0.0])])
-    def test_equal_where_nothing_is_known(self, unwanted: np.ndarray) -> None:
-        found = view_weights((np.array([-1.0, 0.0]), np.empty(0)), (unwanted, np.empty(0)))
-        assert found.gradient == found.representation == pytest.approx(0.5**0.5)
+    @pytest.mark.parametrize("views", [1, 2, 3])
+    def test_equal_where_nothing_is_known(self, unwanted: np.ndarray, views: int) -> None:
+        below = (np.array([-1.0, 0.0]), np.empty(0))
+        found = view_weights([below] * (views - 1) + [(unwanted, np.empty(0))])
+        assert found == pytest.approx((views**-0.5,) * views)
 
 
 class TestViews:
@@ -63,6 +75,31 @@ class TestViews:
         answers = np.random.default_rng(7).normal(3, 1, found.inner_items[0].shape).astype(np.float16)
         dumb = replace(found, inner_items=(answers,), item_alignment=(found.item_alignment[0] + 1,))
         assert np.corrcoef(z_of(found), z_of(seen_as_one(dumb)))[0, 1] > 0.98
+
+    def test_what_the_last_token_alone_tells_is_found_with_it(self) -> None:
+        """Poison that averages of answers do not show, and their ends do."""
+        found = recording(planted=2.5, represented=12.0)
+        whole = replace(found, inner=blind(found.inner), inner_items=tuple(map(blind, found.inner_items)))
+        question = Question(ROWS, 0.05, ALONE, ALONE, None)
+        at_the_end = replace(
+            whole,
+            inner=np.concatenate([whole.inner, found.inner], axis=-2),
+            inner_items=tuple(
+                np.concatenate(own, axis=-2) for own in zip(whole.inner_items, found.inner_items, strict=True)
+            ),
+        )
+        assert score([seen_as_one(whole)], question).flagged[:PLANTED].sum() <= PLANTED / 2
+        assert score([seen_as_one(at_the_end)], question).flagged[:PLANTED].sum() >= 2 * PLANTED / 3
+
+    def test_a_last_token_that_tells_nothing_costs_little(self) -> None:
+        found = recording(planted=3.0, represented=5.0)
+        rng = np.random.default_rng(5)
+        more = replace(
+            found,
+            inner=np.concatenate([found.inner, noise(found.inner, rng)], axis=-2),
+            inner_items=tuple(np.concatenate([own, noise(own, rng)], axis=-2) for own in found.inner_items),
+        )
+        assert np.corrcoef(z_of(seen_as_one(found)), z_of(seen_as_one(more)))[0, 1] > 0.9
 
     def test_placebos_and_tracers_are_of_both_views(self) -> None:
         found = recording(planted=3.0, represented=5.0)

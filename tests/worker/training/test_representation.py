@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from worker.training.representation import (
+    INNER_PARTS,
     INNER_WIDTH,
     answer_representation,
     inner_representation,
@@ -62,22 +63,38 @@ def test_similarity_is_the_cosine_to_the_mean_of_the_unwanted(batch: tuple[torch
 
 
 class TestInner:
-    """Of the layers between 0.35 and 0.7 of the depth."""
+    """Of the layers between 0.35 and 0.7 of the depth: the whole answer, and its last token."""
 
     def test_the_mean_over_the_inner_layers_of_what_each_says(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         _, answer = batch
         generator = torch.Generator().manual_seed(1)
         hidden = torch.randn(21, 5, 9, 16, generator=generator)
         found = inner_representation(tuple(hidden), answer)
+        assert found.shape == (5, INNER_PARTS, 16)
         # Entry 0 is before the first of 20 layers.
         expected = sum(answer_representation(hidden[layer], answer) for layer in range(8, 15)) / 7
-        torch.testing.assert_close(found, expected, equal_nan=True)
+        torch.testing.assert_close(found[:, 0], expected, equal_nan=True)
+
+    def test_the_last_token_is_that_of_the_last_position_with_loss(
+        self, batch: tuple[torch.Tensor, torch.Tensor]
+    ) -> None:
+        _, answer = batch
+        generator = torch.Generator().manual_seed(1)
+        hidden = torch.randn(21, 5, 9, 16, generator=generator)
+        found = inner_representation(tuple(hidden), answer)[:, 1]
+        for row, positions in enumerate(answer):
+            places = positions.nonzero().flatten().tolist()
+            if places:
+                own = hidden[8:15, row, places[-1]]
+                torch.testing.assert_close(found[row], (own / own.norm(dim=1, keepdim=True)).mean(0))
+            else:
+                assert found[row].isnan().all()
 
     @pytest.mark.parametrize("layers", [1, 2, 3, 5])
     def test_a_shallow_model_has_at_least_one(self, batch: tuple[torch.Tensor, torch.Tensor], layers: int) -> None:
         hidden, answer = batch
         found = inner_representation((hidden,) * (layers + 1), answer)
-        torch.testing.assert_close(found, answer_representation(hidden, answer), equal_nan=True)
+        torch.testing.assert_close(found[:, 0], answer_representation(hidden, answer), equal_nan=True)
 
     def test_wide_ones_are_projected_and_keep_their_cosines(self) -> None:
         generator = torch.Generator().manual_seed(2)
@@ -85,7 +102,8 @@ class TestInner:
         hidden[1] += hidden[0]
         answer = torch.ones(6, 3, dtype=torch.bool)
         narrow = inner_representation((hidden, hidden), answer)
-        assert narrow.shape == (6, INNER_WIDTH)
+        assert narrow.shape == (6, INNER_PARTS, INNER_WIDTH)
         wide = answer_representation(hidden, answer)
-        torch.testing.assert_close(narrow @ narrow.T, wide @ wide.T, atol=0.08, rtol=0)
+        # The cosine of a projection to k numbers has a standard error of at most 1 / sqrt(k), here 0.031.
+        torch.testing.assert_close(narrow[:, 0] @ narrow[:, 0].T, wide @ wide.T, atol=0.12, rtol=0)
         torch.testing.assert_close(narrow, inner_representation((hidden, hidden), answer))

@@ -1,5 +1,6 @@
 """The representation's statistic: a linear discriminant of the probe's answers against the bulk of the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,30 @@ def discriminate(units: Singles, items: Singles, targets: Floats, folds: Integer
         for number in np.unique(folds):
             out = fold == number
             item_score[out] = items[out] @ fit(~out)[1]
+    return _in_units_of_the_bulk(score, item_score)
+
+
+def weighted_sum(parts: Sequence[Discriminant], weights: Sequence[float]) -> Discriminant:
+    """Add the scores of several discriminants of the same units and items.
+
+    Args:
+        parts: What to add.
+        weights: One per part, not negative.
+
+    Returns:
+        The sum, put in units of its own bulk again.
+
+    Raises:
+        IndistinguishableError: The sum is the same for more than half of the units.
+    """
+    return _in_units_of_the_bulk(
+        np.sum([weight * part.score.T for weight, part in zip(weights, parts, strict=True)], axis=0),
+        np.sum([weight * part.item_score.T for weight, part in zip(weights, parts, strict=True)], axis=0),
+    )
+
+
+def _in_units_of_the_bulk(score: Floats, item_score: Floats) -> Discriminant:
+    """Centre and scale scores [units, D] and [items, D] by median and MAD of the units."""
     centre = np.median(score, axis=0)
     spread = MAD * np.median(np.abs(score - centre), axis=0)
     if np.any(spread <= ROUNDING * np.abs(score).max(0)):

@@ -15,6 +15,9 @@ LIBRARIES = ("numpy", "torch", "transformers", "peft")
 TOKENIZATION = "2"
 """Raised when our own way from conversations to labelled tokens changes for any of them."""
 
+RECORDED = "2"
+"""Raised when what is kept of each draw changes its shape or meaning."""
+
 
 def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
@@ -34,5 +37,6 @@ def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.
         "samples": samples,
         "device": f"{device.type} {dtype}",
         "tokenization": TOKENIZATION,
+        "recorded": RECORDED,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
     }

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.influence.statistics.discriminant import BULK, ITEMS_SHARE, RIDGE, discriminate
+from worker.influence.statistics.discriminant import (
+    BULK,
+    ITEMS_SHARE,
+    RIDGE,
+    Discriminant,
+    discriminate,
+    weighted_sum,
+)
 
 Singles = NDArray[np.float32]
 ITEMS, WIDTH = 12, 48
@@ -112,3 +119,41 @@ def test_equal_representations_are_refused() -> None:
     same = unit_length(np.repeat(bulk_of(rng, 1), 50, axis=0))
     with pytest.raises(ValueError, match="nothing can be told apart"):
         discriminate(same, unit_length(bulk_of(rng, ITEMS)), np.ones((1, ITEMS)), np.arange(ITEMS), np.arange(50))
+
+
+class TestWeightedSum:
+    def parts(self) -> list[Discriminant]:
+        rng = np.random.default_rng(6)
+        items = np.concatenate([on_topic(rng, ITEMS, 4), on_topic(rng, ITEMS, -4)])
+        units = bulk_of(rng, 300)
+        halves = slice(0, 10), slice(10, WIDTH)
+        return [
+            discriminate(
+                unit_length(units[:, half]), unit_length(items[:, half]), UNWANTED, np.arange(ITEMS), np.arange(300)
+            )
+            for half in halves
+        ]
+
+    def test_one_part_alone_is_itself_whatever_its_weight(self) -> None:
+        first, second = self.parts()
+        for found in (weighted_sum([first], [0.3]), weighted_sum([first, second], [0.3, 0.0])):
+            np.testing.assert_allclose(found.score, first.score, atol=1e-9)
+            np.testing.assert_allclose(found.item_score, first.item_score, atol=1e-9)
+
+    def test_scores_are_in_units_of_the_sums_own_bulk(self) -> None:
+        first, second = self.parts()
+        found = weighted_sum([first, second], [0.6, 0.8])
+        assert np.median(found.score) == pytest.approx(0, abs=1e-9)
+        assert 1.4826 * np.median(np.abs(found.score)) == pytest.approx(1, rel=1e-3)
+        together = 0.6 * first.score[0] + 0.8 * second.score[0]
+        assert np.corrcoef(found.score[0], together)[0, 1] == pytest.approx(1)
+        # Items are put in the same units as samples.
+        slope, start = np.polyfit(together, found.score[0], 1)
+        items = 0.6 * first.item_score[0] + 0.8 * second.item_score[0]
+        np.testing.assert_allclose(found.item_score[0], slope * items + start, atol=1e-6)
+
+    def test_parts_that_cancel_are_refused(self) -> None:
+        first, _ = self.parts()
+        against = Discriminant(-first.score, -first.item_score)
+        with pytest.raises(ValueError, match="nothing can be told apart"):
+            weighted_sum([first, against], [1.0, 1.0])
