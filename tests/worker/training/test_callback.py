@@ -16,7 +16,7 @@ from worker.influence import directions
 from worker.influence.capture import per_sample_gradients, preconditioner, recorder
 from worker.influence.capture import probe_gradients as influence_probe
 from worker.influence.capture.per_sample_gradients import lora_layers
-from worker.influence.capture.preconditioner import Momentum
+from worker.influence.momentum import Momentum
 from worker.training import callback
 from worker.training.batches import collate as collate_samples
 from worker.training.batches import forward

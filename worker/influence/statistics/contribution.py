@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.influence.errors import IndistinguishableError
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 
 Floats = NDArray[np.float64]
@@ -53,28 +54,18 @@ class Contributions:
         return np.bincount(self.row, minlength=rows).astype(np.int64)
 
 
-def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: int | None = None) -> Floats:
-    """w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u), u counted from 1: AdamW's first moment spreads
-    step t's gradient over all later steps. [T] to [T].
+def contributions(observations: Observations, steps: Steps, *, momentum: Momentum, direction: int = 0) -> Contributions:
+    """Return what each observed draw adds to its row's mu.
 
-    start, stop: only what the steps u with indices in [start, stop) did; the weights of parts that cover the run add
-    up to those of the run.
+    Args:
+        observations: What was recorded of every draw.
+        steps: The steps of the run.
+        momentum: How the optimiser carried gradients on.
+        direction: Column of the effect signal.
+
+    Raises:
+        ValueError: No draw was observed, or all have the same signal.
     """
-    u = np.arange(1, len(learning_rate) + 1)
-    applied = learning_rate * (1.0 - momentum) / (1.0 - momentum**u)
-    applied[:start] = 0.0
-    if stop is not None:
-        applied[stop:] = 0.0
-    weights = np.zeros(len(applied))
-    tail = 0.0
-    for t in range(len(applied) - 1, -1, -1):
-        tail = applied[t] + momentum * tail
-        weights[t] = tail
-    return weights
-
-
-def contributions(observations: Observations, steps: Steps, *, momentum: float, direction: int = 0) -> Contributions:
-    """Raises ValueError when no draw was observed, or all have the same signal."""
     signal = observations.effect[:, direction]
     # Draws scored after the last step moved nothing: their step has no learning rate.
     observed = np.isfinite(signal) & (steps.learning_rate[observations.step] > 0)
@@ -91,7 +82,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     robust = _robust_scale(centred, window, variance)
 
     seen, first = np.unique(step, return_index=True)
-    weight = step_weights(steps.learning_rate, momentum) * steps.clip
+    weight = momentum.step_weights(steps.learning_rate) * steps.clip
     part = weight[seen] * np.sqrt(variance[window[first]] / steps.batch_size[seen])
     reference = float(np.sqrt(np.sum(part**2)))
     if reference == 0.0:

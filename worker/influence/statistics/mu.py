@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.contribution import Contributions, contributions
 from worker.influence.statistics.row_variance import RowVariance, fit_row_variance
@@ -43,7 +44,7 @@ def estimate_mu(
     steps: Steps,
     *,
     rows: int,
-    momentum: float,
+    momentum: Momentum,
     direction: int = 0,
     confidence: float = 0.95,
 ) -> MuEstimate:
@@ -61,7 +62,7 @@ def estimate_mu(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         rows: How many samples there are.
-        momentum: Decay of the optimiser's first moment.
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
         confidence: Of the interval.
 
@@ -90,7 +91,7 @@ def group_mu_with_interval(
     steps: Steps,
     members: NDArray[np.bool_],
     *,
-    momentum: float,
+    momentum: Momentum,
     direction: int = 0,
     confidence: float = 0.95,
 ) -> GroupMu:
@@ -103,7 +104,7 @@ def group_mu_with_interval(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         members: [rows], whether the sample is one of the group.
-        momentum: Decay of the optimiser's first moment.
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
         confidence: Of the interval.
 
