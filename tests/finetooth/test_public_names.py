@@ -109,6 +109,20 @@ def test_a_module_that_the_package_itself_lacks_is_no_missing_extra(tmp_path: Pa
     assert result.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'service'"
 
 
+@pytest.mark.parametrize("name", ["service.py", "service/__init__.py"])
+def test_a_package_of_the_same_name_that_stands_before_ours_is_named(name: str, tmp_path: Path) -> None:
+    site, own = tmp_path / "site", tmp_path / "own" / name
+    site.mkdir()
+    own.parent.mkdir(parents=True)
+    own.write_text("")
+    program = f"sys.path.insert(0, {str(tmp_path / 'own')!r}); import finetooth; finetooth.Client"
+    result = run_in(site_of("client", site), program)
+    assert result.stderr.splitlines()[-1] == (
+        "ModuleNotFoundError: finetooth.client needs the package 'service' that is installed with Finetooth, and "
+        f"Python found another one first: rename {own}, or start Python from another folder"
+    )
+
+
 def test_the_command_without_the_service_says_what_to_install(tmp_path: Path) -> None:
     result = run_in(site_of("client", tmp_path), "from finetooth.__main__ import main; main()")
     assert result.returncode == 2
