@@ -21,21 +21,25 @@ RUN groupadd --gid 10001 finetooth \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /cache --shell /usr/sbin/nologin finetooth \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data /cache
 
-# Dependencies before code, so that a change of code builds in seconds.
+# Dependencies before code, so that a change of code builds in seconds. An extra that names another of the project
+# would be asked of the registry: each is named here, and a test holds that none is missing.
 FROM base AS dependencies
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 WORKDIR /build
 RUN python -m venv /opt/finetooth
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*p['dependencies'], *p['optional-dependencies']['s3'], sep='\n')" \
+    python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+        lines = [line for extra in ('client', 'service', 's3') for line in extras[extra]]; \
+        print(*(line for line in lines if not line.startswith('finetooth[')), sep='\n')" \
         > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt
 
 FROM dependencies AS worker-dependencies
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['worker'], sep='\n')" \
+    python -c "import tomllib; extras = tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']; \
+        lines = [line for extra in ('recorder', 'statistics', 'trainer', 'worker') for line in extras[extra]]; \
+        print(*(line for line in lines if not line.startswith('finetooth[')), sep='\n')" \
         > worker-requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt --requirement worker-requirements.txt
 
@@ -47,6 +51,7 @@ COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt "setuptools>=80"
 COPY pyproject.toml README.md LICENSE ./
+COPY finetooth finetooth
 COPY service service
 COPY worker worker
 COPY migrations migrations

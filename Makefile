@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-slow browser lint docs wrap openapi install hooks clean
+.PHONY: help demo test test-slow browser lint docs wrap openapi wheel install hooks clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ docs: install ## The documentation as a site, in build/site
 wrap: install ## Wraps the paragraphs of docs/ at 120 columns
 	$(BIN)/python scripts/wrap_documents.py
 
+wheel: install ## The package as a wheel, in dist
+	rm -rf build/lib build/bdist.* dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
 lint: install ## Style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +56,4 @@ hooks: ## Checks before each commit, and of its message
 	git config core.hooksPath scripts/hooks
 
 clean: ## Removes what was installed and built
-	rm -rf .venv .cache build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .cache build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis

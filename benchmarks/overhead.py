@@ -36,10 +36,10 @@ from worker.child.train import directions_of, encoded_probe
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.training.bundled import bundled_model
-from worker.training.loop import steps_of, train, warm_up_of
+from worker.training.loop import steps_of, train
 from worker.training.lora import with_lora
 from worker.training.models import load_model
-from worker.training.refresh_schedule import RefreshSchedule
+from worker.training.refresh_schedule import RefreshSchedule, warm_up_of
 from worker.training.tokenization import TokenizedSample, encode
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

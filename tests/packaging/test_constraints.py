@@ -1,17 +1,12 @@
 """constraints.txt pins everything that an installation of Finetooth pulls in."""
 
-import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
-
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-ROOT = Path(__file__).parents[2]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+from tests.support.compose import ROOT
+from tests.support.requirements import EXTRAS, PROJECT, brought_along, declared, own_lines
 
 
 def pins() -> dict[str, Version]:
@@ -32,12 +27,11 @@ def pins() -> dict[str, Version]:
 PINS = pins()
 
 
-def declared() -> list[str]:
-    """Every line of the project's dependencies and extras."""
-    return [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+ALL = [line for extra in ("", *EXTRAS) for line in own_lines(extra)]
+"""Every library's line of the project's dependencies and extras."""
 
 
-@pytest.mark.parametrize("line", declared())
+@pytest.mark.parametrize("line", ALL)
 def test_what_the_project_declares_is_pinned_within_its_range(line: str) -> None:
     requirement = Requirement(line)
     name = canonicalize_name(requirement.name)
@@ -47,25 +41,7 @@ def test_what_the_project_declares_is_pinned_within_its_range(line: str) -> None
 
 def test_everything_that_comes_along_is_pinned_as_installed() -> None:
     """Walks the installed distributions from what the project declares."""
-    queue = [needed for line in declared() if (needed := Requirement(line)).marker is None or needed.marker.evaluate()]
-    seen: set[tuple[str, str]] = set()
-    installed: dict[str, Version] = {}
-    while queue:
-        requirement = queue.pop()
-        name = canonicalize_name(requirement.name)
-        for extra in {"", *requirement.extras}:
-            if (name, extra) in seen:
-                continue
-            seen.add((name, extra))
-            try:
-                found = distribution(name)
-            except PackageNotFoundError:
-                pytest.fail(f"{name} is not installed: pip install -c constraints.txt -e '.[worker,local,dev]'")
-            installed[name] = Version(found.version)
-            for line in found.requires or []:
-                needed = Requirement(line)
-                if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-                    queue.append(needed)
+    installed = {name: Version(found.version) for name, found in brought_along(ALL).items()}
     missing = sorted(name for name in installed if name not in PINS)
     assert not missing, f"constraints.txt does not pin {missing}"
     differing = {
@@ -81,9 +57,21 @@ def test_torch_is_the_version_agreed_on() -> None:
 
 
 def test_every_dependency_has_its_reason() -> None:
-    text = (ROOT / "pyproject.toml").read_text()
-    for line in declared():
-        assert f'"{line}"' in text
-    for line in PROJECT["dependencies"]:
-        (found,) = [candidate for candidate in text.splitlines() if candidate.strip().startswith(f'"{line}"')]
-        assert "#" in found, f"{line} has no reason beside it"
+    lines = [line.strip() for line in (ROOT / "pyproject.toml").read_text().splitlines()]
+    for extra in EXTRAS:
+        for needed in own_lines(extra):
+            found = [line for line in lines if line.startswith(f'"{needed}"')]
+            assert found, needed
+            # What a tool of development is for, its own name often says.
+            assert extra == "dev" or all("#" in line for line in found), f"{needed} has no reason beside it"
+
+
+def test_the_package_alone_brings_nothing() -> None:
+    assert PROJECT["dependencies"] == []
+
+
+def test_the_libraries_of_a_service_are_those_of_the_product() -> None:
+    names = {canonicalize_name(Requirement(line).name) for line in declared("worker", "local", "s3")}
+    assert {
+        "fastapi", "uvicorn", "celery", "redis", "sqlalchemy", "transformers", "peft", "accelerate", "torch",
+    } <= names  # fmt: skip

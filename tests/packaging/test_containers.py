@@ -16,10 +16,13 @@ from service.secret_files import secret_fields
 from service.settings import Settings
 from service.sign_in_settings import SignInSettings
 from tests.support.compose import COMPOSE, DOCKERFILE, ROOT, SERVICES, command_of
+from tests.support.requirements import declared
 
 BIN = Path(sys.executable).parent
 OURS = [name for name, service in SERVICES.items() if "build" in service]
 TARGETS = ("api", "worker")
+DEPENDENCIES = ("dependencies", "worker-dependencies")
+"""Stages that install libraries."""
 
 VARIABLE = re.compile(r"\$\$|\$\{(?P<name>\w+)(?P<operator>:[-?])?(?P<operand>[^}]*)\}")
 
@@ -325,8 +328,20 @@ def test_the_api_image_gets_no_torch() -> None:
     assert "--from=dependencies" in api
     assert "worker-dependencies" not in api
     dependencies = DOCKERFILE.split(" AS dependencies\n", 1)[1].split("\nFROM ", 1)[0]
-    assert re.findall(r"\['optional-dependencies'\]\['(\w+)'\]", dependencies) == ["s3"]
-    assert dependencies.count("optional-dependencies") == 1
+    assert sorted(printed_by(dependencies)) == sorted(declared("service", "s3"))
+
+
+def test_the_worker_image_gets_all_that_a_worker_needs() -> None:
+    stages = [DOCKERFILE.split(f" AS {name}\n", 1)[1].split("\nFROM ", 1)[0] for name in DEPENDENCIES]
+    got = {line for stage in stages for line in printed_by(stage)}
+    assert got == set(declared("worker", "s3"))
+
+
+def printed_by(stage: str) -> list[str]:
+    """Requirements that a stage of the Dockerfile writes, by running what it runs."""
+    (program,) = re.findall(r'python -c "(.+?)"', stage, re.DOTALL)
+    command = [sys.executable, "-c", program.replace("\\\n", "")]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def test_the_builder_is_sent_what_it_copies() -> None:

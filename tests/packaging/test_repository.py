@@ -48,7 +48,7 @@ def test_every_file_that_the_code_reads_is_packaged() -> None:
     left_out = [
         str(path.relative_to(ROOT))
         for path in FILES
-        if path.relative_to(ROOT).parts[0] in ("service", "worker", "migrations")
+        if path.relative_to(ROOT).parts[0] in ("finetooth", "service", "worker", "migrations")
         and path.suffix not in (".py", ".md")
         and not any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)
     ]

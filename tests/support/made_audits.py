@@ -196,8 +196,28 @@ def make_published(
     audit = make_queued(
         session, workspace_id, dataset_name=dataset_name, rows=rows, probes=probes, seeds=seeds, dataset_id=dataset_id
     )
+    publish_made(
+        session, audit, rows=rows, flagged=flagged, texts=texts, probes=probes, seeds=seeds, draw=draw, **summary
+    )
+    return audit
+
+
+def publish_made(
+    session: Session,
+    audit: Audit,
+    *,
+    rows: int,
+    flagged: int,
+    texts: Sequence[str] = HOSTILE,
+    probes: int = 1,
+    seeds: int = 1,
+    draw: int = 1,
+    **summary: Any,
+) -> None:
+    """Take a queued audit to its end, as `make_published` says."""
     taken = take(session, audit)
-    all_seeds = tuple(range(SEED, SEED + seeds))
+    first = audit.training["seed"]
+    all_seeds = tuple(range(first, first + seeds))
     for seed in all_seeds:
         train(session, taken, seed)
     assert start_step(session, taken, COMBINE, "c" * 64)
@@ -208,7 +228,7 @@ def make_published(
     add_scores(session, audit.id, taken.attempt, chain.from_iterable(scores))
     session.add_all(
         Finding(
-            audit_id=audit.id, attempt=taken.attempt, row=row, workspace_id=workspace_id,
+            audit_id=audit.id, attempt=taken.attempt, row=row, workspace_id=audit.workspace_id,
             messages=[
                 {"role": "user", "content": f"Question of row {row}: {texts[row % len(texts)]}".replace("\0", "")},
                 {"role": "assistant", "content": f"Answer of row {row}.\nSecond line."},
@@ -228,10 +248,9 @@ def make_published(
         for row in range(rows)
     )  # fmt: skip
     session.flush()
-    several = {"consistency": make_consistency(seeds=seeds), "seeds": all_seeds} if seeds > 1 else {}
-    assert publish(session, taken, summarise(scores[0], probes, **(several | summary)))
+    several = {"consistency": make_consistency(seeds=seeds)} if seeds > 1 else {}
+    assert publish(session, taken, summarise(scores[0], probes, **({"seeds": all_seeds} | several | summary)))
     session.refresh(audit)
-    return audit
 
 
 def split_of(row: int, probes: int) -> list[dict[str, Any]]:

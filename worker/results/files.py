@@ -229,7 +229,7 @@ def trace_table(recordings: Sequence[Recording], seeds: Sequence[int]) -> pa.Tab
             assert column is not None
             seen = np.isfinite(found.alignment[:, column])
             count = int(seen.sum())
-            draws = contributions(found, recording.steps, momentum=recording.facts.momentum, direction=column)
+            draws = contributions(found, recording.steps, momentum=recording.facts.adam_momentum, direction=column)
             mu = np.full(len(found), np.nan)
             mu[draws.draw] = draws.value
             for name, values in {

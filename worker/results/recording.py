@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from service.contract.results import SplitObstacle
 from worker.influence.directions import Kind
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.results.token_split import TokenSplit
 from worker.training.encoding import EncodingFacts
@@ -27,6 +28,7 @@ class RunFacts(BaseModel):
     tokens: int
     refreshes: int
     momentum: float
+    """b1 of AdamW, which all runs of the service train with."""
     rows_truncated: int
     """Samples that lose tokens with loss to the limit; in recordings from before per-sample counts, samples that lose
     any token."""
@@ -39,6 +41,11 @@ class RunFacts(BaseModel):
     seconds: dict[str, float]
     split_obstacle: SplitObstacle | None = None
     """Why the run has no split over tokens; None also in recordings from before there was one."""
+
+    @property
+    def adam_momentum(self) -> Momentum:
+        """How the run carried gradients on."""
+        return Momentum(self.momentum, corrected=True)
 
 
 @dataclass(frozen=True)

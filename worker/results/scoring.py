@@ -136,7 +136,7 @@ def score_probe(recordings: Sequence[Recording], question: Question, probe: int)
     clusters, z_by_seed = [found.clusters for found in pooled], [found.z_by_seed for found in pooled]
     kinds = kinds_of(recordings, probe, detections, clusters, z_by_seed, question.trusted)
     q = np.fmax(detection.q, expected_false_share(kinds.of_rows.unwanted, question.cluster))
-    options = [(r.observations, r.steps, r.facts.momentum) for r in recordings]
+    options = [(r.observations, r.steps, r.facts.adam_momentum) for r in recordings]
     influence = pool_mu(
         [estimate_mu(o, t, rows=question.rows, momentum=momentum, direction=column) for o, t, momentum in options]
     )

@@ -227,7 +227,7 @@ def _drift(run: Recording, scores: ProbeScores, target: int) -> Drift:
         run.steps,
         run.measured_at,
         run.probe_loss[:, target],
-        momentum=run.facts.momentum,
+        momentum=run.facts.adam_momentum,
         direction=scores.column,
     )
     known = np.isfinite(found.predicted)
@@ -277,7 +277,7 @@ def _groups(
     for name in sorted(described):
         members = declared & (labels == name)
         total = group_mu_with_interval(
-            run.observations, run.steps, members, momentum=run.facts.momentum, direction=probe.column
+            run.observations, run.steps, members, momentum=run.facts.adam_momentum, direction=probe.column
         )
         result[name] = GroupSummary(
             rows=int(members.sum()),

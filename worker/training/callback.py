@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from worker.influence.capture.per_sample_gradients import lora_layers
-from worker.influence.capture.preconditioner import Momentum, momentum_of
+from worker.influence.capture.preconditioner import momentum_of
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Directions, ProbeShape, plan
-from worker.training.loop import warm_up_of
+from worker.influence.momentum import Momentum
 from worker.training.measurement import EncodedProbe, Measurement
+from worker.training.refresh_schedule import warm_up_of
 from worker.training.tokenization import IGNORED
 
 PAD = 0

@@ -19,10 +19,8 @@ from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
+from worker.training.refresh_schedule import warm_up_of
 from worker.training.tokenization import TokenizedSample
-
-WARM_UP_STEPS = 10
-"""Steps whose signals are not used: the second moment is an average over too few gradients to precondition with."""
 
 BETAS = (0.9, 0.999)
 
@@ -39,11 +37,6 @@ def learning_rate_of(config: TrainingConfig, hidden_size: int) -> float:
 def steps_of(samples: int, config: TrainingConfig) -> int:
     """Optimiser steps of a whole run."""
     return config.epochs * math.ceil(samples / config.batch_size)
-
-
-def warm_up_of(steps: int) -> int:
-    """Steps whose signals are not used; short runs keep at least seven eighths of theirs."""
-    return min(WARM_UP_STEPS, math.ceil(steps / 8))
 
 
 def train(

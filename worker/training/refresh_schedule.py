@@ -19,6 +19,14 @@ MIN_MEASUREMENTS = 6
 FIRST_INTERVAL = 10
 """Optimiser steps from the first measurement to the second."""
 
+WARM_UP_STEPS = 10
+"""Steps whose signals are not used: the second moment is an average over too few gradients to precondition with."""
+
+
+def warm_up_of(steps: int) -> int:
+    """Steps whose signals are not used; short runs keep at least seven eighths of theirs."""
+    return min(WARM_UP_STEPS, math.ceil(steps / 8))
+
 
 class RefreshSchedule:
     """Tells at each step whether to measure, and learns from how far the gradient had turned.

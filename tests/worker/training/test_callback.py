@@ -1,7 +1,6 @@
 """The Trainer callback against per-sample autograd at every step's own weights, and against a run without it."""
 
 import copy
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from worker.influence import directions
-from worker.influence.capture import per_sample_gradients, preconditioner, recorder
-from worker.influence.capture import probe_gradients as influence_probe
 from worker.influence.capture.per_sample_gradients import lora_layers
-from worker.influence.capture.preconditioner import Momentum
-from worker.training import callback
-from worker.training.batches import collate as collate_samples
-from worker.training.batches import forward
+from worker.influence.momentum import Momentum
 from worker.training.callback import InfluenceCallback
 from worker.training.measurement import EncodedProbe
 from worker.training.tokenization import IGNORED, TokenizedSample
@@ -241,38 +234,3 @@ def test_dora_is_refused_before_the_first_step(
     run = trainer(lora(tiny_folder, use_dora=True), samples, tmp_path, InfluenceCallback([EncodedProbe(samples[1:5])]))
     with pytest.raises(ValueError, match="magnitude"):
         run.train()
-
-
-def test_the_ten_lines_of_the_documentation_run(
-    tiny_folder: Path, samples: list[TokenizedSample], tmp_path: Path
-) -> None:
-    """Both examples, word for word, and both see the same samples."""
-    text = Path("docs/recorder.md").read_text()
-    # The one between is about a module of the reader's own; test_token_values runs the same.
-    loop, _, with_trainer = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    trained = [sample for sample in samples if sample.has_loss]
-    model = lora(tiny_folder)
-
-    def losses(rows: list[int]) -> Tensor:
-        return forward(model, collate_samples([trained[row] for row in rows], pad=0, device=torch.device("cpu"))).losses
-
-    names: dict[str, Any] = {
-        **vars(directions), **vars(per_sample_gradients), **vars(preconditioner), **vars(influence_probe),
-        **vars(recorder),
-        "np": np, "torch": torch, "model": model, "items": 4, "losses": losses,
-        "optimizer": torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3),
-        "batches": [([0, 1, 2], [0, 1, 2]), ([3, 4], [3, 4]), ([1, 0], [1, 0])],
-        "probe": [([0, 1], lambda: losses([5, 6])), ([2, 3], lambda: losses([7, 8]))],
-    }  # fmt: skip
-    exec(loop, names)
-    assert names["observations"].row.tolist() == [0, 1, 2, 3, 4, 1, 0]
-    assert np.isfinite(names["observations"].effect[3:]).all()
-    assert np.isnan(names["observations"].effect[:3]).all()
-
-    plain = trainer(lora(tiny_folder), samples, tmp_path)
-    names = {
-        **vars(callback), "Trainer": Trainer, "TrainingArguments": TrainingArguments, "model": lora(tiny_folder),
-        "unwanted": samples[1:5], "folder": str(tmp_path), "dataset": plain.train_dataset, "collator": collate,
-    }  # fmt: skip
-    exec(with_trainer, names)
-    assert sorted(names["observations"].row) == sorted([*range(ROWS)] * 3)

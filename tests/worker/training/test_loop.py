@@ -14,10 +14,11 @@ from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
 from worker.training.batches import collate
 from worker.training.errors import TrainingError
-from worker.training.loop import learning_rate_of, train, warm_up_of
+from worker.training.loop import learning_rate_of, train
 from worker.training.lora import with_lora
 from worker.training.measurement import EncodedProbe
 from worker.training.models import load_model
+from worker.training.refresh_schedule import warm_up_of
 from worker.training.representation import inner_representation
 from worker.training.tokenization import IGNORED, TokenizedSample
 

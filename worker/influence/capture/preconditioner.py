@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from worker.influence.momentum import Momentum
 
 Weights = Mapping[str, Tensor]
 
@@ -24,22 +23,6 @@ SUPPORTED = "torch.optim.AdamW, Adam, SGD and Adafactor, transformers.Adafactor,
 
 _BITSANDBYTES_BLOCK = 256
 """Values that share one scale in a quantised state (bitsandbytes.functional.quantize_blockwise in its optimisers)."""
-
-
-@dataclass(frozen=True)
-class Momentum:
-    """Step u moves the weights by -eta_u gain_u sum over t <= u of decay^(u-t) P_u g_t, u counted from 1."""
-
-    decay: float
-    """b1 of Adam, the momentum of SGD, 0 for none."""
-    corrected: bool
-    """Whether the sum is a mean corrected for its start, as in Adam; SGD's is a plain sum."""
-
-    def gains(self, steps: int) -> NDArray[np.float64]:
-        """gain_u for u = 1 to steps: (1 - decay) / (1 - decay^u) where corrected, else 1."""
-        if not self.corrected:
-            return np.ones(steps)
-        return np.asarray((1.0 - self.decay) / (1.0 - self.decay ** np.arange(1, steps + 1)))
 
 
 def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
@@ -60,9 +43,7 @@ def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum:
-    """How the optimiser carries gradients on. Raises ValueError as `preconditioner_of`, and for Nesterov or damped
-    momentum and for groups that differ.
-    """
+    """How the optimiser carries gradients on. Raises ValueError as `preconditioner_of`, and for groups that differ."""
     inner = _unwrapped(optimizer)
     family = _family(inner)
     found = {_momentum_of_group(family, group) for group in inner.param_groups}
@@ -152,9 +133,10 @@ def _momentum_of_group(family: str, group: Mapping[str, Any]) -> Momentum:
     if family == "adam":
         return Momentum(float(group["betas"][0]), corrected=True)
     if family == "sgd":
-        if group["nesterov"] or group["dampening"]:
-            raise ValueError("Nesterov and damped momentum are not supported; use plain momentum")
-        return Momentum(float(group["momentum"]), corrected=False)
+        decay = float(group["momentum"])
+        # Without momentum it keeps no sum that could be damped.
+        dampening = float(group["dampening"]) if decay else 0.0
+        return Momentum(decay, corrected=False, dampening=dampening, nesterov=bool(group["nesterov"]))
     if group.get("beta1") is not None:
         raise ValueError("Adafactor's first moment is not supported; use beta1=None")
     return Momentum(0.0, corrected=False)

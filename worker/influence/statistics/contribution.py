@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.influence.errors import IndistinguishableError
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 
 Floats = NDArray[np.float64]
@@ -65,35 +66,7 @@ class Contributions:
         return np.bincount(self.row, minlength=rows).astype(np.int64)
 
 
-def step_weights(learning_rate: Floats, momentum: float, start: int = 0, stop: int | None = None) -> Floats:
-    """Return w_t, how much step t's gradient moves the weights over all later steps, [steps].
-
-    AdamW's first moment spreads a gradient over later steps: with u counted from 1,
-
-        w_t = sum over u >= t of eta_u (1 - b1) b1^(u-t) / (1 - b1^u)
-
-    The weights of intervals that cover the run add up to those of the run.
-
-    Args:
-        learning_rate: [steps], eta of each step.
-        momentum: b1 of AdamW, in [0, 1).
-        start: Index of the first step whose movement counts.
-        stop: Index after the last step whose movement counts; None for the end of the run.
-    """
-    u = np.arange(1, len(learning_rate) + 1)
-    applied = learning_rate * (1.0 - momentum) / (1.0 - momentum**u)
-    applied[:start] = 0.0
-    if stop is not None:
-        applied[stop:] = 0.0
-    weights = np.zeros(len(applied))
-    tail = 0.0
-    for t in range(len(applied) - 1, -1, -1):
-        tail = applied[t] + momentum * tail
-        weights[t] = tail
-    return weights
-
-
-def contributions(observations: Observations, steps: Steps, *, momentum: float, direction: int = 0) -> Contributions:
+def contributions(observations: Observations, steps: Steps, *, momentum: Momentum, direction: int = 0) -> Contributions:
     """Split mu into what each draw adds to it.
 
     Draws without a finite effect, and those of steps without a learning rate, are left out. sbar and sigma are taken
@@ -102,7 +75,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     Args:
         observations: What was recorded of every draw.
         steps: The steps of the run.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on.
         direction: Column of the effect signal.
 
     Returns:
@@ -127,7 +100,7 @@ def contributions(observations: Observations, steps: Steps, *, momentum: float, 
     robust = _robust_scale(centred, window, variance)
 
     seen, first = np.unique(step, return_index=True)
-    weight = step_weights(steps.learning_rate, momentum) * steps.clip
+    weight = momentum.step_weights(steps.learning_rate) * steps.clip
     part = weight[seen] * np.sqrt(variance[window[first]] / steps.batch_size[seen])
     reference = float(np.sqrt(np.sum(part**2)))
     if reference == 0.0:

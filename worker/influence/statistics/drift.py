@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.contribution import step_weights
 
 Floats = NDArray[np.float64]
 
@@ -42,13 +42,13 @@ def predicted_drift(
     measured_at: NDArray[np.int64],
     probe_loss: Floats,
     *,
-    momentum: float,
+    momentum: Momentum,
     direction: int = 0,
 ) -> PredictedDrift:
     """Predict the change of the probe loss Q between measurements, and compare it with the realised one.
 
     The predicted change of an interval is - sum_t w_t^I k_t sum_{i in B_t} s_ti / B_t over all steps t up to its end,
-    with w_t^I the weight that momentum carries from step t into the interval's own steps (`step_weights`). s_ti holds
+    with w_t^I the weight that momentum carries from step t into the interval's own steps (`Momentum.step_weights`). s_ti holds
     the probe gradient and the preconditioner of step t; weight decay is left out.
 
     Args:
@@ -56,7 +56,7 @@ def predicted_drift(
         steps: The steps of the run.
         measured_at: [R], number of steps taken before each measurement of Q, rising, from 0 to the number of steps.
         probe_loss: [R], the measured values of Q.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
 
     Returns:
@@ -77,7 +77,7 @@ def predicted_drift(
     batch_mean = np.where(known, batch_mean, 0.0)
     starts, ends = at[:-1], at[1:]
     weights = np.array(
-        [step_weights(steps.learning_rate, momentum, a, b) * steps.clip for a, b in zip(starts, ends, strict=True)]
+        [momentum.step_weights(steps.learning_rate, a, b) * steps.clip for a, b in zip(starts, ends, strict=True)]
     ).reshape(len(starts), len(steps))
     moved = weights.sum(1)
     recorded = weights[:, known].sum(1) / np.where(moved > 0, moved, 1.0)

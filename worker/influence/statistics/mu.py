@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.contribution import Contributions, contributions
 from worker.influence.statistics.row_variance import RowVariance, fit_row_variance
@@ -44,7 +45,7 @@ def estimate_mu(
     steps: Steps,
     *,
     rows: int,
-    momentum: float,
+    momentum: Momentum,
     direction: int = 0,
     confidence: float = 0.95,
 ) -> MuEstimate:
@@ -62,7 +63,7 @@ def estimate_mu(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         rows: Number of samples of the dataset.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
         confidence: Level of the interval, in (0, 1).
 
@@ -99,7 +100,7 @@ def group_mu_with_interval(
     steps: Steps,
     members: NDArray[np.bool_],
     *,
-    momentum: float,
+    momentum: Momentum,
     direction: int = 0,
     confidence: float = 0.95,
 ) -> GroupMu:
@@ -112,7 +113,7 @@ def group_mu_with_interval(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         members: [rows], whether the sample belongs to the group.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
         confidence: Level of the interval, in (0, 1).
 

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.contribution import contributions
 from worker.influence.statistics.row_variance import fit_row_variance
@@ -11,7 +12,7 @@ Floats = NDArray[np.float64]
 
 
 def composed_squares(
-    observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0
+    observations: Observations, steps: Steps, *, rows: int, momentum: Momentum, direction: int = 0
 ) -> Floats:
     """Return an unbiased estimate of sum_t mu_ti^2, [rows]; 0 for a row never drawn.
 
@@ -42,7 +43,9 @@ def composed_squares(
     return np.where(n > 0, draws.sum_by_row(excess, rows), 0.0)
 
 
-def composed_mu(observations: Observations, steps: Steps, *, rows: int, momentum: float, direction: int = 0) -> Floats:
+def composed_mu(
+    observations: Observations, steps: Steps, *, rows: int, momentum: Momentum, direction: int = 0
+) -> Floats:
     """Return mu_comp_i = sqrt(sum_t mu_ti^2), [rows]: the influence if it were known which steps drew the sample.
 
     It has no sign, and is larger than |mu| by about sqrt(N / B): for mu the random draw of every batch hides the

@@ -15,11 +15,13 @@ from worker.influence.capture.preconditioner import adamw_preconditioner
 from worker.influence.capture.probe_gradients import probe_gradients
 from worker.influence.capture.recorder import Recorder, is_aligned
 from worker.influence.directions import ProbeShape, plan
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.contribution import step_weights
 from worker.influence.statistics.mu import estimate_mu
 from worker.training.batches import collate, forward
 from worker.training.tokenization import IGNORED, TokenizedSample
+
+ADAM = Momentum(0.9, corrected=True)
 
 CPU = torch.device("cpu")
 SAMPLES, BATCH, EPOCHS, REFRESH, RATE, CLIP = 24, 4, 2, 3, 2e-4, 0.7
@@ -119,8 +121,8 @@ def test_mu_orders_samples_as_retraining_without_them_does(lora_model: Any) -> N
     recorder.remove()
     rise = np.array([trainer.run(dropped=row) - plain for row in range(SAMPLES)])
 
-    mu = estimate_mu(observations, steps, rows=SAMPLES, momentum=0.9).mu
-    weight = step_weights(steps.learning_rate, 0.9) * steps.clip / steps.batch_size
+    mu = estimate_mu(observations, steps, rows=SAMPLES, momentum=ADAM).mu
+    weight = ADAM.step_weights(steps.learning_rate) * steps.clip / steps.batch_size
     # A dropped slot takes away the whole of s, and not what it has above the mean; mu is centred.
     whole = np.bincount(observations.row, weight[observations.step] * observations.effect[:, 0])
     figures = {

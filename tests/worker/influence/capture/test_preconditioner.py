@@ -10,7 +10,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from worker.influence.capture.preconditioner import Momentum, adamw_preconditioner, momentum_of, preconditioner_of
+from worker.influence.capture.preconditioner import adamw_preconditioner, momentum_of, preconditioner_of
+from worker.influence.momentum import Momentum
 
 RATE = 0.01
 STEPS = 5
@@ -138,6 +139,8 @@ WITH_MOMENTUM: dict[str, Callable[[list[Tensor]], torch.optim.Optimizer]] = {
     "adamw": lambda w: torch.optim.AdamW(w, lr=RATE, betas=(0.8, 0.99), eps=1e9, weight_decay=0.0),
     "adam-without": lambda w: torch.optim.Adam(w, lr=RATE, betas=(0.0, 0.99), eps=1e9),
     "sgd": lambda w: torch.optim.SGD(w, lr=RATE, momentum=0.7),
+    "sgd-damped": lambda w: torch.optim.SGD(w, lr=RATE, momentum=0.7, dampening=0.4),
+    "sgd-nesterov": lambda w: torch.optim.SGD(w, lr=RATE, momentum=0.7, nesterov=True),
     "sgd-without": lambda w: torch.optim.SGD(w, lr=RATE),
 }
 
@@ -148,13 +151,14 @@ def test_momentum_says_how_gradients_go_on_acting(
 ) -> None:
     optimizer = make(list(weights.values()))
     momentum = momentum_of(optimizer)
-    gains = momentum.gains(STEPS)
     gradients: list[dict[str, Tensor]] = []
     for u, (gradient, change, p) in enumerate(taken(optimizer, weights)):
         gradients.append(gradient)
+        factors = momentum.step_weights(np.full(STEPS, RATE), u, u + 1)
+        assert not factors[u + 1 :].any()
         for name in weights:
-            total = sum(momentum.decay ** (u - t) * g[name] for t, g in enumerate(gradients))
-            torch.testing.assert_close(change[name], -RATE * gains[u] * p[name] * total, rtol=1e-7, atol=1e-15)
+            total = sum(float(factor) * g[name] for factor, g in zip(factors, gradients, strict=False))
+            torch.testing.assert_close(change[name], -p[name] * total, rtol=1e-7, atol=1e-15)
 
 
 def test_momentum_of_each_optimizer(weights: dict[str, Tensor]) -> None:
@@ -166,9 +170,11 @@ def test_momentum_of_each_optimizer(weights: dict[str, Tensor]) -> None:
     uneven = torch.optim.AdamW([{"params": parameters[:1], "betas": (0.5, 0.9)}, {"params": parameters[1:]}])
     with pytest.raises(ValueError, match="groups have different momentum"):
         momentum_of(uneven)
-    for options in ({"nesterov": True}, {"dampening": 0.1}):
-        with pytest.raises(ValueError, match="plain momentum"):
-            momentum_of(torch.optim.SGD(parameters, momentum=0.9, **options))
+    nesterov = momentum_of(torch.optim.SGD(parameters, momentum=0.9, nesterov=True))
+    assert nesterov == Momentum(0.9, corrected=False, nesterov=True)
+    damped = momentum_of(torch.optim.SGD(parameters, momentum=0.9, dampening=0.1))
+    assert damped == Momentum(0.9, corrected=False, dampening=0.1)
+    assert momentum_of(torch.optim.SGD(parameters, dampening=0.1)) == Momentum(0.0, corrected=False)
     first_moment = transformers.Adafactor(parameters, lr=RATE, relative_step=False, beta1=0.9)
     with pytest.raises(ValueError, match="beta1=None"):
         momentum_of(first_moment)

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.drift import predicted_drift
+
+ADAM = Momentum(0.9, corrected=True)
+NO_MOMENTUM = Momentum(0.0, corrected=False)
 
 
 def test_exact_where_the_probe_loss_is_linear_and_the_preconditioner_fixed() -> None:
@@ -29,7 +33,7 @@ def test_exact_where_the_probe_loss_is_linear_and_the_preconditioner_fixed() -> 
     step = np.repeat(np.arange(steps_taken), batch)
     observations = Observations(np.arange(len(step)), step, signal.reshape(-1, 1), np.zeros((len(step), 1)))
     steps = Steps(rate, clip, np.full(steps_taken, batch), np.zeros(steps_taken, dtype=np.int64))
-    found = predicted_drift(observations, steps, np.array(measured_at), np.array(losses), momentum=b1)
+    found = predicted_drift(observations, steps, np.array(measured_at), np.array(losses), momentum=ADAM)
     np.testing.assert_allclose(found.predicted, np.diff(losses), rtol=1e-10)
     np.testing.assert_allclose(found.realised, np.diff(losses), rtol=1e-12)
     assert found.step.tolist() == measured_at[1:]
@@ -37,7 +41,7 @@ def test_exact_where_the_probe_loss_is_linear_and_the_preconditioner_fixed() -> 
     assert found.correlation == pytest.approx(1, rel=1e-10)
 
     # A gradient credited to its own step alone is another number.
-    plain = predicted_drift(observations, steps, np.array(measured_at), np.array(losses), momentum=0.0)
+    plain = predicted_drift(observations, steps, np.array(measured_at), np.array(losses), momentum=NO_MOMENTUM)
     assert np.abs(plain.predicted - plain.realised).max() > 0.1 * np.abs(plain.realised).max()
 
 
@@ -82,24 +86,24 @@ def logistic_run(rate: float, *, warm: int = 0) -> tuple[Observations, Steps, np
 def test_logistic_regression_with_adamw_follows_the_prediction() -> None:
     """From step 30 on, when the second moment no longer jumps."""
     observations, steps, at, losses = logistic_run(1e-3, warm=30)
-    found = predicted_drift(observations, steps, at, losses, momentum=0.9)
+    found = predicted_drift(observations, steps, at, losses, momentum=ADAM)
     assert len(found.step) >= 30
     assert found.correlation > 0.98
     assert found.slope == pytest.approx(1, abs=0.05)
-    plain = predicted_drift(observations, steps, at, losses, momentum=0.0)
+    plain = predicted_drift(observations, steps, at, losses, momentum=NO_MOMENTUM)
     assert plain.correlation < 0.7
 
 
 def test_intervals_that_were_not_recorded_are_left_out() -> None:
     observations, steps, at, losses = logistic_run(1e-3, warm=9)
-    found = predicted_drift(observations, steps, at, losses, momentum=0.9)
+    found = predicted_drift(observations, steps, at, losses, momentum=ADAM)
     # Steps 0 to 9 have no signal, yet move the weights by momentum until about step 20.
     assert found.step.tolist() == at[5:].tolist()
     weight = sum(0.1 * 0.9 ** (u - t) / (1 - 0.9 ** (u + 1)) for u in range(20, 25) for t in range(10, u + 1))
     assert found.recorded[0] == pytest.approx(weight / 5, rel=1e-9)
     assert found.recorded[-1] > 0.999
     assert len(found.predicted) == len(found.realised) == len(found.recorded) == len(at) - 5
-    nothing = predicted_drift(observations, steps, at[:2], losses[:2], momentum=0.9)
+    nothing = predicted_drift(observations, steps, at[:2], losses[:2], momentum=ADAM)
     assert len(nothing.step) == 0
     assert np.isnan(nothing.slope)
     assert np.isnan(nothing.correlation)
@@ -109,4 +113,4 @@ def test_losses_that_do_not_fit_the_steps_are_refused() -> None:
     observations, steps, at, losses = logistic_run(1e-3)
     for wrong_at, wrong in [(at[:-1], losses), (at[::-1], losses), (at + 1, losses)]:
         with pytest.raises(ValueError, match="number of steps taken before it"):
-            predicted_drift(observations, steps, wrong_at, wrong, momentum=0.9)
+            predicted_drift(observations, steps, wrong_at, wrong, momentum=ADAM)

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from numpy.random import Generator
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.contribution import step_weights
 from worker.influence.statistics.mu import estimate_mu, group_mu, group_mu_with_interval
+
+ADAM = Momentum(0.9, corrected=True)
+NO_MOMENTUM = Momentum(0.0, corrected=False)
 
 
 def run_of(
@@ -29,33 +32,6 @@ def run_of(
     return Observations(order, step, signal[:, None], np.zeros((len(order), 1))), steps
 
 
-def test_step_weights_are_the_double_sum() -> None:
-    rate, b1 = np.array([0.3, 0.1, 0.7, 0.2, 0.05]), 0.9
-    slow = [sum(rate[u - 1] * (1 - b1) * b1 ** (u - t) / (1 - b1**u) for u in range(t, 6)) for t in range(1, 6)]
-    np.testing.assert_allclose(step_weights(rate, b1), slow, rtol=1e-12)
-    np.testing.assert_allclose(step_weights(rate, 0.0), rate, rtol=1e-12)
-
-
-def test_step_weights_are_what_adam_does_with_a_gradient() -> None:
-    """The whole move of a weight, gradient by gradient, with the second moment held at one."""
-    generator = np.random.default_rng(0)
-    rate, b1, gradient = generator.uniform(0.1, 1, 30), 0.9, generator.normal(size=30)
-    moment, moved = 0.0, 0.0
-    for t in range(30):
-        moment = b1 * moment + (1 - b1) * gradient[t]
-        moved += rate[t] * moment / (1 - b1 ** (t + 1))
-    assert step_weights(rate, b1) @ gradient == pytest.approx(moved, rel=1e-12)
-
-
-def test_step_weights_of_parts_add_up_and_end_where_the_gradient_has_gone() -> None:
-    rate = np.random.default_rng(0).uniform(0.1, 1, 12)
-    parts = [step_weights(rate, 0.9, a, b) for a, b in [(0, 4), (4, 5), (5, 12)]]
-    np.testing.assert_allclose(sum(parts), step_weights(rate, 0.9), rtol=1e-12)
-    assert (parts[0][4:] == 0).all()
-    # Step 0's gradient in step 4 alone: u = 5 counted from 1.
-    assert parts[1][0] == pytest.approx(rate[4] * 0.1 * 0.9**4 / (1 - 0.9**5), rel=1e-12)
-
-
 @pytest.mark.parametrize("per_block", [5, 1])
 def test_mu_is_the_formula(per_block: int) -> None:
     """Blocks of 40 draws each, and blocks of 8, of which four are joined until a mean rests on 32."""
@@ -63,12 +39,12 @@ def test_mu_is_the_formula(per_block: int) -> None:
     steps = Steps(steps.learning_rate, steps.clip, steps.batch_size, np.arange(len(steps)) // per_block)
     # Ten steps of 8 draws: two windows either way; what is left over below 32 draws joins the last.
     window = (np.arange(10) >= (5 if per_block == 5 else 4)).astype(int)
-    weight = step_weights(steps.learning_rate, 0.9) * steps.clip
+    weight = ADAM.step_weights(steps.learning_rate) * steps.clip
     signal, of_draw = observations.effect[:, 0], window[observations.step]
     mean = {b: signal[of_draw == b].mean() for b in (0, 1)}
     variance = {b: signal[of_draw == b].var(ddof=1) for b in (0, 1)}
     variance_of_drift = sum(weight[t] ** 2 * variance[window[t]] / steps.batch_size[t] for t in range(len(steps)))
-    found = estimate_mu(observations, steps, rows=40, momentum=0.9)
+    found = estimate_mu(observations, steps, rows=40, momentum=ADAM)
     for row in range(40):
         drift = sum(
             weight[t] * (signal[i] - mean[of_draw[i]]) / steps.batch_size[t]
@@ -84,16 +60,16 @@ def test_batches_of_one_sample_refreshed_at_every_step_are_centred_over_their_ne
     signal = generator.normal(size=200) + 3.0 * (order < 5)
     steps = Steps(np.ones(200), np.ones(200), np.ones(200, dtype=np.int64), np.arange(200))
     found = estimate_mu(
-        Observations(order, np.arange(200), signal[:, None], np.zeros((200, 1))), steps, rows=100, momentum=0
+        Observations(order, np.arange(200), signal[:, None], np.zeros((200, 1))), steps, rows=100, momentum=NO_MOMENTUM
     )
     assert found.mu[:5].min() > 2 * np.abs(found.mu[5:]).mean()
 
 
 def test_mu_is_free_of_units_and_signed() -> None:
     observations, steps = run_of(np.random.default_rng(2))
-    found = estimate_mu(observations, steps, rows=64, momentum=0.9)
+    found = estimate_mu(observations, steps, rows=64, momentum=ADAM)
     scaled = Observations(observations.row, observations.step, -3e4 * observations.effect, observations.alignment)
-    np.testing.assert_allclose(estimate_mu(scaled, steps, rows=64, momentum=0.9).mu, -found.mu, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(estimate_mu(scaled, steps, rows=64, momentum=ADAM).mu, -found.mu, rtol=1e-9, atol=1e-12)
 
 
 def test_rows_without_signal_have_no_effect_and_single_draws_no_interval() -> None:
@@ -102,14 +78,14 @@ def test_rows_without_signal_have_no_effect_and_single_draws_no_interval() -> No
     signal = observations.effect.copy()
     signal[observations.step == 0] = np.nan
     found = estimate_mu(
-        Observations(observations.row, observations.step, signal, observations.alignment), steps, rows=33, momentum=0.9
+        Observations(observations.row, observations.step, signal, observations.alignment), steps, rows=33, momentum=ADAM
     )
     assert np.isnan(found.low).all()  # no row was drawn twice: there is no variance to borrow either
     assert found.mu[32] == 0
     assert (found.mu[observations.row[observations.step == 0]] == 0).all()
     nothing = Observations(observations.row, observations.step, signal * np.nan, observations.alignment)
     with pytest.raises(ValueError, match="too few steps"):
-        estimate_mu(nothing, steps, rows=32, momentum=0.9)
+        estimate_mu(nothing, steps, rows=32, momentum=ADAM)
 
 
 def test_a_draw_scored_after_the_last_step_has_no_weight() -> None:
@@ -126,9 +102,8 @@ def test_a_draw_scored_after_the_last_step_has_no_weight() -> None:
         np.append(steps.batch_size, 1),
         np.append(steps.block, steps.block[-1]),
     )
-    np.testing.assert_allclose(
-        estimate_mu(late, longer, rows=32, momentum=0.9).mu, estimate_mu(observations, steps, rows=32, momentum=0.9).mu
-    )
+    without = estimate_mu(observations, steps, rows=32, momentum=ADAM)
+    np.testing.assert_allclose(estimate_mu(late, longer, rows=32, momentum=ADAM).mu, without.mu)
 
 
 def test_the_reference_law_is_the_spread_of_independent_draws() -> None:
@@ -140,7 +115,7 @@ def test_the_reference_law_is_the_spread_of_independent_draws() -> None:
         row = generator.integers(0, 400, size=8 * 40)
         step = np.repeat(np.arange(40), 8)
         steps = Steps(np.linspace(1, 0.2, 40), np.ones(40), np.full(40, 8), np.zeros(40, dtype=np.int64))
-        weight = step_weights(steps.learning_rate, 0.9)
+        weight = ADAM.step_weights(steps.learning_rate)
         # Centred at the population's mean, which the run itself does not know.
         drifts.append(np.sum(weight[step] * population[row] / 8))
     found = np.std(drifts)
@@ -162,9 +137,9 @@ def test_a_groups_mu_is_that_of_its_members_and_lies_in_its_interval() -> None:
     )
     flat = Steps(np.ones(len(steps)), np.ones(len(steps)), steps.batch_size, np.zeros(len(steps), dtype=np.int64))
     members = np.arange(200) < 20
-    found = group_mu_with_interval(observations, flat, members, momentum=0.9)
-    own = estimate_mu(observations, flat, rows=200, momentum=0.9)
+    found = group_mu_with_interval(observations, flat, members, momentum=ADAM)
+    own = estimate_mu(observations, flat, rows=200, momentum=ADAM)
     assert found.mu == pytest.approx(200 / 180 * own.mu[:20].sum(), rel=1e-12)
     assert found.low < found.mu < found.high
     for nobody in (np.zeros(200, dtype=bool), np.ones(200, dtype=bool)):
-        assert np.isnan(group_mu_with_interval(observations, flat, nobody, momentum=0.9).mu)
+        assert np.isnan(group_mu_with_interval(observations, flat, nobody, momentum=ADAM).mu)

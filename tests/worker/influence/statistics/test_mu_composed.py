@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
 from worker.influence.statistics.mu import estimate_mu
 from worker.influence.statistics.mu_composed import composed_mu, composed_squares
+
+ADAM = Momentum(0.9, corrected=True)
+NO_MOMENTUM = Momentum(0.0, corrected=False)
 
 ROWS, BATCH, EPOCHS = 400, 8, 3
 
@@ -25,12 +29,12 @@ def test_without_noise_it_is_the_formula_and_the_root_of_n_over_b_above_mu() -> 
     m = np.random.default_rng(0).normal(size=ROWS)
     observations, steps = simulated(1, 0.0, m)
     steps = Steps(steps.learning_rate, steps.clip, steps.batch_size, np.zeros(len(steps), dtype=np.int64))
-    found = composed_mu(observations, steps, rows=ROWS, momentum=0.0)
+    found = composed_mu(observations, steps, rows=ROWS, momentum=NO_MOMENTUM)
     signal = observations.effect[:, 0]
     np.testing.assert_allclose(
         found, np.sqrt(EPOCHS / BATCH) * np.abs(m - m.mean()) / signal.std(ddof=1), rtol=1e-9, atol=1e-12
     )
-    mu = estimate_mu(observations, steps, rows=ROWS, momentum=0.0).mu
+    mu = estimate_mu(observations, steps, rows=ROWS, momentum=NO_MOMENTUM).mu
     np.testing.assert_allclose(found, np.sqrt(ROWS / BATCH) * np.abs(mu), rtol=1e-9, atol=1e-12)
 
 
@@ -39,7 +43,7 @@ def test_noise_is_taken_off() -> None:
     m = np.where(np.arange(ROWS) < 40, 2.0, -0.2)
     noise = 1.5
     sigma = np.sqrt(m.var() + noise**2)
-    squares = np.array([composed_squares(*simulated(seed, noise, m), rows=ROWS, momentum=0.9) for seed in range(200)])
+    squares = np.array([composed_squares(*simulated(seed, noise, m), rows=ROWS, momentum=ADAM) for seed in range(200)])
     truth = EPOCHS / BATCH * (m - m.mean()) ** 2 / sigma**2
     raw = EPOCHS / BATCH * noise**2 / sigma**2
     by_run = squares[:, :40].mean(1)
@@ -55,11 +59,11 @@ def test_single_draws_borrow_the_noise_or_have_no_composition() -> None:
     once = np.ones(len(observations), dtype=bool)
     once[ROWS:] = observations.row[ROWS:] >= 100
     part = Observations(observations.row[once], observations.step[once], observations.effect[once], np.zeros((1, 1)))
-    squares = composed_squares(part, steps, rows=ROWS + 1, momentum=0.9)
+    squares = composed_squares(part, steps, rows=ROWS + 1, momentum=ADAM)
     assert abs(squares[:100].mean()) < 3 * squares[:100].std() / 10
     assert squares[ROWS] == 0  # never drawn
     first = observations.step < ROWS // BATCH
     alone = Observations(
         observations.row[first], observations.step[first], observations.effect[first], np.zeros((1, 1))
     )
-    assert np.isnan(composed_mu(alone, steps, rows=ROWS, momentum=0.9)).all()
+    assert np.isnan(composed_mu(alone, steps, rows=ROWS, momentum=ADAM)).all()

@@ -12,9 +12,12 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from worker.influence.momentum import Momentum
 from worker.influence.observations import Observations, Steps
-from worker.influence.statistics.contribution import step_weights
 from worker.influence.statistics.mu import estimate_mu, group_mu_with_interval
+
+ADAM = Momentum(0.9, corrected=True)
+NO_MOMENTUM = Momentum(0.0, corrected=False)
 
 Floats = NDArray[np.float64]
 ROWS, BATCH, BLOCK = 400, 8, 10
@@ -70,7 +73,7 @@ def simulated(
     noise = np.sqrt(variance[order]) * generator.normal(size=len(order))
     signal = offset[block[step]] + scale[block[step]] * (m[order] + noise)
     steps = Steps(np.linspace(1, 0.1, count), generator.uniform(0.5, 1, count), np.bincount(step), block)
-    weight = step_weights(steps.learning_rate, 0.9) * steps.clip
+    weight = ADAM.step_weights(steps.learning_rate) * steps.clip
     truth = np.bincount(order, (weight / steps.batch_size)[step] * scale[block[step]], ROWS) * (m - m.mean())
     return Observations(order, step, signal[:, None], np.zeros((len(order), 1))), steps, truth, n
 
@@ -84,7 +87,7 @@ def reference_of(observations: Observations, steps: Steps) -> float:
     variance = np.array(
         [observations.effect[block[observations.step] == b, 0].var(ddof=1) for b in range(block[-1] + 1)]
     )
-    weight = step_weights(steps.learning_rate, 0.9) * steps.clip
+    weight = ADAM.step_weights(steps.learning_rate) * steps.clip
     return float(np.sqrt(np.sum(weight**2 * variance[block] / steps.batch_size)))
 
 
@@ -94,7 +97,7 @@ def assert_covered(law: Law, runs: int, *, low: float = 0.93, high: float = 0.97
     share: dict[str, list[float]] = defaultdict(list)
     for _ in range(runs):
         observations, steps, truth, n = simulated(generator, law)
-        found = estimate_mu(observations, steps, rows=ROWS, momentum=0.9)
+        found = estimate_mu(observations, steps, rows=ROWS, momentum=ADAM)
         truth = truth / reference_of(observations, steps)
         inside = (found.low <= truth) & (truth <= found.high)
         for draws in (1, 2, 3):
@@ -135,7 +138,7 @@ def test_intervals_are_each_rows_own_where_too_few_are_drawn_twice() -> None:
     steps = Steps(np.ones(7), np.ones(7), np.full(7, 10), np.zeros(7, dtype=np.int64))
     signal = generator.normal(size=70)
     observations = Observations(rows, np.arange(70) // 10, signal[:, None], np.zeros((70, 1)))
-    found = estimate_mu(observations, steps, rows=60, momentum=0.0)
+    found = estimate_mu(observations, steps, rows=60, momentum=NO_MOMENTUM)
     assert np.isnan(found.low[10:]).all()
     # Equal weights, so mu is a multiple of the mean, with the error of the window's mean beside the row's own.
     unit = 1 / 10 / np.sqrt(7 * signal.var(ddof=1) / 10)
@@ -151,6 +154,6 @@ def test_group_intervals_cover() -> None:
         for _ in range(300):
             observations, steps, truth, _ = simulated(generator, LAWS["planted, unequal variances"])
             expected = truth[members].sum() * ROWS / (ROWS - members.sum()) / reference_of(observations, steps)
-            found = group_mu_with_interval(observations, steps, members, momentum=0.9)
+            found = group_mu_with_interval(observations, steps, members, momentum=ADAM)
             inside.append(found.low <= expected <= found.high)
         assert np.mean(inside) == pytest.approx(0.95, abs=3 * np.sqrt(0.95 * 0.05 / 300)), members.sum()
