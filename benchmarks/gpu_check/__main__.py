@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_check.audits import check_demo_model, check_interruptions, check_out_of_memory
+from benchmarks.gpu_check.audits import check_demo_model, check_interruptions, check_out_of_memory, check_planned_passes
 from benchmarks.gpu_check.environment import check_environment
 from benchmarks.gpu_check.report import Report
 from benchmarks.gpu_check.shapes import LLAMA, SHAPES, TINY, Shape, write_model
@@ -47,6 +47,7 @@ def run(shape: Shape, device: torch.device, work: Path) -> Report:
         _free(device)
         check_interruptions(report, children, work, shape, model, device)
         check_out_of_memory(report, children, work, shape, model, device)
+        check_planned_passes(report, children, work, shape, model, device)
     shutil.rmtree(work / "model", ignore_errors=True)
     with report.part("speed"):
         check_speed(report, shape, device)

@@ -88,13 +88,13 @@ def check_interruptions(
         first = child.until(lambda event: isinstance(event, MetricEvent))
         child.process.save_and_stop()
         code = child.exit_code()
-    resumed = first.step > measured + 1 and "resumed" in _codes(child)  # type: ignore[union-attr]
+    resumed = first.step > measured + 1 and bool(_notices(child, "resumed"))  # type: ignore[union-attr]
     report.checked("it resumes from its checkpoint", resumed, f"at step {first.step}")  # type: ignore[union-attr]
     report.checked("told to save and stop, it does", code == EXIT_SAVED, _ended(child, code))
 
     child = children.finish(folder)
     whole = (folder / RECORDING_FILE).is_file()
-    report.checked("it resumes again and finishes", whole and "resumed" in _codes(child), _ended(child))
+    report.checked("it resumes again and finishes", whole and bool(_notices(child, "resumed")), _ended(child))
     _check_equal(report, Recording.load(folder / RECORDING_FILE), Recording.load(alone / RECORDING_FILE), device)
     _check_combined(report, children, folder)
 
@@ -125,10 +125,36 @@ def check_out_of_memory(
         child.until(lambda event: isinstance(event, MetricEvent) and event.step == measured + 1)
         with squeezed(child.process.pid, device, shape.room):
             code = child.exit_code()
-    notices = [event.message for event in child.events if isinstance(event, NoticeEvent)]
-    halved = "passes_halved" in _codes(child)
+    halved = _notices(child, "passes_halved")
     report.checked(
-        name, code == 0 and halved, notices[0] if notices else _ended(child, code), notices=notices, code=code
+        name, code == 0 and bool(halved), halved[0] if halved else _ended(child, code), notices=halved, code=code
+    )
+
+
+def check_planned_passes(
+    report: Report, children: Children, work: Path, shape: Shape, model: Path, device: torch.device
+) -> None:
+    """Steps too large for the GPU run in passes that were planned, and none runs out of memory."""
+    name = "a step larger than the GPU's memory is planned in passes that fit"
+    if device.type == "cpu":
+        report.not_measured(name, "passes are planned by a GPU's memory alone")
+        return
+    rows = 24
+    training = TrainingConfig(batch_size=rows // 2, dtype=shape.dtype, epochs=1, max_length=2048)
+    folder = stage(
+        work / "large",
+        ModelSpec(source=ModelSource.LOCAL, location=str(model)),
+        training,
+        rows=rows,
+        length=2 * training.max_length,
+    )
+    child = children.finish(folder)
+    planned = _notices(child, "passes_planned")
+    ran_out = [message for message in _notices(child, "passes_halved") if "splits alignments" not in message]
+    report.checked(
+        name,
+        (folder / RECORDING_FILE).is_file() and bool(planned) and not ran_out,
+        (ran_out or planned or [_ended(child)])[0],
     )
 
 
@@ -195,8 +221,8 @@ def _equal(one: object, other: object) -> bool:
     return True
 
 
-def _codes(child: Child) -> list[str]:
-    return [event.code for event in child.events if isinstance(event, NoticeEvent)]
+def _notices(child: Child, code: str) -> list[str]:
+    return [event.message for event in child.events if isinstance(event, NoticeEvent) and event.code == code]
 
 
 def _ended(child: Child, code: int | None = None) -> str:

@@ -16,9 +16,12 @@ from worker.influence.capture.recorder import Recorder
 from worker.training.batches import batches, collate, forward
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState
+from worker.training.device_memory import DeviceMemory, memory_of
+from worker.training.dry_run import pass_cost
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
+from worker.training.token_budget import PassCost, Single, TokenBudget
 from worker.training.tokenization import TokenizedSample
 
 WARM_UP_STEPS = 10
@@ -57,6 +60,7 @@ def train(
     on_step: Callable[[MetricEvent, int], None] = lambda metric, total: None,
     tell: Callable[[NoticeEvent], None] = lambda notice: None,
     checkpoints: Checkpoints | None = None,
+    memory: DeviceMemory | None = None,
 ) -> TrainingRun:
     """Trains the LoRA layers of `model` in place on the samples that have a turn with loss.
 
@@ -65,8 +69,10 @@ def train(
     the end, without a step. With checkpoints the run goes on from the newest, and leaves others; it takes the same
     steps and records the same, bit for bit, as one that was not interrupted. Where memory runs out, the pass is
     repeated in smaller ones, which `tell` is told. Raises TrainingError when the loss stops being finite; its message
-    names the rows. Raises TrainingError when one sample alone does not fit into memory. Raises StoppedError when it
-    was asked to stop for later.
+    names the rows. Raises TrainingError when one sample alone does not fit into memory, before the first step where
+    that can be known. Raises StoppedError when it was asked to stop for later.
+
+    memory: of the device, by which passes are planned; None: read where it is a GPU, else passes are not planned.
     """
     accelerator = Accelerator()
     model = accelerator.prepare_model(model)
@@ -83,6 +89,23 @@ def train(
         )
     total = steps_of(len(rows), config)
     run = TrainingRun()
+    memory = memory or memory_of(accelerator.device)
+    model.train()
+    budget = None
+    if memory is not None:
+        longest = max(rows, key=lambda row: len(samples[row].ids))
+        cost = pass_cost(
+            model,
+            weights,
+            samples[longest],
+            memory,
+            recorder=recorder,
+            name=f"Row {longest}",
+            pad=pad,
+            device=accelerator.device,
+        )
+        budget = TokenBudget(cost, memory.free)
+        budget.check(_singles(longest, len(samples[longest].ids), probes, cost, recorder))
     measurement = None
     if recorder is not None:
         measurement = Measurement(
@@ -96,9 +119,15 @@ def train(
             total=total,
             planned_tokens=config.epochs * sum(len(samples[row].ids) for row in rows),
             micro_batch_size=config.micro_batch_size,
+            budget=budget,
             tell=tell,
         )
     passes = Passes("a training pass", samples=config.micro_batch_size, device=accelerator.device, tell=tell)
+
+    def plan() -> None:
+        if budget is not None:
+            # The step's own gradients, and the optimiser's moments as long as there are none.
+            passes.plan(budget.tokens(reserve=budget.cost.gradients * (1 if optimizer.state else 3)))
 
     def backward(batch_rows: Sequence[int]) -> torch.Tensor:
         """Gradient of the mean of the rows' losses, in micro-batches; their losses, in the order they ran."""
@@ -122,12 +151,16 @@ def train(
         _check_finite(found, [batch_rows[position] for part, _ in ran for position in part], run.steps)
         return found
 
-    model.train()
     state = TrainingState(trained, optimizer, measurement, run, accelerator.device)
     if checkpoints:
         checkpoints.resume(state)
+    plan()
+    if budget is not None and passes.tokens is not None:
+        tell(budget.notice(passes.tokens))
     for step, batch_rows in enumerate(islice(batches(rows, config), run.steps, None), run.steps):
         probe_loss = measurement.begin_step(step) if measurement else None
+        if probe_loss is not None:
+            plan()  # A measurement leaves directions.
         rate = peak * _schedule(step, total, config.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -150,6 +183,7 @@ def train(
         if run.late is None:
             run.late = measurement.unseen(rows)
             measurement.finish(run.steps, late=bool(run.late))
+            plan()
         while run.late:
             backward(run.late[: config.batch_size])
             optimizer.zero_grad(set_to_none=True)
@@ -163,6 +197,24 @@ def train(
         run.measurements = measurement.measurements
     run.seconds = state.seconds()
     return run
+
+
+def _singles(
+    row: int, tokens: int, probes: Sequence[EncodedProbe], cost: PassCost, recorder: Recorder | None
+) -> list[Single]:
+    """The longest sample and the longest probe item, and what is held beside a pass of each."""
+    moments = 2 * cost.gradients
+    found = [Single(f"Row {row}", tokens, cost.gradients + moments + (recorder.held_bytes() if recorder else 0))]
+    items = [
+        (len(item.ids), f"Item {place} of probe {number}")
+        for number, probe in enumerate(probes, 1)
+        for side in probe.sides
+        for place, item in enumerate(side, 1)
+    ]
+    if items and recorder:
+        length, name = max(items)
+        found.append(Single(name, length, moments + recorder.measuring_bytes()))
+    return found
 
 
 def _schedule(step: int, total: int, warmup_ratio: float) -> float:

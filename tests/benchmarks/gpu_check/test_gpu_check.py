@@ -15,6 +15,7 @@ NEEDS_A_GPU = {
     "the GPU",
     "an audit of the demo model",
     "a killed child leaves the GPU's memory free",
+    "a step larger than the GPU's memory is planned in passes that fit",
 }
 
 
