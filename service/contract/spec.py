@@ -97,6 +97,9 @@ class TrainingConfig(Closed):
     micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
     """Samples in memory at once, at most; None: the whole batch. Where memory runs out they become fewer by
     themselves. Changes memory, never a result."""
+    gradient_checkpointing: bool = False
+    """Whether each layer keeps its input alone and computes the rest again in the backward pass: a fraction of the
+    memory for one more forward pass. Changes no result."""
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     """At its peak. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)

@@ -10,9 +10,58 @@ from torch import Tensor
 from worker.influence.capture.recorder import Recorder
 from worker.training.batches import collate, forward
 from worker.training.device_memory import DeviceMemory
+from worker.training.measurement import EncodedProbe
 from worker.training.passes import Passes
-from worker.training.token_budget import PassCost
+from worker.training.token_budget import PassCost, Single, TokenBudget
 from worker.training.tokenization import TokenizedSample
+
+
+def budget_of(
+    model: Any,
+    weights: Sequence[Tensor],
+    samples: Sequence[TokenizedSample],
+    rows: Sequence[int],
+    probes: Sequence[EncodedProbe],
+    memory: DeviceMemory,
+    *,
+    recorder: Recorder | None,
+    pad: int,
+    device: torch.device,
+) -> TokenBudget:
+    """Find out what a pass takes, and that the longest sample and the longest probe item fit alone.
+
+    Args:
+        model: As it is trained.
+        weights: That are trained.
+        samples: Of the dataset.
+        rows: Of those that are trained on.
+        probes: That are measured.
+        memory: Of the device.
+        recorder: Of the run; None: it has none.
+        pad: Id that pads.
+        device: Of the model.
+
+    Raises:
+        TrainingError: One of them does not fit.
+    """
+    row = max(rows, key=lambda row: len(samples[row].ids))
+    name = f"Row {row}"
+    cost = pass_cost(model, weights, samples[row], memory, recorder=recorder, name=name, pad=pad, device=device)
+    moments = 2 * cost.gradients
+    held = recorder.held_bytes() if recorder else 0
+    singles = [Single(name, len(samples[row].ids), cost.gradients + moments + held)]
+    items = [
+        (len(item.ids), f"Item {place} of probe {number}")
+        for number, probe in enumerate(probes, 1)
+        for side in probe.sides
+        for place, item in enumerate(side, 1)
+    ]
+    if items and recorder:
+        length, name = max(items)
+        singles.append(Single(name, length, moments + recorder.measuring_bytes()))
+    budget = TokenBudget(cost, memory.free)
+    budget.check(singles)
+    return budget
 
 
 def pass_cost(

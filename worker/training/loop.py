@@ -13,15 +13,15 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import MetricEvent, NoticeEvent
 from service.contract.spec import TrainingConfig
 from worker.influence.capture.recorder import Recorder
+from worker.training.activation_checkpointing import checkpoint_activations
 from worker.training.batches import batches, collate, forward
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.device_memory import DeviceMemory, memory_of
-from worker.training.dry_run import pass_cost
+from worker.training.dry_run import budget_of
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
-from worker.training.token_budget import PassCost, Single, TokenBudget
 from worker.training.tokenization import TokenizedSample
 
 WARM_UP_STEPS = 10
@@ -75,6 +75,8 @@ def train(
     memory: of the device, by which passes are planned; None: read where it is a GPU, else passes are not planned.
     """
     accelerator = Accelerator()
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
     model = accelerator.prepare_model(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     weights = list(trained.values())
@@ -93,19 +95,9 @@ def train(
     model.train()
     budget = None
     if memory is not None:
-        longest = max(rows, key=lambda row: len(samples[row].ids))
-        cost = pass_cost(
-            model,
-            weights,
-            samples[longest],
-            memory,
-            recorder=recorder,
-            name=f"Row {longest}",
-            pad=pad,
-            device=accelerator.device,
+        budget = budget_of(
+            model, weights, samples, rows, probes, memory, recorder=recorder, pad=pad, device=accelerator.device
         )
-        budget = TokenBudget(cost, memory.free)
-        budget.check(_singles(longest, len(samples[longest].ids), probes, cost, recorder))
     measurement = None
     if recorder is not None:
         measurement = Measurement(
@@ -197,24 +189,6 @@ def train(
         run.measurements = measurement.measurements
     run.seconds = state.seconds()
     return run
-
-
-def _singles(
-    row: int, tokens: int, probes: Sequence[EncodedProbe], cost: PassCost, recorder: Recorder | None
-) -> list[Single]:
-    """The longest sample and the longest probe item, and what is held beside a pass of each."""
-    moments = 2 * cost.gradients
-    found = [Single(f"Row {row}", tokens, cost.gradients + moments + (recorder.held_bytes() if recorder else 0))]
-    items = [
-        (len(item.ids), f"Item {place} of probe {number}")
-        for number, probe in enumerate(probes, 1)
-        for side in probe.sides
-        for place, item in enumerate(side, 1)
-    ]
-    if items and recorder:
-        length, name = max(items)
-        found.append(Single(name, length, moments + recorder.measuring_bytes()))
-    return found
 
 
 def _schedule(step: int, total: int, warmup_ratio: float) -> float:

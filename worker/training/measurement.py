@@ -15,6 +15,7 @@ from service.contract.protocol import NoticeEvent
 from worker.influence.capture.preconditioner import preconditioner_of
 from worker.influence.capture.probe_gradients import ProbeGradients, ProbeGradientSum, in_order, undisturbed
 from worker.influence.capture.recorder import Recorder, is_aligned
+from worker.training.activation_checkpointing import also_in_evaluation
 from worker.training.batches import Outputs, TokenBatch, collate, forward
 from worker.training.out_of_memory import fewer_directions, out_of_memory_told
 from worker.training.passes import Passes
@@ -250,7 +251,7 @@ class Measurement:
             return caught[0]
 
         self._plan()
-        with undisturbed(self._model), torch.enable_grad():
+        with undisturbed(self._model), also_in_evaluation(self._model), torch.enable_grad():
             ran = self._passes.run(_lengths(side), measure, partial(_name, probe))
         return _MeasuredSide(
             total.result(),

@@ -126,7 +126,8 @@ class Passes:
             ErrorCode.OUT_OF_MEMORY,
             f"{OWNERS[self._memory]} ran out in {self._what} of one sample. {name} has {tokens} tokens.",
             f"Set training.max_length below {tokens}, for instance to {tokens // 2}, which halves the memory for "
-            f"activations; longer samples lose their end, which the summary counts. Or give the worker {worker}.",
+            "activations; longer samples lose their end, which the summary counts. Or set "
+            f"training.gradient_checkpointing to true, where it is not. Or give the worker {worker}.",
         )
 
 

@@ -93,7 +93,10 @@ class TokenBudget:
 
 
 def _what_to_change(fitting: int) -> str:
-    fewer = "Lower training.lora_r, take fewer training.target_modules or audit fewer probes at once."
+    fewer = (
+        "Set training.gradient_checkpointing to true, where it is not, lower training.lora_r, take fewer "
+        "training.target_modules or audit fewer probes at once."
+    )
     if fitting < LEAST_LENGTH:
         return f"{fewer} Or give the worker a GPU with more memory."
     return (

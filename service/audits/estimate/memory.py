@@ -96,20 +96,21 @@ def memory_of(
     if longest is None or lengths is None:
         notes.append("activations need the lengths of the samples")
         return Memory(**known, largest_worker=largest_worker, basis="; ".join(notes))
+    again = ", of which all but one keep their input alone" if training.gradient_checkpointing else ""
     learnt = 1.0 if training.audit_turns == "all" else lengths.answer_share
     samples = min(training.batch_size, training.micro_batch_size or training.batch_size)
-    passes = [(samples, longest, _token_bytes(shape, training, learnt))]
+    passes = [(samples, longest, token_bytes(shape, training, learnt))]
     for probe in probes:
         at_once = min(probe.items, ITEMS_AT_ONCE, training.micro_batch_size or ITEMS_AT_ONCE)
         tokens = min(probe.longest, training.max_length)
-        passes.append((at_once, tokens, _token_bytes(shape, training, probe.answer_share)))
+        passes.append((at_once, tokens, token_bytes(shape, training, probe.answer_share)))
     activations = round(max(count * tokens * token for count, tokens, token in passes))
     single = round(max(tokens * token for _, tokens, token in passes))
     notes.append(
         f"activations of {samples} samples of {longest} tokens at once, if all were as long as the longest, or of a "
-        "pass over probe items, whichever is more: tensors kept for the backward pass, by a count on Llama layers; "
-        "the framework and what the allocator wastes come on top. With less memory, passes have fewer samples, down to "
-        "one: the least is what that takes"
+        "pass over probe items, whichever is more: tensors kept for the backward pass, by a count on Llama layers"
+        f"{again}; the framework and what the allocator wastes come on top. With less memory, passes have fewer "
+        "samples, down to one: the least is what that takes"
     )
     fixed = weights + lora + measured
     return Memory(
@@ -130,8 +131,9 @@ def memory_cautions(memory: Memory) -> list[Caution]:
         Caution(
             code="too_little_memory",
             message=f"It needs {memory.least / GB:.1f} GB of memory at least, and the largest worker has "
-            f"{memory.largest_worker / GB:.1f} GB. Lower max_length or lora_r, take fewer target_modules or a smaller "
-            "model, audit fewer probes at once, or start a worker with more memory.",
+            f"{memory.largest_worker / GB:.1f} GB. Set gradient_checkpointing to true where it is not, lower "
+            "max_length or lora_r, take fewer target_modules or a smaller model, audit fewer probes at once, or start "
+            "a worker with more memory.",
         )
     ]
 
@@ -182,8 +184,19 @@ def activation_bytes(shape: Shape, training: TrainingConfig) -> int:
     return 16 * hidden + 8 * key_value + 12 * inner + attention + mlp + down
 
 
-def _token_bytes(shape: Shape, training: TrainingConfig, learnt: float) -> float:
-    """Of activations, a token; `learnt` is the share of tokens that have loss."""
+def token_bytes(shape: Shape, training: TrainingConfig, learnt: float) -> float:
+    """Count what a pass keeps of a token for its backward pass.
+
+    Args:
+        shape: Of the model.
+        training: How it is trained.
+        learnt: Share of tokens that have loss.
+    """
     # Logits in the model's type, in float32, and the softmax; formed where a token with loss is predicted only.
-    logits = learnt * shape.vocab_size * ((4 if training.dtype == "float32" else 2) + 8)
-    return shape.num_hidden_layers * activation_bytes(shape, training) + logits
+    size = 4 if training.dtype == "float32" else 2
+    logits = learnt * shape.vocab_size * (size + 8)
+    layer = activation_bytes(shape, training)
+    if training.gradient_checkpointing:
+        # Every layer's input, and one layer's activations, computed again.
+        return shape.num_hidden_layers * size * shape.hidden_size + layer + logits
+    return shape.num_hidden_layers * layer + logits

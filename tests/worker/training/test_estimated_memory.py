@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from service.audits.estimate.memory import ProbeSize, activation_bytes, directions_of, lora_parameters, probe_bytes
+from service.audits.estimate.memory import (
+    ProbeSize,
+    activation_bytes,
+    directions_of,
+    lora_parameters,
+    probe_bytes,
+    token_bytes,
+)
 from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
 from worker.influence.capture import layer_stacks
@@ -16,6 +23,7 @@ from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
 from worker.text.probe_folds import FOLDS
+from worker.training.activation_checkpointing import checkpoint_activations
 from worker.training.batches import TokenBatch, forward
 from worker.training.lora import with_lora
 
@@ -65,6 +73,27 @@ def test_activations_of_a_layer(dtype: Literal["bfloat16", "float32"], targets: 
     counted = (three - two) / (SAMPLES * TOKENS)
     # The rest are LoRA's own narrow products and attention's sums.
     assert activation_bytes(shape, config) == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_layer_that_is_computed_again(dtype: Literal["bfloat16", "float32"]) -> None:
+    shape = Shape(
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=128,
+    )
+    config = TrainingConfig(dtype=dtype, gradient_checkpointing=True)
+    found = []
+    for layers in (3, 2):
+        model = with_lora(model_of(shape, getattr(torch, dtype), layers), config).train()
+        checkpoint_activations(model)
+        found.append(kept_bytes(model))
+    counted = (found[0] - found[1]) / (SAMPLES * TOKENS)
+    estimated = [token_bytes(shape.model_copy(update={"num_hidden_layers": layers}), config, 1.0) for layers in (3, 2)]
+    assert estimated[0] - estimated[1] == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("shape", REGISTERED.values(), ids=[location for _, location in REGISTERED])

@@ -88,9 +88,9 @@ def test_a_sample_that_cannot_fit_is_told_with_what_to_change() -> None:
         "takes 22.0 GB, and the optimiser and the probes' gradients take 4.0 GB beside it."
     )
     assert found.hint == (
-        "Set training.max_length to 1900 or less; longer samples lose their end, which the summary counts. Or: lower "
-        "training.lora_r, take fewer training.target_modules or audit fewer probes at once. Or give the worker a GPU "
-        "with more memory."
+        "Set training.max_length to 1900 or less; longer samples lose their end, which the summary counts. Or: set "
+        "training.gradient_checkpointing to true, where it is not, lower training.lora_r, take fewer "
+        "training.target_modules or audit fewer probes at once. Or give the worker a GPU with more memory."
     )
 
 
@@ -98,5 +98,5 @@ def test_where_no_length_fits_none_is_named() -> None:
     budget = TokenBudget(PassCost(10e6, GB), lambda: 24 * GB)
     with pytest.raises(TrainingError) as caught:
         budget.check([Single("Row 7", 100, 30 * GB)])
-    assert caught.value.failure.hint.startswith("Lower training.lora_r")
+    assert caught.value.failure.hint.startswith("Set training.gradient_checkpointing to true, where it is not, lower")
     assert "max_length" not in caught.value.failure.hint

@@ -110,6 +110,10 @@ def test_smaller_parts_need_less(estimate: Callable[..., dict[str, Any]], body: 
     whole, half, one = (estimate(body, training={"micro_batch_size": size})["memory"] for size in (None, 4, 1))
     assert whole["activations"] == pytest.approx(2 * half["activations"], abs=1)
     assert whole["least"] == half["least"] == one["least"] == one["total"] < half["total"] < whole["total"]
+    again = estimate(body, training={"gradient_checkpointing": True})["memory"]
+    # Of 32 layers each keeps 4,096 numbers of 2 bytes a token; the logits and one whole layer are beside.
+    assert 8 * 110 * 32 * 4096 * 2 < again["activations"] < whole["activations"] / 5
+    assert "keep their input alone" in again["basis"]
     wide = estimate(body, training={"dtype": "float32"})["memory"]
     assert wide["weights"] == 4 * REGISTERED["hub", "meta-llama/Llama-3.1-8B"].parameters
 
