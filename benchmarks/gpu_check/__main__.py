@@ -24,6 +24,7 @@ from benchmarks.gpu_check.signals import check_signals
 from benchmarks.gpu_check.speed import check_speed
 from benchmarks.gpu_check.steps import Children
 from service.settings import get_settings
+from worker.child.device import forbid_tf32
 
 SECONDS = 480.0
 """Speed cases that would begin later are not measured."""
@@ -32,6 +33,7 @@ SECONDS = 480.0
 def run(shape: Shape, device: torch.device, work: Path) -> Report:
     """Run all checks; whatever fails, the others run."""
     report = Report(seconds=SECONDS)
+    forbid_tf32()  # as a child does
     if device.type == "cpu":
         torch.set_num_threads(1)
     with report.part("environment"):
