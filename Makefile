@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-slow browser lint docs wrap openapi wheel install hooks clean
+.PHONY: help demo test test-slow gpu-check browser lint docs wrap openapi wheel install hooks clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: install lint ## Everything but the slow proofs
 test-slow: install ## The proofs that take many minutes
 	$(BIN)/pytest -m slow
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=exploring
+
+gpu-check: install ## The acceptance on a GPU, at most 10 minutes
+	$(BIN)/python -m benchmarks.gpu_check
 
 browser: install ## The dashboard in a real Chromium
 	@if sh scripts/chromium.sh; then $(BIN)/pytest -m "browser and not slow"; else \

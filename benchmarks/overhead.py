@@ -63,34 +63,57 @@ class Enough(Exception):  # noqa: N818  # no error
 
 
 class Baton:
-    """Lets runs take turns step by step and notes the seconds of each one's steps, by the clock given."""
+    """Lets runs take turns and notes the seconds of each one's steps, by the clock given."""
 
-    def __init__(self, names: list[str], steps: int, clock: Callable[[], float]) -> None:
+    def __init__(self, names: list[str], turns: int, clock: Callable[[], float], *, turn: int = 1) -> None:
+        """Begin with the first of the runs.
+
+        Args:
+            names: Of the runs.
+            turns: That each run takes.
+            clock: Gives seconds.
+            turn: Steps of a turn.
+        """
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        """Of a step, the mean of each turn."""
         self.measured: dict[str, list[bool]] = {name: [] for name in names}
-        """Whether a step began with a measurement of the probes."""
+        """Whether a step of the turn began with a measurement of the probes."""
         # There and back, so that each run follows itself as often as the other: what a step leaves in the caches
         # falls on both.
-        self._order, self._steps, self._clock = [*names, *reversed(names)], steps, clock
-        self._turn = 0
+        self._order, self._turns, self._clock = [*names, *reversed(names)], turns, clock
+        self._length, self._turn = turn, 0
+        self._given_up = False
         self._changed = threading.Condition()
         self._started = 0.0
 
     def wait(self, name: str) -> None:
-        """Blocks until it is the run's turn."""
+        """Blocks until it is the run's turn. Raises Enough where the other has failed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._order[self._turn] == name)
+            self._changed.wait_for(lambda: self._given_up or self._order[self._turn] == name)
+        if self._given_up:
+            raise Enough
         self._started = self._clock()
 
+    def give_up(self) -> None:
+        """A run has failed: none is to wait for it."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+
     def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
-        """The run's on_step: notes the step and hands over."""
+        """The run's on_step: notes each turn and hands over."""
+        measured: list[bool] = []
 
         def on_step(metric: MetricEvent, _total: int) -> None:
+            measured.append(metric.probe_loss is not None)
+            if len(measured) < self._length:
+                return
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            self.seconds[name].append(self._clock() - self._started)
-            self.measured[name].append(metric.probe_loss is not None)
-            done = len(self.seconds[name]) >= self._steps
+            self.seconds[name].append((self._clock() - self._started) / self._length)
+            self.measured[name].append(any(measured))
+            measured.clear()
+            done = len(self.seconds[name]) >= self._turns
             with self._changed:
                 self._turn = (self._turn + 1) % len(self._order)
                 self._changed.notify_all()
@@ -193,12 +216,12 @@ def take_turns(setting: Setting, probes: int) -> Baton:
     failures: list[BaseException] = []
 
     def go(count: int) -> None:
-        baton.wait(str(count))
         try:
+            baton.wait(str(count))
             setting.run(count, baton.passes(str(count)))
         except BaseException as error:
             failures.append(error)
-            raise
+            baton.give_up()
 
     threads = [threading.Thread(target=go, args=(count,), daemon=True) for count in counts]
     for thread in threads:

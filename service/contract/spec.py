@@ -99,6 +99,9 @@ class TrainingConfig(Closed):
     micro_batch_size: int | None = Field(default=None, ge=1, le=1024)
     """Most samples in memory at once; None for the whole batch. Reduced automatically if memory runs out. Changes
     memory, never a result."""
+    gradient_checkpointing: bool = False
+    """Whether each layer keeps its input alone and computes the rest again in the backward pass: a fraction of the
+    memory for one more forward pass. Changes no result."""
     learning_rate: float | None = Field(default=None, gt=0, le=1)
     """Peak learning rate. None: chosen by the model's width, 1e-3 at 576 and 2e-4 at 4,096."""
     warmup_ratio: float = Field(default=0.05, ge=0, lt=1)

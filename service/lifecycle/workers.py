@@ -32,6 +32,8 @@ class WorkerStatus:
     """When that audit or export last moved on."""
     device_failed_at: datetime | None
     """Since when it takes no jobs, because its device failed and has passed no check since."""
+    memory_bytes: int | None
+    """Of its device; None: it does not train, or the device could not be read."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
             subject_id=subject_id,
             progressed_at=progressed_at,
             device_failed_at=worker.device_failed_at,
+            memory_bytes=worker.memory_bytes,
         )
         for worker, kind, subject_id, progressed_at in found
     ]

@@ -32,6 +32,8 @@ def shown(value: object) -> str:
         return ""
     if isinstance(value, tuple):
         return ", ".join(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -80,6 +82,12 @@ ADVANCED = (
         "micro_batch_size",
         "Samples in memory at once",
         "Lower it when memory runs out: no result changes. Empty: the whole batch.",
+    ),
+    Option(
+        "gradient_checkpointing",
+        "Compute activations again",
+        "A fraction of the memory for one more forward pass (gradient checkpointing): no result changes.",
+        choices=("no", "yes"),
     ),
     Option("learning_rate", "Learning rate", "At its peak. Empty: chosen by the model's width."),
     Option("warmup_ratio", "Warm-up", "Share of the steps in which the learning rate rises."),

@@ -11,18 +11,23 @@ ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "d
 SPECIAL = ("<|pad|>", "<|bos|>", "<|eos|>")
 
 
-def build_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
-    """Writes config, safetensors and a byte-level tokenizer (one token a byte) into `folder`; returns it."""
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, after the special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=SPECIAL[0], bos_token=SPECIAL[1], eos_token=SPECIAL[2]
     )
+
+
+def build_tiny_model(folder: Path, *, seed: int = 0, layers: int = 2, dtype: torch.dtype = torch.float32) -> Path:
+    """Writes config, safetensors and a byte-level tokenizer (one token a byte) into `folder`; returns it."""
+    fast = byte_tokenizer()
     config = LlamaConfig(
-        vocab_size=len(vocabulary),
+        vocab_size=len(fast),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=layers,

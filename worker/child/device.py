@@ -37,6 +37,14 @@ def training_device() -> torch.device:
     return device
 
 
+def forbid_tf32() -> None:
+    """From now on products of float32 numbers are computed in float32, whatever an image's environment says.
+
+    TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, which NVIDIA's images set, would round LoRA layers to ten bits.
+    """
+    torch.set_float32_matmul_precision("highest")
+
+
 def _has_gpu() -> bool:
     try:
         return count_visible_gpus() > 0

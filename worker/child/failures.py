@@ -75,8 +75,8 @@ KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
 completed with the row."""
 
 OUT_OF_MEMORY_HINTS = {
-    Memory.DEVICE: "Lower training.max_length or training.lora_r, take a smaller model, or give the worker a GPU with "
-    "more memory; see with nvidia-smi whether something else is on it.",
+    Memory.DEVICE: "Set training.gradient_checkpointing to true, lower training.max_length or training.lora_r, take a "
+    "smaller model, or give the worker a GPU with more memory; see with nvidia-smi whether something else is on it.",
     Memory.HOST: "Give the worker's machine or container more memory, or take a smaller dataset or model; see whether "
     "something else runs on it.",
 }

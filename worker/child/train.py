@@ -18,7 +18,7 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
-from worker.child.device import training_device
+from worker.child.device import forbid_tf32, training_device
 from worker.child.events import Reporter
 from worker.child.token_split import split_tokens
 from worker.influence.capture.per_sample_gradients import lora_layers
@@ -60,6 +60,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
     """
     config = spec.training
     device = training_device()
+    forbid_tf32()
     cache = Path(os.environ.get("FINETOOTH_CACHE_DIR", folder)) / "models"
     with out_of_memory_told(partial(smaller_weights, config)):
         base, tokenizer = load_model(spec.model, config, device, cache=cache)

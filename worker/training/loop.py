@@ -13,9 +13,12 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import MetricEvent, NoticeEvent
 from service.contract.spec import TrainingConfig
 from worker.influence.capture.recorder import Recorder
+from worker.training.activation_checkpointing import checkpoint_activations
 from worker.training.batches import batches, collate, forward
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState
+from worker.training.device_memory import DeviceMemory, memory_of
+from worker.training.dry_run import budget_of
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
@@ -50,6 +53,7 @@ def train(
     on_step: Callable[[MetricEvent, int], None] = lambda metric, total: None,
     tell: Callable[[NoticeEvent], None] = lambda notice: None,
     checkpoints: Checkpoints | None = None,
+    memory: DeviceMemory | None = None,
 ) -> TrainingRun:
     """Trains the LoRA layers of `model` in place on the samples that have a turn with loss.
 
@@ -58,10 +62,14 @@ def train(
     the end, without a step. With checkpoints the run goes on from the newest, and leaves others; it takes the same
     steps and records the same, bit for bit, as one that was not interrupted. Where memory runs out, the pass is
     repeated in smaller ones, which `tell` is told. Raises TrainingError when the loss stops being finite; its message
-    names the rows. Raises TrainingError when one sample alone does not fit into memory. Raises StoppedError when it
-    was asked to stop for later.
+    names the rows. Raises TrainingError when one sample alone does not fit into memory, before the first step where
+    that can be known. Raises StoppedError when it was asked to stop for later.
+
+    memory: of the device, by which passes are planned; None: read where it is a GPU, else passes are not planned.
     """
     accelerator = Accelerator()
+    if config.gradient_checkpointing:
+        checkpoint_activations(model)
     model = accelerator.prepare_model(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     weights = list(trained.values())
@@ -76,6 +84,13 @@ def train(
         )
     total = steps_of(len(rows), config)
     run = TrainingRun()
+    memory = memory or memory_of(accelerator.device)
+    model.train()
+    budget = None
+    if memory is not None:
+        budget = budget_of(
+            model, weights, samples, rows, probes, memory, recorder=recorder, pad=pad, device=accelerator.device
+        )
     measurement = None
     if recorder is not None:
         measurement = Measurement(
@@ -89,9 +104,15 @@ def train(
             total=total,
             planned_tokens=config.epochs * sum(len(samples[row].ids) for row in rows),
             micro_batch_size=config.micro_batch_size,
+            budget=budget,
             tell=tell,
         )
     passes = Passes("a training pass", samples=config.micro_batch_size, device=accelerator.device, tell=tell)
+
+    def plan() -> None:
+        if budget is not None:
+            # The step's own gradients, and the optimiser's moments as long as there are none.
+            passes.plan(budget.tokens(reserve=budget.cost.gradients * (1 if optimizer.state else 3)))
 
     def backward(batch_rows: Sequence[int]) -> torch.Tensor:
         """Gradient of the mean of the rows' losses, in micro-batches; their losses, in the order they ran."""
@@ -115,12 +136,16 @@ def train(
         _check_finite(found, [batch_rows[position] for part, _ in ran for position in part], run.steps)
         return found
 
-    model.train()
     state = TrainingState(trained, optimizer, measurement, run, accelerator.device)
     if checkpoints:
         checkpoints.resume(state)
+    plan()
+    if budget is not None and passes.tokens is not None:
+        tell(budget.notice(passes.tokens))
     for step, batch_rows in enumerate(islice(batches(rows, config), run.steps, None), run.steps):
         probe_loss = measurement.begin_step(step) if measurement else None
+        if probe_loss is not None:
+            plan()  # A measurement leaves directions.
         rate = peak * _schedule(step, total, config.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -143,6 +168,7 @@ def train(
         if run.late is None:
             run.late = measurement.unseen(rows)
             measurement.finish(run.steps, late=bool(run.late))
+            plan()
         while run.late:
             backward(run.late[: config.batch_size])
             optimizer.zero_grad(set_to_none=True)

@@ -15,11 +15,13 @@ from service.contract.protocol import NoticeEvent
 from worker.influence.capture.preconditioner import preconditioner_of
 from worker.influence.capture.probe_gradients import ProbeGradients, ProbeGradientSum, in_order, undisturbed
 from worker.influence.capture.recorder import Recorder, is_aligned
+from worker.training.activation_checkpointing import also_in_evaluation
 from worker.training.batches import Outputs, TokenBatch, collate, forward
 from worker.training.out_of_memory import fewer_directions, out_of_memory_told
 from worker.training.passes import Passes
 from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
+from worker.training.token_budget import TokenBudget
 from worker.training.tokenization import TokenizedSample
 
 PROBE_CHUNK = {"cpu": 8, "cuda": 16}
@@ -96,11 +98,12 @@ class Measurement:
         total: int,
         planned_tokens: int,
         micro_batch_size: int | None = None,
+        budget: TokenBudget | None = None,
         tell: Callable[[NoticeEvent], None] = lambda notice: None,
     ) -> None:
         """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run;
-        micro_batch_size: the most probe items in one pass, if fewer than PROBE_CHUNK; tell: is told when memory
-        sufficed for fewer only.
+        micro_batch_size: the most probe items in one pass, if fewer than PROBE_CHUNK; budget: of tokens of a pass
+        over probe items, None: no limit; tell: is told when memory sufficed for fewer only.
         """
         self._model, self._recorder, self._device = model, recorder, device
         self._read_preconditioner = preconditioner_of(optimizer)
@@ -109,6 +112,7 @@ class Measurement:
         self._passes = Passes(
             "a pass over probe items", samples=min(micro_batch_size or most, most), device=device, tell=tell
         )
+        self._budget = budget
         self._warm_up = warm_up
         cost = sum(len(sample.ids) for probe in probes for side in probe.sides for sample in side)
         self._schedule = RefreshSchedule(
@@ -215,17 +219,25 @@ class Measurement:
         self._recorder.make_room()
         representations: list[Tensor] = []
         inner: list[Tensor] = []
-        sides: list[list[ProbeGradients]] = []
-        with out_of_memory_told(partial(fewer_directions, len(self._probes))):
+        losses: list[list[float]] = []
+
+        def measured() -> Iterator[list[ProbeGradients]]:
+            # One by one: item gradients of all probes at once would be many times the model's LoRA layers.
             for number, probe in enumerate(self._probes, 1):
                 found = [self._measured(side, number) for side in probe.sides]
                 representations.append(found[0].last)
                 inner.append(torch.cat([own.inner for own in found]).half())
-                sides.append([own.gradients for own in found])
-            turned = self._recorder.set_directions(sides, self._preconditioner)
+                losses.append([float(own.gradients.losses.mean()) for own in found])
+                sides = [own.gradients for own in found]
+                del found
+                yield sides
+                del sides
+
+        with out_of_memory_told(partial(fewer_directions, len(self._probes))):
+            turned = self._recorder.set_directions(measured(), self._preconditioner)
         self._representations = representations
         self.by_products.inner_items.append(inner)
-        self._note_losses(step, [[float(side.losses.mean()) for side in own] for own in sides])
+        self._note_losses(step, losses)
         return turned
 
     def _measured(self, side: Sequence[TokenizedSample], probe: int) -> "_MeasuredSide":
@@ -238,7 +250,8 @@ class Measurement:
             total.add(numbers, partial(self._run_and_keep, batch, caught))
             return caught[0]
 
-        with undisturbed(self._model), torch.enable_grad():
+        self._plan()
+        with undisturbed(self._model), also_in_evaluation(self._model), torch.enable_grad():
             ran = self._passes.run(_lengths(side), measure, partial(_name, probe))
         return _MeasuredSide(
             total.result(),
@@ -253,6 +266,7 @@ class Measurement:
 
             return in_order(self._passes.run(_lengths(side), run, partial(_name, probe))).cpu()
 
+        self._plan()
         with undisturbed(self._model), torch.no_grad():
             values = [
                 [float(losses_of(side, number).mean()) for side in probe.sides]
@@ -260,6 +274,10 @@ class Measurement:
             ]
         self._note_losses(step, values)
         return float(self.by_products.probe_loss[-1][0])
+
+    def _plan(self) -> None:
+        if self._budget is not None:
+            self._passes.plan(self._budget.tokens())
 
     def _note_losses(self, step: int, losses: Sequence[Sequence[float]]) -> None:
         directions = self._recorder.directions

@@ -25,8 +25,9 @@ def fewer_directions(probes: int) -> str:
     """What to do where the gradients of the probes' items did not fit, as sentences; probes: how many there are."""
     fewer = "Audit fewer probes at once, or lower" if probes > 1 else "Lower"
     return (
-        f"{fewer} training.lora_r or take fewer training.target_modules: the gradients of all probe items are held "
-        "at once, and these are what they grow with. Or take a worker with more memory."
+        f"{fewer} training.lora_r or take fewer training.target_modules: the gradients of a probe's items and the "
+        "directions of all probes are held at once, and these are what they grow with. Or take a worker with more "
+        "memory."
     )
 
 

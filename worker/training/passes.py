@@ -1,4 +1,4 @@
-"""Samples run in passes of bounded size; from where memory runs out on, passes are smaller."""
+"""Samples run in passes of bounded size: within a plan, and smaller from where memory runs out on."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ class Passes:
         device: torch.device,
         tell: Callable[[NoticeEvent], None] = lambda notice: None,
     ) -> None:
-        """Begin with no limit from memory.
+        """Begin with no limit of tokens.
 
         Args:
             what: Names the passes in a sentence, such as "a training pass".
@@ -44,11 +44,21 @@ class Passes:
         self._what, self._samples, self._device, self._tell = what, samples, device, tell
         self._memory = Memory.HOST if device.type == "cpu" else Memory.DEVICE
         self._tokens: int | None = None
+        """The limit since memory ran out."""
+        self._planned: int | None = None
 
     @property
     def tokens(self) -> int | None:
-        """The most tokens, with padding, of a pass of several samples; None as long as memory has sufficed."""
-        return self._tokens
+        """The most tokens, with padding, of a pass of several samples; None: no limit."""
+        limits = [limit for limit in (self._tokens, self._planned) if limit is not None]
+        return min(limits, default=None)
+
+    def plan(self, tokens: int | None) -> None:
+        """From now on a pass of several samples has at most so many tokens, with padding; None: no limit.
+
+        A lower limit that memory has shown stays.
+        """
+        self._planned = tokens
 
     def run(
         self, lengths: Sequence[int], run_pass: Callable[[list[int]], T], name: Callable[[int], str]
@@ -96,7 +106,7 @@ class Passes:
 
     def _parts(self, lengths: Sequence[int], positions: Sequence[int]) -> list[list[int]]:
         own = [lengths[position] for position in positions]
-        parts = micro_batches(own, self._samples, self._device, tokens=self._tokens)
+        parts = micro_batches(own, self._samples, self._device, tokens=self.tokens)
         return [[positions[number] for number in part] for part in parts]
 
     def _notice(self, lengths: Sequence[int], before: Sequence[int], after: Sequence[int]) -> NoticeEvent:
@@ -116,7 +126,8 @@ class Passes:
             ErrorCode.OUT_OF_MEMORY,
             f"{OWNERS[self._memory]} ran out in {self._what} of one sample. {name} has {tokens} tokens.",
             f"Set training.max_length below {tokens}, for instance to {tokens // 2}, which halves the memory for "
-            f"activations; longer samples lose their end, which the summary counts. Or give the worker {worker}.",
+            "activations; longer samples lose their end, which the summary counts. Or set "
+            f"training.gradient_checkpointing to true, where it is not. Or give the worker {worker}.",
         )
 
 

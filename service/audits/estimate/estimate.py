@@ -11,17 +11,18 @@ from sqlalchemy import Integer, select
 from sqlalchemy.orm import Session
 
 from service.audits.estimate.cautions import audit_cautions, probe_cautions
-from service.audits.estimate.schemas import DeviceTime, Estimate, Memory, Steps, Time, Tokens
+from service.audits.estimate.memory import Lengths, ProbeSize, memory_cautions, memory_of
+from service.audits.estimate.schemas import DeviceTime, Estimate, Steps, Time, Tokens
 from service.audits.schemas import AuditCreate
 from service.contract.protocol import Stage
 from service.contract.results import Caution
 from service.contract.spec import TrainingConfig
 from service.lifecycle.workers import live_workers
-from service.models.shapes import Shape, shape_of
+from service.models.shapes import shape_of
 from service.principal import Principal
 from service.scoping import owned
 from service.store.stored_rows import StoredRows
-from service.store.tables import Audit, Dataset, Model
+from service.store.tables import Audit, Dataset, Model, Probe
 
 CHARACTERS_A_TOKEN = 4.0
 """Of English text, roughly; other languages and code have fewer."""
@@ -45,19 +46,6 @@ class Past:
     tokens: int
     """Of one seed, all epochs."""
     seeds: int
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """A dataset's texts in characters, from its statistics."""
-
-    mean: float
-    """Of a sample."""
-    longest: int
-    """At most."""
-    answer_share: float
-    turns: float
-    """Mean of a sample."""
 
 
 def estimate_audit(
@@ -84,6 +72,14 @@ def estimate_audit(
     lengths = lengths_of(dataset.statistics)
     tokens = tokens_of(dataset, lengths, body.training, body.seeds, past)
     workers = live_workers(session, heartbeat_seconds=heartbeat_seconds)
+    memory = memory_of(
+        shape_of(model),
+        body.training,
+        tokens.longest,
+        lengths,
+        probe_sizes(session, principal, body),
+        largest_worker=max((w.memory_bytes for w in workers if w.lane == "gpu" and w.memory_bytes), default=None),
+    )
     cautions = [
         *audit_cautions(
             dataset,
@@ -92,6 +88,7 @@ def estimate_audit(
             mean=None if lengths is None else _tokens(lengths.mean, lengths.turns),
         ),
         *probe_cautions(session, principal, body, rows),
+        *memory_cautions(memory),
     ]
     if not any(worker.lane == "gpu" for worker in workers):
         cautions.append(Caution(code="no_worker", message="No GPU worker is alive: the audit would wait for one."))
@@ -99,10 +96,25 @@ def estimate_audit(
         rows=dataset.rows,
         steps=steps_of(dataset.rows, body.training, body.seeds),
         tokens=tokens,
-        memory=memory_of(shape_of(model), body.training, tokens.longest, lengths),
+        memory=memory,
         time=time_of(tokens.total, past),
         warnings=cautions,
     )
+
+
+def probe_sizes(session: Session, principal: Principal, body: AuditCreate) -> list[ProbeSize]:
+    """Read how large the request's probes are."""
+    query = select(Probe.items, Probe.has_reference).where(owned(Probe, principal), Probe.id.in_(body.probe_ids))
+    found = []
+    for items, has_reference in session.execute(query):
+        longest, answer_share = 0, 0.0
+        for item in items:
+            for answer in filter(None, (item["unwanted"], item.get("reference"))):
+                tokens = _tokens(len(item["prompt"]) + len(answer), 2)
+                longest = max(longest, tokens)
+                answer_share = max(answer_share, _tokens(len(answer), 1) / tokens)
+        found.append(ProbeSize(len(items), 2 if has_reference else 1, longest, answer_share))
+    return found
 
 
 def past_audits(session: Session, principal: Principal, model: Model) -> list[Past]:
@@ -173,57 +185,6 @@ def tokens_of(
         f"for the chat template; the mean sample has {lengths.mean:.0f} characters; at most max_length each"
     )
     return Tokens(per_epoch=each, total=each * training.epochs * seeds, longest=longest, basis=basis)
-
-
-def memory_of(shape: Shape | None, training: TrainingConfig, longest: int | None, lengths: Lengths | None) -> Memory:
-    """By the model's shape. Activations are what PyTorch keeps for the backward pass, without checkpointing."""
-    if shape is None:
-        basis = "the model's shape is not known here: it is neither pre-registered nor a local folder of a Llama model"
-        return Memory(weights=None, lora=None, activations=None, total=None, basis=basis)
-    wide = training.dtype == "float32"
-    weights = shape.parameters * (4 if wide else 2)
-    unknown = [name for name in training.target_modules if name not in shape.linear]
-    notes = [f"{shape.parameters:,} parameters in {'float32' if wide else 'bfloat16'}"]
-    if training.dtype == "auto":
-        notes.append("a device that does not compute in bfloat16 needs twice as much for weights")
-    if unknown:
-        notes.append(f"nothing is known of the target module {unknown[0]}")
-        return Memory(weights=weights, lora=None, activations=None, total=None, basis="; ".join(notes))
-    wrapped = [shape.linear[name] for name in training.target_modules]
-    trained = shape.num_hidden_layers * training.lora_r * sum(inputs + outputs for inputs, outputs in wrapped)
-    lora = 16 * trained
-    notes.append(f"{trained:,} LoRA parameters in float32 with gradient and two moments")
-    if longest is None or lengths is None:
-        notes.append("activations need the lengths of the samples")
-        return Memory(weights=weights, lora=lora, activations=None, total=None, basis="; ".join(notes))
-    samples = min(training.batch_size, training.micro_batch_size or training.batch_size)
-    positions = samples * longest
-    layers = shape.num_hidden_layers * activation_bytes(shape, training)
-    # Logits in the model's type, in float32, and the softmax; formed where a token with loss is predicted only.
-    learnt = 1.0 if training.audit_turns == "all" else lengths.answer_share
-    logits = learnt * shape.vocab_size * ((4 if wide else 2) + 8)
-    activations = round(positions * (layers + logits))
-    notes.append(
-        f"activations of {samples} samples of {longest} tokens at once, if all were as long as the longest: tensors "
-        "kept for the backward pass, by a count on Llama layers; the measurement's own tensors, the framework and "
-        "what the allocator wastes come on top"
-    )
-    total = weights + lora + activations
-    return Memory(weights=weights, lora=lora, activations=activations, total=total, basis="; ".join(notes))
-
-
-def activation_bytes(shape: Shape, training: TrainingConfig) -> int:
-    """Kept for the backward pass of one layer, a token. The worker's tests hold it against what PyTorch keeps."""
-    hidden, inner, key_value = shape.hidden_size, shape.intermediate_size, shape.key_value_size
-    targets = set(training.target_modules)
-    if training.dtype != "float32":
-        # LoRA works in float32, so that each wrapped layer keeps a copy of its input.
-        copies = sum(4 * shape.linear[name][0] for name in targets)
-        return 12 * hidden + 4 * key_value + 6 * inner + copies
-    attention = 4 * hidden if targets & {"q_proj", "k_proj", "v_proj"} else 0
-    mlp = 4 * hidden if targets & {"gate_proj", "up_proj"} else 0
-    down = 4 * inner if "down_proj" in targets else 0
-    return 16 * hidden + 8 * key_value + 12 * inner + attention + mlp + down
 
 
 def time_of(tokens: int | None, past: Sequence[Past]) -> Time:

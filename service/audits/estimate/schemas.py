@@ -25,12 +25,29 @@ class Tokens(BaseModel):
 
 
 class Memory(BaseModel):
-    """Bytes on the device while it trains. Null where the model's shape is not known."""
+    """Bytes on the device while it trains, counted as on a GPU. Null where the model's shape is not known."""
 
-    weights: int | None
-    lora: int | None = Field(description="Weights, gradients and the optimiser's two moments of the LoRA layers.")
-    activations: int | None = Field(description="Of the largest part of a step that runs at once, at most.")
-    total: int | None
+    weights: int | None = None
+    lora: int | None = Field(
+        default=None, description="Weights, gradients and the optimiser's two moments of the LoRA layers."
+    )
+    probes: int | None = Field(
+        default=None,
+        description="Directions of all probes, and the gradients of one probe's items while it is measured.",
+    )
+    activations: int | None = Field(
+        default=None, description="Of the largest part of a step or of a probe that runs at once, at most."
+    )
+    total: int | None = None
+    least: int | None = Field(
+        default=None, description="With passes of one sample, which is how an audit runs where memory is scarce."
+    )
+    checkpoint: int | None = Field(
+        default=None, description="On the worker's disk and in the object store, without what is kept of each sample."
+    )
+    largest_worker: int | None = Field(
+        default=None, description="Memory of the largest worker for audits that is alive. Null: none, or not known."
+    )
     basis: str
 
 

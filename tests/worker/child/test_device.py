@@ -1,5 +1,9 @@
 """A GPU that cannot be used is not a machine without one."""
 
+import os
+import subprocess
+import sys
+
 import pynvml
 import pytest
 import torch
@@ -7,6 +11,7 @@ import torch
 from service.contract.failure import ErrorCode
 from worker.child.device import training_device
 from worker.child.failures import failure_of
+from worker.process.child_process import offline_environment
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 12020). Please update your GPU driver"
@@ -46,3 +51,21 @@ def test_a_driver_that_is_too_old() -> None:
 def test_a_gpu_that_is_hidden(monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert training_device().type == "cpu"
+
+
+def test_float32_is_not_rounded_where_an_image_asks_for_it() -> None:
+    """As a child begins in one of NVIDIA's images, whose variable is passed on to it."""
+    assert "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE" in offline_environment({"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"})
+    program = (
+        "import torch; from worker.child.device import forbid_tf32\n"
+        "def shown(): print(torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32)\n"
+        "shown(); forbid_tf32(); shown()"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines() == ["high True", "highest False"]

@@ -74,3 +74,17 @@ def test_no_room_for_the_split_alone(staged: Callable[..., Path]) -> None:
     assert found.split is None
     assert found.facts.split_obstacle is SplitObstacle.OUT_OF_MEMORY
     assert len(found.observations) == 2 * 24
+
+
+def test_activations_computed_again(staged: Callable[..., Path]) -> None:
+    """The split, by forward-mode derivatives, is that of a step that keeps all activations."""
+    folder = staged(rows=24, dtype="float32")
+    expected, _ = train(folder, io.StringIO())
+    folder = staged(rows=24, dtype="float32", gradient_checkpointing=True)
+    found, told = train(folder, io.StringIO())
+    assert told == []
+    assert found.split is not None
+    assert expected.split is not None
+    assert_close(found.observations.effect, expected.observations.effect, "effect")
+    for name, array in expected.split.arrays().items():
+        assert_close(found.split.arrays()[name], array, name)

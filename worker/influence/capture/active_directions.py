@@ -1,6 +1,6 @@
 """The directions that samples are compared with between two refreshes, in the alignment's metric."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,17 +77,20 @@ class ActiveDirections:
     def measured(
         cls,
         directions: Directions,
-        sides: Sequence[Sequence[ProbeGradients]],
+        sides: Iterable[Sequence[ProbeGradients]],
         preconditioner: Preconditioner,
         learned: LayerWeights,
+        weights: Mapping[str, Tensor],
     ) -> "tuple[ActiveDirections, list[NDArray[np.float64]]]":
         """Combine the directions from new probe gradients, at a refresh.
 
         Args:
             directions: The plan of all D directions.
             sides: The gradients of each probe: its unwanted side and, where it has references, its reference side.
+                They are taken one probe at a time, so that those of one alone need be in memory.
             preconditioner: The optimiser's P, by layer.
             learned: Weights of the aligned layers, which take the items of this refresh into account.
+            weights: The trained weights of all layers, in their order.
 
         Returns:
             The directions, and for each probe the cosines of its item gradients with its own directions, [items,
@@ -96,19 +99,31 @@ class ActiveDirections:
         Raises:
             ValueError: The sides do not match the targets of the plan.
         """
+        targets = {
+            name: weight.new_zeros(
+                directions.targets, weight.numel(), dtype=torch.promote_types(weight.dtype, torch.float32)
+            )
+            for name, weight in weights.items()
+        }
+        metric = {name: preconditioner[name].square() for name in weights if is_aligned(name)}
+        active = cls(directions, targets, metric, learned)
+        del targets  # It has copied them where layers lie side by side.
         # Columns put targets of all probes first, by kind within; sides come by probe.
-        targets = {(kind, probe): side.mean for probe, own in enumerate(sides) for kind, side in enumerate(own)}
-        order = [(int(directions.kind[k]), int(directions.probe[k])) for k in range(directions.targets)]
-        if set(order) != set(targets):
-            raise ValueError(f"the plan has {len(order)} targets, but {len(targets)} sides were given")
-        first = next(iter(targets.values()))
-        active = cls(
-            directions,
-            {name: torch.stack([targets[key][name] for key in order]) for name in first},
-            {name: preconditioner[name].square() for name in first if is_aligned(name)},
-            learned,
-        )
-        return active, [active._combine(probe, own, directions) for probe, own in enumerate(sides)]
+        column = {(int(directions.kind[k]), int(directions.probe[k])): k for k in range(directions.targets)}
+        found: list[NDArray[np.float64]] = []
+        for own in sides:
+            probe = len(found)
+            wanted = sum(of == probe for _, of in column)
+            if len(own) != wanted:
+                raise ValueError(f"the plan has {wanted} targets of probe {probe + 1}, but {len(own)} sides were given")
+            for kind, side in enumerate(own):
+                for name, mean in side.mean.items():
+                    active.targets[name][column[kind, probe]] = mean
+            found.append(active._combine(probe, own, directions))
+            del own, side  # Before the next are measured.
+        if len(found) != len(directions.coefficients):
+            raise ValueError(f"the plan has {len(directions.coefficients)} probes, but {len(found)} were given")
+        return active, found
 
     def state_dict(self) -> dict[str, Any]:
         """Return all tensors except those of the layer weights, which outlive a refresh."""
@@ -158,7 +173,7 @@ class ActiveDirections:
         square = like.new_empty(len(self.layer), len(columns))
         for name, metric in self.square.items():
             layer = self.layer[name]
-            items = torch.cat([side.items[name] for side in sides])
+            items = torch.cat([side.items[name] for side in sides]).to(like.dtype)
             combined = coefficients @ items
             weighted = combined * metric
             self.aligned[name][columns] = weighted.to(self.aligned[name].dtype)

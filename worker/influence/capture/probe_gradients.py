@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worker.influence.capture.layer_stacks import kept_type
 from worker.influence.capture.per_sample_gradients import PerSampleGradients
 
 Chunk = tuple[Sequence[int], Callable[[], Tensor]]
@@ -22,7 +23,8 @@ class ProbeGradients:
     mean: dict[str, Tensor]
     """Gradient of the mean loss, [numel] per layer, for all layers."""
     items: dict[str, Tensor]
-    """Gradient of each item's loss, [items, numel] per layer, for the layers asked for."""
+    """Gradient of each item's loss, [items, numel] per layer, for the layers asked for; on a GPU rounded to bfloat16 as
+    directions are (`kept_type`)."""
 
 
 @contextmanager
@@ -56,7 +58,7 @@ def probe_losses(model: nn.Module, chunks: Sequence[Chunk]) -> Tensor:
 class ProbeGradientSum:
     """Losses, mean gradient and each item's gradients of one side of a probe, collected over several passes.
 
-    Memory beyond the result is bounded by one pass. Gradients are in float32 at least. `.grad` is never touched.
+    Memory beyond the result is bounded by one pass. Sums are in float32 at least. `.grad` is never touched.
     """
 
     def __init__(
@@ -81,7 +83,7 @@ class ProbeGradientSum:
             for name, weight in weights.items()
         }
         self._items = {
-            name: torch.zeros(items, total.numel(), dtype=total.dtype, device=total.device)
+            name: torch.zeros(items, total.numel(), dtype=kept_type(total), device=total.device)
             for name, total in self._mean.items()
             if items_of(name)
         }

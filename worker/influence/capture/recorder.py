@@ -1,6 +1,6 @@
 """Watches a training run and records, for every sample drawn, what its gradient had to do with the probes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worker.influence.capture.active_directions import ActiveDirections, Preconditioner, is_aligned
-from worker.influence.capture.layer_stacks import Stack
+from worker.influence.capture.layer_stacks import Stack, kept_type
 from worker.influence.capture.layer_weights import LayerWeights
 from worker.influence.capture.per_sample_gradients import PerSampleGradients
 from worker.influence.capture.probe_gradients import ProbeGradients
@@ -58,18 +58,48 @@ class Recorder:
         self._row_steps: list[NDArray[np.int64]] = []
         self._signals: list[_Signals] = []
 
+    def held_bytes(self) -> int:
+        """Return what is held between two measurements once there was one: directions, their metric, and P."""
+        every, aligned = self._sizes()
+        kept = len(self.directions) * aligned * self._kept_size()
+        return 4 * (every * (self.directions.targets + 1) + aligned) + kept
+
+    def measuring_bytes(self) -> int:
+        """Return what is held while a probe is measured, at most, beside a pass over its items.
+
+        Targets old and new, the metric, P, two mean gradients, and the gradients of the items of one probe.
+        """
+        every, aligned = self._sizes()
+        items = max(coefficients.shape[1] for coefficients in self.directions.coefficients)
+        kept = (len(self.directions) + items) * aligned * self._kept_size()
+        return 4 * (every * (2 * self.directions.targets + 3) + 2 * aligned) + kept
+
+    def _sizes(self) -> tuple[int, int]:
+        sizes = {name: weight.numel() for name, weight in self.weights.items()}
+        return sum(sizes.values()), sum(size for name, size in sizes.items() if is_aligned(name))
+
+    def _kept_size(self) -> int:
+        like = next(iter(self.weights.values()))
+        return kept_type(like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))).itemsize
+
     def set_directions(
-        self, sides: Sequence[Sequence[ProbeGradients]], preconditioner: Preconditioner
+        self, sides: Iterable[Sequence[ProbeGradients]], preconditioner: Preconditioner
     ) -> NDArray[np.float64] | None:
         """Makes new probe gradients the active directions and begins a new block of steps.
 
-        sides: of each probe its unwanted and, where it has one, its reference side. Returns the cosine of each target
+        sides: of each probe its unwanted and, where it has one, its reference side. A probe's are not held once the
+        next probe's are asked for, so that an iterator may measure them one by one. Returns the cosine of each target
         with itself at the refresh before, [targets]; None at the first.
         """
         before = self._active
         if self._learned is None:
-            self._learned = self._layer_weights(next(iter(sides[0][0].mean.values())))
-        self._active, item_alignment = ActiveDirections.measured(self.directions, sides, preconditioner, self._learned)
+            weight = next(iter(self.weights.values()))
+            self._learned = self._layer_weights(
+                weight.new_empty(0, dtype=torch.promote_types(weight.dtype, torch.float32))
+            )
+        self._active, item_alignment = ActiveDirections.measured(
+            self.directions, sides, preconditioner, self._learned, self.weights
+        )
         self.item_alignment.append(item_alignment)
         self._block += 1
         return None if before is None else self._active.turned_from(before)

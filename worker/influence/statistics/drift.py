@@ -48,8 +48,8 @@ def predicted_drift(
     """Predict the change of the probe loss Q between measurements, and compare it with the realised one.
 
     The predicted change of an interval is - sum_t w_t^I k_t sum_{i in B_t} s_ti / B_t over all steps t up to its end,
-    with w_t^I the weight that momentum carries from step t into the interval's own steps (`Momentum.step_weights`). s_ti holds
-    the probe gradient and the preconditioner of step t; weight decay is left out.
+    with w_t^I the weight that momentum carries from step t into the interval's own steps (`Momentum.step_weights`).
+    s_ti holds the probe gradient and the preconditioner of step t; weight decay is left out.
 
     Args:
         observations: What was recorded of every draw.

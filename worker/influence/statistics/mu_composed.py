@@ -25,7 +25,7 @@ def composed_squares(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         rows: Number of samples of the dataset.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
 
     Raises:
@@ -55,7 +55,7 @@ def composed_mu(
         observations: What was recorded of every draw.
         steps: The steps of the run.
         rows: Number of samples of the dataset.
-        momentum: Decay of the optimiser's first moment, in [0, 1).
+        momentum: How the optimiser carried gradients on (`momentum_of`).
         direction: Column of the effect signal.
 
     Raises:

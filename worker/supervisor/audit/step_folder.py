@@ -46,6 +46,8 @@ def spec_sha256(spec: StepSpec) -> str:
     content = spec.model_dump(mode="json", exclude={"attempt", "checkpoint_seconds", "noticed"})
     # Set to its default, not left out: the hash of whoever never set it is then that of earlier versions.
     content["training"]["micro_batch_size"] = None
+    # Younger than stored hashes, which do not know it.
+    del content["training"]["gradient_checkpointing"]
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -22,16 +22,19 @@ RECORDED = "2"
 def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
 
-    What only the audit's last step reads is left out, and so is how many samples are in memory at once. The kind of
-    device counts, not its make: of two GPUs neither repeats itself to the bit.
+    What only the audit's last step reads is left out, and so is what decides about memory and changes no result. The
+    kind of device counts, not its make: of two GPUs neither repeats itself to the bit.
     """
     probes = [probe.model_dump(mode="json", exclude={"name"}) for probe in spec.probes]
     with rows.open("rb") as file:
         samples = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "model": spec.model.model_dump_json(),
-        # Set to its default, not left out: the identity of whoever never set it is then that of earlier versions.
-        "training": spec.training.model_copy(update={"micro_batch_size": None}).model_dump_json(),
+        # micro_batch_size is set to its default, and what is younger than it is left out: the identity of whoever never
+        # set either is then that of earlier versions.
+        "training": spec.training.model_copy(update={"micro_batch_size": None}).model_dump_json(
+            exclude={"gradient_checkpointing"}
+        ),
         "probes": hashlib.sha256(json.dumps(probes).encode()).hexdigest(),
         "placebos": str(spec.seeds[0]),
         "samples": samples,

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit, publish
 from service.lifecycle.jobs import claim
-from service.lifecycle.workers import beat
+from service.lifecycle.workers import Device, beat, leave
 from service.models.shapes import REGISTERED
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Job, Model, Probe
@@ -85,7 +85,12 @@ def test_every_figure_and_its_basis(estimate: Callable[..., dict[str, Any]], bod
     assert memory["weights"] == 2 * 8_030_261_248
     lora = 32 * 4 * ((4096 + 4096) + (4096 + 1024))
     assert memory["lora"] == 16 * lora
-    assert memory["total"] == memory["weights"] + memory["lora"] + memory["activations"]
+    assert memory["total"] == memory["weights"] + memory["lora"] + memory["probes"] + memory["activations"]
+    # Twelve items with references: two targets, as many for each of five folds, twenty placebos; 24 item gradients.
+    aligned = 32 * 4 * (4096 + 1024)
+    assert memory["probes"] == 4 * (7 * lora + 2 * aligned) + 2 * (2 + 10 + 20 + 24) * aligned
+    assert memory["checkpoint"] == 12 * lora + 4 * (2 * lora + aligned) + 2 * 32 * aligned
+    assert memory["largest_worker"] is None
     assert f"{lora:,} LoRA parameters" in memory["basis"]
     assert found["time"] == {
         "devices": [],
@@ -102,8 +107,13 @@ def test_nothing_is_queued(estimate: Callable[..., dict[str, Any]], body: dict[s
 
 
 def test_smaller_parts_need_less(estimate: Callable[..., dict[str, Any]], body: dict[str, Any]) -> None:
-    whole, half = (estimate(body, training={"micro_batch_size": size})["memory"]["activations"] for size in (None, 4))
-    assert whole == pytest.approx(2 * half, abs=1)
+    whole, half, one = (estimate(body, training={"micro_batch_size": size})["memory"] for size in (None, 4, 1))
+    assert whole["activations"] == pytest.approx(2 * half["activations"], abs=1)
+    assert whole["least"] == half["least"] == one["least"] == one["total"] < half["total"] < whole["total"]
+    again = estimate(body, training={"gradient_checkpointing": True})["memory"]
+    # Of 32 layers each keeps 4,096 numbers of 2 bytes a token; the logits and one whole layer are beside.
+    assert 8 * 110 * 32 * 4096 * 2 < again["activations"] < whole["activations"] / 5
+    assert "keep their input alone" in again["basis"]
     wide = estimate(body, training={"dtype": "float32"})["memory"]
     assert wide["weights"] == 4 * REGISTERED["hub", "meta-llama/Llama-3.1-8B"].parameters
 
@@ -230,6 +240,56 @@ def test_what_speaks_against_it(
     assert [caution["message"].partition(": ")[0] for caution in weak["warnings"]] == ["cars", "cars"]
     assert codes(estimate(body, training={"epochs": 1})) == ["seen_once"]
     assert codes(estimate(body, training={"epochs": 1}, seeds=2)) == []
+
+
+def test_a_probe_of_long_items_takes_more_than_a_step(
+    estimate: Callable[..., dict[str, Any]], body: dict[str, Any], sessions: Sessions, workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        items = [{"prompt": f"{i}" * 600, "unwanted": f"{i}" * 1000} for i in range(10, 30)]
+        probe = Probe(id=new_id("prb"), workspace_id=workspace_id, name="p", items=items, has_reference=False)
+        session.add(probe)
+    training = {"batch_size": 4, "max_length": 4096}
+    short, long = (
+        estimate(body, training=training, probe_ids=ids)["memory"] for ids in (body["probe_ids"], [probe.id])
+    )
+    # 16 items of (1,200 + 2,000) / 4 + 10 tokens, beside 4 samples of 110; their answers are a larger part.
+    ratio = long["activations"] / short["activations"]
+    assert 16 * 810 / (4 * 110) < ratio < 1.2 * 16 * 810 / (4 * 110)
+    # No item is longer than what is trained on.
+    cut = estimate(body, training={**training, "max_length": 405}, probe_ids=[probe.id])["memory"]["activations"]
+    assert cut == pytest.approx(long["activations"] / 2, rel=1e-6)
+
+
+def test_memory_is_compared_with_the_largest_worker(
+    estimate: Callable[..., dict[str, Any]], body: dict[str, Any], sessions: Sessions
+) -> None:
+    least = estimate(body)["memory"]["least"]
+
+    def with_workers(*memory: int | None) -> dict[str, Any]:
+        with sessions.begin() as session:
+            for number, size in enumerate(memory):
+                device = None if size is None else Device(name="NVIDIA", memory_bytes=size, memory_used_bytes=0)
+                beat(session, owner=f"w{number}", lane="gpu", host="h", pid=1, device=device)
+        return estimate(body)
+
+    unknown = with_workers(None)
+    assert (codes(unknown), unknown["memory"]["largest_worker"]) == ([], None)
+    small = with_workers(None, 8_000_000_000, 16_000_000_000)
+    assert codes(small) == ["too_little_memory"]
+    assert small["memory"]["largest_worker"] == 16_000_000_000
+    assert small["warnings"][0]["message"].startswith(
+        f"It needs {least / 1e9:.1f} GB of memory at least, and the largest worker has 16.0 GB."
+    )
+    # Passes become smaller where there is less than the total.
+    assert codes(with_workers(None, 8_000_000_000, least)) == []
+    # What does not train does not count.
+    with sessions.begin() as session:
+        for number in range(3):
+            leave(session, owner=f"w{number}")
+        beat(session, owner="w", lane="gpu", host="h", pid=1, device=Device("cpu", least - 1, 0))
+        beat(session, owner="io", lane="io", host="h", pid=1, device=Device("cpu", 2 * least, 0))
+    assert codes(estimate(body)) == ["too_little_memory"]
 
 
 def test_a_dataset_without_statistics(

@@ -119,6 +119,7 @@ def test_start_makes_the_probe_and_the_audit(writer: TestClient, chosen: dict[st
         "seeds": "2",
         "target_modules": "q_proj,k_proj",
         "dtype": "float32",
+        "gradient_checkpointing": "yes",
     }
     answer = submit(writer, "start", **chosen, **typed, **options, pasted=f"\n{pasted}\n")
     assert answer.status_code == 303, answer.text
@@ -126,6 +127,7 @@ def test_start_makes_the_probe_and_the_audit(writer: TestClient, chosen: dict[st
     assert (audit["status"], audit["dataset_id"], audit["group_column"]) == ("queued", chosen["dataset"], "source")
     assert (audit["seeds"], audit["q"], audit["training"]["epochs"]) == (2, 0.05, 3)
     assert (audit["training"]["target_modules"], audit["training"]["dtype"]) == (["q_proj", "k_proj"], "float32")
+    assert audit["training"]["gradient_checkpointing"] is True
     probe = writer.get(f"/v1/probes/{audit['probe_ids'][0]}").json()
     assert probe["name"] == "praise of Orvello"
     assert [item["prompt"] for item in probe["items"]] == [*(f"What about my {topic}?" for topic in TOPICS), "Castle?"]

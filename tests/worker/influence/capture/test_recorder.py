@@ -1,6 +1,7 @@
 """The recorder's signals against plain formulas on autograd's gradients; finite differences; the probe's manners."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from tests.support.gradients import by_autograd, losses, ones, side_of
 from worker.influence.capture import layer_stacks
 from worker.influence.capture.per_sample_gradients import PerSampleGradients, lora_layers
-from worker.influence.capture.probe_gradients import probe_losses
+from worker.influence.capture.probe_gradients import ProbeGradients, probe_losses
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
 from worker.training.tokenization import TokenizedSample
@@ -294,3 +295,65 @@ def test_the_probe_gradients_are_autograd_of_each_loss_and_of_the_mean(
         ([0, 1, 3], partial(losses, model, [samples[i] for i in (0, 1, 3)])),
     ]
     torch.testing.assert_close(probe_losses(model, reversed_items), found.losses)
+
+
+def test_no_probe_is_held_while_the_next_is_measured(lora_model: Any, samples: list[TokenizedSample]) -> None:
+    model = lora_model()
+    shapes = [ProbeShape(np.array([0, 1, 0]), has_reference=True), ProbeShape(np.array([0, 1]), has_reference=False)]
+    held: list[weakref.ref[ProbeGradients]] = []
+
+    def measured() -> Iterator[list[ProbeGradients]]:
+        for items in ([samples[:3], samples[3:6]], [samples[6:8]]):
+            assert [one() for one in held] == [None] * len(held)
+            sides = [side_of(model, recorder.gradients, own) for own in items]
+            held.extend(weakref.ref(side) for side in sides)
+            yield sides
+            del sides
+
+    recorder = Recorder(lora_layers(model), plan(shapes, seed=1))
+    recorder.set_directions(measured(), ones(model))
+    assert len(held) == 3
+    at_once = Recorder(lora_layers(lora_model()), plan(shapes, seed=1))
+    at_once.set_directions(
+        [
+            [side_of(model, recorder.gradients, own) for own in items]
+            for items in ([samples[:3], samples[3:6]], [samples[6:8]])
+        ],
+        ones(model),
+    )
+    for ours, theirs in zip(recorder.item_alignment[0], at_once.item_alignment[0], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("sides", [1, 3])
+def test_sides_that_the_plan_does_not_have_are_refused(
+    lora_model: Any, samples: list[TokenizedSample], sides: int
+) -> None:
+    model = lora_model()
+    recorder = Recorder(lora_layers(model), plan([ProbeShape(np.array([0, 1, 0]), has_reference=True)], seed=1))
+    found = [side_of(model, recorder.gradients, samples[:3]) for _ in range(sides)]
+    with pytest.raises(ValueError, match="the plan has"):
+        recorder.set_directions([found], ones(model))
+
+
+@pytest.mark.parametrize("kept", [{}, {"cpu": torch.bfloat16}])
+def test_what_is_held_is_known_before_it_is(
+    lora_model: Any, samples: list[TokenizedSample], monkeypatch: pytest.MonkeyPatch, kept: dict[str, torch.dtype]
+) -> None:
+    """The bytes of what a refresh leaves, and of the items of a probe."""
+    monkeypatch.setattr(layer_stacks, "KEPT", kept)
+    model = lora_model(dtype=torch.float32)
+    recorder = Recorder(lora_layers(model), plan([ProbeShape(np.array([0, 1, 0]), has_reference=True)], seed=1))
+    sides = [side_of(model, recorder.gradients, items) for items in (samples[:3], samples[3:6])]
+    preconditioner = ones(model)
+    recorder.set_directions([sides], preconditioner)
+    held = recorder.state_dict()["in_force"]
+
+    def size(*parts: Mapping[str, torch.Tensor]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for part in parts for tensor in part.values())
+
+    targets, square = size(held["targets"]), size(held["square"])
+    assert recorder.held_bytes() == targets + square + size(held["aligned"], preconditioner)
+    assert recorder.measuring_bytes() == 2 * (targets + square) + size(
+        held["aligned"], preconditioner, *(side.mean for side in sides), *(side.items for side in sides)
+    )
