@@ -29,7 +29,8 @@ def run() -> None:
     engine = create_engine(
         database_url(),
         poolclass=NullPool,
-        connect_args={"application_name": "finetooth-migrate", "connect_timeout": 10},
+        # A statement that stayed prepared would meet the next one who gets the server connection from a pooler.
+        connect_args={"application_name": "finetooth-migrate", "connect_timeout": 10, "prepare_threshold": None},
     )
     with engine.connect() as connection, connection.begin():
         # Taken before lock_timeout is set: waiting for another process's migration may take long.

@@ -111,6 +111,7 @@ def _make_app(settings: Settings) -> FastAPI:
         pool_size=settings.database_pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
         idle_transaction_seconds=settings.lease_seconds,
+        pooler=settings.database_pooler,
         application_name="finetooth-api",
     )
     own, authentication = share_pool(settings.database_pool_size)
@@ -179,6 +180,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool_size=1,
         statement_timeout_ms=settings.statement_timeout_ms,
         idle_transaction_seconds=settings.lease_seconds,
+        pooler=settings.database_pooler,
         application_name="finetooth-reconciler",
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"

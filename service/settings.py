@@ -65,6 +65,8 @@ class Settings(SignInSettings):
 
     None: `data_dir`/work."""
 
+    database_pooler: Literal["session", "transaction"] = "session"
+    """Whether a pooler between us and Postgres pools transactions. session: it does not, or there is none."""
     database_pool_size: int = Field(default=16, ge=2, le=200)
     """Connections a process. The API's thread limit is the same, so that no thread waits for a connection."""
     statement_timeout_ms: int = Field(default=5_000, ge=100)

@@ -64,6 +64,7 @@ def sessions() -> sessionmaker[Session]:
         settings.database_url.get_secret_value(),
         pool_size=5,
         idle_transaction_seconds=settings.lease_seconds,
+        pooler=settings.database_pooler,
         application_name="finetooth-worker",
     )
     return make_sessions(engine)

@@ -184,7 +184,7 @@ class LaptopStack:
         self._report("Bringing the schema up to date")
         assert self.settings.database_url is not None
         url = self.settings.database_url.get_secret_value()
-        self._engine = make_engine(url, application_name="finetooth up")
+        self._engine = make_engine(url, pooler=self.settings.database_pooler, application_name="finetooth up")
         try:
             check_reachable(self._engine)
         except DatabaseUnreachableError as error:

@@ -24,6 +24,7 @@ BAD = {
     "broker_url": ["amqp://:hunter2@host", "redis://:hunter2@host:port", "host:6379"],
     "object_url": ["/var/objects", "s3://me:hunter2@bucket"],
     "object_endpoint": ["minio:9000", "http://minio:9000"],
+    "database_pooler": ["pgbouncer", "Transaction"],
     "database_pool_size": ["1", "201", "many", "2.5", "1" * 5000],
     "statement_timeout_ms": ["99", "5s"],
     "max_waiting_requests": ["-1", "none"],
