@@ -27,7 +27,7 @@ STUCK_AFTER = timedelta(minutes=30)
 """Longer than fetching a model of 8 billion parameters takes, in which an audit or export shows no progress."""
 
 DEAF_AFTER = timedelta(minutes=2)
-"""Idle workers are sent a wake-up every few seconds while a job is due."""
+"""Idle workers look for due jobs every second."""
 
 
 def main(arguments: list[str], settings: Settings) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from service.broker_address import kombu_address
 from service.keys.secrets import create_sign_in_link
 from service.lifecycle.jobs import requeue_orphans
 from service.local.admin_key import admin_key_file, ensure_admin_key
@@ -292,7 +293,8 @@ def _check_broker(settings: Settings) -> None:
     assert settings.broker_url is not None
     options = {"socket_connect_timeout": 5, "socket_timeout": 5}
     try:
-        with Connection(settings.broker_url.get_secret_value(), transport_options=options) as connection:
+        url, options = kombu_address(settings.broker_url.get_secret_value(), options)
+        with Connection(url, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, timeout=10)
     except Exception as error:
         # Not the message: it may quote the URL, password included.

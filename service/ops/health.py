@@ -43,7 +43,7 @@ class Readiness(Health):
     """It can serve; and how what it does not need to serve is doing."""
 
     broker: Literal["ok", "away"]
-    """away: nothing is lost, but queued audits wait until it is back."""
+    """away: nothing is lost; queued audits start some seconds later than else."""
     queue_age_seconds: dict[str, float]
     """By lane: how long the oldest due job has waited. It grows while no worker takes jobs."""
 
