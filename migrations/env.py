@@ -1,8 +1,9 @@
 """How Alembic reaches the database: online only, one transaction, short lock waits."""
 
 from alembic import context
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, inspect, text
 
+from migrations import OLDEST_CODE
 from service.settings import settings_or_exit
 from service.store.tables import Base
 
@@ -43,6 +44,9 @@ def run() -> None:
             compare_server_default=True,
         )
         context.run_migrations()
+        if inspect(connection).has_table("alembic_version"):
+            # For older code, which knows nothing of these revisions.
+            connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{OLDEST_CODE}'"))
     engine.dispose()
 
 

@@ -127,7 +127,7 @@ def _make_app(settings: Settings) -> FastAPI:
     # A third of the threads, each of which holds a connection meanwhile: the rest serves on while the store stalls.
     app.state.rows = StoredRows(app.state.objects, most_readers=max(1, settings.database_pool_size // 3))
     app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
-    app.state.head_revision = head_revision()
+    head_revision()  # read while nobody waits for it
     app.state.broker = BrokerCheck(settings)
     app.state.issuer = None
     if settings.oidc_issuer is not None:

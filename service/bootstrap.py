@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from service.http.auth.key_format import is_well_formed, new_key
 from service.keys.secrets import adopt_key, create_sign_in_link, find_key_by_secret, oldest_admin_key
 from service.local.admin_key import NAME, admin_key_file, admin_key_of_file, make_admin_key
-from service.migration import migrate
+from service.migration import NewerSchemaError, migrate
 from service.settings import BadSettingsError, Settings, ensure_folder, settings_or_exit
 from service.store.application_role import RoleIsSuperuserError, own_database
 from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
@@ -55,7 +55,7 @@ def main(arguments: list[str], settings: Settings) -> int:
                 print(sign_in_link(url, settings, base.rstrip("/")))  # noqa: T201
             case _:
                 return _refuse(USAGE)
-    except (BadSettingsError, DatabaseUnreachableError) as error:
+    except (BadSettingsError, DatabaseUnreachableError, NewerSchemaError) as error:
         return _refuse(str(error))
     except RoleIsSuperuserError:
         return _refuse("FINETOOTH_DATABASE_URL names the superuser of PGUSER: give the service a role of its own there")

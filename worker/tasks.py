@@ -22,6 +22,7 @@ from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
 from service.logs import configure_logging, describe_error
+from service.migration import why_unfit
 from service.settings import LANES, Lane, get_settings, refuse_to_start
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
@@ -29,6 +30,7 @@ from service.store.objects import ObjectStore
 from worker.celery_app import app
 from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
+from worker.supervisor.database import JobDatabase
 from worker.supervisor.device import read_device, why_no_gpu
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
@@ -70,6 +72,10 @@ def run_if_idle(lane: Lane) -> None:
 
 def _run_due(lane: Lane) -> None:
     try:
+        unfit = JobDatabase(sessions()).run_with_retry(lambda session: why_unfit(session.connection()))
+        if unfit is not None:
+            _tell_once(unfit.detail)
+            return
         ran = supervisor().run_due(lane)
     except Exception as error:
         # Celery would log its message, which may quote the data. The job, if there is one, is kept by its lease.
@@ -78,6 +84,12 @@ def _run_due(lane: Lane) -> None:
     if stopping.is_set() and ran:
         # The job it was told to leave is queued again: somebody else may be free.
         send_wake(get_settings(), lane)
+
+
+@lru_cache
+def _tell_once(why: str) -> None:
+    """The watch looks every second."""
+    log.error("no job is taken: %s", why)
 
 
 @lru_cache

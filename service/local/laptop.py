@@ -25,7 +25,7 @@ from service.local.folders import private_folder
 from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
-from service.migration import migrate
+from service.migration import NewerSchemaError, migrate
 from service.secret_files import SUFFIX, secret_fields
 from service.settings import LANES, PREFIX, Settings, ensure_folder
 from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
@@ -190,7 +190,10 @@ class LaptopStack:
             check_reachable(self._engine)
         except DatabaseUnreachableError as error:
             raise StackError(str(error)) from error
-        migrate(url)
+        try:
+            migrate(url)
+        except NewerSchemaError as error:
+            raise StackError(str(error)) from error
         with make_sessions(self._engine).begin() as session:
             workspace = ensure_workspace(session)
             self._key_id, self.admin_key = ensure_admin_key(

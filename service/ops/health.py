@@ -22,7 +22,7 @@ from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.pagination import MAX_LIMIT
 from service.http.problems.problem import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
-from service.migration import database_revision, is_of_newer_code
+from service.migration import why_unfit
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
 from service.principal import Principal
@@ -83,20 +83,15 @@ async def healthz() -> Health:
     return Health()
 
 
-@public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated"))
+@public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated", "version_outdated"))
 async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
-    """The database answers and has the schema that this version needs; whether the broker answers; what waits."""
-    head = request.app.state.head_revision
+    """The database answers and has a schema that this version runs on; whether the broker answers; what waits."""
 
     def look(session: Session) -> dict[str, float]:
-        revision = database_revision(session.connection())
-        if revision != head:
-            detail = (
-                f"The schema is at {revision}, of a newer version than this one ({head}): start the newer one."
-                if is_of_newer_code(revision)
-                else f"The schema is at {revision or 'nothing'}, this version needs {head}: run the migrations."
-            )
-            raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
+        unfit = why_unfit(session.connection())
+        if unfit is not None:
+            code = "version_outdated" if unfit.code_is_older else "schema_outdated"
+            raise Problem(503, code, unfit.detail, headers={"Retry-After": "5"})
         return queue_ages(session)
 
     ages = await transactions.run(look)

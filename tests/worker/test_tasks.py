@@ -13,12 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 import redis
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.audits import request_cancel
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
+from service.migration import head_revision
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
 from tests.support.children.scripting import FINISHED, OUTPUTS, scripted_children
@@ -166,6 +167,28 @@ def test_a_wake_up_that_was_lost_is_sent_again(
     with sessions() as session:
         (worker,) = live_workers(session, heartbeat_seconds=0.5)
     assert (worker.lane, worker.subject_id) == ("gpu", None)
+
+
+def test_a_worker_older_than_the_schema_takes_no_job(
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    """Unless the schema names it as one that runs there."""
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        session.execute(text("COMMENT ON TABLE alembic_version IS '9998'"))
+    audit = make_audit()
+    start_worker(OUTPUTS, FINISHED)
+    wait_for(lambda: "no job is taken" in (tmp_path / "worker-0.log").read_text())
+    time.sleep(3)  # the watch has looked meanwhile
+    assert state(audit) == "queued"
+    assert (tmp_path / "worker-0.log").read_text().count("no job is taken") == 1
+    with sessions.begin() as session:
+        session.execute(text(f"COMMENT ON TABLE alembic_version IS '{head_revision()}'"))
+    wait_for(lambda: state(audit) == "succeeded")
 
 
 def test_a_worker_that_ends_signs_off(start_worker: StartWorker, sessions: sessionmaker[Session]) -> None:

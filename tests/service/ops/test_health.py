@@ -52,9 +52,10 @@ def test_a_schema_of_a_newer_version_asks_for_the_newer_version(
 ) -> None:
     with sessions.begin() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        session.execute(text("COMMENT ON TABLE alembic_version IS '9998'"))
     answer = anonymous_client.get("/readyz").json()
-    assert answer["code"] == "schema_outdated"
-    assert "start the newer one" in answer["detail"]
+    assert answer["code"] == "version_outdated"
+    assert "start a newer one" in answer["detail"]
     assert "run the migrations" not in answer["detail"]
 
 
