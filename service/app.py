@@ -30,6 +30,7 @@ from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
 from service.http.middleware.edge import KnownHosts, SecurityHeaders
 from service.http.middleware.request_ids import RequestIds
+from service.http.object_reads import ObjectReads
 from service.http.openapi import install_openapi
 from service.http.problems.handlers import UnexpectedErrors, install_problem_handlers
 from service.http.streaming.stop_signals import on_stop_signal
@@ -45,12 +46,14 @@ from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
+from service.ops.object_store_check import ObjectStoreCheck
 from service.people.routes import router as people
 from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import BadSettingsError, Settings, ensure_folder, refuse_to_start, settings_or_exit
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
+from service.store.patience import OF_A_REQUEST
 from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web
@@ -124,8 +127,11 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
-    # A third of the threads, each of which holds a connection meanwhile: the rest serves on while the store stalls.
-    app.state.rows = StoredRows(app.state.objects, most_readers=max(1, settings.database_pool_size // 3))
+    # A third of the threads, for pages that read in one of those: the rest serves on while the store stalls.
+    most_readers = max(1, settings.database_pool_size // 3)
+    app.state.rows = StoredRows(make_object_store(settings, OF_A_REQUEST), most_readers=most_readers)
+    app.state.object_reads = ObjectReads(app.state.rows.readers, most_readers)
+    app.state.object_store = ObjectStoreCheck(settings)
     app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
     head_revision()  # read while nobody waits for it
     app.state.broker = BrokerCheck(settings)
@@ -184,7 +190,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         application_name="finetooth-reconciler",
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    reconciler = Reconciler(settings, make_sessions(engine), app.state.objects, owner=owner)
+    sessions = make_sessions(engine)
+    reconciler = Reconciler(settings, sessions, app.state.objects, owner=owner)
     changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
     app.state.audit_changes = changes
     reconciler.start()

@@ -25,6 +25,7 @@ from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_p
 from service.migration import why_unfit
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
+from service.ops.object_store_check import ObjectStoreCheck
 from service.principal import Principal
 from service.probes.schemas import MAX_PROBE_ITEMS
 
@@ -42,6 +43,8 @@ class Health(BaseModel):
 class Readiness(Health):
     """It can serve; and how what it does not need to serve is doing."""
 
+    objects: Literal["ok", "away"]
+    """away: the object store does not answer; uploads, downloads and samples are refused, and the rest is served."""
     broker: Literal["ok", "away"]
     """away: nothing is lost; queued audits start some seconds later than else."""
     queue_age_seconds: dict[str, float]
@@ -85,7 +88,7 @@ async def healthz() -> Health:
 
 @public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated", "version_outdated"))
 async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
-    """The database answers and has a schema that this version runs on; whether the broker answers; what waits."""
+    """The database answers and has a schema that this version runs on; how object store, broker and queues are."""
 
     def look(session: Session) -> dict[str, float]:
         unfit = why_unfit(session.connection())
@@ -95,9 +98,14 @@ async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
         return queue_ages(session)
 
     ages = await transactions.run(look)
-    # No connection is held meanwhile: a broker that is away takes its time to say nothing.
+    # No connection is held meanwhile: who is away takes its time to say nothing.
     broker: BrokerCheck = request.app.state.broker
-    return Readiness(broker="ok" if await broker.answers() else "away", queue_age_seconds=ages)
+    objects: ObjectStoreCheck = request.app.state.object_store
+    return Readiness(
+        objects="ok" if await objects.answers() else "away",
+        broker="ok" if await broker.answers() else "away",
+        queue_age_seconds=ages,
+    )
 
 
 @router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)
