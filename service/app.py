@@ -4,6 +4,7 @@ import gc
 import os
 import secrets
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -39,6 +40,7 @@ from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.session_routes import router as browser_sessions
 from service.keys.sign_in_routes import router as sign_out
+from service.lifecycle.connection_budget import RECONCILER, tell_budget
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
 from service.migration import head_revision
@@ -187,7 +189,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         statement_timeout_ms=settings.statement_timeout_ms,
         idle_transaction_seconds=settings.lease_seconds,
         pooler=settings.database_pooler,
-        application_name="finetooth-reconciler",
+        application_name=RECONCILER,
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     sessions = make_sessions(engine)
@@ -195,6 +197,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
     app.state.audit_changes = changes
     reconciler.start()
+    # In a thread: a database that does not answer keeps nobody from starting.
+    threading.Thread(target=tell_budget, args=(sessions, settings), name="connection budget", daemon=True).start()
     with on_stop_signal(changes.stop):
         yield
     changes.stop()

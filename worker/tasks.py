@@ -18,6 +18,7 @@ from celery.signals import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.lifecycle.connection_budget import WORKER_CONNECTIONS, tell_budget
 from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
@@ -97,10 +98,9 @@ def sessions() -> sessionmaker[Session]:
     """This process's sessions."""
     settings = get_settings()
     assert settings.database_url is not None
-    # A connection each: for the scores that are copied, a look for a cancel meanwhile, lease, heartbeat, reconciler.
     engine = make_engine(
         settings.database_url.get_secret_value(),
-        pool_size=5,
+        pool_size=WORKER_CONNECTIONS,
         idle_transaction_seconds=settings.lease_seconds,
         pooler=settings.database_pooler,
         application_name="finetooth-worker",
@@ -164,6 +164,7 @@ def begin(instance: Any, **_: Any) -> None:
         if lane == "gpu":
             _log_device()
             supervisor().prepare()
+    tell_budget(sessions(), settings)
     reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
     watch = QueueWatch(
         sessions(), lanes=lanes, seconds=settings.poll_seconds, run_if_idle=run_if_idle, stopping=stopping
