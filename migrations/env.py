@@ -1,8 +1,9 @@
 """How Alembic reaches the database: online only, one transaction, short lock waits."""
 
 from alembic import context
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, inspect, text
 
+from migrations import OLDEST_CODE
 from service.settings import settings_or_exit
 from service.store.tables import Base
 
@@ -29,7 +30,8 @@ def run() -> None:
     engine = create_engine(
         database_url(),
         poolclass=NullPool,
-        connect_args={"application_name": "finetooth-migrate", "connect_timeout": 10},
+        # A statement that stayed prepared would meet the next one who gets the server connection from a pooler.
+        connect_args={"application_name": "finetooth-migrate", "connect_timeout": 10, "prepare_threshold": None},
     )
     with engine.connect() as connection, connection.begin():
         # Taken before lock_timeout is set: waiting for another process's migration may take long.
@@ -42,6 +44,9 @@ def run() -> None:
             compare_server_default=True,
         )
         context.run_migrations()
+        if inspect(connection).has_table("alembic_version"):
+            # For older code, which knows nothing of these revisions.
+            connection.execute(text(f"COMMENT ON TABLE alembic_version IS '{OLDEST_CODE}'"))
     engine.dispose()
 
 

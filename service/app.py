@@ -4,6 +4,7 @@ import gc
 import os
 import secrets
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -30,6 +31,7 @@ from service.http.auth.principal_cache import Principals
 from service.http.conditional.etags import install_conditional_requests
 from service.http.middleware.edge import KnownHosts, SecurityHeaders
 from service.http.middleware.request_ids import RequestIds
+from service.http.object_reads import ObjectReads
 from service.http.openapi import install_openapi
 from service.http.problems.handlers import UnexpectedErrors, install_problem_handlers
 from service.http.streaming.stop_signals import on_stop_signal
@@ -38,6 +40,7 @@ from service.http.transactions import Transactions, share_pool
 from service.keys.routes import router as keys
 from service.keys.session_routes import router as browser_sessions
 from service.keys.sign_in_routes import router as sign_out
+from service.lifecycle.connection_budget import RECONCILER, tell_budget
 from service.lifecycle.reconcile import Reconciler
 from service.logs import configure_logging
 from service.migration import head_revision
@@ -45,12 +48,14 @@ from service.models.routes import router as models
 from service.ops import health
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import MeasuredRequests, RequestMetrics
+from service.ops.object_store_check import ObjectStoreCheck
 from service.people.routes import router as people
 from service.probes.packs.routes import router as probe_packs
 from service.probes.routes import router as probes
 from service.settings import BadSettingsError, Settings, ensure_folder, refuse_to_start, settings_or_exit
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
+from service.store.patience import OF_A_REQUEST
 from service.store.stored_rows import StoredRows
 from service.web.report_routes import router as reports
 from service.web.routes import router as web
@@ -111,6 +116,7 @@ def _make_app(settings: Settings) -> FastAPI:
         pool_size=settings.database_pool_size,
         statement_timeout_ms=settings.statement_timeout_ms,
         idle_transaction_seconds=settings.lease_seconds,
+        pooler=settings.database_pooler,
         application_name="finetooth-api",
     )
     own, authentication = share_pool(settings.database_pool_size)
@@ -123,10 +129,13 @@ def _make_app(settings: Settings) -> FastAPI:
     app.state.transactions = Transactions(app.state.sessions, own)
     app.state.authentication = Transactions(app.state.sessions, authentication)
     app.state.objects = make_object_store(settings)
-    # A third of the threads, each of which holds a connection meanwhile: the rest serves on while the store stalls.
-    app.state.rows = StoredRows(app.state.objects, most_readers=max(1, settings.database_pool_size // 3))
+    # A third of the threads, for pages that read in one of those: the rest serves on while the store stalls.
+    most_readers = max(1, settings.database_pool_size // 3)
+    app.state.rows = StoredRows(make_object_store(settings, OF_A_REQUEST), most_readers=most_readers)
+    app.state.object_reads = ObjectReads(app.state.rows.readers, most_readers)
+    app.state.object_store = ObjectStoreCheck(settings)
     app.state.finishing = Finishing(app.state.objects, settings, app.state.transactions)
-    app.state.head_revision = head_revision()
+    head_revision()  # read while nobody waits for it
     app.state.broker = BrokerCheck(settings)
     app.state.issuer = None
     if settings.oidc_issuer is not None:
@@ -179,13 +188,17 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool_size=1,
         statement_timeout_ms=settings.statement_timeout_ms,
         idle_transaction_seconds=settings.lease_seconds,
-        application_name="finetooth-reconciler",
+        pooler=settings.database_pooler,
+        application_name=RECONCILER,
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    reconciler = Reconciler(settings, make_sessions(engine), app.state.objects, owner=owner)
+    sessions = make_sessions(engine)
+    reconciler = Reconciler(settings, sessions, app.state.objects, owner=owner)
     changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
     app.state.audit_changes = changes
     reconciler.start()
+    # In a thread: a database that does not answer keeps nobody from starting.
+    threading.Thread(target=tell_budget, args=(sessions, settings), name="connection budget", daemon=True).start()
     with on_stop_signal(changes.stop):
         yield
     changes.stop()

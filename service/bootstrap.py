@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from service.http.auth.key_format import is_well_formed, new_key
 from service.keys.secrets import adopt_key, create_sign_in_link, find_key_by_secret, oldest_admin_key
 from service.local.admin_key import NAME, admin_key_file, admin_key_of_file, make_admin_key
-from service.migration import migrate
+from service.migration import NewerSchemaError, migrate
 from service.settings import BadSettingsError, Settings, ensure_folder, settings_or_exit
 from service.store.application_role import RoleIsSuperuserError, own_database
 from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
@@ -55,7 +55,7 @@ def main(arguments: list[str], settings: Settings) -> int:
                 print(sign_in_link(url, settings, base.rstrip("/")))  # noqa: T201
             case _:
                 return _refuse(USAGE)
-    except (BadSettingsError, DatabaseUnreachableError) as error:
+    except (BadSettingsError, DatabaseUnreachableError, NewerSchemaError) as error:
         return _refuse(str(error))
     except RoleIsSuperuserError:
         return _refuse("FINETOOTH_DATABASE_URL names the superuser of PGUSER: give the service a role of its own there")
@@ -73,10 +73,10 @@ def main(arguments: list[str], settings: Settings) -> int:
 def prepare(url: str, settings: Settings) -> None:
     """Schema, workspace, admin key."""
     ensure_folder(settings, settings.data_dir)
-    with _session(url):
+    with _session(url, settings):
         pass  # reachable: migrations would not say so in one line
     migrate(url)
-    with _session(url) as session:
+    with _session(url, settings) as session:
         _, place = _admin_key(session, settings)
     print(f"The schema is up to date. {place}")  # noqa: T201
 
@@ -84,7 +84,7 @@ def prepare(url: str, settings: Settings) -> None:
 def make_new_key(url: str, settings: Settings) -> None:
     """One more admin key, in the file, for whoever has lost theirs."""
     ensure_folder(settings, settings.data_dir)
-    with _session(url) as session:
+    with _session(url, settings) as session:
         workspace = ensure_workspace(session)
         make_admin_key(session, workspace_id=workspace.id, path=admin_key_file(settings))
     print(f"A new admin key is in {admin_key_file(settings)}. Revoke the old one if somebody may have it.")  # noqa: T201
@@ -103,16 +103,16 @@ def give_database(url: str) -> None:
 
 def sign_in_link(url: str, settings: Settings, base: str) -> str:
     """A new link with the rights of the admin key: the one given, else the file's, else the oldest that works."""
-    with _session(url) as session:
+    with _session(url, settings) as session:
         key_id, _ = _admin_key(session, settings)
         token = create_sign_in_link(session, key_id=key_id, minutes=settings.sign_in_link_minutes)
     return f"{base}/sign-in?token={token}"
 
 
 @contextmanager
-def _session(url: str) -> Iterator[Session]:
+def _session(url: str, settings: Settings) -> Iterator[Session]:
     """One transaction on a connection of its own."""
-    engine = make_engine(url, application_name="finetooth-bootstrap")
+    engine = make_engine(url, pooler=settings.database_pooler, application_name="finetooth-bootstrap")
     try:
         check_reachable(engine)
         with make_sessions(engine).begin() as session:

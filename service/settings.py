@@ -8,12 +8,12 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, NoReturn, Self, get_args
-from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.broker_address import checked_address
 from service.inspection import forbid_inspection
 from service.secret_files import BadSettingsError, SecretFiles
 from service.sign_in_settings import SignInSettings
@@ -51,7 +51,7 @@ class Settings(SignInSettings):
     database_url: SecretStr | None = None
     """SQLAlchemy URL (postgresql+psycopg://...). None: the laptop stack brings its own Postgres."""
     broker_url: SecretStr | None = None
-    """Redis URL (redis://, rediss:// or redis+socket://). None: the laptop stack brings its own Valkey."""
+    """Redis URLs, as service.broker_address has them. None: the laptop stack brings its own Valkey."""
     admin_key: SecretStr | None = None
     """The first admin key, made elsewhere. None: one is made where no admin key works, and lies in a file."""
     object_dir: Path | None = None
@@ -65,6 +65,8 @@ class Settings(SignInSettings):
 
     None: `data_dir`/work."""
 
+    database_pooler: Literal["session", "transaction"] = "session"
+    """Whether a pooler between us and Postgres pools transactions. session: it does not, or there is none."""
     database_pool_size: int = Field(default=16, ge=2, le=200)
     """Connections a process. The API's thread limit is the same, so that no thread waits for a connection."""
     statement_timeout_ms: int = Field(default=5_000, ge=100)
@@ -109,7 +111,7 @@ class Settings(SignInSettings):
     """How long an entry of the audit log is kept."""
 
     poll_seconds: float = Field(default=1.0, gt=0)
-    """How often a supervisor looks for a cancel."""
+    """How often a worker looks: a busy one for a cancel, an idle one for jobs that nobody has woken it for."""
     lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)
     """For how long a worker has a job without a word to the database; it renews the lease at a third of it."""
     cancel_seconds: float = Field(default=CANCEL_SECONDS, gt=0)
@@ -167,9 +169,7 @@ class Settings(SignInSettings):
     @field_validator("broker_url")
     @classmethod
     def _redis(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _has_scheme(url.get_secret_value(), ("redis", "rediss", "redis+socket")):
-            raise ValueError("is no address of a broker: write redis://, rediss:// or redis+socket://")
-        return url if url is None else SecretStr(_verified(url.get_secret_value()))
+        return url if url is None else SecretStr(checked_address(url.get_secret_value()))
 
     @field_validator("admin_key")
     @classmethod
@@ -326,24 +326,3 @@ def _is_postgres(url: str) -> bool:
     except (ArgumentError, ValueError):
         return False
     return True
-
-
-def _verified(broker_url: str) -> str:
-    """The broker's address, with which a server over TLS has to show a certificate that we know, unless it says else.
-
-    Kombu would verify nothing, and whoever is in between would get the password.
-    """
-    parts = urlsplit(broker_url)
-    if parts.scheme != "rediss" or "ssl_cert_reqs" in parse_qs(parts.query):
-        return broker_url
-    query = "&".join(filter(None, [parts.query, "ssl_cert_reqs=required"]))
-    return urlunsplit(parts._replace(query=query))
-
-
-def _has_scheme(url: str, schemes: tuple[str, ...]) -> bool:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # refuses one that is no number
-    except ValueError:
-        return False
-    return parts.scheme in schemes

@@ -6,6 +6,7 @@ Celery carries wake-ups only; the `jobs` row is the job.
 from celery import Celery
 from kombu import Exchange, Queue
 
+from service.broker_address import kombu_address
 from service.settings import (
     LANES,
     BadSettingsError,
@@ -28,7 +29,10 @@ def make_app(settings: Settings) -> Celery:
         )
     for folder in (settings.cache_dir, settings.work, *(() if settings.object_url else (settings.objects,))):
         ensure_folder(settings, folder)
-    app = Celery("finetooth", broker=settings.broker_url.get_secret_value(), include=["worker.tasks"])
+    # Finds connections that died without a word.
+    options = {"socket_connect_timeout": 5, "socket_keepalive": True, "health_check_interval": 25}
+    url, options = kombu_address(settings.broker_url.get_secret_value(), options)
+    app = Celery("finetooth", broker=url, include=["worker.tasks"])
     app.conf.update(
         # Early: a late one would be delivered again after the visibility timeout, in the middle of an audit.
         task_acks_late=False,
@@ -53,12 +57,7 @@ def make_app(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         # The audit that runs needs no broker.
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        # Finds connections that died without a word.
-        broker_transport_options={
-            "socket_connect_timeout": 5,
-            "socket_keepalive": True,
-            "health_check_interval": 25,
-        },
+        broker_transport_options=options,
         enable_utc=True,
         timezone="UTC",
         # What the child prints may hold sample text: only what we log on purpose goes to the log.

@@ -27,7 +27,7 @@ STUCK_AFTER = timedelta(minutes=30)
 """Longer than fetching a model of 8 billion parameters takes, in which an audit or export shows no progress."""
 
 DEAF_AFTER = timedelta(minutes=2)
-"""Idle workers are sent a wake-up every few seconds while a job is due."""
+"""Idle workers look for due jobs every second."""
 
 
 def main(arguments: list[str], settings: Settings) -> int:
@@ -40,7 +40,11 @@ def main(arguments: list[str], settings: Settings) -> int:
         print("set FINETOOTH_DATABASE_URL, as for the worker")  # noqa: T201
         return 2
     engine = make_engine(
-        settings.database_url.get_secret_value(), pool_size=1, statement_timeout_ms=5000, application_name="health"
+        settings.database_url.get_secret_value(),
+        pool_size=1,
+        statement_timeout_ms=5000,
+        pooler=settings.database_pooler,
+        application_name="health",
     )
     try:
         with make_sessions(engine)() as session:

@@ -8,13 +8,22 @@ import threading
 from functools import lru_cache
 from typing import Any
 
-from celery.signals import celeryd_init, setup_logging, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    celeryd_init,
+    setup_logging,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.lifecycle.connection_budget import WORKER_CONNECTIONS, tell_budget
 from service.lifecycle.reconcile import Reconciler
 from service.lifecycle.wakeup import WAKE_TASK
 from service.lifecycle.wakeup import wake as send_wake
 from service.logs import configure_logging, describe_error
+from service.migration import why_unfit
 from service.settings import LANES, Lane, get_settings, refuse_to_start
 from service.store.engine import make_engine, make_sessions
 from service.store.object_store_factory import make_object_store
@@ -22,9 +31,11 @@ from service.store.objects import ObjectStore
 from worker.celery_app import app
 from worker.process.fork_client import make_launcher
 from worker.process.workdirs import sweep
+from worker.supervisor.database import JobDatabase
 from worker.supervisor.device import read_device, why_no_gpu
 from worker.supervisor.dispatch import Supervisor
 from worker.supervisor.heartbeat import Heartbeat
+from worker.supervisor.queue_watch import QueueWatch
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +45,10 @@ OWNER = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 stopping = threading.Event()
 """Set when this worker has been asked to end."""
 
-_companions: list[Heartbeat | Reconciler] = []
+_running = threading.Lock()
+"""Held by whoever runs jobs: one at a time, found by a message or by the watch."""
+
+_companions: list[Heartbeat | Reconciler | QueueWatch] = []
 
 
 @app.task(name=WAKE_TASK)
@@ -43,7 +57,26 @@ def wake(lane: Lane) -> None:
     if lane not in LANES:
         log.warning("wake-up for an unknown lane dropped")
         return
+    # While the watch runs a job this waits, so that Celery knows the worker for busy and fetches no more messages.
+    with _running:
+        _run_due(lane)
+
+
+def run_if_idle(lane: Lane) -> None:
+    """Runs the lane's due jobs, unless this worker is at work."""
+    if _running.acquire(blocking=False):
+        try:
+            _run_due(lane)
+        finally:
+            _running.release()
+
+
+def _run_due(lane: Lane) -> None:
     try:
+        unfit = JobDatabase(sessions()).run_with_retry(lambda session: why_unfit(session.connection()))
+        if unfit is not None:
+            _tell_once(unfit.detail)
+            return
         ran = supervisor().run_due(lane)
     except Exception as error:
         # Celery would log its message, which may quote the data. The job, if there is one, is kept by its lease.
@@ -55,15 +88,21 @@ def wake(lane: Lane) -> None:
 
 
 @lru_cache
+def _tell_once(why: str) -> None:
+    """The watch looks every second."""
+    log.error("no job is taken: %s", why)
+
+
+@lru_cache
 def sessions() -> sessionmaker[Session]:
     """This process's sessions."""
     settings = get_settings()
     assert settings.database_url is not None
-    # A connection each: for the scores that are copied, a look for a cancel meanwhile, lease, heartbeat, reconciler.
     engine = make_engine(
         settings.database_url.get_secret_value(),
-        pool_size=5,
+        pool_size=WORKER_CONNECTIONS,
         idle_transaction_seconds=settings.lease_seconds,
+        pooler=settings.database_pooler,
         application_name="finetooth-worker",
     )
     return make_sessions(engine)
@@ -106,12 +145,13 @@ def refuse_without_gpu(options: dict[str, Any], **_: Any) -> None:
         refuse_to_start(f"{reason}. Set FINETOOTH_TRAIN_ON=any to train on the CPU all the same.")
 
 
-@worker_ready.connect
-def begin(sender: Any, **_: Any) -> None:
-    """Tells that this worker is there, and wakes it: jobs queued while no worker lived have lost their wake-ups."""
+@celeryd_after_setup.connect
+def begin(instance: Any, **_: Any) -> None:
+    """Tells that this worker is there, and looks after jobs from now on, whether or not the broker answers."""
     settings = get_settings()
     sweep(settings.work)
-    for lane in sender.app.amqp.queues.consume_from:
+    lanes = list(instance.app.amqp.queues.consume_from)
+    for lane in lanes:
         heartbeat = Heartbeat(
             sessions(),
             owner=OWNER,
@@ -124,10 +164,21 @@ def begin(sender: Any, **_: Any) -> None:
         if lane == "gpu":
             _log_device()
             supervisor().prepare()
-        send_wake(settings, lane)
+    tell_budget(sessions(), settings)
     reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
-    reconciler.start()
-    _companions.append(reconciler)
+    watch = QueueWatch(
+        sessions(), lanes=lanes, seconds=settings.poll_seconds, run_if_idle=run_if_idle, stopping=stopping
+    )
+    for companion in (reconciler, watch):
+        companion.start()
+        _companions.append(companion)
+
+
+@worker_ready.connect
+def wake_oneself(sender: Any, **_: Any) -> None:
+    """Jobs queued while no worker lived have lost their wake-ups."""
+    for lane in sender.app.amqp.queues.consume_from:
+        send_wake(get_settings(), lane)
 
 
 def _log_device() -> None:
@@ -147,5 +198,6 @@ def stop_running(**_: Any) -> None:
 @worker_shutdown.connect
 def sign_off(**_: Any) -> None:
     """After the last job: the others need not wait for what this one held."""
+    stopping.set()
     while _companions:
         _companions.pop().stop()

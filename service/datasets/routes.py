@@ -17,10 +17,11 @@ from service.datasets.upload_form import UploadFormDep
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.downloads import download
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep, strong_tag
-from service.http.dependencies import ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
+from service.http.dependencies import ObjectReadsDep, ObjectsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import PathId
 from service.http.idempotency import AnsweredAlreadyError, StreamedKeyDep
 from service.http.middleware.request_ids import request_id
+from service.http.object_reads import deletions
 from service.http.pagination import Page, PageDep
 from service.http.problems.problem import Problem
 from service.http.routing import declared_problems, resource_router
@@ -173,21 +174,40 @@ async def delete(dataset_id: PathId, principal: Writer, transactions: Transactio
     # The row goes first and for good: a row without objects could not be read. Should this end here, the objects are
     # deleted by whoever reconciles.
     await transactions.run(lambda session: actions.delete(session, principal, dataset_id, request_id=request_id.get()))
-    await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id))
+    await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id), limiter=deletions)
 
 
-@router.get("/{dataset_id}/rows", operation_id="list_dataset_rows", responses=declared_problems(404))
-def rows(dataset_id: PathId, principal: Reader, session: SessionDep, stored: RowsDep, page: PageDep) -> Page[Sample]:
+@router.get(
+    "/{dataset_id}/rows",
+    operation_id="list_dataset_rows",
+    response_model=Page[Sample],
+    responses=declared_problems(404),
+)
+async def rows(
+    dataset_id: PathId,
+    principal: Reader,
+    transactions: TransactionsDep,
+    reads: ObjectReadsDep,
+    stored: RowsDep,
+    page: PageDep,
+    response: Response,
+) -> Response:
     """The rows in the order of the upload; a page of long rows ends before `limit`."""
-    dataset = queries.find_dataset(session, principal, dataset_id)
-    samples = stored.page(principal.workspace_id, dataset_id, page.after_number, page.limit)
-    more = bool(samples) and samples[-1]["row"] + 1 < dataset.rows
-    return page.page(
-        samples + samples[-1:] if more else samples,
-        key=lambda sample: sample["row"],
-        render=lambda sample: Sample(**sample),
-        keep=len(samples),
-    )
+    after = page.after_number
+    dataset = await transactions.run(lambda session: queries.find_dataset(session, principal, dataset_id))
+
+    def read() -> str:
+        samples = stored.page(principal.workspace_id, dataset_id, after, page.limit)
+        more = bool(samples) and samples[-1]["row"] + 1 < dataset.rows
+        return page.page(
+            samples + samples[-1:] if more else samples,
+            key=lambda sample: sample["row"],
+            render=lambda sample: Sample(**sample),
+            keep=len(samples),
+        ).model_dump_json()
+
+    content = await reads.run(read)
+    return Response(content, headers=dict(response.headers), media_type="application/json")
 
 
 @router.get(

@@ -15,6 +15,7 @@ from service.http.dependencies import ObjectsDep, SessionDep, SettingsDep, Trans
 from service.http.fields import NO_NUL, PathId
 from service.http.idempotency import IDEMPOTENT
 from service.http.middleware.request_ids import request_id
+from service.http.object_reads import deletions
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
 from service.lifecycle.transitions import TERMINAL
@@ -143,4 +144,4 @@ async def delete(export_id: PathId, principal: Reader, transactions: Transaction
     """Deletes an export that has ended, and its file."""
     await transactions.run(lambda session: actions.delete(session, principal, export_id))
     # Deletes at once if possible; otherwise the reconciler deletes it later.
-    await run_sync(objects.delete_tree, export_prefix(principal.workspace_id, export_id))
+    await run_sync(objects.delete_tree, export_prefix(principal.workspace_id, export_id), limiter=deletions)

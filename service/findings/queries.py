@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BigInteger, Integer, Row, Select, Text, bindparam, case, cast, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -139,17 +139,55 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
         ObjectMissingError: The dataset's rows no longer exist.
         ObjectStoreUnavailableError: The object store does not respond.
     """
+    found = find_finding(session, audit, row)
+    return found.detail if found.has_text else with_text(found, stored)
+
+
+class FoundFinding(NamedTuple):
+    """One sample's result, as the database has it."""
+
+    audit: PublishedAudit
+    row: int
+    detail: FindingDetail
+    has_text: bool
+    """The database keeps the text of flagged and top-ranked samples alone."""
+
+
+def with_text(found: FoundFinding, stored: StoredRows) -> FindingDetail:
+    """Add the text from the dataset. Call it with no session open.
+
+    Args:
+        found: A result whose text the database does not keep.
+        stored: Reads the dataset's rows.
+
+    Raises:
+        ObjectMissingError: The dataset's rows no longer exist.
+        ObjectStoreUnavailableError: The object store does not respond.
+    """
+    sample = stored.row(found.audit.workspace_id, found.audit.dataset_id, found.row)
+    return found.detail.model_copy(update={"messages": sample["messages"], "extra": sample["extra"]})
+
+
+def find_finding(session: Session, audit: PublishedAudit, row: int) -> FoundFinding:
+    """Read one sample's result, with its text if the database keeps it.
+
+    Args:
+        session: An open transaction.
+        audit: The published audit.
+        row: The sample.
+
+    Raises:
+        NotFoundError: `finding_not_found`.
+    """
     scores = find_scores(session, audit, row)
     if not scores:
         raise finding_not_found()
     kept = find_kept(session, audit, row)
-    if kept is None:
-        sample = stored.row(audit.workspace_id, audit.dataset_id, row)
     verdict = find_verdicts(session, audit, [row]).get(row)
-    return FindingDetail(
+    detail = FindingDetail(
         **score_fields(scores[0], HEADLINE),
-        messages=sample["messages"] if kept is None else kept.messages,
-        extra=sample["extra"] if kept is None else kept.extra,
+        messages=None if kept is None else kept.messages,
+        extra=None if kept is None else kept.extra,
         probes=render_probes(scores),
         trace=None if kept is None else [Observation.model_validate(observation) for observation in kept.trace],
         baselines=None if kept is None else kept.baselines,
@@ -158,6 +196,7 @@ def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, ro
         verdict=None if verdict is None else render_verdict(verdict),
         precision=precision_down_to(session, audit, scores[0].rank),
     )
+    return FoundFinding(audit, row, detail, has_text=kept is not None)
 
 
 def find_neighbours(

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 from service.audits.queries import find_published
 from service.findings.filters import Filter
 from service.findings.orders import Sort
-from service.findings.queries import read_finding, read_page
+from service.findings.queries import FoundFinding, find_finding, read_page, with_text
 from service.findings.schemas import Finding, FindingDetail
 from service.http.auth.authentication import RequireScope
-from service.http.dependencies import RowsDep, TransactionsDep
+from service.http.dependencies import ObjectReadsDep, RowsDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.json_response import answer_json
 from service.http.pagination import Page, PageDep
@@ -89,11 +89,19 @@ async def get(
     principal: Reader,
     response: Response,
     transactions: TransactionsDep,
+    reads: ObjectReadsDep,
     rows: RowsDep,
 ) -> Response:
     """One sample's result with its text, the results of each probe, its trace and the scores of simpler methods."""
-    return await answer_json(
-        transactions.autocommit,
-        response,
-        lambda session: read_finding(session, rows, find_published(session, principal, audit_id), row),
-    )
+
+    def find(session: Session) -> str | FoundFinding:
+        found = find_finding(session, find_published(session, principal, audit_id), row)
+        return found.detail.model_dump_json() if found.has_text else found
+
+    found = await transactions.autocommit(find)
+    if isinstance(found, FoundFinding):
+        unread = found
+        content = await reads.run(lambda: with_text(unread, rows).model_dump_json())
+    else:
+        content = found
+    return Response(content, headers=dict(response.headers), media_type="application/json")

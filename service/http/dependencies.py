@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
+from service.http.object_reads import ObjectReads
 from service.http.transactions import Transactions
 from service.settings import Settings
 from service.store.objects import ObjectStore
@@ -41,6 +42,11 @@ async def _rows(request: Request) -> StoredRows:
     return rows
 
 
+async def _object_reads(request: Request) -> ObjectReads:
+    reads: ObjectReads = request.app.state.object_reads
+    return reads
+
+
 async def _transactions(request: Request) -> Transactions:
     transactions: Transactions = request.app.state.transactions
     return transactions
@@ -51,6 +57,7 @@ SessionDep = Annotated[Session, Depends(_session, scope="function")]
 
 SettingsDep = Annotated[Settings, Depends(_settings)]
 ObjectsDep = Annotated[ObjectStore, Depends(_objects)]
+ObjectReadsDep = Annotated[ObjectReads, Depends(_object_reads)]
 RowsDep = Annotated[StoredRows, Depends(_rows)]
 
 TransactionsDep = Annotated[Transactions, Depends(_transactions)]

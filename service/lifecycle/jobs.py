@@ -7,7 +7,7 @@ may follow what is in transitions.py. Times are the database's.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import Interval, func, literal, select
 from sqlalchemy.orm import Session
 
 from service.contract.failure import NEXT_STEP, ErrorCode, Failure
@@ -91,6 +91,14 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
         owner=owner,
         request_id=job.request_id,
     )
+
+
+def is_due(session: Session, *, lane: Lane, since: timedelta) -> bool:
+    """Whether a job of the lane has waited to be taken since `since` ago."""
+    late = select(Job.id).where(
+        Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now() - literal(since, Interval())
+    )
+    return session.scalar(late.limit(1)) is not None
 
 
 def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECONDS) -> float | None:

@@ -8,6 +8,7 @@ from kombu import Connection
 from kombu.exceptions import ChannelError
 from sqlalchemy.orm import Session
 
+from service.broker_address import kombu_address
 from service.lifecycle.workers import wake_ups_due
 from service.settings import Lane, Settings
 
@@ -28,16 +29,15 @@ def wake(settings: Settings, lane: str, slots: int = 1) -> bool:
     if settings.broker_url is None:
         log.warning("wake-up not sent: no broker is configured (FINETOOTH_BROKER_URL)", extra={"lane": lane})
         return False
-    app = Celery(broker=settings.broker_url.get_secret_value(), set_as_current=False)
+    options = {
+        "socket_connect_timeout": BUDGET_SECONDS / 4,
+        "socket_timeout": BUDGET_SECONDS / 4,
+        "retry_on_timeout": False,
+    }
+    url, options = kombu_address(settings.broker_url.get_secret_value(), options)
+    app = Celery(broker=url, set_as_current=False)
     # A connection of its own: wake-ups are rare, and a pooled one may have died with a restarted broker.
-    app.conf.update(
-        broker_connection_timeout=BUDGET_SECONDS / 4,
-        broker_transport_options={
-            "socket_connect_timeout": BUDGET_SECONDS / 4,
-            "socket_timeout": BUDGET_SECONDS / 4,
-            "retry_on_timeout": False,
-        },
-    )
+    app.conf.update(broker_connection_timeout=BUDGET_SECONDS / 4, broker_transport_options=options)
     try:
         with app.connection_for_write() as connection:
             for _ in range(slots - _waiting(connection, lane)):

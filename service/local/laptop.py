@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import Engine
 
+from service.broker_address import kombu_address
 from service.keys.secrets import create_sign_in_link
 from service.lifecycle.jobs import requeue_orphans
 from service.local.admin_key import admin_key_file, ensure_admin_key
@@ -24,7 +25,7 @@ from service.local.folders import private_folder
 from service.local.lock import DataFolderLock
 from service.local.postgres import EmbeddedPostgres
 from service.local.valkey import EmbeddedValkey
-from service.migration import migrate
+from service.migration import NewerSchemaError, migrate
 from service.secret_files import SUFFIX, secret_fields
 from service.settings import LANES, PREFIX, Settings, ensure_folder
 from service.store.engine import DatabaseUnreachableError, check_reachable, make_engine, make_sessions
@@ -184,12 +185,15 @@ class LaptopStack:
         self._report("Bringing the schema up to date")
         assert self.settings.database_url is not None
         url = self.settings.database_url.get_secret_value()
-        self._engine = make_engine(url, application_name="finetooth up")
+        self._engine = make_engine(url, pooler=self.settings.database_pooler, application_name="finetooth up")
         try:
             check_reachable(self._engine)
         except DatabaseUnreachableError as error:
             raise StackError(str(error)) from error
-        migrate(url)
+        try:
+            migrate(url)
+        except NewerSchemaError as error:
+            raise StackError(str(error)) from error
         with make_sessions(self._engine).begin() as session:
             workspace = ensure_workspace(session)
             self._key_id, self.admin_key = ensure_admin_key(
@@ -292,7 +296,8 @@ def _check_broker(settings: Settings) -> None:
     assert settings.broker_url is not None
     options = {"socket_connect_timeout": 5, "socket_timeout": 5}
     try:
-        with Connection(settings.broker_url.get_secret_value(), transport_options=options) as connection:
+        url, options = kombu_address(settings.broker_url.get_secret_value(), options)
+        with Connection(url, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, timeout=10)
     except Exception as error:
         # Not the message: it may quote the URL, password included.

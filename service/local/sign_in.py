@@ -25,7 +25,7 @@ def new_sign_in_link(settings: Settings, url: str) -> str:
         database = EmbeddedPostgres(
             settings.data_dir / "postgres", log=settings.data_dir / "logs" / "postgres.log"
         ).url()
-    engine = make_engine(database, pool_size=1, application_name="finetooth sign-in")
+    engine = make_engine(database, pool_size=1, pooler=settings.database_pooler, application_name="finetooth sign-in")
     try:
         check_reachable(engine)
         with make_sessions(engine).begin() as session:

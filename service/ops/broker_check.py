@@ -5,6 +5,7 @@ import time
 from anyio import Lock
 from anyio.to_thread import run_sync
 
+from service.broker_address import kombu_address
 from service.settings import Settings
 
 PATIENCE_SECONDS = 0.5
@@ -40,7 +41,8 @@ def broker_answers(settings: Settings) -> bool:
 
     options = {"socket_connect_timeout": PATIENCE_SECONDS, "socket_timeout": PATIENCE_SECONDS}
     try:
-        with Connection(settings.broker_url.get_secret_value(), transport_options=options) as connection:
+        url, options = kombu_address(settings.broker_url.get_secret_value(), options)
+        with Connection(url, transport_options=options) as connection:
             connection.ensure_connection(max_retries=1, timeout=2 * PATIENCE_SECONDS, interval_start=0)
             connection.default_channel.client.ping()
     except Exception:

@@ -22,9 +22,10 @@ from service.http.dependencies import SessionDep, SettingsDep, TransactionsDep
 from service.http.pagination import MAX_LIMIT
 from service.http.problems.problem import Problem
 from service.http.routing import JSON_BODY_BYTES, AuthenticatedRoute, declared_problems
-from service.migration import database_revision, is_of_newer_code
+from service.migration import why_unfit
 from service.ops.broker_check import BrokerCheck
 from service.ops.metrics import exposition, queue_ages
+from service.ops.object_store_check import ObjectStoreCheck
 from service.principal import Principal
 from service.probes.schemas import MAX_PROBE_ITEMS
 
@@ -42,8 +43,10 @@ class Health(BaseModel):
 class Readiness(Health):
     """It can serve; and how what it does not need to serve is doing."""
 
+    objects: Literal["ok", "away"]
+    """away: the object store does not answer; uploads, downloads and samples are refused, and the rest is served."""
     broker: Literal["ok", "away"]
-    """away: nothing is lost, but queued audits wait until it is back."""
+    """away: nothing is lost; queued audits start some seconds later than else."""
     queue_age_seconds: dict[str, float]
     """By lane: how long the oldest due job has waited. It grows while no worker takes jobs."""
 
@@ -83,26 +86,26 @@ async def healthz() -> Health:
     return Health()
 
 
-@public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated"))
+@public.get("/readyz", operation_id="get_readiness", responses=declared_problems("schema_outdated", "version_outdated"))
 async def readyz(request: Request, transactions: TransactionsDep) -> Readiness:
-    """The database answers and has the schema that this version needs; whether the broker answers; what waits."""
-    head = request.app.state.head_revision
+    """The database answers and has a schema that this version runs on; how object store, broker and queues are."""
 
     def look(session: Session) -> dict[str, float]:
-        revision = database_revision(session.connection())
-        if revision != head:
-            detail = (
-                f"The schema is at {revision}, of a newer version than this one ({head}): start the newer one."
-                if is_of_newer_code(revision)
-                else f"The schema is at {revision or 'nothing'}, this version needs {head}: run the migrations."
-            )
-            raise Problem(503, "schema_outdated", detail, headers={"Retry-After": "5"})
+        unfit = why_unfit(session.connection())
+        if unfit is not None:
+            code = "version_outdated" if unfit.code_is_older else "schema_outdated"
+            raise Problem(503, code, unfit.detail, headers={"Retry-After": "5"})
         return queue_ages(session)
 
     ages = await transactions.run(look)
-    # No connection is held meanwhile: a broker that is away takes its time to say nothing.
+    # No connection is held meanwhile: who is away takes its time to say nothing.
     broker: BrokerCheck = request.app.state.broker
-    return Readiness(broker="ok" if await broker.answers() else "away", queue_age_seconds=ages)
+    objects: ObjectStoreCheck = request.app.state.object_store
+    return Readiness(
+        objects="ok" if await objects.answers() else "away",
+        broker="ok" if await broker.answers() else "away",
+        queue_age_seconds=ages,
+    )
 
 
 @router.get("/metrics", operation_id="get_metrics", response_class=PlainTextResponse)

@@ -4,6 +4,8 @@ import re
 
 from psycopg import errors
 
+from service.store.engine import OPTIONS_LOST
+
 CAUSES = {
     "53300": "it has no connection left (max_connections)",
     "57P01": "it is shutting down",
@@ -11,7 +13,7 @@ CAUSES = {
     "28P01": "it refuses the password",
     "28000": "it refuses the role, or its pg_hba.conf the address",
     "3D000": "it has no database of this name",
-    "08P01": "something between speaks another protocol",
+    "08P01": "a pooler in between passes no options on: set FINETOOTH_DATABASE_POOLER=transaction",
     "25P03": "it ended a transaction in which nothing happened for too long",
 }
 """In words, by SQLSTATE; others are called by the name of their condition."""
@@ -24,7 +26,7 @@ SAID = (
     (r"database .* does not exist", "3D000"),
     ("too many clients|remaining connection slots|too many connections for", "53300"),
     ("is starting up|is shutting down", "57P03"),
-    ("unsupported startup parameter", "08P01"),
+    (f"unsupported startup parameter|command-line options|{OPTIONS_LOST}", "08P01"),
 )
 
 UNREACHED = (

@@ -2,17 +2,24 @@
 
 import select
 import time
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 IDLE_SECONDS = 1.0
 """A pooled connection that was not used for so long is tried out first."""
+
+Pooler = Literal["session", "transaction"]
+"""What stands between us and Postgres. session: nothing, or a pooler that keeps one server connection for each of ours.
+transaction: one that gives us another server connection with every transaction."""
+
+OPTIONS_LOST = "the connection has not the options that it was opened with"
 
 
 def make_engine(
@@ -21,20 +28,31 @@ def make_engine(
     pool_size: int = 5,
     statement_timeout_ms: int | None = None,
     idle_transaction_seconds: float | None = None,
+    pooler: Pooler = "session",
     application_name: str,
 ) -> Engine:
-    """An engine of at most `pool_size` connections.
+    """An engine of at most `pool_size` connections. Times come back in UTC, whatever zone the server has.
 
-    statement_timeout_ms bounds every statement (None: unbounded, for workers). A transaction in which nothing happens
-    for idle_transaction_seconds is ended by the database: a frozen process must not keep its locks. application_name
-    is what pg_stat_activity shows. Times come back in UTC, whatever zone the server has.
+    Args:
+        url: postgresql+psycopg://...
+        pool_size: Of connections.
+        statement_timeout_ms: Bounds every statement. None: unbounded, for workers.
+        idle_transaction_seconds: A transaction in which nothing happens for so long is ended by the database: a frozen
+            process must not keep its locks. None: never.
+        pooler: Behind one that pools transactions, each transaction says anew what otherwise the connection says once,
+            and no statement stays prepared: the next transaction may meet another server connection.
+        application_name: What pg_stat_activity shows.
     """
     session = {
         "timezone": "UTC",
         "statement_timeout": statement_timeout_ms,
         "idle_in_transaction_session_timeout": idle_transaction_seconds and round(idle_transaction_seconds * 1000),
     }
-    options = " ".join(f"-c {name}={value}" for name, value in session.items() if value is not None)
+    given = {name: str(value) for name, value in session.items() if value is not None}
+    if pooler == "transaction":
+        how: dict[str, Any] = {"prepare_threshold": None}
+    else:
+        how = {"options": " ".join(f"-c {name}={value}" for name, value in given.items())}
     engine = create_engine(
         url,
         pool_size=pool_size,
@@ -42,8 +60,8 @@ def make_engine(
         # A statement's parameters hold sample text, and an error's message ends up in a log.
         hide_parameters=True,
         connect_args={
+            **how,
             "application_name": application_name,
-            "options": options,
             "connect_timeout": 10,
             # A server that has gone without a word is noticed in half a minute, and not after hours.
             "keepalives_idle": 10,
@@ -54,7 +72,39 @@ def make_engine(
     )
     event.listen(engine, "checkin", _note_return)
     event.listen(engine, "checkout", partial(_try_out, engine))
+    if pooler == "transaction":
+        event.listen(engine, "begin", partial(_say_in_transaction, given))
+    else:
+        event.listen(engine, "connect", partial(_refuse_lost_options, given))
     return engine
+
+
+def _say_in_transaction(given: Mapping[str, str], connection: Connection) -> None:
+    """Begins a transaction and sets what holds in it, in one exchange with the server.
+
+    In autocommit, where each statement would be a transaction of its own without these bounds, all until the
+    connection's return are one.
+    """
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    statements = [f"SET LOCAL {name} = '{value}'" for name, value in given.items()]
+    if raw.autocommit:
+        statements.insert(0, "BEGIN")
+    raw.execute("; ".join(statements).encode())
+
+
+def _refuse_lost_options(given: Mapping[str, str], connection: psycopg.Connection, _record: object) -> None:
+    """Closes a connection whose pooler has dropped our options on the way: nothing would bound its statements.
+
+    Raises psycopg.OperationalError, which SQLAlchemy takes for a connection that did not come about.
+    """
+    autocommit, connection.autocommit = connection.autocommit, True
+    query = "SELECT lower(name), setting FROM pg_settings WHERE lower(name) = ANY(%s)"
+    has: dict[str, str] = dict(connection.execute(query, (list(given),)))
+    connection.autocommit = autocommit
+    if has != given:
+        connection.close()
+        raise psycopg.OperationalError(OPTIONS_LOST)
 
 
 def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
-from service.store.objects import ObjectMissingError, ObjectStore, key_parts
+from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, key_parts
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,17 @@ class LocalObjects(ObjectStore):
 
     def exists(self, key: str) -> bool:
         return self.path(key).is_file()
+
+    def all_keys(self) -> Iterator[str]:
+        for folder, _, names in os.walk(self._root):
+            # What is being written has a name with a dot, as no key does that ids make.
+            for name in names:
+                if not name.startswith("."):
+                    yield Path(folder, name).relative_to(self._root).as_posix()
+
+    def check(self) -> None:
+        if not self._root.is_dir():
+            raise ObjectStoreUnavailableError(f"{self._root} is no folder")
 
     def untouched(self, prefix: str, span: timedelta) -> list[str]:
         before = time.time() - span.total_seconds()

@@ -3,9 +3,10 @@
 from service.settings import Settings
 from service.store.local_objects import LocalObjects
 from service.store.objects import ObjectStore
+from service.store.patience import OF_A_WORKER, Patience
 
 
-def make_object_store(settings: Settings) -> ObjectStore:
+def make_object_store(settings: Settings, patience: Patience = OF_A_WORKER) -> ObjectStore:
     """The store that the settings name. Connects to nothing yet.
 
     Raises BadSettingsError where a bucket is named and the client for buckets is not installed.
@@ -14,5 +15,5 @@ def make_object_store(settings: Settings) -> ObjectStore:
     if settings.object_url is not None:
         from service.store.s3_objects import S3Objects
 
-        return S3Objects(settings.object_url, endpoint=settings.object_endpoint, spool=settings.work)
+        return S3Objects(settings.object_url, endpoint=settings.object_endpoint, spool=settings.work, patience=patience)
     return LocalObjects(settings.objects)

@@ -5,6 +5,7 @@ Whoever stores or reads holds no whole object in memory. An object appears whole
 
 import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,14 @@ class ObjectStore(ABC):
     @abstractmethod
     def exists(self, key: str) -> bool:
         """Whether there is such an object. Raises ObjectStoreUnavailableError."""
+
+    @abstractmethod
+    def all_keys(self) -> Iterator[str]:
+        """The keys of all objects, in no order. Raises ObjectStoreUnavailableError."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises ObjectStoreUnavailableError where the store does not answer."""
 
     @abstractmethod
     def delete_tree(self, prefix: str) -> bool:

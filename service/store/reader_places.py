@@ -21,6 +21,12 @@ class ReaderPlaces:
         self._moved_at = time.monotonic()
         self._left = threading.Condition()
 
+    @property
+    def stalled(self) -> bool:
+        """Whether all places are taken by readers whom the store does not answer."""
+        with self._left:
+            return self._taken >= self._most and time.monotonic() >= self._moved_at + self._stalled_seconds
+
     @contextmanager
     def place(self) -> Iterator[None]:
         """A place for the time of the block.

@@ -7,6 +7,7 @@ the last one has come. Who may read and write is told by the environment variabl
 import io
 import logging
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ except ImportError:
     raise BadSettingsError("FINETOOTH_OBJECT_URL names a bucket: pip install 'finetooth[s3]'") from None
 
 from service.store.objects import ObjectMissingError, ObjectStore, ObjectStoreUnavailableError, key_parts
+from service.store.patience import OF_A_WORKER, Patience
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +34,13 @@ PARTS_AT_ONCE = 4
 READ_BYTES = 4 << 20
 """Fetched at least, with each request."""
 
-ANSWER_SECONDS = 20
-"""A request that has no answer by then is sent again, or fails."""
-
 
 class S3Objects(ObjectStore):
     """Objects in a bucket, under a prefix. It connects with the first act."""
 
-    def __init__(self, url: str, *, endpoint: str | None, spool: Path) -> None:
+    def __init__(self, url: str, *, endpoint: str | None, spool: Path, patience: Patience = OF_A_WORKER) -> None:
         """`url` is s3://BUCKET or s3://BUCKET/PREFIX, `endpoint` the server (None: AWS), `spool` a local folder."""
+        self._patience = patience
         self._url = url.rstrip("/")
         self._root = self._url.removeprefix("s3://")
         self._endpoint = endpoint
@@ -48,12 +48,12 @@ class S3Objects(ObjectStore):
 
     @cached_property
     def _bucket(self) -> Any:
-        return s3fs.S3FileSystem(
+        bucket = s3fs.S3FileSystem(
             endpoint_url=self._endpoint,
             config_kwargs={
-                "connect_timeout": 5,
-                "read_timeout": ANSWER_SECONDS,
-                "retries": {"max_attempts": 3, "mode": "standard"},
+                "connect_timeout": min(5, self._patience.answer_seconds),
+                "read_timeout": self._patience.answer_seconds,
+                "retries": {"max_attempts": self._patience.attempts, "mode": "standard"},
             },
             # Other processes write too: what a listing said a minute ago is no answer.
             use_listings_cache=False,
@@ -62,6 +62,8 @@ class S3Objects(ObjectStore):
             # Some servers of this protocol refuse parts of different sizes.
             fixed_upload_size=True,
         )
+        bucket.retries = self._patience.repeats
+        return bucket
 
     def _path(self, key: str) -> str:
         return "/".join([self._root, *key_parts(key)])
@@ -87,11 +89,13 @@ class S3Objects(ObjectStore):
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
         path = self._path(key)
+        seconds = self._patience.object_seconds
+        until = None if seconds is None else time.monotonic() + seconds
         with self._answers(missing=key):
             file = self._bucket.open(path, "rb", block_size=READ_BYTES, cache_type="readahead")
             if file.details["type"] != "file":
                 raise FileNotFoundError(path)
-        with io.BufferedReader(_Reader(self, file), READ_BYTES) as reader:
+        with io.BufferedReader(_Reader(self, file, until), READ_BYTES) as reader:
             yield reader
 
     def exists(self, key: str) -> bool:
@@ -101,6 +105,14 @@ class S3Objects(ObjectStore):
                 return bool(self._bucket.info(path)["type"] == "file")
         except ObjectMissingError:
             return False
+
+    def all_keys(self) -> Iterator[str]:
+        with self._answers():
+            found = self._bucket.find(f"{self._root}/")
+        yield from (name.removeprefix(f"{self._root}/") for name in found)
+
+    def check(self) -> None:
+        self.exists("check/of/readiness")
 
     def untouched(self, prefix: str, span: timedelta) -> list[str]:
         path = f"{self._path(prefix)}/"
@@ -145,9 +157,11 @@ class S3Objects(ObjectStore):
 class _Reader(io.RawIOBase):
     """An object as Python's own kind of file, whose errors are ours."""
 
-    def __init__(self, store: S3Objects, file: Any) -> None:
+    def __init__(self, store: S3Objects, file: Any, until: float | None) -> None:
+        """Reads of an open `file` of the `store`, and none more after time.monotonic() is `until`."""
         self._store = store
         self._file = file
+        self._until = until
 
     def readable(self) -> bool:
         return True
@@ -163,6 +177,8 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         with self._store._answers():
+            if self._until is not None and time.monotonic() > self._until:
+                raise TimeoutError
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

@@ -23,7 +23,7 @@ class StoredRows:
     def __init__(self, objects: ObjectStore, most_groups: int = MOST_GROUPS, *, most_readers: int = 16) -> None:
         """Read from `objects`, in `most_readers` threads at once, and keep at most `most_groups` in mind."""
         self._objects = objects
-        self._readers = ReaderPlaces(most_readers)
+        self.readers = ReaderPlaces(most_readers)
         self._most_groups = most_groups
         self._kept: OrderedDict[str, Footer] = OrderedDict()
         self._groups = 0
@@ -32,13 +32,13 @@ class StoredRows:
     def row(self, workspace_id: str, dataset_id: str, row: int) -> dict[str, Any]:
         """One row. Raises RowNotFoundError."""
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
-        with self._readers.place(), self._objects.open(key) as file:
+        with self.readers.place(), self._objects.open(key) as file:
             return read_row(file, row, self._footer(key, file))
 
     def page(self, workspace_id: str, dataset_id: str, after_row: int | None, limit: int) -> list[dict[str, Any]]:
         """As rows.page."""
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
-        with self._readers.place(), self._objects.open(key) as file:
+        with self.readers.place(), self._objects.open(key) as file:
             return page(file, after_row, limit, self._footer(key, file))
 
     def _footer(self, key: str, file: IO[bytes]) -> Footer:

@@ -1,11 +1,15 @@
 """An upload and an audit whose objects lie in a bucket: the whole service, with a scripted child."""
 
 import json
+import statistics
 import threading
+import time
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.testclient import TestClient
 
@@ -105,6 +109,7 @@ def test_a_store_that_is_away_is_a_503_and_leaves_nothing(
 def test_a_bucket_that_stalls_leaves_other_requests_their_threads(in_bucket: Settings, s3_server: S3Server) -> None:
     """Forty read rows of a bucket that answers nobody, each for a minute; the list of audits needs no bucket."""
     statuses: list[int] = []
+    took: list[float] = []
     with (
         live_api(in_bucket) as api,
         httpx.Client(
@@ -125,11 +130,20 @@ def test_a_bucket_that_stalls_leaves_other_requests_their_threads(in_bucket: Set
         try:
             for reader in readers:
                 reader.start()
+            # From the first moment on: no reader has a connection or one of the threads of others.
+            for _ in range(20):
+                began = time.monotonic()
+                assert client.get("/v1/audits").status_code == 200
+                took.append(time.monotonic() - began)
+                assert open_transactions(in_bucket) == 0
+            assert statistics.median(took) < 0.5
+            assert max(took) < 3
             # Most are refused long before those who wait for the bucket give up.
-            wait_for(lambda: len(statuses) >= 20, seconds=40)
+            wait_for(lambda: len(statuses) >= 20, seconds=40, what=lambda: f"{len(statuses)} answers")
+            wait_for(lambda: len(statuses) == 40, seconds=65, what=lambda: f"{len(statuses)} answers")
             assert set(statuses) == {503}
-            assert client.get("/v1/audits", timeout=20).status_code == 200
-            assert client.get("/readyz", timeout=20).status_code == 200
+            ready = client.get("/readyz", timeout=20)
+            assert (ready.status_code, ready.json()["objects"]) == (200, "away")
         finally:
             s3_server.thaw()
         for reader in readers:
@@ -137,3 +151,16 @@ def test_a_bucket_that_stalls_leaves_other_requests_their_threads(in_bucket: Set
         assert len(statuses) == 40
         assert set(statuses) <= {200, 503}
         assert client.get(f"/v1/datasets/{dataset}/rows").status_code == 200
+
+
+def open_transactions(settings: Settings) -> int:
+    """Of the API, in which nothing happens."""
+    assert settings.database_url is not None
+    url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql")
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'finetooth-api' "
+        "AND state = 'idle in transaction' AND state_change < now() - interval '1 second'"
+    )
+    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
+        (count,) = connection.execute(query).fetchone() or (0,)
+    return int(count)

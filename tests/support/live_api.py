@@ -31,7 +31,8 @@ class LiveApi:
 def live_api(settings: Settings) -> Iterator[LiveApi]:
     """Serves on a free port of 127.0.0.1 for the time of the block."""
     assert settings.database_url is not None
-    engine = make_engine(settings.database_url.get_secret_value(), application_name="test")
+    url = settings.database_url.get_secret_value()
+    engine = make_engine(url, pooler=settings.database_pooler, application_name="test")
     with make_sessions(engine).begin() as session:
         workspace = ensure_workspace(session)
         _, key = create_key(session, workspace_id=workspace.id, name="test", scopes=["admin"])

@@ -7,22 +7,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import redis
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.lifecycle.audits import request_cancel
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import live_workers
+from service.migration import head_revision
 from service.settings import Settings
 from service.store.tables import Audit, Job, Worker
-from tests.support.children.scripting import FINISHED, OUTPUTS, SCRIPTED_CHILD, scripted_children
+from tests.support.children.scripting import FINISHED, OUTPUTS, scripted_children
 from tests.support.ended import has_ended
 from tests.support.waiting import wait_for
 
@@ -30,51 +30,6 @@ SECRET = "Xylophone-Quokka"
 CELERY_ENDS = "worker: Warm shutdown (MainProcess)"
 
 StartWorker = Callable[..., subprocess.Popen[bytes]]
-
-
-@pytest.fixture
-def start_worker(settings: Settings, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts a worker of the lane whose children follow the script, and waits until it consumes."""
-    workers = []
-
-    def start(*script: list[Any], lane: str = "gpu", app: str = "scripted_worker") -> subprocess.Popen[bytes]:
-        assert settings.database_url is not None
-        assert settings.broker_url is not None
-        log = tmp_path / f"worker-{len(workers)}.log"
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(SCRIPTED_CHILD.parent),
-            "SCRIPT": json.dumps(script),
-            "FINETOOTH_DATABASE_URL": settings.database_url.get_secret_value(),
-            "FINETOOTH_BROKER_URL": settings.broker_url.get_secret_value(),
-            "FINETOOTH_DATA_DIR": str(settings.data_dir),
-            "FINETOOTH_POLL_SECONDS": "0.1",
-            "FINETOOTH_LEASE_SECONDS": "2",
-            "FINETOOTH_RECONCILE_SECONDS": "0.3",
-            "FINETOOTH_HEARTBEAT_SECONDS": "0.5",
-            "FINETOOTH_RETRY_SECONDS": "0.1",
-        }
-        with log.open("wb") as output:
-            worker = subprocess.Popen(
-                [
-                    sys.executable, "-m", "celery", "-A", app, "worker", "--pool", "threads", "-c", "1",
-                    "-Q", lane, "-n", f"{lane}-{len(workers)}@%h", "--loglevel", "INFO",
-                ],
-                cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        workers.append(worker)
-
-        def ready() -> bool:
-            assert worker.poll() is None, log.read_text()
-            return "ready." in log.read_text()
-
-        wait_for(ready)
-        return worker
-
-    yield start
-    for worker in workers:
-        worker.kill()
-        worker.wait()
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is an NVIDIA driver")
@@ -94,15 +49,6 @@ def test_a_worker_that_sees_no_gpu_does_not_start_unless_it_may(settings: Settin
     last = done.stderr.strip().splitlines()[-1]
     assert (done.returncode, last.startswith("finetooth: this worker sees no GPU")) == (2, True), done.stderr
     assert "FINETOOTH_TRAIN_ON=any" in last
-
-
-@pytest.fixture
-def state(sessions: sessionmaker[Session]) -> Callable[[Audit], str]:
-    def state(audit: Audit) -> str:
-        with sessions() as session:
-            return session.scalars(select(Job.state).where(Job.subject_id == audit.id)).one()
-
-    return state
 
 
 def test_wake_ups_run_what_is_due_once(
@@ -223,6 +169,28 @@ def test_a_wake_up_that_was_lost_is_sent_again(
     assert (worker.lane, worker.subject_id) == ("gpu", None)
 
 
+def test_a_worker_older_than_the_schema_takes_no_job(
+    make_audit: Callable[..., Audit],
+    start_worker: StartWorker,
+    state: Callable[[Audit], str],
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+) -> None:
+    """Unless the schema names it as one that runs there."""
+    with sessions.begin() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        session.execute(text("COMMENT ON TABLE alembic_version IS '9998'"))
+    audit = make_audit()
+    start_worker(OUTPUTS, FINISHED)
+    wait_for(lambda: "no job is taken" in (tmp_path / "worker-0.log").read_text())
+    time.sleep(3)  # the watch has looked meanwhile
+    assert state(audit) == "queued"
+    assert (tmp_path / "worker-0.log").read_text().count("no job is taken") == 1
+    with sessions.begin() as session:
+        session.execute(text(f"COMMENT ON TABLE alembic_version IS '{head_revision()}'"))
+    wait_for(lambda: state(audit) == "succeeded")
+
+
 def test_a_worker_that_ends_signs_off(start_worker: StartWorker, sessions: sessionmaker[Session]) -> None:
     worker = start_worker(lane="io")
 
@@ -244,8 +212,9 @@ def test_a_busy_worker_takes_no_message_from_an_idle_one(
     sessions: sessionmaker[Session],
     tmp_path: Path,
 ) -> None:
-    long = make_audit()
     start_worker(["touch", str(tmp_path / "running")], ["exit_when_told"])
+    long = make_audit()
+    assert wake(settings, "gpu")
     wait_for((tmp_path / "running").exists)
     assert wake(settings, "gpu")
     time.sleep(1)

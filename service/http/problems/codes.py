@@ -169,7 +169,8 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "object_store_unavailable": Meaning((503,), "the bucket that holds the objects does not answer; nothing was kept"),
     "database_busy": Meaning((503,), "try again after `Retry-After`"),
     "database_unavailable": Meaning((503,), "the database does not answer; nothing was changed"),
-    "schema_outdated": Meaning((503,), "the database's schema is not this version's: run the migrations"),
+    "schema_outdated": Meaning((503,), "the database's schema is older than this version: run its migrations"),
+    "version_outdated": Meaning((503,), "the database's schema is newer than this version runs on: start a newer one"),
     "too_many_uploads": Meaning((503,), "as many uploads run as the server takes; try again after `Retry-After`"),
     "upload_share_taken": Meaning(
         (503,), "half of the uploads that the server takes are this workspace's; try again after `Retry-After`"

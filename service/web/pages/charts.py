@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from service.audits.queries import find_audit, find_published
 from service.contract.results import GroupCurve, ProbeSummary, Sensitivity
 from service.contract.spec import MAX_PROBES
-from service.findings.queries import read_finding
+from service.findings.queries import find_finding
 from service.findings.schemas import Observation
-from service.http.dependencies import RowsDep, TransactionsDep
+from service.http.dependencies import TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.transactions import Transactions
 from service.principal import Principal
@@ -143,14 +143,13 @@ async def trace(
     row: Row,
     principal: FindingsReader,
     transactions: TransactionsDep,
-    rows: RowsDep,
     scheme: Scheme = "light",
 ) -> Response:
     """Draw the sample's observations toward the probe that speaks most for it."""
 
     def find(session: Session) -> list[Observation]:
-        finding = read_finding(session, rows, find_published(session, principal, audit_id), row)
-        observed = observations_shown(finding)
+        finding = find_finding(session, find_published(session, principal, audit_id), row)
+        observed = observations_shown(finding.detail)
         if not observed:
             raise nothing_to_draw()
         return observed

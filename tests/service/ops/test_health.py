@@ -18,7 +18,7 @@ def test_alive_and_ready(anonymous_client: TestClient) -> None:
     ready = anonymous_client.get("/readyz")
     assert (ready.status_code, ready.json()) == (
         200,
-        {"status": "ok", "broker": "ok", "queue_age_seconds": {"gpu": 0.0, "io": 0.0}},
+        {"status": "ok", "objects": "ok", "broker": "ok", "queue_age_seconds": {"gpu": 0.0, "io": 0.0}},
     )
 
 
@@ -27,6 +27,13 @@ def test_without_its_broker_it_can_still_serve(settings: Settings) -> None:
     with TestClient(create_app(away), base_url="http://127.0.0.1") as client:
         ready = client.get("/readyz")
     assert (ready.status_code, ready.json()["broker"]) == (200, "away")
+
+
+def test_without_its_objects_it_can_still_serve(anonymous_client: TestClient, settings: Settings) -> None:
+    """What it said last is good for some seconds; so it is asked for the first time without them."""
+    settings.objects.rmdir()
+    ready = anonymous_client.get("/readyz")
+    assert (ready.status_code, ready.json()["objects"]) == (200, "away")
 
 
 def test_without_its_database_it_is_alive_and_not_ready(settings: Settings) -> None:
@@ -52,9 +59,10 @@ def test_a_schema_of_a_newer_version_asks_for_the_newer_version(
 ) -> None:
     with sessions.begin() as session:
         session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        session.execute(text("COMMENT ON TABLE alembic_version IS '9998'"))
     answer = anonymous_client.get("/readyz").json()
-    assert answer["code"] == "schema_outdated"
-    assert "start the newer one" in answer["detail"]
+    assert answer["code"] == "version_outdated"
+    assert "start a newer one" in answer["detail"]
     assert "run the migrations" not in answer["detail"]
 
 

@@ -68,7 +68,7 @@ def test_errors_of_statements_are_called_by_their_condition(database_url: str) -
         (f'FATAL:  password authentication failed for user "{SECRET}"', "28P01, it refuses the password"),
         (f'FATAL:  no pg_hba.conf entry for host "10.0.0.1", user "{SECRET}"', "28000, it refuses the role"),
         ("FATAL:  the database system is starting up", "57P03, it is starting"),
-        ("FATAL:  unsupported startup parameter: options", "08P01, something between"),
+        ("FATAL:  unsupported startup parameter: options", "08P01, a pooler in between"),
         ("connection timeout expired", "its address does not answer in time"),
         ("SSL error: certificate verify failed", "it does not agree on TLS"),
         (SECRET, "OperationalError"),

@@ -1,0 +1,23 @@
+"""How long an object store may take."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Of one who reads or writes. A folder takes the time that its file system takes."""
+
+    answer_seconds: float
+    """A request that has no answer by then is sent again, or fails."""
+    attempts: int
+    """Of the client for one request."""
+    repeats: int
+    """Of all that, by the file system over the client, which repeats what has timed out."""
+    object_seconds: float | None = None
+    """From an object's opening, after which nothing more of it is asked for; None: as long as it takes."""
+
+
+OF_A_WORKER = Patience(answer_seconds=20, attempts=3, repeats=5)
+OF_A_REQUEST = Patience(answer_seconds=8, attempts=1, repeats=2, object_seconds=25)
+"""With the wait for a thread (service.http.object_reads) an answer within the 65 s that a proxy is asked for."""
+OF_A_CHECK = Patience(answer_seconds=1, attempts=1, repeats=1)
