@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from service.audits.queries import find_audit, render_audit
 from service.audits.schemas import Audit, AuditCreate
 from service.audits.validation import check_request
-from service.errors import ConflictError, missing_is_not_found
+from service.errors import ConflictError, ForbiddenError, missing_is_not_found
 from service.http.audit_log import record
 from service.http.quotas import check_queued_audits
 from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
@@ -45,9 +45,17 @@ def create(
         later: Runs its first argument, with the others, after the commit.
 
     Raises:
+        ForbiddenError: `scope_missing`: the priority is `high`, and the principal no admin.
         InvalidError: As `check_request` does.
         ConflictError: `queued_audits_quota`.
     """
+    if body.priority == "high" and not principal.may("admin"):
+        raise ForbiddenError(
+            "scope_missing",
+            "An audit of priority high goes before all others of the workspace, and needs the scope admin. Leave "
+            "`priority` out, or ask an admin of the workspace to start the audit.",
+            errors={"#/priority": "needs the scope admin"},
+        )
     model = check_request(session, principal, body)
     check_queued_audits(session, principal.workspace_id, settings)
     audit = create_audit(
@@ -61,6 +69,7 @@ def create(
         q=body.q,
         group_column=body.group_column,
         trusted_column=body.trusted_column,
+        priority=body.priority,
         request_id=request_id,
         key_id=principal.key_id,
         user_id=principal.user_id,

@@ -16,6 +16,7 @@ from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.errors import ConflictError, NotFoundError
 from service.lifecycle.audits import step_keys
+from service.lifecycle.job_rows import priority_of
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.principal import Principal
 from service.scoping import scoped
@@ -238,6 +239,7 @@ def render_audit_summary(found: AuditRow) -> AuditSummary:
         q=audit.q,
         group_column=audit.group_column,
         trusted_column=audit.trusted_column,
+        priority=priority_of(job),
         error=None if job.error is None else Failure.model_validate(job.error),
     )
 

@@ -104,6 +104,10 @@ def audit(
     replaces: Annotated[
         str | None, typer.Option(help="Id of the dataset of which this one is the next version.")
     ] = None,
+    priority: Annotated[
+        Literal["low", "normal", "high"],
+        typer.Option(help="Which of the workspace's own waiting audits go first; high is for admins."),
+    ] = "normal",
     out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
     max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
 ) -> int:
@@ -151,6 +155,7 @@ def audit(
                 trusted_column=trusted,
                 text_columns=columns,
                 replaces=replaces,
+                priority=priority,
             )
 
         return request

@@ -133,8 +133,12 @@ class Client(Connection):
         q: float = 0.05,
         group_column: str | None = None,
         trusted_column: str | None = None,
+        priority: str = "normal",
     ) -> Json:
-        """Queues an audit. `model_id` is an id or a name; `training` holds fields of contract.TrainingConfig."""
+        """Queues an audit. `model_id` is an id or a name; `training` holds fields of contract.TrainingConfig.
+
+        priority is low, normal or, for admins, high: which of the workspace's own waiting audits go first.
+        """
         body = {
             "dataset_id": dataset_id,
             "probe_ids": list(probe_ids),
@@ -144,6 +148,7 @@ class Client(Connection):
             "q": q,
             "group_column": group_column,
             "trusted_column": trusted_column,
+            "priority": priority,
         }
         return self._create("/v1/audits", lambda: {"json": body})
 

@@ -14,10 +14,12 @@ from service.lifecycle import transitions
 from service.lifecycle.claims import Claim, first, held, locked
 from service.lifecycle.job_rows import (
     Level,
+    Priority,
     add_job,
     append_event,
     append_state,
     now,
+    priority_of,
     read_snapshot,
     write_snapshot,
     write_stage,
@@ -49,6 +51,7 @@ def create_audit(
     q: float,
     group_column: str | None = None,
     trusted_column: str | None = None,
+    priority: Priority = "normal",
     request_id: str | None = None,
     key_id: str | None = None,
     user_id: str | None = None,
@@ -59,7 +62,14 @@ def create_audit(
     Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
-    job = add_job(session, kind="audit", subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
+    job = add_job(
+        session,
+        kind="audit",
+        subject_id=audit_id,
+        workspace_id=workspace_id,
+        request_id=request_id,
+        priority=priority,
+    )
     session.add(AuditData(audit_id=audit_id, workspace_id=workspace_id))
     session.flush()
     audit = Audit(
@@ -207,7 +217,14 @@ def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_i
     snapshot = transitions.follow_up(read_snapshot(job), now=at)
     if snapshot is None:
         raise NotRetryableError(state)
-    again = add_job(session, kind=job.kind, subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
+    again = add_job(
+        session,
+        kind=job.kind,
+        subject_id=audit_id,
+        workspace_id=workspace_id,
+        request_id=request_id,
+        priority=priority_of(job),
+    )
     write_snapshot(session, again, snapshot)
     session.execute(update(Audit).where(Audit.id == audit_id).values(job_id=again.id))
     session.execute(

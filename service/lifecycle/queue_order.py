@@ -2,24 +2,8 @@
 
 import heapq
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 
-
-@dataclass(frozen=True)
-class Line:
-    """The due jobs of one workspace in one lane."""
-
-    workspace_id: str
-    waiting: int
-    """Its due jobs; at least 1."""
-    running: int
-    """Its jobs of the lane that workers hold."""
-    served_at: datetime | None
-    """When one of its jobs was last taken; None: never."""
-    first_due_at: datetime
-    """Since when its first job could have been taken."""
-    first_id: str
+from service.lifecycle.turns import Line
 
 
 def serving_order(lines: Sequence[Line]) -> Iterator[str]:

@@ -6,12 +6,13 @@ Of other workspaces' jobs nothing is read but how many there are.
 import hashlib
 from itertools import islice
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.lifecycle.job_rows import now
-from service.lifecycle.queue_order import Line, serving_order
+from service.lifecycle.job_rows import now, priority_of
+from service.lifecycle.queue_order import serving_order
 from service.lifecycle.transitions import HELD, State
+from service.lifecycle.turns import SERVING_ORDER, read_lines
 from service.lifecycle.workers import is_alive
 from service.principal import Principal
 from service.scoping import scoped
@@ -127,19 +128,20 @@ def _queued_jobs(session: Session, principal: Principal, lane: Lane) -> list[Que
         scoped(Job, principal)
         .add_columns(due)
         .where(Job.lane == lane, Job.state == State.QUEUED)
-        .order_by(Job.next_attempt_at, Job.id)
+        .order_by(~due, *SERVING_ORDER)
         .limit(JOBS_SHOWN)
     ).all()
     waiting = sum(is_due for _, is_due in jobs)
     positions: list[int] = []
     if waiting:
-        order = enumerate(serving_order(_lines(session, lane)), start=1)
+        order = enumerate(serving_order(read_lines(session, lane)), start=1)
         ours = (at for at, workspace_id in islice(order, POSITIONS_SOUGHT) if workspace_id == principal.workspace_id)
         positions = list(islice(ours, waiting))
     return [
         QueuedJob(
             kind=job.kind,
             subject_id=job.subject_id,
+            priority=priority_of(job),
             attempt=job.attempt,
             created_at=job.created_at,
             due_at=job.next_attempt_at,
@@ -147,36 +149,3 @@ def _queued_jobs(session: Session, principal: Principal, lane: Lane) -> list[Que
         )
         for number, (job, _) in enumerate(jobs)
     ]
-
-
-def _lines(session: Session, lane: Lane) -> list[Line]:
-    """The due jobs of every workspace, as a worker that looks for one sees them."""
-    due = (
-        select(
-            Job.workspace_id,
-            Job.id,
-            Job.next_attempt_at,
-            func.count().over(partition_by=Job.workspace_id).label("waiting"),
-            func.row_number()
-            .over(partition_by=Job.workspace_id, order_by=(Job.next_attempt_at, Job.id))
-            .label("place"),
-        )
-        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
-        .subquery()
-    )
-    served = (
-        select(
-            Job.workspace_id,
-            func.count().filter(Job.state.in_(sorted(HELD))).label("running"),
-            func.max(Job.started_at).label("last"),
-        )
-        .where(Job.lane == lane)
-        .group_by(Job.workspace_id)
-        .subquery()
-    )
-    found = session.execute(
-        select(
-            due.c.workspace_id, due.c.waiting, served.c.running, served.c.last, due.c.next_attempt_at, due.c.id
-        ).join(served, and_(served.c.workspace_id == due.c.workspace_id, due.c.place == 1))
-    )
-    return [Line(*row) for row in found]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from service.lifecycle.job_rows import Priority
 from service.lifecycle.transitions import State
 from service.settings import Lane
 
@@ -48,6 +49,7 @@ class QueuedJob(BaseModel):
 
     kind: Kind
     subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    priority: Priority = Field(description="Among the workspace's own jobs of the lane.")
     attempt: int = Field(description="How often it has been tried.")
     created_at: datetime
     due_at: datetime = Field(description="Before that it is not taken: after a failure, jobs wait a while.")

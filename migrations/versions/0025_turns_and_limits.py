@@ -1,0 +1,46 @@
+"""Workspaces take turns by rows of their own, and audits have a priority in their workspace."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0025"
+down_revision = "0024"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Every job has the priority `normal`, and workspaces go on taking turns where they were."""
+    op.add_column("jobs", sa.Column("priority", sa.SmallInteger(), server_default="1", nullable=False))
+    op.create_check_constraint(op.f("ck_jobs_priority"), "jobs", "priority IN (0, 1, 2)")
+    op.drop_index("ix_jobs_due", "jobs")
+    op.create_index(
+        "ix_jobs_queued",
+        "jobs",
+        ["lane", "workspace_id", "priority", "next_attempt_at", "id"],
+        postgresql_where=sa.text("state = 'queued'"),
+    )
+    op.create_table(
+        "turns",
+        sa.Column("lane", sa.Text(), nullable=False),
+        sa.Column("workspace_id", sa.Text(), nullable=False),
+        sa.Column("served_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("lane IN ('gpu','io')", name=op.f("ck_turns_lane")),
+        sa.ForeignKeyConstraint(["workspace_id"], ["workspaces.id"], name=op.f("fk_turns_workspace_id_workspaces")),
+        sa.PrimaryKeyConstraint("lane", "workspace_id", name=op.f("pk_turns")),
+    )
+    op.execute(
+        "INSERT INTO turns SELECT lane, workspace_id, max(started_at) FROM jobs "
+        "WHERE started_at IS NOT NULL GROUP BY lane, workspace_id"
+    )
+
+
+def downgrade() -> None:
+    """Turns are read from the jobs again."""
+    op.drop_table("turns")
+    op.drop_index("ix_jobs_queued", "jobs")
+    op.create_index(
+        "ix_jobs_due", "jobs", ["lane", "next_attempt_at", "id"], postgresql_where=sa.text("state = 'queued'")
+    )
+    op.drop_constraint(op.f("ck_jobs_priority"), "jobs")
+    op.drop_column("jobs", "priority")
