@@ -183,7 +183,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     reconciler = Reconciler(settings, make_sessions(engine), app.state.objects, owner=owner)
-    changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
+    changes = AuditChanges(app.state.transactions, settings, settings.max_waiting_requests)
     app.state.audit_changes = changes
     reconciler.start()
     with on_stop_signal(changes.stop):

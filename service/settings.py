@@ -82,7 +82,9 @@ class Settings(SignInSettings):
     """Of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
     max_queued_audits: int = Field(default=200, ge=1)
-    """How many audits one workspace may have queued; running ones do not count."""
+    """How many audits one workspace may have queued; running ones do not count. A workspace may have its own limit."""
+    max_running_audits: int | None = Field(default=None, ge=1)
+    """How many audits of one workspace run at once; None: any number. A workspace may have its own limit."""
     max_workspace_bytes: int = Field(default=2**40, ge=1)
     """How many bytes all uploads of one workspace may have together."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)

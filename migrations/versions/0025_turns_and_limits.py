@@ -1,4 +1,4 @@
-"""Workspaces take turns by rows of their own, and audits have a priority in their workspace."""
+"""Workspaces take turns by rows of their own and have limits of their own; audits have a priority."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,6 +20,17 @@ def upgrade() -> None:
         ["lane", "workspace_id", "priority", "next_attempt_at", "id"],
         postgresql_where=sa.text("state = 'queued'"),
     )
+    op.create_index(
+        "ix_jobs_succeeded", "jobs", ["lane", "finished_at"], postgresql_where=sa.text("state = 'succeeded'")
+    )
+    op.add_column("workspaces", sa.Column("max_queued_audits", sa.Integer()))
+    op.add_column("workspaces", sa.Column("max_running_audits", sa.Integer()))
+    op.add_column("workspaces", sa.Column("max_bytes", sa.BigInteger()))
+    op.create_check_constraint(
+        op.f("ck_workspaces_limits"),
+        "workspaces",
+        "max_queued_audits > 0 AND max_running_audits > 0 AND max_bytes > 0",
+    )
     op.create_table(
         "turns",
         sa.Column("lane", sa.Text(), nullable=False),
@@ -36,8 +47,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Turns are read from the jobs again."""
+    """Turns are read from the jobs again, and limits are the same for all workspaces."""
     op.drop_table("turns")
+    op.drop_constraint(op.f("ck_workspaces_limits"), "workspaces")
+    for limit in ("max_queued_audits", "max_running_audits", "max_bytes"):
+        op.drop_column("workspaces", limit)
+    op.drop_index("ix_jobs_succeeded", "jobs")
     op.drop_index("ix_jobs_queued", "jobs")
     op.create_index(
         "ix_jobs_due", "jobs", ["lane", "next_attempt_at", "id"], postgresql_where=sa.text("state = 'queued'")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from service.audits.queries import find_audit, render_audit
+from service.audits.queries import show_audit
 from service.audits.schemas import Audit, AuditCreate
 from service.audits.validation import check_request
 from service.errors import ConflictError, ForbiddenError, missing_is_not_found
@@ -76,7 +76,7 @@ def create(
     )
     record(session, principal, "audit.create", audit.id)
     wake_idle(session, settings, "gpu", later)
-    return render_audit(find_audit(session, principal, audit.id))
+    return show_audit(session, principal, audit.id, settings)
 
 
 def cancel(session: Session, principal: Principal, audit_id: str, *, settings: Settings) -> Audit:
@@ -99,7 +99,7 @@ def cancel(session: Session, principal: Principal, audit_id: str, *, settings: S
             within_seconds=settings.cancel_seconds,
         )
     record(session, principal, "audit.cancel", audit_id)
-    return render_audit(find_audit(session, principal, audit_id))
+    return show_audit(session, principal, audit_id, settings)
 
 
 def retry(
@@ -136,7 +136,7 @@ def retry(
         raise ConflictError("audit_not_retryable", detail, retry_after=POLL_SECONDS) from None
     record(session, principal, "audit.retry", audit_id)
     wake_idle(session, settings, "gpu", later)
-    return render_audit(find_audit(session, principal, audit_id))
+    return show_audit(session, principal, audit_id, settings)
 
 
 def delete(session: Session, principal: Principal, audit_id: str) -> None:

@@ -12,6 +12,7 @@ from service.contract.spec import MAX_PROBES, MAX_SEEDS, TrainingConfig
 from service.http.fields import Storable
 from service.lifecycle.job_rows import Priority
 from service.lifecycle.transitions import State
+from service.workers.schemas import Waiting
 
 Id = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Column = Annotated[str, Field(max_length=1000), Storable]
@@ -94,6 +95,7 @@ class AuditSummary(BaseModel):
     group_column: str | None
     trusted_column: str | None
     priority: Priority = Field(description="Among the workspace's own waiting audits; workspaces take turns.")
+    waiting: Waiting | None = Field(description="Of a queued audit: its place in the queue, and why it waits.")
     error: Failure | None
 
 

@@ -217,6 +217,32 @@ def report(
 
 
 @app.command()
+def workspaces() -> int:
+    """List the workspaces that your key may see, with what they have and may have."""
+    from service.cli.workspaces import print_workspaces
+
+    return _guarded(lambda: print_workspaces(get_settings()))
+
+
+@app.command("set-limits")
+def set_limits(
+    workspace: Annotated[str, typer.Argument(help="Its id or name.")],
+    max_queued_audits: Annotated[str | None, typer.Option(help="Audits that wait; default: the setting's.")] = None,
+    max_running_audits: Annotated[str | None, typer.Option(help="Audits that run at once; likewise.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Bytes of its uploads together; likewise.")] = None,
+) -> int:
+    """Set limits of a workspace, as an admin of the installation."""
+    from service.cli.workspaces import set_limits as run
+
+    typed = {
+        "max_queued_audits": max_queued_audits,
+        "max_running_audits": max_running_audits,
+        "max_bytes": max_bytes,
+    }
+    return _guarded(lambda: run(get_settings(), workspace, typed))
+
+
+@app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare with what was planted."""
     from service.cli.connect import open_server

@@ -390,6 +390,17 @@ class Client(Connection):
         """Makes a tenant without keys; needs an admin key of the installation's first workspace."""
         return self._create("/v1/workspaces", lambda: {"json": {"name": name}})
 
+    def change_workspace(self, workspace_id: str, **limits: int | None) -> Json:
+        """Sets `max_queued_audits`, `max_running_audits` or `max_bytes` of a workspace; None: the setting's again.
+
+        Needs a key of an admin of the installation.
+        """
+        return self._send("PATCH", f"/v1/workspaces/{quote(workspace_id, safe='')}", json=limits)
+
+    def workspace_usage(self, workspace_id: str) -> Json:
+        """What the workspace has of what is limited, and how much it may have."""
+        return self._send("GET", f"/v1/workspaces/{quote(workspace_id, safe='')}/usage")
+
     def workspaces(self) -> Iterator[Json]:
         """The key's own; for an admin of the installation all, newest first."""
         return self._pages("/v1/workspaces")

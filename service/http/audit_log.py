@@ -45,6 +45,7 @@ Action = Literal[
     "view.delete",
     "view.update",
     "workspace.create",
+    "workspace.change",
 ]
 
 

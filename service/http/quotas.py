@@ -1,6 +1,8 @@
 """What one workspace may have at most: nearly each is a setting, and counted while nobody else creates in the
 workspace, or says why not."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -12,6 +14,25 @@ from service.store.verdict_tables import SavedView
 
 MAX_SAVED_VIEWS = 100
 """Of a workspace: a page of findings names them all."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one workspace may have at most, of what can be set for each."""
+
+    max_queued_audits: int
+    max_running_audits: int | None
+    """None: any number."""
+    max_bytes: int
+
+
+def limits_of(workspace: Workspace, settings: Settings) -> Limits:
+    """Give the workspace's own limits and, where it has none, those of the settings."""
+    return Limits(
+        max_queued_audits=workspace.max_queued_audits or settings.max_queued_audits,
+        max_running_audits=workspace.max_running_audits or settings.max_running_audits,
+        max_bytes=workspace.max_bytes or settings.max_workspace_bytes,
+    )
 
 
 def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
@@ -26,17 +47,17 @@ def check_queued_audits(session: Session, workspace_id: str, settings: Settings,
     Raises:
         ConflictError: `queued_audits_quota`.
     """
-    _one_at_a_time(session, workspace_id)
+    limit = limits_of(_one_at_a_time(session, workspace_id), settings).max_queued_audits
     queued = session.scalar(
         select(func.count())
         .select_from(Job)
         .where(Job.workspace_id == workspace_id, Job.kind == "audit", Job.state == State.QUEUED)
         .where(Job.subject_id != (besides or ""))
     )
-    if (queued or 0) >= settings.max_queued_audits:
+    if (queued or 0) >= limit:
         detail = (
-            f"{queued} audits of this workspace are queued, and it may queue {settings.max_queued_audits}. Let some "
-            "start, or cancel some, and try again."
+            f"{queued} audits of this workspace are queued, and it may queue {limit}. Let some start, or cancel some, "
+            "and try again; an admin of the installation can set another limit."
         )
         raise ConflictError("queued_audits_quota", detail)
 
@@ -63,7 +84,7 @@ def check_datasets(
     Raises:
         ConflictError: `dataset_quota`.
     """
-    _one_at_a_time(session, workspace_id)
+    limit = limits_of(_one_at_a_time(session, workspace_id), settings).max_bytes
     size, rows = session.execute(
         select(func.coalesce(func.sum(Dataset.bytes), 0), func.coalesce(func.sum(Dataset.rows), 0)).where(
             Dataset.workspace_id == workspace_id
@@ -71,12 +92,12 @@ def check_datasets(
     ).one()
     _, unfinished = _unfinished_uploads(session, workspace_id, besides)
     size += unfinished
-    full = size >= settings.max_workspace_bytes or rows >= settings.max_workspace_rows
-    beyond = size + more_bytes > settings.max_workspace_bytes or rows + more_rows > settings.max_workspace_rows
+    full = size >= limit or rows >= settings.max_workspace_rows
+    beyond = size + more_bytes > limit or rows + more_rows > settings.max_workspace_rows
     if full or beyond:
         detail = (
             f"The datasets of this workspace, and its unfinished uploads, have {size} bytes and {rows} samples, and "
-            f"with this one they would have more than the {settings.max_workspace_bytes} bytes or "
+            f"with this one they would have more than the {limit} bytes or "
             f"{settings.max_workspace_rows} samples that it may have. Nothing was kept. Delete datasets that you no "
             "longer need, and upload it again."
         )
@@ -190,9 +211,10 @@ def check_idempotency_records(session: Session, workspace_id: str, settings: Set
         raise ConflictError("idempotency_quota", detail)
 
 
-def _one_at_a_time(session: Session, workspace_id: str) -> None:
+def _one_at_a_time(session: Session, workspace_id: str) -> Workspace:
     # Rows that name the workspace can still be written: their foreign keys take a weaker lock.
-    session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
+    mine = select(Workspace).where(Workspace.id == workspace_id).with_for_update(key_share=True)
+    return session.scalars(mine.execution_options(populate_existing=True)).one()
 
 
 def _unfinished_uploads(session: Session, workspace_id: str, besides: str | None) -> tuple[int, int]:

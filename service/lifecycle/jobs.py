@@ -46,18 +46,26 @@ class NotEndedError(Exception):
         self.state = state
 
 
-def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
+def claim(
+    session: Session,
+    *,
+    lane: Lane,
+    owner: str,
+    lease_seconds: float = LEASE_SECONDS,
+    max_running: int | None = None,
+) -> Claim | None:
     """Takes a due job of the lane for `owner`, or None where none is due.
 
     Workspaces take turns (`service.lifecycle.turns`), so a workspace with hundreds of jobs keeps no other one waiting
     for more than a job that runs. Within the workspace it is the job of the highest priority, and of those the oldest.
 
     `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
-    longer with every `renew`. Others of the lane wait until the transaction ends.
+    longer with every `renew`. Of a workspace that has as many running audits as it may (`max_running`, where it has no
+    limit of its own; None: any number) no other one is taken. Others of the lane wait until the transaction ends.
     """
     take_turns(session, lane)
     found = None
-    for workspace_id in workspaces_in_order(session, lane):
+    for workspace_id in workspaces_in_order(session, lane, max_running=max_running):
         mine = locked(skip_locked=True).where(is_due(lane), Job.workspace_id == workspace_id)
         found = first(session, mine.order_by(*SERVING_ORDER).limit(1))
         # None: whoever cancels the workspace's jobs has them locked.

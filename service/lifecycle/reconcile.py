@@ -97,9 +97,7 @@ class Reconciler:
             delete_expired_answers(session)
             delete_expired_uploads(session)
             delete_old_log_entries(session, days=self._settings.audit_log_days)
-            due = {
-                lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES
-            }
+            due = {lane: wake_ups_due(session, lane, self._settings) for lane in LANES}
         for lane, slots in due.items():
             if slots:
                 wake(self._settings, lane, slots)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, Subquery, and_, func, select, true
+from sqlalchemy import ColumnElement, Integer, Select, Subquery, and_, cast, func, null, or_, select, true
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -34,6 +34,8 @@ class Line:
     first_due_at: datetime
     """Since when its next job could have been taken."""
     first_id: str
+    max_running: int | None
+    """So many of its jobs of the lane run at once, at most."""
     waiting: int
     """Its due jobs; at least 1."""
 
@@ -55,21 +57,49 @@ def take_turns(session: Session, lane: Lane) -> None:
     )
 
 
-def workspaces_in_order(session: Session, lane: Lane) -> Sequence[str]:
-    """Read which workspaces have a due job of the lane, in the order in which they are served."""
-    line = _lines(lane, counted=False)
-    return session.scalars(select(line.c.workspace_id).order_by(*_order(line))).all()
+def workspaces_in_order(session: Session, lane: Lane, *, max_running: int | None) -> Sequence[str]:
+    """Read which workspaces a job of the lane may be taken of now, in the order in which they are served.
+
+    Args:
+        session: An open transaction.
+        lane: Whose jobs.
+        max_running: How many audits a workspace without a limit of its own runs at once; None: any number.
+    """
+    line = _lines(lane, max_running, counted=False)
+    below = or_(line.c.max_running.is_(None), line.c.running < line.c.max_running)
+    return session.scalars(select(line.c.workspace_id).where(below).order_by(*_order(line))).all()
 
 
-def read_lines(session: Session, lane: Lane) -> list[Line]:
-    """Read the due jobs of every workspace, as a worker that looks for one sees them."""
-    line = _lines(lane, counted=True)
+def read_lines(session: Session, lane: Lane, *, max_running: int | None) -> list[Line]:
+    """Read the due jobs of every workspace, as a worker that looks for one sees them.
+
+    Args:
+        session: An open transaction.
+        lane: Whose jobs.
+        max_running: As for `workspaces_in_order`.
+    """
+    line = _lines(lane, max_running, counted=True)
     return [Line(**row) for row in session.execute(select(line).order_by(*_order(line))).mappings()]
 
 
 def is_due(lane: Lane) -> ColumnElement[bool]:
     """The condition that a job of the lane can be taken now."""
     return and_(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+
+
+def at_limit(lane: Lane, max_running: int | None) -> Select[str]:
+    """Select the workspaces of which no job is taken now, as many as may run do.
+
+    Args:
+        lane: Whose jobs.
+        max_running: As for `workspaces_in_order`.
+    """
+    running = _running(lane).subquery("running")
+    return (
+        select(Workspace.id)
+        .join(running, running.c.workspace_id == Workspace.id)
+        .where(running.c.jobs >= _limit(lane, max_running))
+    )
 
 
 def note_turn(session: Session, lane: Lane, workspace_id: str, at: datetime) -> None:
@@ -88,7 +118,7 @@ def note_turn(session: Session, lane: Lane, workspace_id: str, at: datetime) -> 
     )
 
 
-def _lines(lane: Lane, *, counted: bool) -> Subquery:
+def _lines(lane: Lane, max_running: int | None, *, counted: bool) -> Subquery:
     """A row for each workspace with a due job. Its next job is one look into an index, however many wait behind it."""
     mine = is_due(lane) & (Job.workspace_id == Workspace.id)
     next_job = (
@@ -105,6 +135,7 @@ def _lines(lane: Lane, *, counted: bool) -> Subquery:
         Turn.served_at,
         next_job.c.first_due_at,
         next_job.c.first_id,
+        _limit(lane, max_running).label("max_running"),
     ]
     if counted:
         columns.append(select(func.count()).select_from(Job).where(mine).correlate(Workspace).label("waiting"))
@@ -120,6 +151,13 @@ def _lines(lane: Lane, *, counted: bool) -> Subquery:
 
 def _order(line: Subquery) -> tuple[ColumnElement[object], ...]:
     return line.c.running, line.c.served_at.nulls_first(), line.c.first_due_at, line.c.first_id
+
+
+def _limit(lane: Lane, max_running: int | None) -> ColumnElement[int | None]:
+    """Only audits have a limit."""
+    if lane != "gpu":
+        return cast(null(), Integer)
+    return func.coalesce(Workspace.max_running_audits, cast(max_running, Integer))
 
 
 def _running(lane: Lane) -> Select[str, int]:

@@ -16,6 +16,15 @@ class WorkspaceCreate(BaseModel):
     name: Name = Field(description="No other workspace of the installation has it.")
 
 
+class WorkspaceChange(BaseModel):
+    """New limits of a workspace. What is left out stays as it is; null: the installation's setting holds again."""
+
+    model_config = ConfigDict(extra="forbid")
+    max_queued_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that wait for a worker.")
+    max_running_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that run at once.")
+    max_bytes: int | None = Field(default=None, ge=1, lt=2**63, description="Bytes of its uploads together.")
+
+
 class Workspace(BaseModel):
     """A tenant: keys, datasets, probes, models and audits belong to one, and no other sees them."""
 
@@ -23,6 +32,25 @@ class Workspace(BaseModel):
     id: str
     name: str
     created_at: datetime
+    max_queued_audits: int | None = Field(description="Its own limit; null: the installation's setting holds.")
+    max_running_audits: int | None = Field(description="Likewise.")
+    max_bytes: int | None = Field(description="Likewise.")
+
+
+class Use(BaseModel):
+    """How much of something a workspace has, and how much it may have."""
+
+    used: int
+    limit: int | None = Field(description="Null: there is none.")
+
+
+class WorkspaceUsage(BaseModel):
+    """What a workspace has of what is limited."""
+
+    object: Literal["workspace.usage"] = "workspace.usage"
+    workspace_id: str
+    queued_audits: Use = Field(description="Audits that wait for a worker.")
+    running_audits: Use = Field(description="Audits that workers hold; others wait while the limit is reached.")
 
 
 def render_workspace(workspace: WorkspaceTable) -> Workspace:

@@ -44,6 +44,7 @@ BAD = {
     "checkpoint_seconds": ["-1", "never"],
     "findings_top": ["-1", "all"],
     "max_queued_audits": ["0", "many"],
+    "max_running_audits": ["0", "many"],
     "max_workspace_bytes": ["0", "1TiB"],
     "max_workspace_rows": ["0", "1e9"],
     "max_workspace_probes": ["0", "ten"],

@@ -76,7 +76,10 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
     "dataset_replaced": Meaning((409,), "the dataset to be replaced has a newer version already, which `detail` names"),
     "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
-    "queued_audits_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_QUEUED_AUDITS` audits in the queue"),
+    "queued_audits_quota": Meaning(
+        (409,),
+        "the workspace has as many audits in the queue as it may: `FINETOOTH_MAX_QUEUED_AUDITS`, or a limit of its own",
+    ),
     "dataset_quota": Meaning(
         (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_BYTES` or `..._ROWS`"
     ),

@@ -67,6 +67,8 @@ class Job(Base):
             "id",
             postgresql_where=text("state = 'queued'"),
         ),
+        # The newest that succeeded say how long a job takes.
+        Index("ix_jobs_succeeded", "lane", "finished_at", postgresql_where=text("state = 'succeeded'")),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_jobs_subject", "subject_id"),
     )
