@@ -86,7 +86,7 @@ class Settings(SignInSettings):
     max_running_audits: int | None = Field(default=None, ge=1)
     """How many audits of one workspace run at once; None: any number. A workspace may have its own limit."""
     max_workspace_bytes: int = Field(default=2**40, ge=1)
-    """How many bytes all uploads of one workspace may have together."""
+    """How many bytes of uploads, recordings and exports one workspace may store. A workspace may have its own limit."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)
     """How many samples all datasets of one workspace may have together."""
     max_workspace_uploads: int = Field(default=100, ge=1)

@@ -26,6 +26,7 @@ def upgrade() -> None:
     op.add_column("workspaces", sa.Column("max_queued_audits", sa.Integer()))
     op.add_column("workspaces", sa.Column("max_running_audits", sa.Integer()))
     op.add_column("workspaces", sa.Column("max_bytes", sa.BigInteger()))
+    op.add_column("audit_steps", sa.Column("bytes", sa.BigInteger()))
     op.create_check_constraint(
         op.f("ck_workspaces_limits"),
         "workspaces",
@@ -49,6 +50,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Turns are read from the jobs again, and limits are the same for all workspaces."""
     op.drop_table("turns")
+    op.drop_column("audit_steps", "bytes")
     op.drop_constraint(op.f("ck_workspaces_limits"), "workspaces")
     for limit in ("max_queued_audits", "max_running_audits", "max_bytes"):
         op.drop_column("workspaces", limit)

@@ -229,7 +229,7 @@ def set_limits(
     workspace: Annotated[str, typer.Argument(help="Its id or name.")],
     max_queued_audits: Annotated[str | None, typer.Option(help="Audits that wait; default: the setting's.")] = None,
     max_running_audits: Annotated[str | None, typer.Option(help="Audits that run at once; likewise.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Bytes of its uploads together; likewise.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Bytes of uploads, recordings and exports; likewise.")] = None,
 ) -> int:
     """Set limits of a workspace, as an admin of the installation."""
     from service.cli.workspaces import set_limits as run

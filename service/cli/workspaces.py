@@ -19,12 +19,12 @@ def print_workspaces(settings: Settings) -> int:
     """Print the workspaces that the key may see with what they have. Returns the exit code."""
     with open_running_server(settings) as server:
         rows = [(found, server.client.workspace_usage(found["id"])) for found in server.client.workspaces()]
-    table = Table("Workspace", "Id", "Queued audits", "Running audits")
+    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Bytes")
     for workspace, usage in rows:
         table.add_row(
             workspace["name"],
             workspace["id"],
-            *(_in_words(usage[name]) for name in ("queued_audits", "running_audits")),
+            *(_in_words(usage[name]) for name in ("queued_audits", "running_audits", "storage")),
         )
     output_console().print(table)
     return 0
@@ -83,4 +83,4 @@ def _option(name: str) -> str:
 
 
 def _in_words(use: Mapping[str, Any]) -> str:
-    return str(use["used"]) if use["limit"] is None else f"{use['used']} of {use['limit']}"
+    return f"{use['used']:,}" if use["limit"] is None else f"{use['used']:,} of {use['limit']:,}"

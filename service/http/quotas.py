@@ -3,13 +3,13 @@ workspace, or says why not."""
 
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, SQLColumnExpression, func, select
 from sqlalchemy.orm import Session
 
-from service.errors import ConflictError
+from service.errors import ConflictError, StorageFullError
 from service.lifecycle.transitions import State
 from service.settings import Settings
-from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Upload, Workspace
+from service.store.tables import AuditStep, Dataset, Export, IdempotencyRecord, Job, Probe, Upload, Workspace
 from service.store.verdict_tables import SavedView
 
 MAX_SAVED_VIEWS = 100
@@ -62,6 +62,46 @@ def check_queued_audits(session: Session, workspace_id: str, settings: Settings,
         raise ConflictError("queued_audits_quota", detail)
 
 
+@dataclass(frozen=True)
+class Storage:
+    """Bytes that a workspace has in the object store, as its rows say."""
+
+    uploads: int
+    """Files of datasets, and unfinished uploads with the length that they were begun with."""
+    recordings: int
+    """What the steps of audits have left: recordings and results."""
+    exports: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.uploads + self.recordings + self.exports
+
+
+def read_storage(session: Session, workspace_id: str, *, besides: str | None = None) -> Storage:
+    """Read how many bytes a workspace has.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Which workspace.
+        besides: Id of an unfinished upload that does not count: the one that becomes a dataset.
+    """
+    _, unfinished = _unfinished_uploads(session, workspace_id, besides)
+
+    def total(query: Select[int | None]) -> SQLColumnExpression[int]:
+        return func.coalesce(query.scalar_subquery(), 0)
+
+    datasets, recordings, exports = session.execute(
+        select(
+            total(select(func.sum(Dataset.bytes)).where(Dataset.workspace_id == workspace_id)),
+            total(select(func.sum(AuditStep.bytes)).where(AuditStep.workspace_id == workspace_id)),
+            total(select(func.sum(Export.bytes)).where(Export.workspace_id == workspace_id)),
+        )
+    ).one()
+    # Of bigint, Postgres sums to numeric.
+    return Storage(uploads=int(datasets) + unfinished, recordings=int(recordings), exports=int(exports))
+
+
 def check_datasets(
     session: Session,
     workspace_id: str,
@@ -82,24 +122,28 @@ def check_datasets(
         besides: Id of an unfinished upload that does not count: the one that becomes the dataset.
 
     Raises:
+        StorageFullError: `storage_quota`.
         ConflictError: `dataset_quota`.
     """
     limit = limits_of(_one_at_a_time(session, workspace_id), settings).max_bytes
-    size, rows = session.execute(
-        select(func.coalesce(func.sum(Dataset.bytes), 0), func.coalesce(func.sum(Dataset.rows), 0)).where(
-            Dataset.workspace_id == workspace_id
-        )
-    ).one()
-    _, unfinished = _unfinished_uploads(session, workspace_id, besides)
-    size += unfinished
-    full = size >= limit or rows >= settings.max_workspace_rows
-    beyond = size + more_bytes > limit or rows + more_rows > settings.max_workspace_rows
-    if full or beyond:
+    storage = read_storage(session, workspace_id, besides=besides)
+    if storage.total >= limit or storage.total + more_bytes > limit:
+        sent = f" This file has {more_bytes:,} bytes." if more_bytes else ""
         detail = (
-            f"The datasets of this workspace, and its unfinished uploads, have {size} bytes and {rows} samples, and "
-            f"with this one they would have more than the {limit} bytes or "
-            f"{settings.max_workspace_rows} samples that it may have. Nothing was kept. Delete datasets that you no "
-            "longer need, and upload it again."
+            f"This workspace stores {storage.total:,} bytes ({storage.uploads:,} of uploads, {storage.recordings:,} "
+            f"of recordings and results of audits, {storage.exports:,} of exports), and may store {limit:,}.{sent} "
+            "Nothing was kept. Delete exports, audits or datasets that you no longer need, and upload it again; an "
+            "admin of the installation can set another limit."
+        )
+        raise StorageFullError("storage_quota", detail)
+    rows = session.scalars(
+        select(func.coalesce(func.sum(Dataset.rows), 0)).where(Dataset.workspace_id == workspace_id)
+    ).one()
+    if rows >= settings.max_workspace_rows or rows + more_rows > settings.max_workspace_rows:
+        detail = (
+            f"The datasets of this workspace have {rows} samples, and with this one they would have more than the "
+            f"{settings.max_workspace_rows} that it may have. Nothing was kept. Delete datasets that you no longer "
+            "need, and upload it again."
         )
         raise ConflictError("dataset_quota", detail)
 
@@ -114,7 +158,8 @@ def check_uploads(session: Session, workspace_id: str, settings: Settings, *, mo
         more_bytes: How many it will have.
 
     Raises:
-        ConflictError: `upload_quota`, or `dataset_quota` where there is no room for the dataset.
+        StorageFullError: `storage_quota`.
+        ConflictError: `upload_quota`, or `dataset_quota` where the workspace has too many samples.
     """
     check_datasets(session, workspace_id, settings, more_bytes=more_bytes)
     uploads, _ = _unfinished_uploads(session, workspace_id, None)

@@ -161,14 +161,18 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
     return True
 
 
-def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool) -> bool:
-    """Notes how the step's child ended. False: fenced. Raises LookupError for a step the audit does not have."""
+def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool, *, size: int | None = None) -> bool:
+    """Notes how the step's child ended, and how many bytes its stored files have. False: fenced.
+
+    Raises LookupError for a step the audit does not have.
+    """
     found = held(session, claim)
     if found is None:
         return False
     job, _ = found
     step = _step(session, job, step_key)
     step.state = "succeeded" if succeeded else "failed"
+    step.bytes = size
     step.finished_at = now()
     session.flush()
     return True

@@ -22,7 +22,7 @@ class WorkspaceChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     max_queued_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that wait for a worker.")
     max_running_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that run at once.")
-    max_bytes: int | None = Field(default=None, ge=1, lt=2**63, description="Bytes of its uploads together.")
+    max_bytes: int | None = Field(default=None, ge=1, lt=2**63, description="Bytes of uploads, recordings and exports.")
 
 
 class Workspace(BaseModel):
@@ -44,6 +44,14 @@ class Use(BaseModel):
     limit: int | None = Field(description="Null: there is none.")
 
 
+class StorageUse(Use):
+    """Bytes in the object store: of what, and how many the workspace may have."""
+
+    uploads: int = Field(description="Files of datasets, and unfinished uploads with the length they were begun with.")
+    recordings: int = Field(description="Recordings and results of audits, but for those from before this was counted.")
+    exports: int
+
+
 class WorkspaceUsage(BaseModel):
     """What a workspace has of what is limited."""
 
@@ -51,6 +59,7 @@ class WorkspaceUsage(BaseModel):
     workspace_id: str
     queued_audits: Use = Field(description="Audits that wait for a worker.")
     running_audits: Use = Field(description="Audits that workers hold; others wait while the limit is reached.")
+    storage: StorageUse
 
 
 def render_workspace(workspace: WorkspaceTable) -> Workspace:

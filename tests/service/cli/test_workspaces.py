@@ -38,11 +38,17 @@ def test_limits_by_id_and_by_name(
 ) -> None:
     with sessions.begin() as session:
         add_audit(session, other_workspace_id)
-    assert cells(run("workspaces"), other_workspace_id) == ["other", other_workspace_id, "1 of 200", "0"]
+    assert cells(run("workspaces"), other_workspace_id) == [
+        "other",
+        other_workspace_id,
+        "1 of 200",
+        "0",
+        "1,000 of 1,099,511,627,776",
+    ]
     result = run("set-limits", "other", "--max-queued-audits", "7", "--max-running-audits", "2")
-    assert (result.exit_code, cells(result, other_workspace_id)[2:]) == (0, ["1 of 7", "0 of 2"])
+    assert (result.exit_code, cells(result, other_workspace_id)[2:4]) == (0, ["1 of 7", "0 of 2"])
     result = run("set-limits", other_workspace_id, "--max-queued-audits", "default")
-    assert (result.exit_code, cells(result, other_workspace_id)[2:]) == (0, ["1 of 200", "0 of 2"])
+    assert (result.exit_code, cells(result, other_workspace_id)[2:4]) == (0, ["1 of 200", "0 of 2"])
     with sessions() as session:
         found = session.get_one(Workspace, other_workspace_id)
         assert (found.max_queued_audits, found.max_running_audits) == (None, 2)
