@@ -110,6 +110,15 @@ class Settings(SignInSettings):
     audit_log_days: int = Field(default=365, ge=1, le=36_525)
     """How long an entry of the audit log is kept."""
 
+    dataset_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long a dataset is kept after its upload, while no audit stands on it. None: until somebody deletes it."""
+    recording_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long the recordings of an audit are kept after its end; its results stay. None: as long as the audit."""
+    export_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long an export is kept after its end. None: as long as its audit."""
+    audit_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long an audit is kept after its end, with all that hangs on it. None: until somebody deletes it."""
+
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a supervisor looks for a cancel."""
     lease_seconds: float = Field(default=LEASE_SECONDS, gt=0)

@@ -13,12 +13,15 @@ Action = Literal[
     "audit.cancel",
     "audit.create",
     "audit.delete",
+    "audit.expire",
     "audit.retry",
     "dataset.create",
     "dataset.delete",
+    "dataset.expire",
     "export.cancel",
     "export.create",
     "export.delete",
+    "export.expire",
     "key.create",
     "key.revoke",
     "key.rotate",
@@ -29,6 +32,7 @@ Action = Literal[
     "model.delete",
     "probe.create",
     "probe.delete",
+    "recordings.expire",
     "session.create",
     "session.end",
     "session.end_others",
@@ -44,8 +48,8 @@ Action = Literal[
     "view.create",
     "view.delete",
     "view.update",
-    "workspace.create",
     "workspace.change",
+    "workspace.create",
 ]
 
 

@@ -37,6 +37,12 @@ def usage(request: Request, principal: Reader, session: SessionDep, settings: Se
         usages={workspace.id: read_usage(session, principal, workspace.id, settings) for workspace in listed.data},
         own=principal.workspace_id,
         may_set=principal.administers_installation,
+        kept=[
+            ("Exports", settings.export_days, "after their end"),
+            ("Recordings of audits", settings.recording_days, "after the audit's end"),
+            ("Audits", settings.audit_days, "after their end, with findings, verdicts and exports"),
+            ("Datasets without an audit", settings.dataset_days, "after their upload"),
+        ],
     )
 
 

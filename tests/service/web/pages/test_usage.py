@@ -1,8 +1,10 @@
 """The page of usage: numbers beside limits for everybody, and forms that set limits for admins of the installation."""
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.settings import Settings
 from service.store.tables import Workspace
 from tests.support.builders import add_audit
 from tests.support.pages import OURS, Page, SignIn
@@ -52,3 +54,14 @@ def test_a_tenant_sees_itself_alone_and_sets_nothing(
     assert not [attrs for attrs, _ in Page(text).all("form") if str(attrs["action"]).startswith("/usage")]
     data = {"max_queued_audits": "100000"}
     assert client.post(f"/usage/{other_workspace_id}/limits", data=data, headers=OURS).status_code == 403
+
+
+def test_what_is_deleted_by_age_is_said(sign_in: SignIn, app: FastAPI, settings: Settings) -> None:
+    client = sign_in()
+    assert "deleted by age" not in client.get("/usage").text
+    app.state.settings = settings.model_copy(update={"export_days": 30, "audit_days": 1})
+    page = Page(client.get("/usage").text)
+    assert [text for _, text in page.all("li")] == [
+        "Exports: 30 days after their end.",
+        "Audits: 1 day after their end, with findings, verdicts and exports.",
+    ]
