@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Refuses to release a tag that does not fit the sources: scripts/check_version.py v1.2.0
+"""Refuses to release a tag that does not fit the sources: scripts/check_version.py v1.2.0.
 
 Reads the files of the folder that it is started in. Standard library only, since it runs before anything is installed.
 """

@@ -194,7 +194,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     owner = f"api:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     sessions = make_sessions(engine)
     reconciler = Reconciler(settings, sessions, app.state.objects, owner=owner)
-    changes = AuditChanges(app.state.transactions, settings.max_waiting_requests)
+    changes = AuditChanges(app.state.transactions, settings, settings.max_waiting_requests)
     app.state.audit_changes = changes
     reconciler.start()
     # In a thread: a database that does not answer keeps nobody from starting.

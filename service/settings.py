@@ -84,9 +84,11 @@ class Settings(SignInSettings):
     """Of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
     max_queued_audits: int = Field(default=200, ge=1)
-    """How many audits one workspace may have queued; running ones do not count."""
+    """How many audits one workspace may have queued; running ones do not count. A workspace may have its own limit."""
+    max_running_audits: int | None = Field(default=None, ge=1)
+    """How many audits of one workspace run at once; None: any number. A workspace may have its own limit."""
     max_workspace_bytes: int = Field(default=2**40, ge=1)
-    """How many bytes all uploads of one workspace may have together."""
+    """How many bytes of uploads, recordings and exports one workspace may store. A workspace may have its own limit."""
     max_workspace_rows: int = Field(default=500_000_000, ge=1)
     """How many samples all datasets of one workspace may have together."""
     max_workspace_uploads: int = Field(default=100, ge=1)
@@ -109,6 +111,15 @@ class Settings(SignInSettings):
     sign_in_link_minutes: int = Field(default=30, ge=1)
     audit_log_days: int = Field(default=365, ge=1, le=36_525)
     """How long an entry of the audit log is kept."""
+
+    dataset_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long a dataset is kept after its upload, while no audit stands on it. None: until somebody deletes it."""
+    recording_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long the recordings of an audit are kept after its end; its results stay. None: as long as the audit."""
+    export_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long an export is kept after its end. None: as long as its audit."""
+    audit_days: int | None = Field(default=None, ge=1, le=36_525)
+    """How long an audit is kept after its end, with all that hangs on it. None: until somebody deletes it."""
 
     poll_seconds: float = Field(default=1.0, gt=0)
     """How often a worker looks: a busy one for a cancel, an idle one for jobs that nobody has woken it for."""

@@ -167,7 +167,12 @@ def begin(instance: Any, **_: Any) -> None:
     tell_budget(sessions(), settings)
     reconciler = Reconciler(settings, sessions(), objects(), owner=OWNER)
     watch = QueueWatch(
-        sessions(), lanes=lanes, seconds=settings.poll_seconds, run_if_idle=run_if_idle, stopping=stopping
+        sessions(),
+        lanes=lanes,
+        seconds=settings.poll_seconds,
+        run_if_idle=run_if_idle,
+        max_running=settings.max_running_audits,
+        stopping=stopping,
     )
     for companion in (reconciler, watch):
         companion.start()

@@ -14,9 +14,9 @@ class LogEntry(BaseModel):
     object: Literal["log_entry"] = "log_entry"
     id: str
     at: datetime
-    key_id: str | None = Field(description="The key that it was done with, by program or browser; null for a person.")
+    key_id: str | None = Field(description="The key that it was done with, by program or browser; else null.")
     key_name: str | None = Field(description="As it was called then.")
-    user_id: str | None = Field(description="The person who did it; null for a key.")
+    user_id: str | None = Field(description="The person who did it; null for a key, and where the service did it.")
     user_name: str | None = Field(description="What the person was called then.")
     action: str = Field(description="What was done, such as `audit.create`.")
     object_id: str | None = Field(description="What it was done to; null where it is several things.")

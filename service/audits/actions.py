@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from service.audits.queries import find_audit, render_audit
+from service.audits.queries import show_audit
 from service.audits.schemas import Audit, AuditCreate
 from service.audits.validation import check_request
-from service.errors import ConflictError, missing_is_not_found
+from service.errors import ConflictError, ForbiddenError, missing_is_not_found
 from service.http.audit_log import record
 from service.http.quotas import check_queued_audits
 from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
@@ -45,9 +45,17 @@ def create(
         later: Runs its first argument, with the others, after the commit.
 
     Raises:
+        ForbiddenError: `scope_missing`: the priority is `high`, and the principal no admin.
         InvalidError: As `check_request` does.
         ConflictError: `queued_audits_quota`.
     """
+    if body.priority == "high" and not principal.may("admin"):
+        raise ForbiddenError(
+            "scope_missing",
+            "An audit of priority high goes before all others of the workspace, and needs the scope admin. Leave "
+            "`priority` out, or ask an admin of the workspace to start the audit.",
+            errors={"#/priority": "needs the scope admin"},
+        )
     model = check_request(session, principal, body)
     check_queued_audits(session, principal.workspace_id, settings)
     audit = create_audit(
@@ -61,13 +69,14 @@ def create(
         q=body.q,
         group_column=body.group_column,
         trusted_column=body.trusted_column,
+        priority=body.priority,
         request_id=request_id,
         key_id=principal.key_id,
         user_id=principal.user_id,
     )
     record(session, principal, "audit.create", audit.id)
     wake_idle(session, settings, "gpu", later)
-    return render_audit(find_audit(session, principal, audit.id))
+    return show_audit(session, principal, audit.id, settings)
 
 
 def cancel(session: Session, principal: Principal, audit_id: str, *, settings: Settings) -> Audit:
@@ -90,7 +99,7 @@ def cancel(session: Session, principal: Principal, audit_id: str, *, settings: S
             within_seconds=settings.cancel_seconds,
         )
     record(session, principal, "audit.cancel", audit_id)
-    return render_audit(find_audit(session, principal, audit_id))
+    return show_audit(session, principal, audit_id, settings)
 
 
 def retry(
@@ -127,7 +136,7 @@ def retry(
         raise ConflictError("audit_not_retryable", detail, retry_after=POLL_SECONDS) from None
     record(session, principal, "audit.retry", audit_id)
     wake_idle(session, settings, "gpu", later)
-    return render_audit(find_audit(session, principal, audit_id))
+    return show_audit(session, principal, audit_id, settings)
 
 
 def delete(session: Session, principal: Principal, audit_id: str) -> None:

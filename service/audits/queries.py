@@ -16,13 +16,17 @@ from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.errors import ConflictError, NotFoundError
 from service.lifecycle.audits import step_keys
+from service.lifecycle.job_rows import priority_of
 from service.lifecycle.transitions import HELD, TERMINAL, State
 from service.principal import Principal
 from service.scoping import scoped
+from service.settings import Settings
 from service.store.newest_first import newest_first
 from service.store.score_lists import PublishedAudit, published_lists
 from service.store.tables import Audit as AuditTable
 from service.store.tables import AuditEvent, AuditProbe, Dataset, Export, Job, Model, Probe
+from service.workers.schemas import Waiting
+from service.workers.waiting import read_waiting
 
 AuditRow = Row[AuditTable, Job, datetime, list[str]]
 """An audit, its job, the database's clock, and the ids of its probes in their order."""
@@ -206,14 +210,46 @@ def _is_named(text: str, principal: Principal) -> ColumnElement[bool]:
     )
 
 
-def render_audit(found: AuditRow) -> Audit:
-    """Show the audit with its summary."""
+def read_places(session: Session, rows: Sequence[AuditRow], settings: Settings) -> dict[str, Waiting]:
+    """Read the places in the queue of those audits that are queued.
+
+    Args:
+        session: An open transaction.
+        rows: The audits.
+        settings: Hold the limit of running audits, and how often workers say that they are alive.
+
+    Returns:
+        By the audit's id.
+    """
+    queued = {job.id: audit.id for audit, job, _, _ in rows if job.state == State.QUEUED}
+    places = read_waiting(session, "gpu", list(queued), settings)
+    return {queued[job_id]: waiting for job_id, waiting in places.items()}
+
+
+def show_audit(session: Session, principal: Principal, audit_id: str, settings: Settings) -> Audit:
+    """Read one audit as the API shows it.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_id: Which audit.
+        settings: As for `read_places`.
+
+    Raises:
+        NotFoundError: `audit_not_found`.
+    """
+    found = find_audit(session, principal, audit_id)
+    return render_audit(found, read_places(session, [found], settings).get(audit_id))
+
+
+def render_audit(found: AuditRow, waiting: Waiting | None = None) -> Audit:
+    """Show the audit with its summary and, if it is queued, its place."""
     audit = found[0]
     summary = None if audit.summary is None else Summary.model_validate(audit.summary)
-    return Audit(**dict(render_audit_summary(found)), summary=summary)
+    return Audit(**dict(render_audit_summary(found, waiting)), summary=summary)
 
 
-def render_audit_summary(found: AuditRow) -> AuditSummary:
+def render_audit_summary(found: AuditRow, waiting: Waiting | None = None) -> AuditSummary:
     """Show the audit without its summary, as lists do."""
     audit, job, now, probe_ids = found
     held = job.state in HELD
@@ -238,6 +274,8 @@ def render_audit_summary(found: AuditRow) -> AuditSummary:
         q=audit.q,
         group_column=audit.group_column,
         trusted_column=audit.trusted_column,
+        priority=priority_of(job),
+        waiting=waiting,
         error=None if job.error is None else Failure.model_validate(job.error),
     )
 

@@ -17,6 +17,7 @@ from service.audits.queries import (
     find_state,
     list_audits,
     list_events,
+    read_places,
     render_audit,
     render_audit_summary,
 )
@@ -92,6 +93,7 @@ def estimate(
 def list_all(
     principal: Reader,
     session: SessionDep,
+    settings: SettingsDep,
     page: PageDep,
     status: Annotated[State | None, Query(description="Only audits in this state.")] = None,
     search: Annotated[
@@ -107,7 +109,10 @@ def list_all(
     """The workspace's audits, newest first."""
     wanted = AuditFilter(status=status, search=search, mine=mine)
     found = list_audits(session, principal, wanted, after=page.after, limit=page.limit + 1)
-    return page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
+    places = read_places(session, found, settings)
+    return page.page(
+        found, key=lambda row: row[0].id, render=lambda row: render_audit_summary(row, places.get(row[0].id))
+    )
 
 
 @router.get(
@@ -121,20 +126,21 @@ async def get(
     principal: Reader,
     request: Request,
     transactions: TransactionsDep,
+    settings: SettingsDep,
     conditions: ConditionsDep,
     wait: PreferredWaitDep,
 ) -> Response:
-    """One audit: state, stage, progress with ETA, error or summary. With If-None-Match and `Prefer: wait=30`, as soon
-    as it has changed."""
+    """One audit: state, place in the queue, stage, progress with ETA, error or summary. With If-None-Match and
+    `Prefer: wait=30`, as soon as it has changed."""
 
     def look(session: Session) -> Response:
         if conditions.asked:
-            tag, state = find_tag(session, principal, audit_id)
+            tag, state = find_tag(session, principal, audit_id, settings)
             if conditions.knows(tag):
                 return Response(status_code=304, headers=_headers(tag, state))
         found = find_audit(session, principal, audit_id)
-        audit = render_audit(found)
-        headers = _headers(tag_of(found[0], found[1]), audit.status)
+        audit = render_audit(found, read_places(session, [found], settings).get(audit_id))
+        headers = _headers(tag_of(found[0], found[1], audit.waiting), audit.status)
         return Response(audit.model_dump_json(), headers=headers, media_type="application/json")
 
     response = await transactions.autocommit(look)

@@ -10,7 +10,9 @@ from service.contract.protocol import Stage
 from service.contract.results import Summary
 from service.contract.spec import MAX_PROBES, MAX_SEEDS, TrainingConfig
 from service.http.fields import Storable
+from service.lifecycle.job_rows import Priority
 from service.lifecycle.transitions import State
+from service.workers.schemas import Waiting
 
 Id = Annotated[str, Field(min_length=1, max_length=100), Storable]
 Column = Annotated[str, Field(max_length=1000), Storable]
@@ -43,6 +45,10 @@ class AuditCreate(BaseModel):
         default=None,
         description="One of the dataset's extra columns: true, 1 or yes for samples known to be clean, "
         "and else false, 0, no or empty.",
+    )
+    priority: Priority = Field(
+        default="normal",
+        description="Which of the workspace's own waiting audits go first. `high` needs the scope `admin`.",
     )
 
 
@@ -88,6 +94,8 @@ class AuditSummary(BaseModel):
     q: float
     group_column: str | None
     trusted_column: str | None
+    priority: Priority = Field(description="Among the workspace's own waiting audits; workspaces take turns.")
+    waiting: Waiting | None = Field(description="Of a queued audit: its place in the queue, and why it waits.")
     error: Failure | None
 
 

@@ -104,6 +104,10 @@ def audit(
     replaces: Annotated[
         str | None, typer.Option(help="Id of the dataset of which this one is the next version.")
     ] = None,
+    priority: Annotated[
+        Literal["low", "normal", "high"],
+        typer.Option(help="Which of the workspace's own waiting audits go first; high is for admins."),
+    ] = "normal",
     out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
     max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
 ) -> int:
@@ -151,6 +155,7 @@ def audit(
                 trusted_column=trusted,
                 text_columns=columns,
                 replaces=replaces,
+                priority=priority,
             )
 
         return request
@@ -209,6 +214,32 @@ def report(
     from service.cli.report import write_report
 
     return _guarded(lambda: write_report(get_settings(), audit, out))
+
+
+@app.command()
+def workspaces() -> int:
+    """List the workspaces that your key may see, with what they have and may have."""
+    from service.cli.workspaces import print_workspaces
+
+    return _guarded(lambda: print_workspaces(get_settings()))
+
+
+@app.command("set-limits")
+def set_limits(
+    workspace: Annotated[str, typer.Argument(help="Its id or name.")],
+    max_queued_audits: Annotated[str | None, typer.Option(help="Audits that wait; default: the setting's.")] = None,
+    max_running_audits: Annotated[str | None, typer.Option(help="Audits that run at once; likewise.")] = None,
+    max_bytes: Annotated[str | None, typer.Option(help="Bytes of uploads, recordings and exports; likewise.")] = None,
+) -> int:
+    """Set limits of a workspace, as an admin of the installation."""
+    from service.cli.workspaces import set_limits as run
+
+    typed = {
+        "max_queued_audits": max_queued_audits,
+        "max_running_audits": max_running_audits,
+        "max_bytes": max_bytes,
+    }
+    return _guarded(lambda: run(get_settings(), workspace, typed))
 
 
 @app.command()

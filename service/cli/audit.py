@@ -28,6 +28,8 @@ class Request:
     trusted_column: str | None = None
     text_columns: Mapping[str, str] = field(default_factory=dict)
     """Of records of a form of their own: `prompt_column`, `answer_column` and, if they have one, `system_column`."""
+    priority: str = "normal"
+    """low, normal or high, among the workspace's own waiting audits."""
     replaces: str | None = None
     """Id of the dataset of which this one is the next version."""
 
@@ -62,6 +64,7 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
             q=request.q,
             group_column=request.group_column,
             trusted_column=request.trusted_column,
+            priority=request.priority,
         )
     except ApiError as error:
         _take_back(client, dataset["id"], probes)

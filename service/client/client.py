@@ -133,8 +133,12 @@ class Client(Connection):
         q: float = 0.05,
         group_column: str | None = None,
         trusted_column: str | None = None,
+        priority: str = "normal",
     ) -> Json:
-        """Queues an audit. `model_id` is an id or a name; `training` holds fields of contract.TrainingConfig."""
+        """Queues an audit. `model_id` is an id or a name; `training` holds fields of contract.TrainingConfig.
+
+        priority is low, normal or, for admins, high: which of the workspace's own waiting audits go first.
+        """
         body = {
             "dataset_id": dataset_id,
             "probe_ids": list(probe_ids),
@@ -144,6 +148,7 @@ class Client(Connection):
             "q": q,
             "group_column": group_column,
             "trusted_column": trusted_column,
+            "priority": priority,
         }
         return self._create("/v1/audits", lambda: {"json": body})
 
@@ -384,6 +389,17 @@ class Client(Connection):
     def create_workspace(self, name: str) -> Json:
         """Makes a tenant without keys; needs an admin key of the installation's first workspace."""
         return self._create("/v1/workspaces", lambda: {"json": {"name": name}})
+
+    def change_workspace(self, workspace_id: str, **limits: int | None) -> Json:
+        """Sets `max_queued_audits`, `max_running_audits` or `max_bytes` of a workspace; None: the setting's again.
+
+        Needs a key of an admin of the installation.
+        """
+        return self._send("PATCH", f"/v1/workspaces/{quote(workspace_id, safe='')}", json=limits)
+
+    def workspace_usage(self, workspace_id: str) -> Json:
+        """What the workspace has of what is limited, and how much it may have."""
+        return self._send("GET", f"/v1/workspaces/{quote(workspace_id, safe='')}/usage")
 
     def workspaces(self) -> Iterator[Json]:
         """The key's own; for an admin of the installation all, newest first."""

@@ -4,11 +4,11 @@ from sqlalchemy.orm import Session
 
 from service.datasets.intake import Parsed
 from service.datasets.queries import find_dataset
-from service.datasets.versions.chain import check_replaceable, close_gap
+from service.datasets.versions.chain import check_replaceable
 from service.http.audit_log import record as record_change
 from service.http.in_use import delete_unused
 from service.http.quotas import check_datasets
-from service.lifecycle.datasets import queue_duplicate_count, queue_version_comparison
+from service.lifecycle.datasets import close_gap, queue_duplicate_count, queue_version_comparison
 from service.lifecycle.purging import purge_objects
 from service.principal import Principal
 from service.settings import Settings

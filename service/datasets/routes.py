@@ -61,6 +61,7 @@ FILE_PROBLEMS = (
     "too_many_uploads",
     "upload_share_taken",
     "storage_full",
+    "storage_quota",
 )
 """Why no dataset is made of a file, however it comes."""
 
@@ -99,6 +100,7 @@ async def upload(
             principal=principal,
             name=form.name,
             form=Form(format=form.format, mapping=form.mapping, encoding=encoding),
+            size=int(declared[:20]) if declared.isdecimal() else 0,
             replaces=form.replaces,
             request_id=request_id.get(),
             recorded=lambda session, dataset: key.record(session, bytes.fromhex(dataset.sha256), created(dataset)),

@@ -73,6 +73,7 @@ async def receive_dataset(
     principal: Principal,
     name: str | None,
     form: Form,
+    size: int = 0,
     replaces: str | None = None,
     besides: str | None = None,
     request_id: str | None,
@@ -91,6 +92,7 @@ async def receive_dataset(
         principal: Whose dataset it becomes.
         name: What to call the dataset; None: by its id.
         form: What the client says of the upload.
+        size: How many bytes come, as far as that is known beforehand.
         replaces: Id of the dataset of which it becomes the next version.
         besides: Id of the upload in parts that it comes from, which does not count beside it.
         request_id: Of the request that brings it.
@@ -103,7 +105,7 @@ async def receive_dataset(
         TimedOutError: `upload_stalled` or `upload_too_slow`.
         TooLargeError: `upload_too_large`, `too_many_rows` or `decompression_limit`.
         InvalidError: The parser refuses the file, or some of its records.
-        StorageFullError: `storage_full`.
+        StorageFullError: `storage_full` or `storage_quota`.
         ClientDisconnect: The connection ended before the upload did.
     """
     uploads = upload_places()
@@ -111,7 +113,7 @@ async def receive_dataset(
     try:
 
         def may_begin(session: Session) -> None:
-            check_datasets(session, principal.workspace_id, settings, besides=besides)
+            check_datasets(session, principal.workspace_id, settings, more_bytes=size, besides=besides)
             check_replaceable(session, principal, replaces)
 
         await transactions.run(may_begin)

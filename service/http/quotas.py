@@ -1,17 +1,38 @@
 """What one workspace may have at most: nearly each is a setting, and counted while nobody else creates in the
 workspace, or says why not."""
 
-from sqlalchemy import func, select
+from dataclasses import dataclass
+
+from sqlalchemy import Select, SQLColumnExpression, func, select
 from sqlalchemy.orm import Session
 
-from service.errors import ConflictError
+from service.errors import ConflictError, StorageFullError
 from service.lifecycle.transitions import State
 from service.settings import Settings
-from service.store.tables import Dataset, Export, IdempotencyRecord, Job, Probe, Upload, Workspace
+from service.store.tables import AuditStep, Dataset, Export, IdempotencyRecord, Job, Probe, Upload, Workspace
 from service.store.verdict_tables import SavedView
 
 MAX_SAVED_VIEWS = 100
 """Of a workspace: a page of findings names them all."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one workspace may have at most, of what can be set for each."""
+
+    max_queued_audits: int
+    max_running_audits: int | None
+    """None: any number."""
+    max_bytes: int
+
+
+def limits_of(workspace: Workspace, settings: Settings) -> Limits:
+    """Give the workspace's own limits and, where it has none, those of the settings."""
+    return Limits(
+        max_queued_audits=workspace.max_queued_audits or settings.max_queued_audits,
+        max_running_audits=workspace.max_running_audits or settings.max_running_audits,
+        max_bytes=workspace.max_bytes or settings.max_workspace_bytes,
+    )
 
 
 def check_queued_audits(session: Session, workspace_id: str, settings: Settings, *, besides: str | None = None) -> None:
@@ -26,19 +47,59 @@ def check_queued_audits(session: Session, workspace_id: str, settings: Settings,
     Raises:
         ConflictError: `queued_audits_quota`.
     """
-    _one_at_a_time(session, workspace_id)
+    limit = limits_of(_one_at_a_time(session, workspace_id), settings).max_queued_audits
     queued = session.scalar(
         select(func.count())
         .select_from(Job)
         .where(Job.workspace_id == workspace_id, Job.kind == "audit", Job.state == State.QUEUED)
         .where(Job.subject_id != (besides or ""))
     )
-    if (queued or 0) >= settings.max_queued_audits:
+    if (queued or 0) >= limit:
         detail = (
-            f"{queued} audits of this workspace are queued, and it may queue {settings.max_queued_audits}. Let some "
-            "start, or cancel some, and try again."
+            f"{queued} audits of this workspace are queued, and it may queue {limit}. Let some start, or cancel some, "
+            "and try again; an admin of the installation can set another limit."
         )
         raise ConflictError("queued_audits_quota", detail)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Bytes that a workspace has in the object store, as its rows say."""
+
+    uploads: int
+    """Files of datasets, and unfinished uploads with the length that they were begun with."""
+    recordings: int
+    """What the steps of audits have left: recordings and results."""
+    exports: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.uploads + self.recordings + self.exports
+
+
+def read_storage(session: Session, workspace_id: str, *, besides: str | None = None) -> Storage:
+    """Read how many bytes a workspace has.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Which workspace.
+        besides: Id of an unfinished upload that does not count: the one that becomes a dataset.
+    """
+    _, unfinished = _unfinished_uploads(session, workspace_id, besides)
+
+    def total(query: Select[int | None]) -> SQLColumnExpression[int]:
+        return func.coalesce(query.scalar_subquery(), 0)
+
+    datasets, recordings, exports = session.execute(
+        select(
+            total(select(func.sum(Dataset.bytes)).where(Dataset.workspace_id == workspace_id)),
+            total(select(func.sum(AuditStep.bytes)).where(AuditStep.workspace_id == workspace_id)),
+            total(select(func.sum(Export.bytes)).where(Export.workspace_id == workspace_id)),
+        )
+    ).one()
+    # Of bigint, Postgres sums to numeric.
+    return Storage(uploads=int(datasets) + unfinished, recordings=int(recordings), exports=int(exports))
 
 
 def check_datasets(
@@ -61,24 +122,28 @@ def check_datasets(
         besides: Id of an unfinished upload that does not count: the one that becomes the dataset.
 
     Raises:
+        StorageFullError: `storage_quota`.
         ConflictError: `dataset_quota`.
     """
-    _one_at_a_time(session, workspace_id)
-    size, rows = session.execute(
-        select(func.coalesce(func.sum(Dataset.bytes), 0), func.coalesce(func.sum(Dataset.rows), 0)).where(
-            Dataset.workspace_id == workspace_id
-        )
-    ).one()
-    _, unfinished = _unfinished_uploads(session, workspace_id, besides)
-    size += unfinished
-    full = size >= settings.max_workspace_bytes or rows >= settings.max_workspace_rows
-    beyond = size + more_bytes > settings.max_workspace_bytes or rows + more_rows > settings.max_workspace_rows
-    if full or beyond:
+    limit = limits_of(_one_at_a_time(session, workspace_id), settings).max_bytes
+    storage = read_storage(session, workspace_id, besides=besides)
+    if storage.total >= limit or storage.total + more_bytes > limit:
+        sent = f" This file has {more_bytes:,} bytes." if more_bytes else ""
         detail = (
-            f"The datasets of this workspace, and its unfinished uploads, have {size} bytes and {rows} samples, and "
-            f"with this one they would have more than the {settings.max_workspace_bytes} bytes or "
-            f"{settings.max_workspace_rows} samples that it may have. Nothing was kept. Delete datasets that you no "
-            "longer need, and upload it again."
+            f"This workspace stores {storage.total:,} bytes ({storage.uploads:,} of uploads, {storage.recordings:,} "
+            f"of recordings and results of audits, {storage.exports:,} of exports), and may store {limit:,}.{sent} "
+            "Nothing was kept. Delete exports, audits or datasets that you no longer need, and upload it again; an "
+            "admin of the installation can set another limit."
+        )
+        raise StorageFullError("storage_quota", detail)
+    rows = session.scalars(
+        select(func.coalesce(func.sum(Dataset.rows), 0)).where(Dataset.workspace_id == workspace_id)
+    ).one()
+    if rows >= settings.max_workspace_rows or rows + more_rows > settings.max_workspace_rows:
+        detail = (
+            f"The datasets of this workspace have {rows} samples, and with this one they would have more than the "
+            f"{settings.max_workspace_rows} that it may have. Nothing was kept. Delete datasets that you no longer "
+            "need, and upload it again."
         )
         raise ConflictError("dataset_quota", detail)
 
@@ -93,7 +158,8 @@ def check_uploads(session: Session, workspace_id: str, settings: Settings, *, mo
         more_bytes: How many it will have.
 
     Raises:
-        ConflictError: `upload_quota`, or `dataset_quota` where there is no room for the dataset.
+        StorageFullError: `storage_quota`.
+        ConflictError: `upload_quota`, or `dataset_quota` where the workspace has too many samples.
     """
     check_datasets(session, workspace_id, settings, more_bytes=more_bytes)
     uploads, _ = _unfinished_uploads(session, workspace_id, None)
@@ -190,9 +256,10 @@ def check_idempotency_records(session: Session, workspace_id: str, settings: Set
         raise ConflictError("idempotency_quota", detail)
 
 
-def _one_at_a_time(session: Session, workspace_id: str) -> None:
+def _one_at_a_time(session: Session, workspace_id: str) -> Workspace:
     # Rows that name the workspace can still be written: their foreign keys take a weaker lock.
-    session.execute(select(Workspace.id).where(Workspace.id == workspace_id).with_for_update(key_share=True))
+    mine = select(Workspace).where(Workspace.id == workspace_id).with_for_update(key_share=True)
+    return session.scalars(mine.execution_options(populate_existing=True)).one()
 
 
 def _unfinished_uploads(session: Session, workspace_id: str, besides: str | None) -> tuple[int, int]:

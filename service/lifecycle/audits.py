@@ -14,10 +14,12 @@ from service.lifecycle import transitions
 from service.lifecycle.claims import Claim, first, held, locked
 from service.lifecycle.job_rows import (
     Level,
+    Priority,
     add_job,
     append_event,
     append_state,
     now,
+    priority_of,
     read_snapshot,
     write_snapshot,
     write_stage,
@@ -49,6 +51,7 @@ def create_audit(
     q: float,
     group_column: str | None = None,
     trusted_column: str | None = None,
+    priority: Priority = "normal",
     request_id: str | None = None,
     key_id: str | None = None,
     user_id: str | None = None,
@@ -59,7 +62,14 @@ def create_audit(
     Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
-    job = add_job(session, kind="audit", subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
+    job = add_job(
+        session,
+        kind="audit",
+        subject_id=audit_id,
+        workspace_id=workspace_id,
+        request_id=request_id,
+        priority=priority,
+    )
     session.add(AuditData(audit_id=audit_id, workspace_id=workspace_id))
     session.flush()
     audit = Audit(
@@ -151,14 +161,18 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
     return True
 
 
-def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool) -> bool:
-    """Notes how the step's child ended. False: fenced. Raises LookupError for a step the audit does not have."""
+def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool, *, size: int | None = None) -> bool:
+    """Notes how the step's child ended, and how many bytes its stored files have. False: fenced.
+
+    Raises LookupError for a step the audit does not have.
+    """
     found = held(session, claim)
     if found is None:
         return False
     job, _ = found
     step = _step(session, job, step_key)
     step.state = "succeeded" if succeeded else "failed"
+    step.bytes = size
     step.finished_at = now()
     session.flush()
     return True
@@ -207,7 +221,14 @@ def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_i
     snapshot = transitions.follow_up(read_snapshot(job), now=at)
     if snapshot is None:
         raise NotRetryableError(state)
-    again = add_job(session, kind=job.kind, subject_id=audit_id, workspace_id=workspace_id, request_id=request_id)
+    again = add_job(
+        session,
+        kind=job.kind,
+        subject_id=audit_id,
+        workspace_id=workspace_id,
+        request_id=request_id,
+        priority=priority_of(job),
+    )
     write_snapshot(session, again, snapshot)
     session.execute(update(Audit).where(Audit.id == audit_id).values(job_id=again.id))
     session.execute(

@@ -1,7 +1,7 @@
 """Commands on what is counted of a dataset in the background: its near-duplicates, and what has changed from the
-version before. The dataset is whole without either."""
+version before. The dataset is whole without either. And what a deleted version leaves to its neighbours."""
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from service.contract.results import NearDuplicates
@@ -62,3 +62,26 @@ def publish_version_changes(session: Session, claim: Claim, changes: VersionChan
             .values(changes=changes.model_dump(mode="json"))
         )
     return True
+
+
+def close_gap(session: Session, dataset: Dataset, *, request_id: str | None) -> None:
+    """Let the version after a dataset that is about to be deleted replace the one before it.
+
+    Args:
+        session: An open transaction.
+        dataset: The one that goes, read in this session.
+        request_id: Of the request that deletes it.
+    """
+    # Whoever is just naming it as replaced holds this row a little, and is waited for.
+    session.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())
+    before = session.scalar(select(Dataset.replaces_id).where(Dataset.id == dataset.id))
+    # First of all, as no two datasets replace the same one.
+    session.execute(update(Dataset).where(Dataset.id == dataset.id).values(replaces_id=None))
+    after = session.scalar(
+        update(Dataset)
+        .where(Dataset.replaces_id == dataset.id)
+        .values(replaces_id=before, changes=None)
+        .returning(Dataset.id)
+    )
+    if after is not None and before is not None:
+        queue_version_comparison(session, workspace_id=dataset.workspace_id, dataset_id=after, request_id=request_id)

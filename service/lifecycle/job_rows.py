@@ -27,7 +27,27 @@ LANES: dict[str, Lane] = {"audit": "gpu", "export": "io", "dataset": "io", "vers
 """Where a job of each kind runs."""
 
 
-def add_job(session: Session, *, kind: str, subject_id: str, workspace_id: str, request_id: str | None) -> Job:
+Priority = Literal["low", "normal", "high"]
+"""Which of a workspace's own waiting audits go first; other workspaces' turns are not changed by it."""
+
+PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+"""As `jobs.priority` holds them."""
+
+
+def priority_of(job: Job) -> Priority:
+    """The name of the job's priority."""
+    return next(name for name, value in PRIORITIES.items() if value == job.priority)
+
+
+def add_job(
+    session: Session,
+    *,
+    kind: str,
+    subject_id: str,
+    workspace_id: str,
+    request_id: str | None,
+    priority: Priority = "normal",
+) -> Job:
     """A queued job, added to the session and not yet flushed."""
     job = Job(
         id=new_id("job"),
@@ -36,6 +56,7 @@ def add_job(session: Session, *, kind: str, subject_id: str, workspace_id: str, 
         subject_id=subject_id,
         lane=LANES[kind],
         request_id=request_id,
+        priority=PRIORITIES[priority],
     )
     session.add(job)
     return job

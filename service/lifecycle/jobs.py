@@ -7,7 +7,7 @@ may follow what is in transitions.py. Times are the database's.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Interval, func, literal, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.contract.failure import NEXT_STEP, ErrorCode, Failure
@@ -22,6 +22,7 @@ from service.lifecycle.job_rows import (
     write_snapshot,
 )
 from service.lifecycle.transitions import HELD, MAX_FAILURES, JobSnapshot, State
+from service.lifecycle.turns import SERVING_ORDER, is_due, note_turn, take_turns, workspaces_in_order
 from service.settings import LEASE_SECONDS, RETRY_SECONDS, Lane
 from service.store.counters import Counted, count
 from service.store.tables import Job
@@ -45,33 +46,31 @@ class NotEndedError(Exception):
         self.state = state
 
 
-def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LEASE_SECONDS) -> Claim | None:
+def claim(
+    session: Session,
+    *,
+    lane: Lane,
+    owner: str,
+    lease_seconds: float = LEASE_SECONDS,
+    max_running: int | None = None,
+) -> Claim | None:
     """Takes a due job of the lane for `owner`, or None where none is due.
 
-    It is the oldest one of the workspace for which the fewest jobs of the lane run, and among those of the one served
-    the longest ago. So a workspace with hundreds of jobs keeps no other one waiting for more than the job that runs.
+    Workspaces take turns (`service.lifecycle.turns`), so a workspace with hundreds of jobs keeps no other one waiting
+    for more than a job that runs. Within the workspace it is the job of the highest priority, and of those the oldest.
 
     `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
-    longer with every `renew`.
+    longer with every `renew`. Of a workspace that has as many running audits as it may (`max_running`, where it has no
+    limit of its own; None: any number) no other one is taken. Others of the lane wait until the transaction ends.
     """
-    served = (
-        select(
-            Job.workspace_id,
-            func.count().filter(Job.state.in_(sorted(HELD))).label("running"),
-            func.max(Job.started_at).label("last"),
-        )
-        .where(Job.lane == lane)
-        .group_by(Job.workspace_id)
-        .subquery()
-    )
-    found = first(
-        session,
-        locked(skip_locked=True)
-        .join(served, served.c.workspace_id == Job.workspace_id)
-        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
-        .order_by(served.c.running, served.c.last.nulls_first(), Job.next_attempt_at, Job.id)
-        .limit(1),
-    )
+    take_turns(session, lane)
+    found = None
+    for workspace_id in workspaces_in_order(session, lane, max_running=max_running):
+        mine = locked(skip_locked=True).where(is_due(lane), Job.workspace_id == workspace_id)
+        found = first(session, mine.order_by(*SERVING_ORDER).limit(1))
+        # None: whoever cancels the workspace's jobs has them locked.
+        if found is not None:
+            break
     if found is None:
         return None
     job, at = found
@@ -80,6 +79,7 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
         return None
     job.started_at = at
     write_snapshot(session, job, snapshot)
+    note_turn(session, lane, job.workspace_id, at)
     start_progress(session, job)
     append_state(session, job, f"Attempt {job.attempt} started.")
     return Claim(
@@ -91,14 +91,6 @@ def claim(session: Session, *, lane: Lane, owner: str, lease_seconds: float = LE
         owner=owner,
         request_id=job.request_id,
     )
-
-
-def is_due(session: Session, *, lane: Lane, since: timedelta) -> bool:
-    """Whether a job of the lane has waited to be taken since `since` ago."""
-    late = select(Job.id).where(
-        Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now() - literal(since, Interval())
-    )
-    return session.scalar(late.limit(1)) is not None
 
 
 def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECONDS) -> float | None:

@@ -20,6 +20,7 @@ from service.lifecycle.jobs import expire_one
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from service.lifecycle.orphans import sweep_datasets
 from service.lifecycle.purging import purge_due
+from service.lifecycle.retention import delete_too_old
 from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.uploads import delete_expired_uploads
 from service.lifecycle.wakeup import wake
@@ -34,7 +35,7 @@ PURGING = 0.4
 """Of the time between two rounds, what is spent at most on clearing away deleted resources."""
 
 SWEEP_SECONDS = 3600.0
-"""Between two looks for objects of datasets that were never recorded."""
+"""Between two looks for objects of datasets that were never recorded, and for what is kept no longer."""
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Reconciler:
         self._sessions = sessions
         self._objects = objects
         self._owner = owner
+        self._expire_at = 0.0
         self._sweep_at = 0.0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -97,13 +99,15 @@ class Reconciler:
             delete_expired_answers(session)
             delete_expired_uploads(session)
             delete_old_log_entries(session, days=self._settings.audit_log_days)
-            due = {
-                lane: wake_ups_due(session, lane, heartbeat_seconds=self._settings.heartbeat_seconds) for lane in LANES
-            }
+            due = {lane: wake_ups_due(session, lane, self._settings) for lane in LANES}
         for lane, slots in due.items():
             if slots:
                 wake(self._settings, lane, slots)
         # Last, and not for long: nobody waits for it.
+        if time.monotonic() >= self._expire_at and delete_too_old(
+            self._sessions, self._settings, seconds=PURGING * self._settings.reconcile_seconds
+        ):
+            self._expire_at = time.monotonic() + SWEEP_SECONDS
         purge_due(self._sessions, self._objects, seconds=PURGING * self._settings.reconcile_seconds)
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + SWEEP_SECONDS

@@ -59,7 +59,7 @@ def wake_idle(session: Session, settings: Settings, lane: Lane, later: Callable[
     `later` is given the act and its arguments, and runs it after the commit and after the answer: whether the broker is
     there concerns nobody who asks.
     """
-    slots = wake_ups_due(session, lane, heartbeat_seconds=settings.heartbeat_seconds)
+    slots = wake_ups_due(session, lane, settings)
     if slots:
         later(wake, settings, lane, slots)
 

@@ -8,8 +8,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.lifecycle.job_rows import now
-from service.lifecycle.transitions import HELD, State
-from service.settings import MISSED_BEATS, Lane
+from service.lifecycle.transitions import HELD
+from service.lifecycle.turns import at_limit, is_due
+from service.settings import MISSED_BEATS, Lane, Settings
 from service.store.tables import Audit, Export, Job, Worker
 
 FORGOTTEN_AFTER = timedelta(days=1)
@@ -124,7 +125,7 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
     ]
 
 
-def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> int:
+def wake_ups_due(session: Session, lane: Lane, settings: Settings) -> int:
     """How many wake-ups the lane can use: one for each idle worker, as far as there are due jobs for them.
 
     While any is due, one more for each worker whose device failed: it looks again whether it can take jobs, and takes
@@ -134,12 +135,12 @@ def wake_ups_due(session: Session, lane: Lane, *, heartbeat_seconds: float) -> i
     failed = Worker.device_failed_at.is_not(None)
     idle, failing = session.execute(
         select(func.count().filter(~failed), func.count().filter(failed)).where(
-            Worker.lane == lane, is_alive(heartbeat_seconds), ~holds.exists()
+            Worker.lane == lane, is_alive(settings.heartbeat_seconds), ~holds.exists()
         )
     ).one()
     if not idle + failing:
         return 0
-    due = select(Job.id).where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
+    due = select(Job.id).where(is_due(lane), Job.workspace_id.not_in(at_limit(lane, settings.max_running_audits)))
     # One at least, for those that failed.
     found = session.scalar(select(func.count()).select_from(due.limit(max(idle, 1)).subquery())) or 0
     return min(found, idle) + failing if found else 0

@@ -77,6 +77,13 @@ MAIN = (
 """What many audits change."""
 
 ADVANCED = (
+    Option(
+        "priority",
+        "Priority",
+        "Which of the workspace's own waiting audits go first; high is for admins. Workspaces take turns.",
+        training=False,
+        choices=("low", "normal", "high"),
+    ),
     Option("batch_size", "Batch size", "Samples of one optimiser step."),
     Option(
         "micro_batch_size",

@@ -22,6 +22,7 @@ from service.web.pages import (
     saved_views,
     sign_in,
     single_sign_on,
+    usage,
     verdicts,
     workers,
 )
@@ -50,5 +51,6 @@ for part in (
     account,
     audit_log,
     workers,
+    usage,
 ):
     router.include_router(part.router)

@@ -4,27 +4,24 @@ Of other workspaces' jobs nothing is read but how many there are.
 """
 
 import hashlib
-from itertools import islice
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.lifecycle.job_rows import now
-from service.lifecycle.queue_order import Line, serving_order
+from service.lifecycle.job_rows import now, priority_of
 from service.lifecycle.transitions import HELD, State
+from service.lifecycle.turns import SERVING_ORDER
 from service.lifecycle.workers import is_alive
 from service.principal import Principal
 from service.scoping import scoped
-from service.settings import LANES, Lane
+from service.settings import LANES, Lane, Settings
 from service.store.tables import Audit, Export, Job
 from service.store.tables import Worker as WorkerTable
 from service.workers.schemas import HeldJob, Queue, QueuedJob, QueueLane, Worker
+from service.workers.waiting import read_waiting
 
 JOBS_SHOWN = 100
 """Waiting jobs of a lane that are listed; the rest is counted."""
-
-POSITIONS_SOUGHT = 100_000
-"""How far into a lane's queue the workspace's jobs are looked for."""
 
 
 def list_workers(session: Session, principal: Principal, *, heartbeat_seconds: float) -> list[Worker]:
@@ -82,18 +79,18 @@ def worker_id(owner: str) -> str:
     return f"wrk_{hashlib.sha256(owner.encode()).hexdigest()[:12]}"
 
 
-def read_queue(session: Session, principal: Principal, *, heartbeat_seconds: float) -> Queue:
+def read_queue(session: Session, principal: Principal, settings: Settings) -> Queue:
     """Read what waits in each lane: the workspace's own jobs, and how many others there are.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
-        heartbeat_seconds: How often workers say that they are alive.
+        settings: Hold the limit of running audits, and how often workers say that they are alive.
     """
-    return Queue(lanes=[_read_lane(session, principal, lane, heartbeat_seconds) for lane in LANES])
+    return Queue(lanes=[_read_lane(session, principal, lane, settings) for lane in LANES])
 
 
-def _read_lane(session: Session, principal: Principal, lane: Lane, heartbeat_seconds: float) -> QueueLane:
+def _read_lane(session: Session, principal: Principal, lane: Lane, settings: Settings) -> QueueLane:
     mine, queued = Job.workspace_id == principal.workspace_id, Job.state == State.QUEUED
     running, running_elsewhere, waiting, waiting_elsewhere = session.execute(
         select(
@@ -106,7 +103,7 @@ def _read_lane(session: Session, principal: Principal, lane: Lane, heartbeat_sec
     holds = select(Job.id).where(Job.owner == WorkerTable.owner, Job.state.in_(sorted(HELD))).exists()
     alive, idle = session.execute(
         select(func.count(), func.count().filter(~holds, WorkerTable.device_failed_at.is_(None))).where(
-            WorkerTable.lane == lane, is_alive(heartbeat_seconds)
+            WorkerTable.lane == lane, is_alive(settings.heartbeat_seconds)
         )
     ).one()
     return QueueLane(
@@ -117,66 +114,28 @@ def _read_lane(session: Session, principal: Principal, lane: Lane, heartbeat_sec
         running_elsewhere=running_elsewhere,
         queued=waiting,
         queued_elsewhere=waiting_elsewhere,
-        jobs=_queued_jobs(session, principal, lane),
+        jobs=_queued_jobs(session, principal, lane, settings),
     )
 
 
-def _queued_jobs(session: Session, principal: Principal, lane: Lane) -> list[QueuedJob]:
+def _queued_jobs(session: Session, principal: Principal, lane: Lane, settings: Settings) -> list[QueuedJob]:
     due = Job.next_attempt_at <= now()
-    jobs = session.execute(
+    jobs = session.scalars(
         scoped(Job, principal)
-        .add_columns(due)
         .where(Job.lane == lane, Job.state == State.QUEUED)
-        .order_by(Job.next_attempt_at, Job.id)
+        .order_by(~due, *SERVING_ORDER)
         .limit(JOBS_SHOWN)
     ).all()
-    waiting = sum(is_due for _, is_due in jobs)
-    positions: list[int] = []
-    if waiting:
-        order = enumerate(serving_order(_lines(session, lane)), start=1)
-        ours = (at for at, workspace_id in islice(order, POSITIONS_SOUGHT) if workspace_id == principal.workspace_id)
-        positions = list(islice(ours, waiting))
+    waiting = read_waiting(session, lane, [job.id for job in jobs], settings)
     return [
         QueuedJob(
+            **dict(waiting[job.id]),
             kind=job.kind,
             subject_id=job.subject_id,
+            priority=priority_of(job),
             attempt=job.attempt,
             created_at=job.created_at,
             due_at=job.next_attempt_at,
-            position=positions[number] if number < len(positions) else None,
         )
-        for number, (job, _) in enumerate(jobs)
+        for job in jobs
     ]
-
-
-def _lines(session: Session, lane: Lane) -> list[Line]:
-    """The due jobs of every workspace, as a worker that looks for one sees them."""
-    due = (
-        select(
-            Job.workspace_id,
-            Job.id,
-            Job.next_attempt_at,
-            func.count().over(partition_by=Job.workspace_id).label("waiting"),
-            func.row_number()
-            .over(partition_by=Job.workspace_id, order_by=(Job.next_attempt_at, Job.id))
-            .label("place"),
-        )
-        .where(Job.state == State.QUEUED, Job.lane == lane, Job.next_attempt_at <= now())
-        .subquery()
-    )
-    served = (
-        select(
-            Job.workspace_id,
-            func.count().filter(Job.state.in_(sorted(HELD))).label("running"),
-            func.max(Job.started_at).label("last"),
-        )
-        .where(Job.lane == lane)
-        .group_by(Job.workspace_id)
-        .subquery()
-    )
-    found = session.execute(
-        select(
-            due.c.workspace_id, due.c.waiting, served.c.running, served.c.last, due.c.next_attempt_at, due.c.id
-        ).join(served, and_(served.c.workspace_id == due.c.workspace_id, due.c.place == 1))
-    )
-    return [Line(*row) for row in found]

@@ -29,4 +29,4 @@ def list_all(principal: Reader, session: SessionDep, settings: SettingsDep) -> P
 @router.get("/queue", operation_id="get_queue")
 def get(principal: Reader, session: SessionDep, settings: SettingsDep) -> Queue:
     """What waits for workers, by lane, in the order in which it is taken; other workspaces' jobs are counted."""
-    return read_queue(session, principal, heartbeat_seconds=settings.heartbeat_seconds)
+    return read_queue(session, principal, settings)

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from service.lifecycle.job_rows import Priority
 from service.lifecycle.transitions import State
 from service.settings import Lane
 
@@ -43,17 +44,29 @@ class Worker(BaseModel):
     job: HeldJob | None = Field(description="The job, where it is the workspace's own.")
 
 
-class QueuedJob(BaseModel):
+class Waiting(BaseModel):
+    """Where a job stands in the queue."""
+
+    position: int | None = Field(
+        description="1: of all jobs of the lane, every workspace's, it is the next one, if nothing changes. Null: it "
+        "cannot be told."
+    )
+    expected_start_at: datetime | None = Field(
+        description="From how long the newest jobs took and how far those that run are. Null: it cannot be told, or a "
+        "worker is idle."
+    )
+    reason: str = Field(description="Why it does not run yet, and what it waits for.")
+
+
+class QueuedJob(Waiting):
     """A job of the workspace that waits."""
 
     kind: Kind
     subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    priority: Priority = Field(description="Among the workspace's own jobs of the lane.")
     attempt: int = Field(description="How often it has been tried.")
     created_at: datetime
     due_at: datetime = Field(description="Before that it is not taken: after a failure, jobs wait a while.")
-    position: int | None = Field(
-        description="1: it is the next one of the lane, of all workspaces', if nothing changes. Null: it is not due."
-    )
 
 
 class QueueLane(BaseModel):

@@ -12,7 +12,7 @@ from service.store.ids import new_id
 from service.store.seed import add_registered_models
 from service.store.tables import Workspace as WorkspaceTable
 from service.workspaces.queries import find_workspace
-from service.workspaces.schemas import Workspace, WorkspaceCreate, render_workspace
+from service.workspaces.schemas import Workspace, WorkspaceChange, WorkspaceCreate, render_workspace
 
 
 def create(session: Session, principal: Principal, body: WorkspaceCreate) -> Workspace:
@@ -36,6 +36,30 @@ def create(session: Session, principal: Principal, body: WorkspaceCreate) -> Wor
         raise ConflictError("workspace_name_taken", "There is a workspace of this name already. Choose another name.")
     add_registered_models(session, workspace.id)
     record(session, principal, "workspace.create", workspace.id)
+    return render_workspace(workspace)
+
+
+def change(session: Session, principal: Principal, workspace_id: str, body: WorkspaceChange) -> Workspace:
+    """Set limits of a workspace.
+
+    What is above a new limit stays: nothing is cancelled or deleted, and only more is refused.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        workspace_id: Which workspace.
+        body: The limits that change.
+
+    Raises:
+        NotFoundError: `workspace_not_found`.
+        ForbiddenError: `installation_admin_only`.
+    """
+    workspace = find_workspace(session, principal, workspace_id)
+    principal.require_installation_admin()
+    for name in body.model_fields_set:
+        setattr(workspace, name, getattr(body, name))
+    session.flush()
+    record(session, principal, "workspace.change", workspace.id)
     return render_workspace(workspace)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Depends, Response
 
 from service.http.auth.authentication import RequireScope
-from service.http.dependencies import SessionDep
+from service.http.dependencies import SessionDep, SettingsDep
 from service.http.fields import PathId
 from service.http.idempotency import FORGETFUL, IDEMPOTENT
 from service.http.pagination import Page, PageDep
@@ -14,7 +14,8 @@ from service.keys.schemas import KeyCreate, KeyWithSecret
 from service.principal import Principal
 from service.workspaces import actions
 from service.workspaces.queries import find_workspace, list_workspaces
-from service.workspaces.schemas import Workspace, WorkspaceCreate, render_workspace
+from service.workspaces.schemas import Workspace, WorkspaceChange, WorkspaceCreate, WorkspaceUsage, render_workspace
+from service.workspaces.usage import read_usage
 
 router = resource_router("workspaces")
 Reader = Annotated[Principal, Depends(RequireScope())]
@@ -47,6 +48,22 @@ def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Work
 def get(workspace_id: PathId, principal: Reader, session: SessionDep) -> Workspace:
     """One workspace that the key may see."""
     return render_workspace(find_workspace(session, principal, workspace_id))
+
+
+@router.patch(
+    "/{workspace_id}",
+    operation_id="change_workspace",
+    responses=declared_problems(403, 404, "installation_admin_only"),
+)
+def change(workspace_id: PathId, body: WorkspaceChange, principal: Admin, session: SessionDep) -> Workspace:
+    """Sets the workspace's own limits, or takes them away. What is above a new limit stays; only more is refused."""
+    return actions.change(session, principal, workspace_id, body)
+
+
+@router.get("/{workspace_id}/usage", operation_id="get_workspace_usage", responses=declared_problems(404))
+def usage(workspace_id: PathId, principal: Reader, session: SessionDep, settings: SettingsDep) -> WorkspaceUsage:
+    """What the workspace has of what is limited, and how much it may have."""
+    return read_usage(session, principal, workspace_id, settings)
 
 
 @router.post(

@@ -16,6 +16,15 @@ class WorkspaceCreate(BaseModel):
     name: Name = Field(description="No other workspace of the installation has it.")
 
 
+class WorkspaceChange(BaseModel):
+    """New limits of a workspace. What is left out stays as it is; null: the installation's setting holds again."""
+
+    model_config = ConfigDict(extra="forbid")
+    max_queued_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that wait for a worker.")
+    max_running_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that run at once.")
+    max_bytes: int | None = Field(default=None, ge=1, lt=2**63, description="Bytes of uploads, recordings and exports.")
+
+
 class Workspace(BaseModel):
     """A tenant: keys, datasets, probes, models and audits belong to one, and no other sees them."""
 
@@ -23,6 +32,34 @@ class Workspace(BaseModel):
     id: str
     name: str
     created_at: datetime
+    max_queued_audits: int | None = Field(description="Its own limit; null: the installation's setting holds.")
+    max_running_audits: int | None = Field(description="Likewise.")
+    max_bytes: int | None = Field(description="Likewise.")
+
+
+class Use(BaseModel):
+    """How much of something a workspace has, and how much it may have."""
+
+    used: int
+    limit: int | None = Field(description="Null: there is none.")
+
+
+class StorageUse(Use):
+    """Bytes in the object store: of what, and how many the workspace may have."""
+
+    uploads: int = Field(description="Files of datasets, and unfinished uploads with the length they were begun with.")
+    recordings: int = Field(description="Recordings and results of audits, but for those from before this was counted.")
+    exports: int
+
+
+class WorkspaceUsage(BaseModel):
+    """What a workspace has of what is limited."""
+
+    object: Literal["workspace.usage"] = "workspace.usage"
+    workspace_id: str
+    queued_audits: Use = Field(description="Audits that wait for a worker.")
+    running_audits: Use = Field(description="Audits that workers hold; others wait while the limit is reached.")
+    storage: StorageUse
 
 
 def render_workspace(workspace: WorkspaceTable) -> Workspace:

@@ -27,6 +27,7 @@ from tests.support.pages import OURS
 from tests.support.route_scopes import ALLOWED, PAGES
 
 BODIES: dict[str, dict[str, Any]] = {
+    "PATCH /v1/workspaces/{workspace_id}": {"max_running_audits": 1},
     "POST /v1/workspaces/{workspace_id}/keys": {"name": "x", "scopes": ["admin"]},
     "POST /v1/audits/{audit_id}/exports": {"kind": "cleaned"},
     "POST /v1/audits/{audit_id}/verdicts": {"filter": {}, "verdict": "confirmed", "dry_run": True},
@@ -37,6 +38,7 @@ BODIES: dict[str, dict[str, Any]] = {
 """Of requests with an id that need one."""
 
 FORMS: dict[str, dict[str, str]] = {
+    "POST /usage/{workspace_id}/limits": {"max_queued_audits": "1"},
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
     "POST /audits/{audit_id}/exports": {"kind": "cleaned"},

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.contract.results import Summary
 from service.contract.spec import TrainingConfig
 from service.lifecycle.audits import create_audit
+from service.lifecycle.job_rows import Priority
 from service.roles import Role
 from service.store.ids import new_id
 from service.store.tables import Audit, Dataset, Membership, Model, Probe, Upload, User
@@ -80,7 +81,9 @@ def add_model(session: Session, workspace_id: str) -> str:
     return model.id
 
 
-def add_audit(session: Session, workspace_id: str, *, probes: int = 1, seeds: int = 1) -> Audit:
+def add_audit(
+    session: Session, workspace_id: str, *, probes: int = 1, seeds: int = 1, priority: Priority = "normal"
+) -> Audit:
     """A queued audit on rows of its own."""
     return create_audit(
         session,
@@ -91,6 +94,7 @@ def add_audit(session: Session, workspace_id: str, *, probes: int = 1, seeds: in
         training=TrainingConfig(seed=7),
         seeds=seeds,
         q=0.05,
+        priority=priority,
     )
 
 

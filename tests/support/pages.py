@@ -87,7 +87,7 @@ def every_page(audit_id: str) -> list[str]:
     audit = f"/audits/{audit_id}"
     return ["/audits", audit, f"{audit}/findings", f"{audit}/findings?flagged=true", f"{audit}/findings/3", "/datasets",
             "/probes", "/audits/aud_missing", f"/audits/new?copy={audit_id}", f"{audit}/exports",
-            "/workers"]  # fmt: skip
+            "/workers", "/usage"]  # fmt: skip
 
 
 def press_sign_in(client: httpx.Client, link: str) -> httpx.Response:

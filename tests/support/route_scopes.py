@@ -9,6 +9,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "GET /v1/info",
         "GET /v1/workspaces",
         "GET /v1/workspaces/{workspace_id}",
+        "GET /v1/workspaces/{workspace_id}/usage",
         "GET /v1/datasets",
         "GET /v1/datasets/{dataset_id}",
         "GET /v1/datasets/{dataset_id}/rows",
@@ -86,6 +87,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
     },
     "admin": {
         "POST /v1/workspaces",
+        "PATCH /v1/workspaces/{workspace_id}",
         "POST /v1/workspaces/{workspace_id}/keys",
         "POST /v1/keys",
         "GET /v1/keys",
@@ -128,6 +130,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /account",
         "POST /account/workspace",
         "GET /workers",
+        "GET /usage",
         "GET /sessions",
         "POST /sessions/end-others",
         "POST /sessions/{session_id}/end",
@@ -144,6 +147,7 @@ PAGES: dict[Scope | None, set[str]] = {
     "admin": {
         "GET /audit-log",
         "GET /keys",
+        "POST /usage/{workspace_id}/limits",
         "POST /keys",
         "POST /keys/{key_id}/rotate",
         "POST /keys/{key_id}/revoke",

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from sqlalchemy.exc import OperationalError
+from psycopg.errors import IdleInTransactionSessionTimeout
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.store.database_errors import cause_of
@@ -44,7 +45,7 @@ class JobDatabase:
             return None
 
     def run_with_retry(self, act: Callable[[Session], T], *, while_true: Callable[[], bool] = lambda: True) -> T:
-        """Run `act` in one transaction, retrying while the database is unreachable.
+        """Run `act` in one transaction, retrying while the database is unreachable or has ended it as idle.
 
         Args:
             act: Called again on each try. It must be safe to repeat, since a commit may succeed without an answer.
@@ -67,12 +68,17 @@ class JobDatabase:
                     done = act(session)
                     session.commit()
                     return done
-            except OperationalError as error:
-                if time.monotonic() - started > AWAY_SECONDS:
+            except DBAPIError as error:
+                if not _passes(error) or time.monotonic() - started > AWAY_SECONDS:
                     raise
                 log.warning("the database is away: %s", cause_of(error))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether the database was unreachable, or ended the transaction because this process stood still in it."""
+    return isinstance(error, OperationalError) or isinstance(error.orig, IdleInTransactionSessionTimeout)
 
 
 def delete_unless_committed(objects: ObjectStore, prefix: str, commit: Callable[[], bool]) -> bool:

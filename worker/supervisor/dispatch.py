@@ -88,7 +88,13 @@ class Supervisor:
         def take(session: Session) -> Claim | None:
             nonlocal since
             since = time.monotonic()
-            return jobs.claim(session, lane=lane, owner=self._owner, lease_seconds=self._settings.lease_seconds)
+            return jobs.claim(
+                session,
+                lane=lane,
+                owner=self._owner,
+                lease_seconds=self._settings.lease_seconds,
+                max_running=self._settings.max_running_audits,
+            )
 
         claim = self._database.run_with_retry(take)
         if claim is None:

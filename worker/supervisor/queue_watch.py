@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.lifecycle.jobs import is_due
+from service.lifecycle.turns import has_late_job
 from service.settings import Lane
 from service.store.database_errors import cause_of
 
@@ -28,6 +28,7 @@ class QueueWatch:
         lanes: Sequence[Lane],
         seconds: float,
         run_if_idle: Callable[[Lane], None],
+        max_running: int | None,
         stopping: threading.Event,
     ) -> None:
         """Look every so many `seconds` until `stopping` is set.
@@ -37,12 +38,15 @@ class QueueWatch:
             lanes: Whose jobs the worker takes.
             seconds: Between two looks.
             run_if_idle: Runs the due jobs of a lane, unless the worker is at work.
+            max_running: Audits of one workspace that may run at once, where it has no limit of its own; None: any
+                number.
             stopping: Set as the worker is to end.
         """
         self._sessions = sessions
         self._lanes = lanes
         self._seconds = seconds
         self._run_if_idle = run_if_idle
+        self._max_running = max_running
         self._stopping = stopping
         self._thread = threading.Thread(target=self._run, name="queue watch", daemon=True)
 
@@ -63,7 +67,7 @@ class QueueWatch:
     def _is_late(self, lane: Lane) -> bool:
         try:
             with self._sessions.begin() as session:
-                return is_due(session, lane=lane, since=LATE)
+                return has_late_job(session, lane, since=LATE, max_running=self._max_running)
         except SQLAlchemyError as error:
             log.debug("no look at the queue, the database is away: %s", cause_of(error))  # the heartbeat warns of it
             return False

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.audits.live.versions import Version, read_versions
 from service.http.places import Places, Refusal
 from service.http.transactions import Transactions
+from service.settings import Settings
 from service.store.database_errors import cause_of
 
 POLL_SECONDS = 1.0
@@ -51,8 +52,9 @@ class _Waiter:
 class AuditChanges:
     """Lets requests of one event loop wait for news: at most `limit`, and half as many of one workspace."""
 
-    def __init__(self, transactions: Transactions, limit: int) -> None:
+    def __init__(self, transactions: Transactions, settings: Settings, limit: int) -> None:
         self._transactions = transactions
+        self._settings = settings
         self._places = Places(limit, full=_FULL, share_taken=_SHARE_TAKEN)
         self._waiters: set[_Waiter] = set()
         self._reads = 0
@@ -113,8 +115,9 @@ class AuditChanges:
             audit_ids = {waiter.audit_id for waiter in self._waiters}
             if not audit_ids:
                 return
+            read = partial(read_versions, audit_ids=audit_ids, settings=self._settings)
             try:
-                found = await self._transactions.autocommit(partial(read_versions, audit_ids=audit_ids))
+                found = await self._transactions.autocommit(read)
             except SQLAlchemyError as error:
                 if not away:
                     log.warning("audits are not watched, the database is away: %s", cause_of(error))

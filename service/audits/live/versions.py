@@ -3,8 +3,9 @@
 Renewing a lease changes none of it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -14,7 +15,10 @@ from service.http.conditional.etags import weak_tag
 from service.lifecycle.transitions import State
 from service.principal import Principal
 from service.scoping import owned
+from service.settings import Settings
 from service.store.tables import Audit, AuditEvent, Job
+from service.workers.schemas import Waiting
+from service.workers.waiting import read_waiting
 
 _AUDIT = (
     "id",
@@ -38,18 +42,20 @@ class Version:
     """Its number; 0: none."""
 
 
-def tag_of(audit: Audit, job: Job) -> str:
-    """The audit's entity tag. Weak, since the seconds of its ETA are told from now."""
-    return weak_tag(*(getattr(audit, name) for name in _AUDIT), *(getattr(job, name) for name in _JOB))
+def tag_of(audit: Audit, job: Job, waiting: Waiting | None) -> str:
+    """The audit's entity tag. Weak, since the seconds of its ETA are told from now, and a start is only expected."""
+    shown = (*(getattr(audit, name) for name in _AUDIT), *(getattr(job, name) for name in _JOB))
+    return weak_tag(*shown, *_place(waiting))
 
 
-def find_tag(session: Session, principal: Principal, audit_id: str) -> tuple[str, State]:
+def find_tag(session: Session, principal: Principal, audit_id: str, settings: Settings) -> tuple[str, State]:
     """Read the tag and the state of one audit.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
         audit_id: Which audit.
+        settings: Say how its place in the queue is told.
 
     Raises:
         NotFoundError: `audit_not_found`.
@@ -58,14 +64,30 @@ def find_tag(session: Session, principal: Principal, audit_id: str) -> tuple[str
     found = session.execute(query).one_or_none()
     if found is None:
         raise NotFoundError("audit")
-    return weak_tag(*found), State(found.state)
+    place = _places(session, [found], settings).get(audit_id)
+    return weak_tag(*found, *_place(place)), State(found.state)
 
 
-def read_versions(session: Session, audit_ids: Collection[str]) -> Mapping[str, Version]:
+def read_versions(session: Session, audit_ids: Collection[str], settings: Settings) -> Mapping[str, Version]:
     """Of audits in any workspace, by id; those that do not exist are left out."""
     last = select(func.max(AuditEvent.seq)).where(AuditEvent.audit_id == Audit.id).scalar_subquery()
-    rows = session.execute(_select().add_columns(last).where(Audit.id.in_(audit_ids)))
-    return {row[0]: Version(tag=weak_tag(*row[:-1]), last_event=row[-1] or 0) for row in rows}
+    rows = session.execute(_select().add_columns(last).where(Audit.id.in_(audit_ids))).all()
+    places = _places(session, rows, settings)
+    return {
+        row[0]: Version(tag=weak_tag(*row[:-1], *_place(places.get(row[0]))), last_event=row[-1] or 0) for row in rows
+    }
+
+
+def _places(session: Session, rows: Iterable[Sequence[Any]], settings: Settings) -> dict[str, Waiting]:
+    """By audit: what a poller sees of the queue."""
+    state, job_id = len(_AUDIT) + _JOB.index("state"), len(_AUDIT) + _JOB.index("id")
+    queued = {row[job_id]: row[0] for row in rows if row[state] == State.QUEUED}
+    places = read_waiting(session, "gpu", list(queued), settings)
+    return {queued[found]: waiting for found, waiting in places.items()}
+
+
+def _place(waiting: Waiting | None) -> tuple[int | str | None, ...]:
+    return () if waiting is None else (waiting.position, waiting.reason)
 
 
 def _select():  # type: ignore[no-untyped-def]

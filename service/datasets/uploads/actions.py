@@ -51,6 +51,7 @@ def create(
 
     Raises:
         TooLargeError: `upload_too_large`.
+        StorageFullError: `storage_quota`.
         ConflictError: `upload_quota` or `dataset_quota`.
     """
     if size > settings.max_upload_bytes:

@@ -76,9 +76,12 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
     "dataset_replaced": Meaning((409,), "the dataset to be replaced has a newer version already, which `detail` names"),
     "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
-    "queued_audits_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_QUEUED_AUDITS` audits in the queue"),
+    "queued_audits_quota": Meaning(
+        (409,),
+        "the workspace has as many audits in the queue as it may: `FINETOOTH_MAX_QUEUED_AUDITS`, or a limit of its own",
+    ),
     "dataset_quota": Meaning(
-        (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_BYTES` or `..._ROWS`"
+        (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_ROWS` samples"
     ),
     "probe_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_PROBES` probes"),
     "export_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_WORKSPACE_EXPORTS` exports"),
@@ -182,4 +185,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
         (503,), "half of the requests that may wait for news are this workspace's; try again after `Retry-After`"
     ),
     "storage_full": Meaning((507,), "the server's disk is full; nothing was kept"),
+    "storage_quota": Meaning(
+        (507,),
+        "the workspace would store more than it may: `FINETOOTH_MAX_WORKSPACE_BYTES`, or a limit of its own; `detail` "
+        "says of what it stores how much",
+    ),
 }

@@ -11,7 +11,7 @@ from service.store.tables.audit_log import AuditLogEntry
 from service.store.tables.audits import Audit, AuditData, AuditEvent, AuditProbe, AuditStep
 from service.store.tables.exports import Export
 from service.store.tables.inputs import Dataset, Model, Probe
-from service.store.tables.jobs import Counter, Job, ObjectPurge, Scheduler, Worker
+from service.store.tables.jobs import Counter, Job, ObjectPurge, Scheduler, Turn, Worker
 from service.store.tables.people import Membership, User
 from service.store.tables.results import Finding, Score, ScoreList
 from service.store.tables.uploads import Upload, UploadPart
@@ -40,6 +40,7 @@ __all__ = [
     "Score",
     "ScoreList",
     "SignInLink",
+    "Turn",
     "Upload",
     "UploadPart",
     "User",

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     SmallInteger,
@@ -20,6 +21,15 @@ class Workspace(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = created_at()
+    max_queued_audits: Mapped[int | None]
+    """Its own limit, in place of the setting of this name; None: that of the setting."""
+    max_running_audits: Mapped[int | None]
+    """Likewise."""
+    max_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Likewise, in place of `max_workspace_bytes`."""
+    __table_args__ = (
+        CheckConstraint("max_queued_audits > 0 AND max_running_audits > 0 AND max_bytes > 0", name="limits"),
+    )
 
 
 class ApiKey(Base):

@@ -17,7 +17,7 @@ class AuditLogEntry(Base):
     """Where the change was made."""
     at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
     key_id: Mapped[str | None]
-    """Who made it: a key, or a person. No foreign keys: what was done outlives both."""
+    """Who made it: a key, a person or, with neither, the service. No foreign keys: what was done outlives both."""
     key_name: Mapped[str | None]
     """As it was called then."""
     user_id: Mapped[str | None]
@@ -32,5 +32,5 @@ class AuditLogEntry(Base):
     request_id: Mapped[str | None]
     __table_args__ = (
         Index("ix_audit_log_workspace_id_id", "workspace_id", "id"),
-        CheckConstraint("num_nonnulls(key_id, user_id) = 1", name="made_by"),
+        CheckConstraint("num_nonnulls(key_id, user_id) <= 1", name="made_by"),
     )

@@ -112,6 +112,8 @@ class AuditStep(Base):
     state: Mapped[str] = mapped_column(server_default="pending")
     attempt: Mapped[int | None]
     """That ran it last; its output files lie under it."""
+    bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Of its output files in the object store. None: it has not succeeded, or had before this was counted."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (

@@ -37,6 +37,8 @@ class Job(Base):
     """While a worker holds the job: from then on it does not, and the reconciler takes the job back."""
     failures: Mapped[int] = mapped_column(server_default="0")
     """Attempts that ended badly; the last one allowed ends the job."""
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="1")
+    """0 before 1 before 2, among the workspace's own jobs of the lane: an audit's `high`, `normal` and `low`."""
     created_at: Mapped[datetime] = created_at()
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -53,11 +55,34 @@ class Job(Base):
         CheckConstraint("state IN ('queued','running','cancelling','succeeded','failed','cancelled')", name="state"),
         CheckConstraint("(state IN ('succeeded','failed','cancelled')) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("(state IN ('running','cancelling')) = (lease_expires_at IS NOT NULL)", name="lease"),
+        CheckConstraint("priority IN (0, 1, 2)", name="priority"),
         UniqueConstraint("workspace_id", "id"),
-        Index("ix_jobs_due", "lane", "next_attempt_at", "id", postgresql_where=text("state = 'queued'")),
+        # A workspace's next job is the first entry under (lane, workspace).
+        Index(
+            "ix_jobs_queued",
+            "lane",
+            "workspace_id",
+            "priority",
+            "next_attempt_at",
+            "id",
+            postgresql_where=text("state = 'queued'"),
+        ),
+        # The newest that succeeded say how long a job takes.
+        Index("ix_jobs_succeeded", "lane", "finished_at", postgresql_where=text("state = 'succeeded'")),
         Index("ix_jobs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_jobs_subject", "subject_id"),
     )
+
+
+class Turn(Base):
+    """When a workspace was last served in a lane. Kept beside the jobs, as those of deleted audits are gone."""
+
+    __tablename__ = "turns"
+    lane: Mapped[str] = mapped_column(primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    served_at: Mapped[datetime]
+    """When a worker last took one of its jobs."""
+    __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)
 
 
 class Worker(Base):

@@ -13,6 +13,7 @@ from service.audits.queries import (
     find_audit,
     find_published,
     list_audits,
+    read_places,
     render_audit,
     render_audit_summary,
 )
@@ -26,6 +27,7 @@ from service.http.pagination import PageDep
 from service.http.sub_path import address
 from service.lifecycle.transitions import TERMINAL, State
 from service.principal import Principal
+from service.settings import Settings
 from service.store.tables import Audit
 from service.text import wording
 from service.web import queries
@@ -63,6 +65,7 @@ def audit_list(
     request: Request,
     principal: Reader,
     session: SessionDep,
+    settings: SettingsDep,
     page: PageDep,
     status: State | None = None,
     search: Annotated[str, Query(max_length=200)] = "",
@@ -71,7 +74,10 @@ def audit_list(
     """Show all audits, or those that are looked for, the newest first."""
     wanted = AuditFilter(status=status, search=search.strip() or None, mine=mine)
     found = list_audits(session, principal, wanted, after=page.after, limit=page.limit + 1)
-    listed = page.page(found, key=lambda row: row[0].id, render=render_audit_summary)
+    places = read_places(session, found, settings)
+    listed = page.page(
+        found, key=lambda row: row[0].id, render=lambda row: render_audit_summary(row, places.get(row[0].id))
+    )
     identities = [i for audit in listed.data for i in (audit.dataset_id, audit.probe_ids[0], audit.model_id)]
     first = "after" not in request.query_params
     asked: dict[str, str | None] = {"status": status, "search": wanted.search, "mine": "true" if mine else None}
@@ -98,24 +104,25 @@ def audit_list(
 
 
 @router.get("/audits/{audit_id}")
-def audit_page(audit_id: PathId, principal: Reader, session: SessionDep) -> Response:
+def audit_page(audit_id: PathId, principal: Reader, session: SessionDep, settings: SettingsDep) -> Response:
     """Show one audit: how far it is, why it failed, or what it found."""
-    return answer_page("audit.html", "audits", principal, **audit_context(session, principal, audit_id))
+    return answer_page("audit.html", "audits", principal, **audit_context(session, principal, audit_id, settings))
 
 
-def audit_context(session: Session, principal: Principal, audit_id: str) -> dict[str, Any]:
+def audit_context(session: Session, principal: Principal, audit_id: str, settings: Settings) -> dict[str, Any]:
     """Read what the page of an audit names.
 
     Args:
         session: An open transaction.
         principal: Who reads it.
         audit_id: Which audit.
+        settings: Say how its place in the queue is told.
 
     Raises:
         NotFoundError: `audit_not_found`.
     """
     found = find_audit(session, principal, audit_id)
-    audit = render_audit(found)
+    audit = render_audit(found, read_places(session, [found], settings).get(audit_id))
     findings: list[dict[str, Any]] = []
     if audit.summary is not None and principal.may("findings:read"):
         published = find_published(session, principal, audit_id)

@@ -19,12 +19,13 @@ from service.audits.live.versions import Version, read_versions
 from service.audits.queries import find_state
 from service.errors import NotFoundError
 from service.http.auth.authentication import authenticate_again
-from service.http.dependencies import TransactionsDep
+from service.http.dependencies import SettingsDep, TransactionsDep
 from service.http.fields import PathId
 from service.http.problems.problem import Problem
 from service.http.streaming.sse import BEGIN, HEARTBEAT, EventStream
 from service.lifecycle.transitions import TERMINAL
 from service.principal import Principal
+from service.settings import Settings
 from service.web.page_route import PageRoute
 from service.web.pages.audits import audit_context
 from service.web.pages.page import Reader, page_text
@@ -55,6 +56,7 @@ async def live(
     audit_id: PathId,
     principal: Reader,
     transactions: TransactionsDep,
+    settings: SettingsDep,
     last_event_id: Annotated[str, Header(max_length=200)] = "",
 ) -> Response:
     """Send the audit's page whenever it has changed, until the audit ends; a reader's Last-Event-ID says what it has.
@@ -63,7 +65,7 @@ async def live(
         NotFoundError: `audit_not_found`.
         UnavailableError: `too_many_waiting` or `waiting_share_taken`.
     """
-    look = partial(_look, principal=principal, audit_id=audit_id)
+    look = partial(_look, principal=principal, audit_id=audit_id, settings=settings)
     seen = await transactions.run(partial(look, known=last_event_id))
     changes: AuditChanges = request.app.state.audit_changes
     changes.enter(principal.workspace_id)
@@ -106,14 +108,14 @@ async def live(
     return EventStream(events(), ended=partial(changes.leave, principal.workspace_id))
 
 
-def _look(session: Session, principal: Principal, audit_id: str, known: str = "") -> Look:
+def _look(session: Session, principal: Principal, audit_id: str, settings: Settings, known: str = "") -> Look:
     # The version and the state first: what the page shows is as new, or newer and then sent once more.
     state = find_state(session, principal, audit_id)
-    version = read_versions(session, [audit_id]).get(audit_id)
+    version = read_versions(session, [audit_id], settings).get(audit_id)
     identity = "" if version is None else _identity(version)
     if known and known == identity:
         return Look(version, b"", ended=state in TERMINAL)
-    html = page_text("audit.html", "audits", principal, **audit_context(session, principal, audit_id))
+    html = page_text("audit.html", "audits", principal, **audit_context(session, principal, audit_id, settings))
     # As JSON: the page may hold characters that end a line of the stream.
     event = format_sse_event(id=identity, event="page", data_str=json.dumps(html))
     return Look(version, event, ended=state in TERMINAL)

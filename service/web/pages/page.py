@@ -26,7 +26,7 @@ FindingsReader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 
 
 Section = Literal[
-    "audits", "datasets", "probes", "models", "workers", "sessions", "people", "keys", "account", "audit-log"
+    "audits", "datasets", "probes", "models", "workers", "sessions", "people", "keys", "account", "audit-log", "usage"
 ]
 
 
@@ -72,7 +72,7 @@ def _signed_in(section: Section, principal: Principal, context: dict[str, Any]) 
 
 def answer_list(
     request: Request,
-    section: Literal["datasets", "probes", "models", "people", "keys", "sessions"],
+    section: Literal["datasets", "probes", "models", "people", "keys", "sessions", "usage"],
     principal: Principal,
     listed: Page[Any],
     **context: Any,

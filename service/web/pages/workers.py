@@ -18,7 +18,7 @@ KINDS = {"audit": "Audit of", "export": "Export of an audit of", "dataset": "Nea
 def worker_list(request: Request, principal: Reader, session: SessionDep, settings: SettingsDep) -> Response:
     """Show every worker, and what of the workspace's jobs waits in which order."""
     workers = list_workers(session, principal, heartbeat_seconds=settings.heartbeat_seconds)
-    queue = read_queue(session, principal, heartbeat_seconds=settings.heartbeat_seconds)
+    queue = read_queue(session, principal, settings)
     held = [worker.job.subject_id for worker in workers if worker.job is not None]
     waiting = [job.subject_id for lane in queue.lanes for job in lane.jobs]
     return answer_page(

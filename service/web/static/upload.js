@@ -19,7 +19,7 @@ import { CancelledError, RefusedError, ResumableUpload, isKnown } from "./resuma
   const UNITS = ["bytes", "kB", "MB", "GB", "TB"];
   const RATE_SECONDS = 10;
   // Refusals after which the same bytes may be read in another form, or taken later.
-  const KEPT_AFTER = ["format_not_recognised", "dataset_not_found", "dataset_replaced", "dataset_quota", "invalid_request"];
+  const KEPT_AFTER = ["format_not_recognised", "dataset_not_found", "dataset_replaced", "dataset_quota", "storage_quota", "invalid_request"];
   let file = null;
   let running = null;
   let marks = [];

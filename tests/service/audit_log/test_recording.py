@@ -77,6 +77,8 @@ def test_every_route_that_changes_something_leaves_one_entry(
 ) -> None:
     ask = recorder.ask
     workspace = ask(client, "POST /v1/workspaces", "workspace.create", json={"name": "n"}).json()["id"]
+    ask(client, "PATCH /v1/workspaces/{id}", "workspace.change", ids={"id": workspace}, json={"max_running_audits": 2})
+    ask(client, "POST /usage/{id}/limits", "workspace.change", ids={"id": workspace}, data={"max_queued_audits": "9"})
     ask(client, "POST /v1/workspaces/{id}/keys", "key.create", ids={"id": workspace}, json=KEY)
     key = ask(client, "POST /v1/keys", "key.create", json=KEY).json()
     ids = {"key_id": key["id"]}

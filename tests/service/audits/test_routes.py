@@ -436,3 +436,20 @@ def test_the_list_is_searched_by_name_and_by_who_created(
     assert found(client, search="smollm2", mine=True, status="queued") == [mine["id"]]
     assert found(client, search="smollm2", mine=True, status="failed") == found(client, search="x%s") == []
     assert found(make_client(workspace=other_workspace_id), search="plants") == []
+
+
+def test_high_priority_is_for_admins(
+    make_client: Callable[..., TestClient], client: TestClient, request_body: dict[str, Any], sessions: Sessions
+) -> None:
+    writer = make_client("audits:write")
+    refused = writer.post("/v1/audits", json={**request_body, "priority": "high"})
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    assert refused.json()["errors"] == [{"pointer": "#/priority", "detail": "needs the scope admin"}]
+    unknown = writer.post("/v1/audits", json={**request_body, "priority": "urgent"})
+    assert (unknown.status_code, unknown.json()["errors"][0]["pointer"]) == (422, "#/priority")
+    asked = [(writer, {"priority": "low"}), (writer, {}), (client, {"priority": "high"})]
+    audits = [one.post("/v1/audits", json={**request_body, **more}).json() for one, more in asked]
+    assert [audit["priority"] for audit in audits] == ["low", "normal", "high"]
+    assert [job["priority"] for job in client.get("/v1/queue").json()["lanes"][0]["jobs"]] == ["high", "normal", "low"]
+    taken = [take(sessions).subject_id for _ in audits]
+    assert taken == [audit["id"] for audit in reversed(audits)]

@@ -128,6 +128,10 @@ class StepFolder:
                 raise OutputError(f"{SUMMARY_FILE} is of {found} {what}, not {expected}")
         return summary
 
+    def output_bytes(self) -> int:
+        """How many bytes the files have that are stored."""
+        return sum((self.path / name).stat().st_size for name in output_files(self.step_key))
+
     def store_outputs(self, commit: Callable[[], bool]) -> bool:
         """Store the child's files, and delete them again if `commit` does not name them in the database.
 

@@ -60,7 +60,7 @@ class TrainSeed(StepKind):
         folder.check_recording()
 
         def finish(session: Session) -> bool:
-            return audits.finish_step(session, context.claim, folder.step_key, True)
+            return audits.finish_step(session, context.claim, folder.step_key, True, size=folder.output_bytes())
 
         stored = folder.store_outputs(lambda: context.run_with_retry(finish))
         if stored:
@@ -102,7 +102,9 @@ class Combine(StepKind):
                     findings_top=context.settings.findings_top,
                     on_progress=show,
                 )
-            if audits.finish_step(session, claim, folder.step_key, True) and audits.publish(session, claim, summary):
+            size = folder.output_bytes()
+            finished = audits.finish_step(session, claim, folder.step_key, True, size=size)
+            if finished and audits.publish(session, claim, summary):
                 return True
             session.rollback()  # of the scores too
             return False

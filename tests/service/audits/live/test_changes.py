@@ -168,8 +168,8 @@ class TestLongPolls:
         """A read is under way and has seen the old audit; who has seen the new one must not be told of the old one."""
         has_read, goes_on = threading.Event(), threading.Event()
 
-        def slow(session: Session, audit_ids: set[str]) -> Any:
-            found = read_versions(session, audit_ids)
+        def slow(session: Session, audit_ids: set[str], settings: Settings) -> Any:
+            found = read_versions(session, audit_ids, settings)
             has_read.set()
             assert goes_on.wait(SOON)
             return found

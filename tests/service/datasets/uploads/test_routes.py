@@ -320,8 +320,8 @@ def test_limits_and_quotas(settings: Settings, make_client: Callable[..., TestCl
         refused(begin(client, 2 * size + 1), 413, "upload_too_large")
         first = begun(client, 2 * size)
         # Its bytes are spoken for, whether they have come or not.
-        refused(begin(client, size + 1), 409, "dataset_quota")
-        assert client.post("/v1/datasets", content=DATA + DATA).json()["code"] == "dataset_quota"
+        refused(begin(client, size + 1), 507, "storage_quota")
+        assert client.post("/v1/datasets", content=DATA + DATA).json()["code"] == "storage_quota"
         second = begun(client, 10)
         refused(begin(client, 10), 409, "upload_quota")
         assert client.delete(second, headers=TUS).status_code == 204

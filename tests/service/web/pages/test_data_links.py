@@ -41,6 +41,7 @@ def addresses(published: str, sessions: sessionmaker[Session], workspace_id: str
         "GET /keys": ["/keys", "/v1/keys"],
         "GET /sessions": ["/sessions", "/v1/sessions"],
         "GET /workers": ["/workers", "/v1/workers"],
+        "GET /usage": ["/usage", f"/v1/workspaces/{workspace_id}/usage"],
         "GET /people": ["/people", "/v1/users"],
         "GET /audit-log": [
             "/audit-log?action=verdict.set&since=2026-01-31&until=",

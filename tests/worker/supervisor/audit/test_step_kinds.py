@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from service.lifecycle.audits import request_cancel
+from service.store.objects import step_prefix
 from service.store.tables import Audit, Job
 from tests.support.children.scripting import FINISHED, OUTPUTS
 from tests.support.supervisor_bench import Bench
@@ -50,3 +51,13 @@ def test_a_fenced_supervisor_keeps_no_recording(
     assert bench.job(audit).state == "running"
     assert bench.steps(audit)[0].state == "running"
     assert list(bench.objects.path(f"{audit.workspace_id}/audits/{audit.id}").rglob("*.npz")) == []
+
+
+def test_a_step_knows_how_many_bytes_it_has_stored(bench: Bench, make_audit: Callable[..., Audit]) -> None:
+    audit = make_audit()
+    assert bench.supervisor(OUTPUTS, FINISHED).run_due("gpu") == 1
+    assert bench.job(audit).state == "succeeded"
+    for step in bench.steps(audit):
+        folder = bench.objects.path(step_prefix(audit.workspace_id, audit.id, 1, step.step_key))
+        assert step.bytes == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        assert step.bytes > 0

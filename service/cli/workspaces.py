@@ -1,0 +1,86 @@
+"""Workspaces on the command line: what each has, and its limits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from service.cli.connect import open_running_server
+from service.cli.errors import CommandError
+from service.cli.results import output_console
+from service.client import Client
+from service.settings import Settings
+
+DEFAULT = "default"
+"""Typed in place of a number: the limit of the installation's settings."""
+
+
+def print_workspaces(settings: Settings) -> int:
+    """Print the workspaces that the key may see with what they have. Returns the exit code."""
+    with open_running_server(settings) as server:
+        rows = [(found, server.client.workspace_usage(found["id"])) for found in server.client.workspaces()]
+    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Bytes")
+    for workspace, usage in rows:
+        table.add_row(
+            workspace["name"],
+            workspace["id"],
+            *(_in_words(usage[name]) for name in ("queued_audits", "running_audits", "storage")),
+        )
+    output_console().print(table)
+    return 0
+
+
+def set_limits(settings: Settings, workspace: str, typed: Mapping[str, str | None]) -> int:
+    """Set limits of one workspace and print what it has then.
+
+    Args:
+        settings: Say where the service is.
+        workspace: Its id or name.
+        typed: A number or `default` by the limit's name; None: it stays as it is.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: A limit is no number, none is given, or there is no such workspace.
+    """
+    limits = {name: _limit(name, text) for name, text in typed.items() if text is not None}
+    if not limits:
+        options = ", ".join(_option(name) for name in typed)
+        raise CommandError(f"nothing to set: give at least one of {options}")
+    with open_running_server(settings) as server:
+        found = find(server.client, workspace)
+        server.client.change_workspace(found["id"], **limits)
+    return print_workspaces(settings)
+
+
+def find(client: Client, workspace: str) -> dict[str, Any]:
+    """Find the workspace of this id or name.
+
+    Args:
+        client: Of the service.
+        workspace: Its id or name.
+
+    Raises:
+        CommandError: The key sees none.
+    """
+    for found in client.workspaces():
+        if workspace in (found["id"], found["name"]):
+            return found
+    raise CommandError(f"there is no workspace {workspace!r} that your key may see: `finetooth workspaces` lists them")
+
+
+def _limit(name: str, text: str) -> int | None:
+    if text == DEFAULT:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise CommandError(f"{_option(name)} is a whole number from 1 on or `{DEFAULT}`, not {text!r}")
+    return int(text)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _in_words(use: Mapping[str, Any]) -> str:
+    return f"{use['used']:,}" if use["limit"] is None else f"{use['used']:,} of {use['limit']:,}"

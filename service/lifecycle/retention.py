@@ -1,0 +1,179 @@
+"""Deletes what is older than the settings keep it: exports, audits, recordings, datasets. Each is off by default.
+
+Each thing goes in a transaction of its own, with an entry in the audit log that names no key and no person.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+from sqlalchemy import ColumnElement, Interval, delete, exists, insert, literal, or_, select, update
+from sqlalchemy.orm import Session, aliased, sessionmaker
+
+from service.lifecycle.datasets import close_gap
+from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
+from service.lifecycle.exports import delete_export
+from service.lifecycle.job_rows import now
+from service.lifecycle.purging import purge_objects
+from service.lifecycle.transitions import TERMINAL, State
+from service.settings import Settings
+from service.store.ids import new_id
+from service.store.objects import dataset_key, step_prefix
+from service.store.tables import Audit, AuditLogEntry, AuditStep, Dataset, Export, Job
+
+log = logging.getLogger(__name__)
+
+Expire = Callable[[Session], str | None]
+"""Deletes one thing that is too old and returns its id; None: there is none."""
+
+
+def delete_too_old(sessions: sessionmaker[Session], settings: Settings, *, seconds: float) -> bool:
+    """Delete what is too old, for `seconds` and the thing that is under way then.
+
+    Several processes may do it at once.
+
+    Args:
+        sessions: Each thing goes in a transaction of its own.
+        settings: Say how long what is kept.
+        seconds: For how long.
+
+    Returns:
+        Whether nothing too old is left.
+
+    Raises:
+        OperationalError: The database is away.
+    """
+    until = time.monotonic() + seconds
+    # Exports before their audits, and audits before the datasets on which they stand.
+    ages = [
+        (settings.export_days, expire_export),
+        (settings.audit_days, expire_audit),
+        (settings.recording_days, expire_recordings),
+        (settings.dataset_days, expire_dataset),
+    ]
+    for days, expire in ages:
+        if days is None:
+            continue
+        while _expire_one(sessions, partial(expire, age=timedelta(days=days))):
+            if time.monotonic() >= until:
+                return False
+    return True
+
+
+def _expire_one(sessions: sessionmaker[Session], expire: Expire) -> bool:
+    try:
+        with sessions.begin() as session:
+            expired = expire(session)
+    except ExportsNotEndedError:
+        return False  # somebody asked for one just now
+    if expired is None:
+        return False
+    log.info("%s was kept for as long as the settings say, and is deleted", expired)
+    return True
+
+
+def expire_export(session: Session, age: timedelta) -> str | None:
+    """Delete one export that ended so long ago, with its file."""
+    found = session.execute(
+        select(Export.id, Export.workspace_id)
+        .join(Job, Job.id == Export.job_id)
+        .where(_ended(age))
+        .order_by(Job.finished_at)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True, key_share=True)
+    ).one_or_none()
+    if found is None:
+        return None
+    export_id, workspace_id = found
+    delete_export(session, workspace_id=workspace_id, export_id=export_id)
+    return _record(session, workspace_id, "export.expire", export_id)
+
+
+def expire_audit(session: Session, age: timedelta) -> str | None:
+    """Delete one audit that ended so long ago, with all that hangs on it, unless an export of it is under way.
+
+    Raises ExportsNotEndedError where that is asked for just now.
+    """
+    job_of_export = aliased(Job)
+    exported = exists().where(
+        Export.audit_id == Audit.id,
+        Export.workspace_id == Audit.workspace_id,
+        job_of_export.id == Export.job_id,
+        job_of_export.state.not_in(sorted(TERMINAL)),
+    )
+    found = session.execute(
+        select(Audit.id, Audit.workspace_id)
+        .join(Job, Job.id == Audit.job_id)
+        .where(_ended(age), ~exported)
+        .order_by(Job.finished_at)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True, key_share=True)
+    ).one_or_none()
+    if found is None:
+        return None
+    audit_id, workspace_id = found
+    delete_audit(session, workspace_id=workspace_id, audit_id=audit_id)
+    return _record(session, workspace_id, "audit.expire", audit_id)
+
+
+def expire_recordings(session: Session, age: timedelta) -> str | None:
+    """Delete the recordings of one audit that ended so long ago. Its results stay; a retry trains anew."""
+    trained = (AuditStep.step_key.startswith("train:"), AuditStep.state == "succeeded")
+    unknown_or_some = or_(AuditStep.bytes.is_(None), AuditStep.bytes > 0)
+    stored = exists().where(AuditStep.audit_id == Audit.id, *trained, unknown_or_some)
+    found = session.execute(
+        select(Audit.id, Audit.workspace_id, Job.state)
+        .join(Job, Job.id == Audit.job_id)
+        .where(_ended(age), stored)
+        .order_by(Job.finished_at)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True, key_share=True)
+    ).one_or_none()
+    if found is None:
+        return None
+    audit_id, workspace_id, state = found
+    steps = session.scalars(select(AuditStep).where(AuditStep.audit_id == audit_id, *trained)).all()
+    prefixes = [step_prefix(workspace_id, audit_id, step.attempt or 0, step.step_key) for step in steps]
+    purge_objects(session, workspace_id, *prefixes)
+    values: dict[str, object] = {"bytes": 0}
+    if state != State.SUCCEEDED:
+        # The recording may be there for some seconds yet; a retry must not count on it.
+        values = {"bytes": None, "attempt": None, "state": "pending", "started_at": None, "finished_at": None}
+    session.execute(update(AuditStep).where(AuditStep.audit_id == audit_id, *trained).values(values))
+    return _record(session, workspace_id, "recordings.expire", audit_id)
+
+
+def expire_dataset(session: Session, age: timedelta) -> str | None:
+    """Delete one dataset that was uploaded so long ago and on which no audit stands, with its files."""
+    used = exists().where(Audit.workspace_id == Dataset.workspace_id, Audit.dataset_id == Dataset.id)
+    dataset = session.scalars(
+        select(Dataset)
+        .where(Dataset.created_at < _before(age), ~used)
+        .order_by(Dataset.created_at)
+        .limit(1)
+        .with_for_update(of=Dataset, skip_locked=True)
+    ).one_or_none()
+    # Whoever started an audit on it just now held the row until then.
+    if dataset is None or session.scalar(select(Audit.id).where(Audit.dataset_id == dataset.id).limit(1)) is not None:
+        return None
+    close_gap(session, dataset, request_id=None)
+    session.execute(delete(Dataset).where(Dataset.id == dataset.id))
+    purge_objects(session, dataset.workspace_id, dataset_key(dataset.workspace_id, dataset.id))
+    return _record(session, dataset.workspace_id, "dataset.expire", dataset.id)
+
+
+def _ended(age: timedelta) -> ColumnElement[bool]:
+    return Job.state.in_(sorted(TERMINAL)) & (Job.finished_at < _before(age))
+
+
+def _before(age: timedelta) -> ColumnElement[datetime]:
+    return now() - literal(age, Interval())
+
+
+def _record(session: Session, workspace_id: str, action: str, object_id: str) -> str:
+    session.execute(
+        insert(AuditLogEntry).values(id=new_id("log"), workspace_id=workspace_id, action=action, object_id=object_id)
+    )
+    return object_id
