@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.conditional.ranges import not_modified, requested_range
+from service.http.conditional.etags import is_known
+from service.http.conditional.ranges import requested_range
 from service.store.objects import ObjectStore
 
 BLOCK_BYTES = 1 << 18
@@ -33,7 +34,7 @@ def download(
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes"}
-    if not_modified(request.headers, etag):
+    if is_known(request.headers, etag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = content_disposition(filename)
     if request.method == "HEAD":  # the standard knows ranges for GET alone

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.http.problems.problem import Problem
@@ -36,6 +37,20 @@ def weak_tag(*parts: Any) -> str:
     return f"W/{strong_tag(*parts)}"
 
 
+def is_known(headers: Headers, tag: str) -> bool:
+    """Whether `If-None-Match` holds the tag, or is `*`; weak tags and strong ones compare alike.
+
+    Args:
+        headers: The request's headers.
+        tag: The current tag, in quotes, with or without `W/`.
+
+    Returns:
+        False also where the header is missing or no list of tags.
+    """
+    known = _tags(headers, "if-none-match")
+    return known == ["*"] or _opaque(tag) in map(_opaque, known)
+
+
 class NotModified(Exception):  # noqa: N818  # no error
     """Raised by `Conditions.serve`: answered with 304 and these headers."""
 
@@ -48,19 +63,17 @@ class Conditions:
     """What the request's If-None-Match and If-Match ask for."""
 
     def __init__(self, request: Request, response: Response) -> None:
+        self._request_headers = request.headers
         self._response = response
-        self._known = _tags(request, "if-none-match")
-        self._expected = _tags(request, "if-match")
-        self._guarded = "if-match" in request.headers
 
     def knows(self, tag: str) -> bool:
-        """Whether If-None-Match holds the tag; weak tags and strong ones compare alike."""
-        return self._known == ["*"] or _opaque(tag) in map(_opaque, self._known)
+        """Whether If-None-Match holds the tag; see `is_known`."""
+        return is_known(self._request_headers, tag)
 
     @property
     def asked(self) -> bool:
-        """Whether there is an If-None-Match."""
-        return bool(self._known)
+        """Whether there is an If-None-Match that can be read."""
+        return bool(_tags(self._request_headers, "if-none-match"))
 
     def serve(self, tag: str) -> None:
         """Puts the tag into the answer. Raises NotModified where the request knows it.
@@ -76,9 +89,10 @@ class Conditions:
 
         A weak tag guards nothing: it never matches.
         """
-        if not self._guarded:
+        if "if-match" not in self._request_headers:
             return
-        if self._expected == ["*"] or (not tag.startswith("W/") and tag in self._expected):
+        expected = _tags(self._request_headers, "if-match")
+        if expected == ["*"] or (not tag.startswith("W/") and tag in expected):
             return
         detail = "It has changed since you read it. Read it again, and send If-Match with its new ETag."
         raise Problem(412, "precondition_failed", detail, headers={"ETag": tag})
@@ -107,9 +121,9 @@ async def _on_not_modified(request: Request, error: Exception) -> Response:
     return Response(status_code=304, headers=error.headers)
 
 
-def _tags(request: Request, header: str) -> list[str]:
+def _tags(headers: Headers, name: str) -> list[str]:
     """The header's tags; none where it is missing or no list of tags."""
-    text = ",".join(request.headers.getlist(header)).strip()
+    text = ",".join(headers.getlist(name)).strip()
     if text == "*":
         return ["*"]
     return _TAG.findall(text) if _LIST.fullmatch(text) else []

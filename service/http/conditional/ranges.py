@@ -1,4 +1,4 @@
-"""Conditional requests and byte ranges of RFC 9110, for answers whose bytes never change under their ETag."""
+"""Byte ranges of RFC 9110, for answers whose bytes never change under their ETag."""
 
 import re
 
@@ -7,15 +7,6 @@ from starlette.datastructures import Headers
 from service.http.problems.problem import Problem
 
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.IGNORECASE | re.ASCII)
-
-
-def not_modified(headers: Headers, etag: str) -> bool:
-    """Whether `If-None-Match` names this ETag (compared weakly) or anything at all."""
-    given = headers.get("if-none-match")
-    if given is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
-    return "*" in tags or etag in tags
 
 
 def requested_range(headers: Headers, etag: str, size: int) -> tuple[int, int] | None:
