@@ -79,7 +79,7 @@ class TestBeforeAnythingStarts:
             ([], "dataset"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--colour", "red"], "--colour"),
             (["missing.jsonl", "--probe", "probe.jsonl"], "missing.jsonl: there is no such dataset file"),
-            ([".", "--probe", "probe.jsonl"], "a folder, and none that `save_to_disk` made; name the file"),
+            ([".", "--probe", "probe.jsonl"], "a folder that `save_to_disk` did not make; name the file"),
             (
                 ["empty", "--probe", "probe.jsonl"],
                 "empty: the file is empty; a dataset is a JSONL, JSON, CSV, Parquet or Arrow file",
