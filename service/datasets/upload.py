@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter
-from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -21,6 +20,7 @@ from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, 
 from service.datasets.queries import dataset_exists
 from service.datasets.versions.chain import check_replaceable
 from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError
+from service.http.per_loop import PerLoop
 from service.http.places import Places, Refusal
 from service.http.quotas import check_datasets
 from service.http.transactions import Transactions
@@ -59,8 +59,8 @@ _REFUSALS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError
 
 T = TypeVar("T")
 
-_uploads: RunVar[Places] = RunVar("uploads")
-_threads: RunVar[CapacityLimiter] = RunVar("upload_threads")
+_uploads = PerLoop("uploads", lambda: Places(CONCURRENT_UPLOADS, full=_FULL, share_taken=_SHARE_TAKEN))
+_threads = PerLoop("upload_threads", lambda: CapacityLimiter(CONCURRENT_UPLOADS))
 
 
 async def receive_dataset(
@@ -245,13 +245,8 @@ class Pace:
 
 
 def upload_places() -> Places:
-    """Those of the process's uploads."""
-    try:
-        return _uploads.get()
-    except LookupError:
-        places = Places(CONCURRENT_UPLOADS, full=_FULL, share_taken=_SHARE_TAKEN)
-        _uploads.set(places)
-        return places
+    """Return the places for uploads in this process."""
+    return _uploads.get()
 
 
 async def _record(
@@ -306,13 +301,4 @@ async def in_upload_thread(work: Callable[..., T], *arguments: object) -> T:
         work: What blocks.
         arguments: Its arguments.
     """
-    return await run_sync(work, *arguments, limiter=_thread_limiter())
-
-
-def _thread_limiter() -> CapacityLimiter:
-    try:
-        return _threads.get()
-    except LookupError:
-        limiter = CapacityLimiter(CONCURRENT_UPLOADS)
-        _threads.set(limiter)
-        return limiter
+    return await run_sync(work, *arguments, limiter=_threads.get())

@@ -4,6 +4,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from service.datasets.parsing.refusal import Refusal
 
@@ -87,12 +88,34 @@ def _plain(chunks: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
         yield chunk
 
 
-class _Gzip:
-    """One member."""
+class _Part:
+    """One gzip member or zstd frame."""
 
+    name: str
+    padding = b""
+    """What may follow the last part."""
+    error: type[Exception]
+    _decoder: Any
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Decompress the next bytes, PIECE_BYTES at a time."""
+        raise NotImplementedError
+
+    @property
+    def ended(self) -> bool:
+        """Whether the part is complete."""
+        return bool(self._decoder.eof)
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes after the end of the part."""
+        rest: bytes = self._decoder.unused_data
+        return rest
+
+
+class _Gzip(_Part):
     name = "gzip"
-    padding = b"\0"
-    """After the last member, as gzip itself takes it."""
+    padding = b"\0"  # as gzip itself accepts it
     error = zlib.error
 
     def __init__(self) -> None:
@@ -103,20 +126,9 @@ class _Gzip:
             yield self._decoder.decompress(data, PIECE_BYTES)
             data = self._decoder.unconsumed_tail
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
 
-    @property
-    def rest(self) -> bytes:
-        return self._decoder.unused_data
-
-
-class _Zstd:
-    """One frame."""
-
+class _Zstd(_Part):
     name = "zstd"
-    padding = b""
     error = zstd.ZstdError
 
     def __init__(self) -> None:
@@ -124,20 +136,12 @@ class _Zstd:
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         yield self._decoder.decompress(data, PIECE_BYTES)
-        # What it has not decompressed yet it keeps itself.
+        # The decoder itself keeps what it has not decompressed yet.
         while not self._decoder.eof and not self._decoder.needs_input:
             yield self._decoder.decompress(b"", PIECE_BYTES)
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
 
-    @property
-    def rest(self) -> bytes:
-        return self._decoder.unused_data
-
-
-def _inflate(chunks: Iterable[bytes], part: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[bytes]:
+def _inflate(chunks: Iterable[bytes], part: type[_Part], limits: Limits) -> Iterator[bytes]:
     decoder = part()
     members = filled = compressed = text = begun = 0
     fresh = True

@@ -10,7 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
+from service.datasets.parsing.readers.arrow_records import (
+    DAMAGES,
+    ArrowRecords,
+    DecodedBytes,
+    Reading,
+    longest,
+    next_valid,
+    rows_at_once,
+)
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -56,26 +64,10 @@ class ArrowRows:
 
         Raises Refusal: arrow_invalid, decompression_limit, parser_memory_limit, too_many_rows.
         """
-        row = total = stored = 0
-
-        def decoded(size: int) -> None:
-            nonlocal total
-            total += size
-            reading.came(size)
-            check_size(total, self._stored.size, self._limits)
-
+        row = stored = 0
+        decoded = DecodedBytes(self._stored.size, self._limits, reading.came)
         batches = self._batches()
-        while True:
-            try:
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch.validate(full=True)
-            except MemoryError:
-                detail = "A batch of the Arrow file needs more memory than one upload may use. Write smaller batches."
-                raise Refusal("parser_memory_limit", detail) from None
-            except DAMAGES as error:
-                raise _broken(error, row) from None
+        while (batch := self._next(batches, row)) is not None:
             if row + batch.num_rows > self._max_rows:
                 raise Refusal("too_many_rows", f"The dataset has more than {self._max_rows} rows. Split it.", 413)
             # What no row refers to has been decompressed too.
@@ -84,8 +76,15 @@ class ArrowRows:
             at_once = rows_at_once(sum(map(longest, batch.columns)))
             for start in range(0, batch.num_rows, at_once):
                 part = batch.slice(start, at_once)
-                yield self._records.table(part, row, reading, decoded)
+                yield self._records.table(part, row, reading, decoded.add)
                 row += part.num_rows
+
+    def _next(self, batches: Iterator[Any], row: int) -> Any:
+        try:
+            return next_valid(batches, row, _broken)
+        except MemoryError:
+            detail = "A batch of the Arrow file needs more memory than one upload may use. Write smaller batches."
+            raise Refusal("parser_memory_limit", detail) from None
 
     def _footer(self) -> None:
         tail = self._stored.tail(4 + len(_END))

@@ -1,7 +1,7 @@
 """From Arrow record batches, of whatever file, to records."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.json_types import NoJsonTypeError, as_json_has_it, holds, json_type
 from service.datasets.parsing.refusal import Refusal
@@ -23,6 +24,55 @@ DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 _TURNS = ("messages", "conversations", "prompt", "completion")
 """Columns that may hold lists of turns."""
+
+
+def next_valid(batches: Iterator[Any], row: int, damaged: Callable[[Exception, int], Refusal]) -> Any:
+    """Read the next record batch, and check it.
+
+    Args:
+        batches: Record batches, as they are read from a file.
+        row: The position of the batch's first row in the upload.
+        damaged: Makes the refusal of a file that cannot be read beyond that row.
+
+    Returns:
+        The batch, or None after the last.
+
+    Raises:
+        Refusal: What `damaged` made.
+        MemoryError: The batch needs more memory than the process may use.
+    """
+    try:
+        batch = next(batches, None)
+        if batch is not None:
+            batch.validate(full=True)
+    except MemoryError:
+        raise
+    except DAMAGES as error:
+        raise damaged(error, row) from None
+    return batch
+
+
+class DecodedBytes:
+    """Counts the bytes that come out of a file, and refuses a file that grows too much."""
+
+    def __init__(self, stored: int, limits: Limits, came: Callable[[int], None]) -> None:
+        """Start at 0.
+
+        Args:
+            stored: The file's size in bytes.
+            limits: How large it may become.
+            came: Called with each number of bytes that is counted.
+        """
+        self._stored = stored
+        self._limits = limits
+        self._came = came
+        self._total = 0
+
+    def add(self, size: int) -> None:
+        """Count `size` bytes more. Raises Refusal decompression_limit."""
+        self._total += size
+        self._came(size)
+        check_size(self._total, self._stored, self._limits)
 
 
 def rows_at_once(size: int) -> int:

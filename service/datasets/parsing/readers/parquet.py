@@ -8,7 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
+from service.datasets.parsing.readers.arrow_records import (
+    DAMAGES,
+    ArrowRecords,
+    DecodedBytes,
+    Reading,
+    longest,
+    next_valid,
+    rows_at_once,
+)
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -47,26 +55,11 @@ class ParquetRows:
 
     def tables(self, reading: Reading) -> Iterator[Table]:
         """The rows by their position from 0. Raises Refusal: parquet_invalid, decompression_limit."""
-        row = total = 0
-
-        def decoded(size: int) -> None:
-            nonlocal total
-            total += size
-            reading.came(size)
-            check_size(total, self._stored.size, self._limits)
-
+        row = 0
+        decoded = DecodedBytes(self._stored.size, self._limits, reading.came)
         batches = self._batches()
-        while True:
-            try:
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch.validate(full=True)
-            except MemoryError:
-                raise
-            except DAMAGES as error:
-                raise _broken(error, row) from None
-            yield self._records.table(batch, row, reading, decoded)
+        while (batch := next_valid(batches, row, _broken)) is not None:
+            yield self._records.table(batch, row, reading, decoded.add)
             row += batch.num_rows
         if row != self._file.metadata.num_rows:
             raise _broken(ValueError(), row)
