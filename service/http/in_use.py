@@ -1,4 +1,4 @@
-"""Deleting what audits may stand on: it is refused, with the names of those audits."""
+"""Deleting what audits may use: it is refused while they do, with their ids."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from service.scoping import owned
 from service.store.tables import Audit
 
 NAMED = 3
-"""Audits named in the problem, the newest first."""
+"""How many audits the problem names, newest first."""
 
 
 def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str, used: ColumnElement[bool]) -> None:
-    """Delete a row that audits may stand on.
+    """Delete a row unless audits use it.
 
     Args:
         session: An open transaction; the deletion has a savepoint of its own.
         principal: Who is asking.
         row: The dataset, probe or model, read in this session.
         kind: What the row is called in the error.
-        used: Which audits stand on the row.
+        used: The condition under which an audit uses the row.
 
     Raises:
-        ConflictError: `{kind}_in_use`: an audit stands on the row.
+        ConflictError: `{kind}_in_use`: an audit uses the row.
     """
     try:
         with session.begin_nested():

@@ -1,7 +1,8 @@
 """The OpenAPI document: what FastAPI knows of the routes, and what follows from them.
 
-From each route follow the problems that it can answer with (service.http.problems.codes), the scope that it needs, and
-links from what makes a resource to what takes its id. Examples of bodies stand in examples.json by the schema's name.
+The problems that a route can answer with (service.http.problems.codes), the scope that it needs, and the links from
+what creates a resource to what takes its id are derived from the route. Examples of bodies are in examples.json, by the
+schema's name.
 """
 
 import json
@@ -25,13 +26,18 @@ from service.http.problems.problem import MEDIA_TYPE, ProblemDocument
 Json = dict[str, Any]
 
 CODES_KEY = "x-problem-codes"
-"""Of a response: the codes of its problem document."""
+"""The key under which a response lists the codes of its problem documents."""
 
 PAGE_OF = "Page_"
 
 
 def install_openapi(app: FastAPI, root: str) -> None:
-    """Makes `app.openapi()` complete; it is built once. `root` stands before every path, if it is not empty."""
+    """Make `app.openapi()` return the complete document, which is built once.
+
+    Args:
+        app: The application with all its routes.
+        root: The path before every path, such as `/finetooth`; empty at the root of a host.
+    """
     generate = app.openapi
 
     @cache
@@ -59,7 +65,7 @@ def install_openapi(app: FastAPI, root: str) -> None:
 
 
 def dependencies(dependant: Dependant) -> Iterator[object]:
-    """Everything that the route calls before itself."""
+    """Yield every dependency of a route, in the order in which they are called."""
     for child in dependant.dependencies:
         yield child.call
         yield from dependencies(child)
@@ -166,7 +172,7 @@ def _problem_example(code: str) -> Json:
 
 @cache
 def examples() -> Json:
-    """A body for each schema, by its name."""
+    """Return the example of a body for each schema, by its name."""
     found: Json = json.loads(files("service.http").joinpath("examples.json").read_text())
     return found
 

@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110): who knows the current one gets 304 before anything is rendered, and edits can be guarded.
+"""Entity tags (RFC 9110): a client with the current one gets 304 before anything is rendered, and edits are guarded.
 
 A route takes `ConditionsDep` and calls `conditions.serve(tag)` once it knows the tag; one that edits calls
 `conditions.guard(tag)` before it writes.
@@ -20,20 +20,20 @@ NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag
 """`responses=` of a route that serves a tag, beside its problems."""
 
 _SHOWN_BY = version("finetooth")
-"""A new version may show the same thing in another way."""
+"""Part of every tag: a new version may show the same thing in another way."""
 
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 
 
 def strong_tag(*parts: Any) -> str:
-    """The tag of a representation that is the same byte for byte whenever the parts (JSON, datetimes) are."""
+    """Make the tag of a representation that is the same byte for byte as long as the parts (JSON, datetimes) are."""
     text = json.dumps([_SHOWN_BY, *parts], default=str, sort_keys=True)
     return f'"{hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]}"'
 
 
 def weak_tag(*parts: Any) -> str:
-    """The tag of a representation that means the same whenever the parts are the same. It guards no edit."""
+    """Make the tag of a representation that means the same as long as the parts are the same. It guards no edit."""
     return f"W/{strong_tag(*parts)}"
 
 
@@ -45,14 +45,14 @@ def is_known(headers: Headers, tag: str) -> bool:
         tag: The current tag, in quotes, with or without `W/`.
 
     Returns:
-        False also where the header is missing or no list of tags.
+        False also if the header is missing or is no list of tags.
     """
     known = _tags(headers, "if-none-match")
     return known == ["*"] or _opaque(tag) in map(_opaque, known)
 
 
 class NotModified(Exception):  # noqa: N818  # no error
-    """Raised by `Conditions.serve`: answered with 304 and these headers."""
+    """The request has the current tag: it is answered with 304 and these headers. Raised by `Conditions.serve`."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class NotModified(Exception):  # noqa: N818  # no error
 
 
 class Conditions:
-    """What the request's If-None-Match and If-Match ask for."""
+    """The If-None-Match and If-Match of a request."""
 
     def __init__(self, request: Request, response: Response) -> None:
         self._request_headers = request.headers
@@ -76,18 +76,28 @@ class Conditions:
         return bool(_tags(self._request_headers, "if-none-match"))
 
     def serve(self, tag: str) -> None:
-        """Puts the tag into the answer. Raises NotModified where the request knows it.
+        """Put the current tag into the answer, and end the request if it has that tag already.
 
-        Headers that belong to a 304 too are set before.
+        Headers that belong to a 304 too must be set before.
+
+        Args:
+            tag: The current tag.
+
+        Raises:
+            NotModified: If-None-Match holds the tag.
         """
         self._response.headers["ETag"] = tag
         if self.knows(tag):
             raise NotModified(dict(self._response.headers))
 
     def guard(self, tag: str) -> None:
-        """Call it before an edit. Raises Problem 412 `precondition_failed` where there is an If-Match without the tag.
+        """Refuse an edit of something that has changed since the client read it. Call it before writing.
 
-        A weak tag guards nothing: it never matches.
+        Args:
+            tag: The current tag. A weak one matches only `*`.
+
+        Raises:
+            Problem: 412 `precondition_failed`: there is an If-Match, and it does not hold the tag.
         """
         if "if-match" not in self._request_headers:
             return
@@ -112,7 +122,7 @@ ConditionsDep = Annotated[Conditions, Depends(_conditions)]
 
 
 def install_conditional_requests(app: FastAPI) -> None:
-    """Answers NotModified with 304."""
+    """Answer NotModified with 304."""
     app.add_exception_handler(NotModified, _on_not_modified)
 
 

@@ -10,10 +10,21 @@ _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]
 
 
 def requested_range(headers: Headers, etag: str, size: int) -> tuple[int, int] | None:
-    """The first byte and the one after the last that `Range` asks for; None: all.
+    """Read which bytes a request's `Range` asks for.
 
-    Several ranges, other units and nonsense are answered with all, as the standard allows; so is a range for another
-    version (`If-Range`, compared strongly, and never with a date). Raises Problem 416 `range_not_satisfiable`.
+    Several ranges, other units and malformed headers give the whole, as the standard allows; so does a range for
+    another version (`If-Range`, compared strongly, and never with a date).
+
+    Args:
+        headers: The request's headers.
+        etag: The current strong tag.
+        size: The size of the whole in bytes.
+
+    Returns:
+        The first byte and the one after the last; None for the whole.
+
+    Raises:
+        Problem: 416 `range_not_satisfiable`: the range begins behind the last byte.
     """
     given = headers.get("range")
     if given is None or headers.get("if-range", etag).strip() != etag:

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: which hosts are answered, and headers that bind browsers."""
+"""Middleware at the edge: which host names are answered, and headers that restrict browsers."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from service.http.problems.problem import Problem, problem_response
 from service.http.sub_path import own_path
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Answered under any host name: load balancers and Prometheus ask by address. A page that points its own name here
-(DNS rebinding) has no key for the last one, and no cookie either."""
+"""Paths answered under any host name, since load balancers and Prometheus ask by address. A page that points its own
+name here (DNS rebinding) has neither a key nor a cookie for the last one."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -30,7 +30,7 @@ SECURITY_HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds SECURITY_HEADERS where the response has not set its own."""
+    """ASGI middleware that adds SECURITY_HEADERS unless the response has set its own."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -51,7 +51,7 @@ class SecurityHeaders:
 
 
 class KnownHosts:
-    """ASGI middleware: answers requests for known host names alone, and none with a NUL in its address.
+    """ASGI middleware that refuses requests for unknown host names, and addresses with a NUL.
 
     A page elsewhere can point a name of its own at this machine (DNS rebinding); its requests then carry that name.
     """
@@ -84,7 +84,7 @@ class KnownHosts:
 
 
 def host_name(host: str) -> str:
-    """A Host header without its port, in lower case; IPv6 addresses keep their brackets."""
+    """Return a Host header without its port, in lower case; IPv6 addresses keep their brackets."""
     if host.startswith("["):
         return host[: host.find("]") + 1].lower()
     return host.partition(":")[0].lower()

@@ -1,4 +1,4 @@
-"""One id a request: taken from `X-Request-Id` or made, sent back, and in every log line and problem document."""
+"""One id for each request: taken from `X-Request-Id` or made, sent back, and in every log line and problem document."""
 
 import logging
 import re
@@ -17,7 +17,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The current request's id; None outside of requests."""
 
 client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
-"""Where the current request comes from: behind a trusted proxy, what that says; None outside of requests."""
+"""The current request's client: behind a trusted proxy, the address that it names; None outside of requests."""
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -25,9 +25,10 @@ log = logging.getLogger("service.access")
 
 
 class RequestIds:
-    """ASGI middleware. A caller's id is kept if it is at most 64 letters, digits, dots, dashes and underscores.
+    """ASGI middleware that gives each request its id, and writes the access log.
 
-    It also writes the access log: method, path without query (a query may hold a sign-in token), status, time.
+    A caller's id is kept if it is at most 64 letters, digits, dots, dashes and underscores. The log has method, path
+    without query (a query may hold a sign-in token), status and time.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,7 +1,7 @@
-"""Every problem code there is: which statuses it comes with, and when. docs/api.md and the OpenAPI document show it.
+"""Every problem code: which statuses it comes with, and when. docs/api.md and the OpenAPI document show it.
 
 Which routes answer with a code follows from the route where it can (a body, a path with an id, a scope), and is
-declared by it where it cannot: `declared_problems(404, "probe_in_use")`. A new code gets its line here and a
+declared by it where it cannot: `declared_problems(404, "probe_in_use")`. For a new code, add its line here and run
 `make openapi`.
 """
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Meaning(NamedTuple):
-    """What a code says."""
+    """The statuses of a code, and when a request is answered with it."""
 
     statuses: tuple[int, ...]
     when: str
 
 
 def title_of(status: int) -> str:
-    """The status in words, as RFC 9110 has them; Python's own differ from version to version."""
+    """Return a status in the words of RFC 9110; Python's own differ from version to version."""
     return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
 
 

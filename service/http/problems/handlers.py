@@ -1,8 +1,8 @@
 """Every error as an RFC 9457 problem document.
 
-Members: type, title, status, detail, instance, and of our own `code` (stable: programs match on it), `request_id` and
-`errors`, a list of {pointer, detail}. A pointer is a JSON pointer into the body as a fragment (`#/items/0/prompt`), or
-`query:limit`, `path:row`, `header:...`, or `line:17` of an upload.
+Its members are type, title, status, detail, instance, and of our own `code` (stable: programs match on it),
+`request_id` and `errors`, a list of {pointer, detail}. A pointer is a JSON pointer into the body as a fragment
+(`#/items/0/prompt`), or `query:limit`, `path:row`, `header:...`, or `line:17` of an upload.
 """
 
 import logging
@@ -39,11 +39,11 @@ from service.store.objects import ObjectMissingError, ObjectStoreUnavailableErro
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 100
-"""Of what is wrong in a request: a small one can be wrong in very many places."""
+"""How many errors of a request are listed: a small request can be wrong in very many places."""
 
 BUSY_STATES = frozenset({"57014", "55P03", "40P01", "40001", "25P03", "25P04"})
-"""SQLSTATEs of a statement cancelled for its timeout or its lock's, of a deadlock, a serialization failure, and of a
-transaction ended because nothing happened in it, or for its length: the database is there."""
+"""SQLSTATEs of a database that answers but is busy: a statement or lock timeout, a deadlock, a serialization failure,
+and a transaction ended because it was idle or took too long."""
 
 STATUSES: dict[type[DomainError], int] = {
     ForbiddenError: 403,
@@ -55,11 +55,11 @@ STATUSES: dict[type[DomainError], int] = {
     UnavailableError: 503,
     StorageFullError: 507,
 }
-"""How a request is answered that ends in each class of error, subclasses included."""
+"""The status that each class of error is answered with, subclasses included."""
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turns what routes, actions, queries, FastAPI, Starlette and the database raise into problem documents."""
+    """Turn what routes, actions, queries, FastAPI, Starlette and the database raise into problem documents."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -74,7 +74,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_of(error: DomainError) -> Problem:
-    """The problem document's content for an error of the domain."""
+    """Build the problem for an error of the domain."""
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     errors = [{"pointer": pointer, "detail": detail} for pointer, detail in error.errors.items()]
     headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
@@ -82,7 +82,7 @@ def problem_of(error: DomainError) -> Problem:
 
 
 class UnexpectedErrors:
-    """ASGI middleware: what nothing else handled is logged and answered with 500, without a word of its cause."""
+    """ASGI middleware that logs an exception nothing else handled, and answers 500 without telling the cause."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
