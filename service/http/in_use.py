@@ -36,9 +36,9 @@ def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str
         found = list(session.scalars(newest))
         names = ", ".join(found[:NAMED]) + (" and more" if len(found) > NAMED else "")
         if not found:  # deleted meanwhile
-            raise ConflictError(f"{kind}_in_use", f"An audit stood on this {kind} until just now. Try again.") from None
+            raise ConflictError(f"{kind}_in_use", f"An audit used this {kind} until just now. Try again.") from None
         detail = (
-            f"Audits stand on this {kind}: {names}. Delete them first (DELETE /v1/audits/{{audit_id}}); their results "
+            f"Audits use this {kind}: {names}. Delete them first (DELETE /v1/audits/{{audit_id}}); their results "
             "would lose their meaning without it."
         )
         raise ConflictError(f"{kind}_in_use", detail) from None

@@ -91,7 +91,7 @@ def _complete(operation: Json, method: str, context: RouteContext) -> None:
 
 
 def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tuple[int, str]]:
-    """Status and code of the problems that follow from what the route is."""
+    """Yield status and code of the problems that follow from what the route is."""
     calls = list(dependencies(context.dependant))
     guards = [call for call in calls if isinstance(call, RequireScope)]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
@@ -191,7 +191,7 @@ def _add_examples(operation: Json) -> None:
 
 
 def _schema_names(schema: Json) -> Iterator[str]:
-    """Of the schema itself, or of its alternatives."""
+    """Yield the name of the schema itself, or of its alternatives."""
     if "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
     for alternative in [*schema.get("oneOf", ()), *schema.get("anyOf", ())]:
@@ -206,7 +206,7 @@ def _example(name: str) -> Any:
 
 
 def _link(document: Json) -> None:
-    """From the answer that makes a resource to everything that takes its id."""
+    """Link the answer that creates a resource to every operation that takes its id."""
     for path, methods in document["paths"].items():
         made = methods.get("post", {}).get("responses", {})
         answer = made.get("201") or made.get("202")
@@ -224,7 +224,7 @@ def _link(document: Json) -> None:
 
 
 def _drop_unused(components: Json, document: Json) -> None:
-    """FastAPI's own shape of a validation error, which no route answers with, and examples that none shows."""
+    """Remove FastAPI's own schema of a validation error, which no route answers with, and examples that none shows."""
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     used = json.dumps(document["paths"])

@@ -5,6 +5,8 @@ from contextvars import ContextVar
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.response_start import on_response_start
+
 root_path: ContextVar[str] = ContextVar("root_path", default="")
 """The part before the running request's path in a browser's address: empty, or such as `/finetooth`."""
 
@@ -41,16 +43,14 @@ class SubPath:
         if not path.startswith(f"{self.root}/"):
             path = self.root + path
 
-        async def send_with_location(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                location = headers.get("location", "")
-                if location.startswith("/"):
-                    headers["location"] = self.root + location
-            await send(message)
+        def add_root(message: Message) -> None:
+            headers = MutableHeaders(scope=message)
+            location = headers.get("location", "")
+            if location.startswith("/"):
+                headers["location"] = self.root + location
 
         before = root_path.set(self.root)
         try:
-            await self.app({**scope, "path": path, "root_path": self.root}, receive, send_with_location)
+            await self.app({**scope, "path": path, "root_path": self.root}, receive, on_response_start(send, add_root))
         finally:
             root_path.reset(before)

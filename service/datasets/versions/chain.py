@@ -45,7 +45,7 @@ def close_gap(session: Session, dataset: Dataset, *, request_id: str | None) -> 
         dataset: The one that goes, read in this session.
         request_id: Of the request that deletes it.
     """
-    # Whoever is just naming it as replaced holds this row a little, and is waited for.
+    # A transaction that is just naming it as replaced holds this row, so that this one waits.
     session.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())
     before = session.scalar(select(Dataset.replaces_id).where(Dataset.id == dataset.id))
     # First of all, as no two datasets replace the same one.

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from service.http.problems.problem import Problem
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag` in `If-None-Match` is current."}}
-"""`responses=` of a route that serves a tag, beside its problems."""
+"""The `responses=` of a route that serves a tag, beside its problems."""
 
 _SHOWN_BY = version("finetooth")
 """Part of every tag: a new version may show the same thing in another way."""

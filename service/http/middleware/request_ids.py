@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.response_start import on_response_start
 from service.logs import log_context
 from service.store.ids import new_id
 
@@ -44,12 +45,10 @@ class RequestIds:
         status = 0
         started = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        def add_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = identity
-            await send(message)
+            status = message["status"]
+            MutableHeaders(scope=message)[HEADER] = identity
 
         token = request_id.set(identity)
         client = scope.get("client")
@@ -57,7 +56,7 @@ class RequestIds:
         try:
             with log_context(request_id=identity):
                 try:
-                    await self.app(scope, receive, send_with_id)
+                    await self.app(scope, receive, on_response_start(send, add_id))
                 finally:
                     log.info(
                         "%s %s %s %.1f ms",

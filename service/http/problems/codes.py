@@ -34,7 +34,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "session_ended": Meaning((401,), "the browser is signed out"),
     "scope_missing": Meaning((403,), "the key lacks the scope that this request needs"),
     "installation_admin_only": Meaning((403,), "only an admin of the installation's first workspace may do this"),
-    "bulk_of_another": Meaning((403,), "only whoever set these verdicts, or an admin, may undo them"),
+    "bulk_of_another": Meaning((403,), "only the reviewer who set these verdicts, or an admin, may undo them"),
     "cross_site": Meaning((403,), "another site's page sent this request with the session cookie"),
     "sign_in_link_invalid": Meaning((403,), "the sign-in link was used before or is too old"),
     "not_found": Meaning((404,), "nothing at this path"),
@@ -60,7 +60,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "body_stalled": Meaning((408,), "the body did not come to its end within a minute"),
     "key_revoked": Meaning((409,), "a revoked key cannot be rotated"),
     "user_is_member": Meaning((409,), "the person has a role in this workspace already"),
-    "own_role": Meaning((409,), "nobody changes their own role, nor removes or disables themselves"),
+    "own_role": Meaning((409,), "people cannot change their own role, or remove or disable themselves"),
     "workspace_name_taken": Meaning((409,), "there is a workspace of this name"),
     "audit_not_ended": Meaning((409,), "the audit is queued or runs; cancel it before you delete it"),
     "audit_in_use": Meaning((409,), "exports of the audit are queued or run; let them end, or cancel them"),
@@ -72,10 +72,10 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "bulk_undone": Meaning((409,), "these verdicts were undone before"),
     "view_name_taken": Meaning((409,), "the workspace has a saved view of this name"),
     "view_quota": Meaning((409,), "the workspace has 100 saved views"),
-    "probe_in_use": Meaning((409,), "audits stand on this probe; delete them first"),
-    "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
+    "probe_in_use": Meaning((409,), "audits use this probe; delete them first"),
+    "dataset_in_use": Meaning((409,), "audits use this dataset; delete them first"),
     "dataset_replaced": Meaning((409,), "the dataset to be replaced has a newer version already, which `detail` names"),
-    "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
+    "model_in_use": Meaning((409,), "audits use this model; delete them first"),
     "queued_audits_quota": Meaning((409,), "the workspace has `FINETOOTH_MAX_QUEUED_AUDITS` audits in the queue"),
     "dataset_quota": Meaning(
         (409,), "the workspace's datasets would have more than `FINETOOTH_MAX_WORKSPACE_BYTES` or `..._ROWS`"
@@ -156,7 +156,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
     "trusted_column_invalid": Meaning(
-        (422,), "the column has values that say neither yes nor no, or none that says yes; nobody would be trusted"
+        (422,), "the column has values that say neither yes nor no, or none that says yes; no sample would be trusted"
     ),
     "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
     "bulk_too_large": Meaning(

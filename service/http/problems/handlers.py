@@ -31,6 +31,7 @@ from service.errors import (
     json_pointer,
 )
 from service.http.problems.problem import Problem, problem_response
+from service.http.response_start import on_response_start
 from service.http.sub_path import own_path
 from service.logs import describe_error
 from service.store.database_errors import cause_of
@@ -93,13 +94,12 @@ class UnexpectedErrors:
             return
         started = False
 
-        async def watch(message: Message) -> None:
+        def note(_: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            started = True
 
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, on_response_start(send, note))
         except Exception as error:
             request = Request(scope, receive)
             log.error("unexpected error, request %s\n%s", request.state.request_id, describe_error(error))
@@ -144,7 +144,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _pointer(location: Sequence[Any], body: Any) -> str:
-    """A JSON pointer for the body, `place:name` for the rest."""
+    """Return a JSON pointer for a place in the body, `place:name` for the rest."""
     place, *path = location
     if place == "body":
         return json_pointer(*_places(path, body))
@@ -181,7 +181,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Of all routes at this path; the framework names those of the first one alone."""
+    """Return the methods of all routes at this path; the framework names those of the first one alone."""
     matching = (
         context.methods or set()
         for context in iter_route_contexts(request.app.routes)
@@ -191,7 +191,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    """Out of reach, or too busy: the same request may succeed later."""
+    """Answer 503: the database is out of reach or too busy, so the same request may succeed later."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     log.warning("database error: %s: %s", type(error).__name__, cause_of(error))
     if state in BUSY_STATES or isinstance(error, sqlalchemy.exc.TimeoutError):
@@ -202,7 +202,7 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_internal_error(request: Request, error: Exception) -> Response:
-    """Most are defects; but a server also ends a transaction in this way."""
+    """Raise the error, which is a defect, unless the server ended a transaction in this way."""
     if getattr(getattr(error, "orig", None), "sqlstate", None) not in BUSY_STATES:
         raise error
     return await _on_database_error(request, error)

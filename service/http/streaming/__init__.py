@@ -1,1 +1,1 @@
-"""Long answers: event streams, long polls, and stopping both when the server is told to stop."""
+"""Long answers: event streams, long polls, and stopping both when the server stops."""

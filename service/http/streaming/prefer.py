@@ -19,8 +19,8 @@ async def preferred_wait(
         str | None,
         Header(
             alias="Prefer",
-            description=f"`wait=30`: with If-None-Match, hold the answer until it changes, for at most this many seconds "
-            f"(and {MAX_WAIT_SECONDS}).",
+            description="`wait=30`: with If-None-Match, hold the answer until it changes, for at most this many "
+            f"seconds; {MAX_WAIT_SECONDS} is the maximum.",
         ),
     ] = None,
 ) -> int:

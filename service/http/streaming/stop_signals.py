@@ -1,4 +1,4 @@
-"""Reacting at once when the server is told to stop.
+"""Reacting at once to a signal that stops the server.
 
 uvicorn waits for open requests before it tells the application to stop, so a request that itself waits would delay it.
 """

@@ -1,7 +1,7 @@
-"""From Arrow IPC to records: the stream, as `datasets.save_to_disk` writes it, and the file, which is Feather too.
+"""Reading Arrow IPC: the stream, as `datasets.save_to_disk` writes it, and the file, which is Feather too.
 
-A stream tells nothing before its batches and its batches nothing before they are read: what each is made of is
-counted as it comes. Streams of one schema may follow each other, as the shards of a dataset do.
+A stream declares nothing before its batches, and a batch nothing before it is read: the contents are counted as they
+come. Streams of one schema may follow each other, as the shards of a dataset do.
 """
 
 from collections.abc import Iterator
@@ -30,17 +30,26 @@ _END = b"ARROW1"
 FOOTER_BYTES = 32 * 2**20
 MAX_LEAVES = 2000
 MAX_BATCHES = 100_000
-"""Of a file, whose footer may list one batch again and again; a stream has paid for each of its own."""
+"""Batches of a file, whose footer may list the same one many times; a stream holds the bytes of each."""
 
 
 class ArrowRows:
-    """The schema, judged; then the rows. `columns` are the names at the top level."""
+    """An Arrow file: its schema is checked first, then its rows are read. `columns` are the top-level names."""
 
     container = "arrow"
     name = "Arrow file"
 
     def __init__(self, descriptor: int, limits: Limits, max_rows: int) -> None:
-        """Raises Refusal: arrow_invalid."""
+        """Open the file and check its schema.
+
+        Args:
+            descriptor: The stored upload.
+            limits: How large it may become.
+            max_rows: The most rows that are accepted.
+
+        Raises:
+            Refusal: `arrow_invalid`.
+        """
         self._stored = StoredFile(descriptor)
         self._limits = limits
         self._max_rows = max_rows
@@ -60,9 +69,16 @@ class ArrowRows:
         """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
 
     def tables(self, reading: Reading) -> Iterator[Table]:
-        """The rows by their position from 0.
+        """Read the rows.
 
-        Raises Refusal: arrow_invalid, decompression_limit, parser_memory_limit, too_many_rows.
+        Args:
+            reading: The columns that become messages, and what is called on the way.
+
+        Yields:
+            Tables whose places are row numbers from 0.
+
+        Raises:
+            Refusal: `arrow_invalid`, `decompression_limit`, `parser_memory_limit` or `too_many_rows`.
         """
         row = stored = 0
         decoded = DecodedBytes(self._stored.size, self._limits, reading.came)
@@ -137,7 +153,7 @@ def _leaves(type: Any) -> int:
 
 
 def _own_bytes(column: Any) -> int:
-    """Without the dictionary, which many batches share."""
+    """Return the bytes of a column without its dictionary, which many batches share."""
     return int((column.indices if isinstance(column, pa.DictionaryArray) else column).nbytes)
 
 

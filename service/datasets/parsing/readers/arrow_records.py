@@ -1,4 +1,4 @@
-"""From Arrow record batches, of whatever file, to records."""
+"""Turning Arrow record batches, from any kind of file, into records."""
 
 import math
 from collections.abc import Callable, Container, Iterator
@@ -17,10 +17,10 @@ from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_
 
 BATCH_ROWS = 64
 PART_BYTES = 8 * 2**20
-"""Of rows that are read at once, where their texts may be long: a text that all share counts in each."""
+"""Bytes of rows that are read at once, if their texts may be long; a text that they share counts in each."""
 
 DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises of a damaged file; the last of names that are no UTF-8."""
+"""What pyarrow raises for a damaged file; the last one for names that are not UTF-8."""
 
 _TURNS = ("messages", "conversations", "prompt", "completion")
 """Columns that may hold lists of turns."""
@@ -76,12 +76,12 @@ class DecodedBytes:
 
 
 def rows_at_once(size: int) -> int:
-    """How many rows are read at once if one may have `size` bytes."""
+    """Return how many rows are read at once if one may have `size` bytes."""
     return max(1, min(BATCH_ROWS, PART_BYTES // max(size, 1)))
 
 
 def longest(column: Any) -> int:
-    """Bytes of the longest text; 0 of a column of another type."""
+    """Return the bytes of the longest text of a column; 0 for a column of another type."""
     types = pa.types
     if isinstance(column, pa.DictionaryArray):
         return longest(column.dictionary)
@@ -95,14 +95,14 @@ def longest(column: Any) -> int:
 
 
 class Reading(NamedTuple):
-    """What a reader of batches is to heed."""
+    """What a reader of batches needs to know, and what it calls."""
 
     needed: Container[str]
-    """Columns that become messages: a value of theirs for which JSON has no form refuses its row or the file."""
+    """Columns that become messages: a value in them that JSON cannot express refuses its row or the file."""
     left_out: Callable[[int, list[str]], None]
-    """Told of rows with columns in which a value for which JSON has no form became null."""
+    """Called with a row and those of its columns in which a value that JSON cannot express became null."""
     came: Callable[[int], None]
-    """Told of bytes that were decompressed."""
+    """Called with each number of bytes that were decompressed."""
 
 
 class ArrowRecords:
@@ -130,9 +130,9 @@ class ArrowRecords:
         Args:
             batch: A validated record batch; its unreadable columns are left out.
             row: The position of its first row in the upload.
-            reading: What to heed.
-            decoded: Told of the bytes that the rows have without dictionaries and shared parts, before more is made of
-                them; what it raises is raised.
+            reading: The needed columns, and what is called on the way.
+            decoded: Called with the bytes that the rows have without dictionaries and shared parts, before more is
+                made of them; what it raises is raised.
 
         Raises:
             Refusal: The type code: bytes of a needed column are no UTF-8.
@@ -186,7 +186,7 @@ class ArrowRecords:
 
 
 def _value_by_value(column: Any, target: Any) -> tuple[Any, list[int]]:
-    """The column with null for what is no UTF-8, and where that is."""
+    """Return the column with null for bytes that are not UTF-8, and where those are."""
     values: list[Any] = []
     lost = []
     for index in range(len(column)):
@@ -199,7 +199,7 @@ def _value_by_value(column: Any, target: Any) -> tuple[Any, list[int]]:
 
 
 def _json_value(value: Any) -> tuple[Any, bool]:
-    """The value with null for NaN and infinities, and whether there was one."""
+    """Return the value with null for NaN and infinities, and whether there was one."""
     if isinstance(value, float):
         return (value, False) if math.isfinite(value) else (None, True)
     if isinstance(value, dict):
