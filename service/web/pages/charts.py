@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ProbeChart:
-    """A chart of one of an audit's probes, as it is asked for."""
+    """A request for a chart of one of an audit's probes."""
 
     audit_id: str
     principal: Principal
@@ -43,7 +43,15 @@ class ProbeChart:
     scheme: drawing.Scheme
 
     def read(self, session: Session) -> ProbeSummary:
-        """Read what the summary says of the probe."""
+        """Read what the summary says of the probe.
+
+        Args:
+            session: An open transaction.
+
+        Raises:
+            NotFoundError: `audit_not_found`.
+            Problem: 404 `not_found`: the audit has no result, or fewer probes.
+        """
         probes = find_summary(session, self.principal, self.audit_id).probes
         if self.probe > len(probes):
             raise nothing_to_draw()
