@@ -33,7 +33,7 @@ def check_dataset(path: Path) -> None:
 
 
 def file_name(path: Path) -> str:
-    """Return the name that a file gets in the service: its own, with what is no text replaced."""
+    """Return the name that a file gets in the service: its own, with what is not text replaced."""
     return path.name.encode(errors="replace").decode()[:200]
 
 

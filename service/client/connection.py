@@ -38,10 +38,10 @@ LONGEST_PAUSE = 10.0
 """Seconds between two attempts, at most."""
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-"""Seconds of an ordinary request."""
+"""For an ordinary request."""
 
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-"""After the last byte the service still finishes reading the dataset."""
+"""For an upload: after the last byte the service still finishes reading the dataset."""
 
 
 class Connection:

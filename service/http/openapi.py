@@ -46,7 +46,7 @@ def install_openapi(app: FastAPI, root: str) -> None:
         if root:
             document["servers"] = [{"url": root}]
         components = document.setdefault("components", {})
-        # Routes declare problems by reference, since they are no JSON of a route's own.
+        # Routes declare problems by reference, since they are not the JSON of one route.
         _, problems = models_json_schema(
             [(ProblemDocument, "serialization")], ref_template="#/components/schemas/{model}"
         )

@@ -197,7 +197,7 @@ class _Parsing:
     def _csv(self, pieces: Iterator[bytes]) -> Ingest:
         rows = CsvRows(pieces, self._limits)
         _check_columns(rows.columns, "The CSV header", "csv_invalid")
-        format = self._table_format(rows.columns, "The file is no JSON; as CSV it has")
+        format = self._table_format(rows.columns, "The file is not JSON; read as CSV it has")
         ingest = self._ingest("line", format)
         for table in rows.tables():
             ingest.add_table(table)

@@ -192,7 +192,7 @@ def _turns(record: dict[str, Any], column: str, keys: tuple[str, str]) -> Sample
         try:
             value = parse_record(value.encode())
         except RecordError as error:
-            raise RecordError(f"{shown_key(column)} is no JSON list of turns: {error}") from None
+            raise RecordError(f"{shown_key(column)} is not a JSON list of turns: {error}") from None
     return _conversation(record, _read_turns(value, column, keys), (column,))
 
 

@@ -62,7 +62,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise RecordError(f"the key {shown_key(key)} stands twice in one object")
+                raise RecordError(f"the key {shown_key(key)} occurs twice in one object")
             seen.add(key)
     return value
 
@@ -82,7 +82,7 @@ def _why_refused(line: bytes, error: orjson.JSONDecodeError) -> str:
     except UnicodeDecodeError as wrong:
         return f"not UTF-8 at byte {wrong.start + 1} of the line; save the file as UTF-8"
     if "surrogate" in error.msg:
-        return "holds a lone surrogate (an escape from \\ud800 to \\udfff without its pair), which is no text"
+        return "holds a lone surrogate (an escape from \\ud800 to \\udfff without its pair), which is not text"
     if "depth" in error.msg:
         return f"nested more than {MAX_DEPTH} levels deep"
     if "infinity" in error.msg:
@@ -105,7 +105,7 @@ def _hint(text: str, place: int) -> str:
         return "; a comma ends the line: remove it, since lines of JSONL have none between them"
     if rest.startswith("{"):
         return (
-            "; several records stand on one line: put each on a line of its own, and send files with "
+            "; several records are on one line: put each on a line of its own, and send files with "
             "curl --data-binary, since -d removes line ends"
         )
     return ""

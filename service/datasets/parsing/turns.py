@@ -134,7 +134,7 @@ def _part(part: Any, where: str) -> str:
             return "".join(_part(inner, f"{where}.content[{number}]") for number, inner in enumerate(result))
         return _string(result, f"{where}.content")
     if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
-        raise RecordError(f"'{where}' is no part of type text, and an audit reads text alone; leave the record out")
+        raise RecordError(f"'{where}' is not a part of type text, and an audit reads only text; leave the record out")
     return _string(part.get("text"), f"{where}.text")
 
 

@@ -45,7 +45,7 @@ def is_known(headers: Headers, tag: str) -> bool:
         tag: The current tag, in quotes, with or without `W/`.
 
     Returns:
-        False also if the header is missing or is no list of tags.
+        False also if the header is missing or is not a list of tags.
     """
     known = _tags(headers, "if-none-match")
     return known == ["*"] or _opaque(tag) in map(_opaque, known)

@@ -128,7 +128,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     ),
     "model_folder_invalid": Meaning(
         (422,),
-        "the path is no folder of a whole Transformers model in safetensors, not quantised, that the API can read",
+        "the path is not a folder with a complete, unquantised Transformers model in safetensors that the API can read",
     ),
     "model_unsafe": Meaning(
         (422,), "the folder holds a pickle, which could run code, or an adapter, which would load another model"
@@ -138,19 +138,19 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "zstd_corrupt": Meaning((422,), "the body is said to be zstd and is not, or is damaged"),
     "zstd_truncated": Meaning((422,), "the zstd data ends too early"),
     "json_invalid": Meaning((422,), "the JSON array itself is broken: cut, or not JSON from one record on"),
-    "csv_invalid": Meaning((422,), "the file is no CSV from one row on: quotes, UTF-8, or a column named twice"),
+    "csv_invalid": Meaning((422,), "the file is not valid CSV from one row on: quotes, UTF-8, or a column named twice"),
     "parquet_invalid": Meaning(
         (422,), "the Parquet file is cut or damaged, or its footer declares what no honest file does"
     ),
-    "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type for which JSON has no form"),
+    "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type that JSON cannot express"),
     "arrow_invalid": Meaning(
         (422,), "the Arrow file is cut or damaged, has no end mark, or its streams have different columns"
     ),
-    "arrow_type_unsupported": Meaning((422,), "a column of the Arrow file has a type for which JSON has no form"),
+    "arrow_type_unsupported": Meaning((422,), "a column of the Arrow file has a type that JSON cannot express"),
     "line_too_long": Meaning((422,), "a line or record is longer than `FINETOOTH_MAX_LINE_BYTES`"),
     "format_not_recognised": Meaning(
         (422,),
-        "the file is no JSONL, JSON, CSV, Parquet or Arrow, or its first record or header has none of the formats",
+        "the file is not JSONL, JSON, CSV, Parquet or Arrow, or its first record or header fits none of the formats",
     ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),

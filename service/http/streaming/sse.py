@@ -48,7 +48,7 @@ def event_number(last_event_id: str | None) -> int | None:
         The number, or None without a header.
 
     Raises:
-        Problem: 422 `invalid_request` if it is no number.
+        Problem: 422 `invalid_request` if it is not a number.
     """
     if not last_event_id:  # a browser that has seen no event yet may send an empty one
         return None

@@ -166,7 +166,7 @@ class Issuer:
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise IssuerError("token_invalid", f"{type(error).__name__}: {str(error)[:200]}") from error
         if not isinstance(claims["sub"], str) or not claims["sub"]:
-            raise IssuerError("token_invalid", "sub is no text")
+            raise IssuerError("token_invalid", "sub is not a text")
         return dict(claims)
 
     async def _user_info(

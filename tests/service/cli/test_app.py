@@ -246,7 +246,7 @@ class TestRefusedByTheService:
     @pytest.mark.parametrize(
         ("probe", "says"),
         [
-            ("pack:nope", "there is no probe pack nope; there are credential_leak, "),
+            ("pack:nope", "there is no probe pack nope; the packs are credential_leak, "),
             ("pack:opinion_steering", "is used as --probe pack:opinion_steering:entity=..."),
             ("pack:refusal:entity=A", "is used as --probe pack:refusal"),
         ],

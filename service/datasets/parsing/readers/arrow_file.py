@@ -66,7 +66,7 @@ class ArrowRows:
         except DAMAGES as error:
             raise _broken(error) from None
         self.unreadable = self._records.unreadable
-        """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
+        """Columns of a type that JSON cannot express, and why; `tables` leaves them out."""
 
     def tables(self, reading: Reading) -> Iterator[Table]:
         """Read the rows.

@@ -109,9 +109,14 @@ class ArrowRecords:
     """What a schema says of records: the columns that can be read, and how their values become JSON's."""
 
     def __init__(self, schema: Any, unsupported: str) -> None:
-        """`unsupported` is the code of a refusal for a type that JSON has no form for."""
+        """Read a schema.
+
+        Args:
+            schema: The Arrow schema.
+            unsupported: The code of a refusal for a type that JSON cannot express.
+        """
         self.unreadable: dict[str, str] = {}
-        """Columns of a type for which JSON has no form, and why."""
+        """Columns of a type that JSON cannot express, and why."""
         self._unsupported = unsupported
         self._targets: dict[str, Any] = {}
         for field in schema:
@@ -135,7 +140,7 @@ class ArrowRecords:
                 made of them; what it raises is raised.
 
         Raises:
-            Refusal: The type code: bytes of a needed column are no UTF-8.
+            Refusal: The type code: bytes of a needed column are not UTF-8.
         """
         lost: dict[int, list[str]] = {}
         plain: dict[str, Any] = {}
@@ -147,7 +152,7 @@ class ArrowRecords:
                 if name in reading.needed:
                     raise Refusal(
                         self._unsupported,
-                        f"The column {shown_key(name)} holds bytes that are no UTF-8, near row {row}. Leave it out.",
+                        f"The column {shown_key(name)} holds bytes that are not UTF-8, near row {row}. Leave it out.",
                     ) from None
                 plain[name], indices = _value_by_value(column, target)
                 for index in indices:

@@ -30,7 +30,7 @@ class CsvRows:
             limits: Limits of the upload.
 
         Raises:
-            Refusal: `csv_invalid`, `line_too_long`, or `format_not_recognised` if the file is no text.
+            Refusal: `csv_invalid`, `line_too_long`, or `format_not_recognised` if the file is not text.
         """
         self._limits = limits
         self._read = 0
@@ -63,14 +63,14 @@ class CsvRows:
                 cells = self._next()
         except Refusal as refusal:
             if refusal.code == "csv_invalid":
-                detail = "The file is no JSON, and no CSV in UTF-8. Upload JSONL, JSON, CSV or Parquet."
+                detail = "The file is neither JSON nor CSV in UTF-8. Upload JSONL, JSON, CSV or Parquet."
                 raise Refusal("format_not_recognised", detail) from None
             raise
         names = cells or []
         seen: set[str] = set()
         for name in names:
             if "\0" in name:
-                raise Refusal("format_not_recognised", "The file holds NUL characters: it is no text.")
+                raise Refusal("format_not_recognised", "The file holds NUL characters, so it is not a text file.")
             if name in seen:
                 detail = f"The header names the column {shown_key(name)} twice. Rename one."
                 raise Refusal("csv_invalid", detail, pointer=f"line:{self._begin}")
@@ -87,8 +87,8 @@ class CsvRows:
                 self._too_long()
             raise Refusal(
                 "csv_invalid",
-                f"The row that begins on line {self._begin} is no CSV: {error}. Put a field that holds commas, quotes "
-                'or line ends between quotes ("), and double each quote in it.',
+                f"The row that begins on line {self._begin} is not valid CSV: {error}. Put a field that holds commas, "
+                'quotes or line ends between quotes ("), and double each quote in it.',
                 pointer=f"line:{self._begin}",
             ) from None
         self._size = self._read

@@ -62,7 +62,7 @@ def json_type(type: Any, depth: int = 2) -> Any:
         return None
     if types.is_integer(type) or types.is_floating(type):
         return None
-    raise NoJsonTypeError(f"has the type {str(type)[:60]}, for which JSON has no form")
+    raise NoJsonTypeError(f"has the type {str(type)[:60]}, which JSON cannot express")
 
 
 def as_json_has_it(column: Any, target: Any) -> Any:
@@ -73,7 +73,7 @@ def as_json_has_it(column: Any, target: Any) -> Any:
         target: What `json_type` returned for its type.
 
     Raises:
-        ArrowException: Bytes are no UTF-8.
+        ArrowException: Bytes are not UTF-8.
     """
     if target is None:
         return column
