@@ -10,6 +10,12 @@ class CommandError(Exception):
     """A message of one line; `exit_code` is 2 for bad input, else 1."""
 
     def __init__(self, message: str, exit_code: int = BAD_INPUT) -> None:
+        """Keep the message.
+
+        Args:
+            message: What happened and what to do next; folded to one line.
+            exit_code: The exit code of the command.
+        """
         super().__init__(" ".join(message.split()))
         self.exit_code = exit_code
 

@@ -50,6 +50,7 @@ class ExportError(Exception):
     """An export has failed or was cancelled: `export` is its last state."""
 
     def __init__(self, export: Json) -> None:
+        """Keep the export, and say why there is no file."""
         reason = export["error"]
         why = "it was cancelled" if reason is None else f"{reason['message']} {reason['hint']}"
         super().__init__(f"export {export['id']}: {why}")

@@ -121,6 +121,15 @@ class Intake:
     def __init__(
         self, objects: ObjectStore, settings: Settings, *, workspace_id: str, dataset_id: str, form: Form
     ) -> None:
+        """Prepare an upload; nothing is created yet.
+
+        Args:
+            objects: The store that keeps its bytes.
+            settings: Its limits, and the folder for unfinished files.
+            workspace_id: The workspace of the dataset.
+            dataset_id: The id that the dataset will have.
+            form: The format that the client declares.
+        """
         self.bytes = 0
         self._objects = objects
         self._settings = settings

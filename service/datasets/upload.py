@@ -224,6 +224,7 @@ class Pace:
     """The time that an upload has kept us waiting, and its bytes. Our own time does not count."""
 
     def __init__(self) -> None:
+        """Begin at 0 seconds and 0 bytes."""
         self._waited = 0.0
         self._received = 0
 

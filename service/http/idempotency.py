@@ -52,6 +52,7 @@ class Idempotent:
     """A dependency that marks a route. Fields named in `forget` are recorded as null: secrets that are shown once."""
 
     def __init__(self, *, forget: tuple[str, ...] = ()) -> None:
+        """Name the fields that are recorded as null."""
         self.forget = forget
 
     async def __call__(self, _key: _KeyHeader = None) -> None:
@@ -68,6 +69,12 @@ class AnsweredAlreadyError(Exception):
     """Another request with the same key has been answered meanwhile; this one must be rolled back."""
 
     def __init__(self, earlier: "Earlier", body_sha256: bytes) -> None:
+        """Keep the other request's answer.
+
+        Args:
+            earlier: The recorded answer.
+            body_sha256: SHA-256 of the body of the request that comes second.
+        """
         super().__init__()
         self._earlier = earlier
         self._body_sha256 = body_sha256
@@ -128,6 +135,7 @@ class StreamedKey:
     """
 
     def __init__(self, asked: Asked | None) -> None:
+        """Keep the request and its key; None without the header."""
         self._asked = asked
 
     async def earlier(self, transactions: Transactions, settings: Settings) -> Earlier | None:

@@ -14,7 +14,9 @@ from sqlalchemy.orm import Session
 class Run(Protocol):
     """A function that runs its argument in a thread, such as `Transactions.autocommit` and `Transactions.run`."""
 
-    async def __call__(self, work: Callable[[Session], str], /) -> str: ...
+    async def __call__(self, work: Callable[[Session], str], /) -> str:
+        """Return what `work` returns."""
+        ...
 
 
 async def answer_json(run: Run, response: Response, read: Callable[[Session], BaseModel]) -> Response:

@@ -38,6 +38,14 @@ class PageRequest:
     def __init__(
         self, request: Request, response: Response, limit: int = DEFAULT_LIMIT, after: str | None = None
     ) -> None:
+        """Read which page is asked for.
+
+        Args:
+            request: The request, whose address the next page's is made from.
+            response: The response that gets the `Link` header.
+            limit: The most items of the page, 1 to MAX_LIMIT.
+            after: The cursor behind which the page starts.
+        """
         self._request = request
         self._response = response
         self.limit = limit

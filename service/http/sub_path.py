@@ -30,10 +30,17 @@ class SubPath:
     """
 
     def __init__(self, app: ASGIApp, root: str) -> None:
+        """Wrap the application.
+
+        Args:
+            app: The application.
+            root: The root path, such as `/finetooth`; empty to change nothing.
+        """
         self.app = app
         self.root = root
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http" or not self.root:
             await self.app(scope, receive, send)
             return

@@ -27,6 +27,12 @@ class Transactions:
     """Sessions for at most `limit` holders at a time. The limits on one pool add up to its size at most."""
 
     def __init__(self, sessions: sessionmaker[Session], limit: int) -> None:
+        """Prepare sessions.
+
+        Args:
+            sessions: Makes them; its engine's pool has at least `limit` connections.
+            limit: How many may be open at a time.
+        """
         self._sessions = sessions
         engine = sessions.kw["bind"].execution_options(isolation_level="AUTOCOMMIT")
         self._readers = sessionmaker(engine, expire_on_commit=False)

@@ -42,6 +42,7 @@ class Notice:
     """One kind of oddity: how many rows have it, the first ones, and what was found and how often."""
 
     def __init__(self) -> None:
+        """Begin with no row."""
         self.rows = 0
         self.first: list[int] = []
         self.found: dict[str, int] = {}
@@ -69,6 +70,7 @@ class Notices:
     """The notices of an upload. `add` every row once; `report` gives the JSON that is stored with the dataset."""
 
     def __init__(self) -> None:
+        """Begin with no row."""
         self._rows = 0
         self._notices: dict[str, Notice] = {}
 

@@ -39,6 +39,7 @@ class RowsWriter:
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        """Begin writing to a file."""
         self._file = pq.ParquetWriter(
             file,
             SCHEMA,

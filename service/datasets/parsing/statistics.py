@@ -49,6 +49,7 @@ class Lengths:
     """The lengths of texts in characters: smallest, largest, mean, and a histogram whose bins double in width."""
 
     def __init__(self) -> None:
+        """Begin with no text."""
         self._counts = [0] * 64
         self._total = 0
         self._count = 0
@@ -86,6 +87,7 @@ class ColumnValues:
     """How often a column has each value; it stops counting if values are many, long or nested."""
 
     def __init__(self) -> None:
+        """Begin with no value."""
         self.present = 0
         self._values: Counter[Any] | None = Counter()
 
@@ -154,6 +156,7 @@ class Digests:
     """A count of the different digests among many; an open file takes those that memory should not hold."""
 
     def __init__(self, scratch: IO[bytes]) -> None:
+        """Begin with no digest; `scratch` is an empty file for this object alone."""
         self._scratch = scratch
         self._held: list[NDArray[np.uint64]] = []
         self._held_rows = 0

@@ -64,6 +64,7 @@ class RequireScope:
         _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None,
         _cookie: Annotated[str | None, Security(_COOKIE)] = None,
     ) -> Principal:
+        """Authenticate the request and check the scope; the other parameters declare both ways in OpenAPI."""
         principal = await authenticate(request)
         if self.scope is not None and not principal.may(self.scope):
             raise Problem(403, "scope_missing", _lacks(principal, self.scope))

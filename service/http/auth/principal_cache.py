@@ -34,6 +34,7 @@ class Principals:
     """The cache of one process; safe for threads."""
 
     def __init__(self) -> None:
+        """Begin with an empty cache."""
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._lock = threading.Lock()
         self._forgotten = 0

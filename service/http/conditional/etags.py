@@ -55,6 +55,7 @@ class NotModified(Exception):  # noqa: N818  # no error
     """The request has the current tag: it is answered with 304 and these headers. Raised by `Conditions.serve`."""
 
     def __init__(self, headers: dict[str, str]) -> None:
+        """Keep the headers of the 304."""
         super().__init__()
         self.headers = headers
 
@@ -63,6 +64,12 @@ class Conditions:
     """The If-None-Match and If-Match of a request."""
 
     def __init__(self, request: Request, response: Response) -> None:
+        """Read the conditions of a request.
+
+        Args:
+            request: The request.
+            response: The response to which the route's own headers are added.
+        """
         self._request_headers = request.headers
         self._response = response
 

@@ -34,9 +34,11 @@ class SecurityHeaders:
     """ASGI middleware that adds SECURITY_HEADERS unless the response has set its own."""
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap the application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -56,10 +58,17 @@ class KnownHosts:
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        """Wrap the application.
+
+        Args:
+            app: The application.
+            hosts: The host names that are answered, without ports.
+        """
         self.app = app
         self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         problem = None if scope["type"] != "http" else self._problem(scope)
         if problem is None:
             await self.app(scope, receive, send)

@@ -33,9 +33,11 @@ class RequestIds:
     """
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap the application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

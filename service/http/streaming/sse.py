@@ -75,6 +75,8 @@ class EventStream(StreamingResponse):
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, and disconnect a client that reads nothing for PATIENCE_SECONDS."""
+
         async def send_in_time(message: Message) -> None:
             with fail_after(PATIENCE_SECONDS):
                 await send(message)

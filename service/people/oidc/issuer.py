@@ -41,6 +41,7 @@ class Issuer:
     """
 
     def __init__(self, settings: SignInSettings) -> None:
+        """Prepare a client; nothing is asked yet."""
         self._settings = settings
         self._metadata: dict[str, Any] = {}
         self._keys = KeySet([])

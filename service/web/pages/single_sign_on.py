@@ -1,9 +1,8 @@
-"""How a person signs in without a key: at an OpenID Connect issuer, which sends the browser back with a code, or by
-the word of a trusted proxy.
+"""Signing a person in without a key: at an OpenID Connect issuer, or by the word of a trusted proxy.
 
-The way to the issuer is a link and no form: the pages' content security policy lets no form lead to another site.
-A person who follows it from elsewhere can only sign in as themselves, since the way back needs the cookie that was set
-here.
+The issuer sends the browser back with a code. The way there is a link and not a form, since the pages' content security
+policy lets no form lead to another site. A person who follows it from elsewhere can only sign in as themselves, since
+the way back needs the cookie that was set here.
 """
 
 import logging

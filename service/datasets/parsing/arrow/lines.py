@@ -46,6 +46,12 @@ class ArrowLines:
     """A reader of lines of one format that expects the shape of earlier ones; after failures it tries less often."""
 
     def __init__(self, format: str, mapping: Mapping | None) -> None:
+        """Begin without a shape.
+
+        Args:
+            format: The record format.
+            mapping: The columns of the texts, if the records have no known format.
+        """
         self._format = format
         self._mapping = mapping
         self._shape: Shape | None = None

@@ -76,7 +76,7 @@ class Lines(NamedTuple):
 
 
 def split_lines(pieces: Iterable[bytes], limits: Limits, *, start: int = 0) -> Iterator[Lines]:
-    """Split a text into lines, which end with `\\n` or `\\r\\n`.
+    """Split a text into lines, which end with a line feed, or a carriage return and a line feed.
 
     Args:
         pieces: The text as it comes.

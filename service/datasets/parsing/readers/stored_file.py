@@ -7,6 +7,7 @@ class StoredFile:
     """A file with an offset of its own: its descriptor may share a position with the process that writes."""
 
     def __init__(self, descriptor: int) -> None:
+        """Begin at the start of the file behind a descriptor."""
         self.size = os.fstat(descriptor).st_size
         self.cut = False
         """Whether the last read found less than it asked for."""
