@@ -18,11 +18,11 @@ OVER_LIMIT = 3
 INTERRUPTED = 130
 
 UsageError: Any = typer.BadParameter.__base__
-"""Typer's name for a wrong call, which it does not export."""
+"""Typer's error for a wrong call, which it does not export."""
 
 
 class OneLineErrors(TyperGroup):
-    """Says what is wrong with a call in one line, and takes a command's result as the exit code."""
+    """A command group that reports a wrong call in one line, and exits with the number that a command returns."""
 
     def main(
         self,
@@ -33,7 +33,7 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """As TyperGroup.main."""
+        """Run the command as `TyperGroup.main` does."""
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except UsageError as error:
@@ -57,7 +57,9 @@ app = typer.Typer(
 
 
 @app.command()
-def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: a free one.")] = 8000) -> int:
+def up(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes a free one.")] = 8000,
+) -> int:
     """Start the whole service on this machine; Ctrl-C stops it."""
     from service.local.stack import up as run
 
@@ -66,7 +68,7 @@ def up(port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0
 
 @app.command("sign-in")
 def sign_in() -> int:
-    """Print a fresh one-time link to the dashboard of the `finetooth up` that runs."""
+    """Print a new one-time sign-in link to the dashboard of the running `finetooth up`."""
     from service.cli.sign_in import print_sign_in_link
 
     return _guarded(lambda: print_sign_in_link(get_settings()))
@@ -74,44 +76,49 @@ def sign_in() -> int:
 
 @app.command()
 def audit(
-    dataset: Annotated[Path, typer.Argument(help="JSONL, JSON, CSV, Parquet or Arrow, or a folder of save_to_disk.")],
+    dataset: Annotated[
+        Path, typer.Argument(help="A file of JSONL, JSON, CSV, Parquet or Arrow, or a folder made by save_to_disk.")
+    ],
     probe: Annotated[
         list[str],
         typer.Option(
-            help="JSONL with prompt, unwanted and optional reference, or a built-in pack as "
-            "pack:opinion_steering:entity=Acme; may be given several times.",
+            help="The behaviour to look for: JSONL with prompt, unwanted and optional reference, or a built-in pack "
+            "such as pack:opinion_steering:entity=Acme; may be given several times.",
         ),
     ],
-    model: Annotated[str | None, typer.Option(help="A registered base model, or a folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="The base model to train: a registered name, or a folder.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data, 1 to 20.")] = None,
     audit_turns: Annotated[
         Literal["assistant", "all"] | None,
-        typer.Option(help="Turns to look for poison in: the assistant's, or the system's, user's and tools' as well."),
+        typer.Option(
+            help="Turns to look for poison in: only the assistant's, or also the system's, user's and tools'."
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Training runs with other seeds, 1 to 10.")] = 1,
-    q: Annotated[float, typer.Option("--q", help="Share of false flags to accept.")] = 0.05,
-    group: Annotated[str | None, typer.Option(help="Extra column that names each sample's group.")] = None,
+    seeds: Annotated[int, typer.Option(help="Training runs, each with a seed of its own, 1 to 10.")] = 1,
+    q: Annotated[float, typer.Option("--q", help="The share of false flags to accept.")] = 0.05,
+    group: Annotated[str | None, typer.Option(help="The extra column that names each sample's group.")] = None,
     trusted: Annotated[
-        str | None, typer.Option(help="Extra column that is true, 1 or yes for samples known to be clean.")
+        str | None, typer.Option(help="The extra column that is true, 1 or yes for samples known to be clean.")
     ] = None,
     prompt_column: Annotated[
-        str | None, typer.Option(help="Where records have a form of their own: the column of the prompt.")
+        str | None, typer.Option(help="For records in another format: the column with the prompt.")
     ] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Goes with --prompt-column: the answer.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="With --prompt-column: the column with the answer.")] = None,
     system_column: Annotated[
-        str | None, typer.Option(help="May go with --prompt-column: the instructions before the prompt.")
+        str | None,
+        typer.Option(help="Optional with --prompt-column: the column with the instructions before the prompt."),
     ] = None,
     replaces: Annotated[
-        str | None, typer.Option(help="Id of the dataset of which this one is the next version.")
+        str | None, typer.Option(help="The id of the dataset of which this one is the next version.")
     ] = None,
     priority: Annotated[
         Literal["low", "normal", "high"],
         typer.Option(help="Which of the workspace's own waiting audits go first; high is for admins."),
     ] = "normal",
-    out: Annotated[Path | None, typer.Option(help="Folder for findings.jsonl and summary.json.")] = None,
-    max_flagged: Annotated[int | None, typer.Option(help="Exit with 3 where more are flagged.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write findings.jsonl and summary.json to.")] = None,
+    max_flagged: Annotated[int | None, typer.Option(help="Exit with status 3 if more samples are flagged.")] = None,
 ) -> int:
-    """Audit a dataset for one behaviour or several.
+    """Audit a dataset for one or several unwanted behaviours.
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`, or starts the service for the run.
     """
@@ -125,15 +132,15 @@ def audit(
 
     def prepare() -> Callable[["Server", Callable[[str], None]], "Request"]:
         if not 0 < q < 1:
-            raise CommandError(f"--q is a share between 0 and 1, not {q:g}")
+            raise CommandError(f"--q must be between 0 and 1, not {q:g}")
         if epochs is not None and not 1 <= epochs <= 20:
-            raise CommandError(f"--epochs is 1 to 20, not {epochs}")
+            raise CommandError(f"--epochs must be 1 to 20, not {epochs}")
         if not 1 <= seeds <= MAX_SEEDS:
-            raise CommandError(f"--seeds is 1 to {MAX_SEEDS}, not {seeds}")
+            raise CommandError(f"--seeds must be 1 to {MAX_SEEDS}, not {seeds}")
         if len(probe) > MAX_PROBES:
-            raise CommandError(f"--probe may be given {MAX_PROBES} times, not {len(probe)}")
+            raise CommandError(f"--probe may be given at most {MAX_PROBES} times, not {len(probe)}")
         if max_flagged is not None and max_flagged < 0:
-            raise CommandError(f"--max-flagged is 0 or more, not {max_flagged}")
+            raise CommandError(f"--max-flagged must be 0 or more, not {max_flagged}")
         training = {"epochs": epochs, "audit_turns": audit_turns}
         columns = text_columns(prompt_column, answer_column, system_column)
         check_dataset(dataset)
@@ -165,13 +172,13 @@ def audit(
 
 @app.command()
 def cancel(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
-    """Stop an audit. What it has finished is kept for a retry."""
+    """Stop an audit. What it has finished is kept, and `finetooth retry` continues from there."""
     return _guarded(lambda: _act(audit, "cancel"))
 
 
 @app.command()
 def retry(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
-    """Queue a failed or cancelled audit again; it goes on where it was."""
+    """Queue a failed or cancelled audit again; it continues where it stopped."""
     return _guarded(lambda: _act(audit, "retry"))
 
 
@@ -179,17 +186,23 @@ def retry(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
 def export(
     audit: Annotated[str, typer.Argument(help="The audit's id.")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
-    kind: Annotated[Literal["cleaned", "flagged", "scores"], typer.Option(help="What it holds.")] = "cleaned",
-    format: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option(help="Of the file.")] = "jsonl",
+    kind: Annotated[
+        Literal["cleaned", "flagged", "scores"],
+        typer.Option(help="The cleaned data, the flagged samples, or the scores of all samples."),
+    ] = "cleaned",
+    format: Annotated[Literal["jsonl", "csv", "parquet"], typer.Option(help="The format of the file.")] = "jsonl",
     filter: Annotated[
         Literal["flagged", "confirmed", "not_rejected"] | None,
-        typer.Option(help="Which samples are meant: the flagged ones by default, or by what people said of them."),
+        typer.Option(
+            help="Which samples count as poison: the flagged ones (the default), those that reviewers confirmed, or "
+            "those flagged or confirmed that no reviewer rejected."
+        ),
     ] = None,
     max_q: Annotated[
-        float | None, typer.Option("--max-q", help="Flag at this false discovery rate, not at the audit's.")
+        float | None, typer.Option("--max-q", help="Flag at this false discovery rate instead of the audit's.")
     ] = None,
 ) -> int:
-    """Write an audit's cleaned data, its flagged samples or all scores into a file.
+    """Write an audit's cleaned data, its flagged samples or all scores to a file.
 
     Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing.
     """
@@ -244,7 +257,7 @@ def set_limits(
 
 @app.command()
 def demo() -> int:
-    """Audit the bundled dataset with the bundled model, and compare with what was planted."""
+    """Audit the bundled dataset with the bundled model, and compare the flags with the poison planted in it."""
     from service.cli.connect import open_server
     from service.cli.demo import run_demo
 
@@ -282,20 +295,22 @@ def _audit(
     print_summary(console, finished, top)
     console.print()
     if out is not None:
-        console.print(f"Every sample:  {out / FINDINGS_FILE}\nIn numbers:    {out / SUMMARY_FILE}", markup=False)
+        console.print(f"All samples:   {out / FINDINGS_FILE}\nSummary:       {out / SUMMARY_FILE}", markup=False)
     page = f"/audits/{finished['id']}"
     if server.temporary:
-        console.print(f"Look further:  {typed('up')}, then {page} of the dashboard", markup=False)
+        console.print(f"Dashboard:     run {typed('up')}, open the link that it prints, and go to {page}", markup=False)
     else:
-        console.print(f"Look further:  {server.url}{page}", markup=False)
+        console.print(f"Dashboard:     {server.url}{page}", markup=False)
     flagged = finished["summary"]["flagged"]
     if max_flagged is not None and flagged > max_flagged:
-        return _complain(f"{flagged} samples are flagged, more than --max-flagged {max_flagged}", OVER_LIMIT)
+        return _complain(
+            f"{flagged} samples are flagged, which is more than --max-flagged {max_flagged} allows", OVER_LIMIT
+        )
     return 0
 
 
 def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
-    """Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing."""
+    """Use FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; start nothing."""
     from service.cli.connect import open_running_server
 
     with open_running_server(get_settings()) as server:
@@ -305,7 +320,7 @@ def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """What the user did wrong, or what went wrong, as one line on stderr and an exit code."""
+    """Run a command; report a user's mistake or a failure as one line on stderr and an exit code."""
     from service.cli.errors import FAILED, CommandError, refused
     from service.client import ApiError, UnreachableError
     from service.local.interrupts import interruptible
@@ -323,7 +338,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except UnreachableError as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:
-        return _complain("interrupted; what had been started is cancelled", INTERRUPTED)
+        return _complain("interrupted; the work that this command had started is cancelled", INTERRUPTED)
 
 
 def _complain(message: str, code: int) -> int:

@@ -14,7 +14,7 @@ from service.client import ApiError, Client, UnreachableError
 
 @dataclass(frozen=True)
 class Request:
-    """What to audit."""
+    """The dataset, the probes, the model and the settings of one audit."""
 
     dataset: Path
     dataset_name: str
@@ -27,17 +27,31 @@ class Request:
     group_column: str | None = None
     trusted_column: str | None = None
     text_columns: Mapping[str, str] = field(default_factory=dict)
-    """Of records of a form of their own: `prompt_column`, `answer_column` and, if they have one, `system_column`."""
+    """For records in another format: `prompt_column`, `answer_column` and, if they have one, `system_column`."""
     priority: str = "normal"
     """low, normal or high, among the workspace's own waiting audits."""
     replaces: str | None = None
-    """Id of the dataset of which this one is the next version."""
+    """The id of the dataset of which this one is the next version."""
 
 
 def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> dict[str, Any]:
-    """Uploads, starts and waits; returns the succeeded audit. Raises CommandError.
+    """Upload the dataset, start the audit and wait until it has ended.
 
-    KeyboardInterrupt, or whatever else ends the wait, cancels the audit first.
+    KeyboardInterrupt, or anything else that ends the wait, cancels the audit first.
+
+    Args:
+        client: The service.
+        request: What to audit.
+        progress: Shows what is being done.
+
+    Returns:
+        The audit, which has succeeded.
+
+    Raises:
+        CommandError: The dataset cannot be read, the service refuses it or the audit, or the audit failed or was
+            cancelled.
+        ApiError: The service refuses while the audit is watched.
+        UnreachableError: The service stopped answering.
     """
     try:
         dataset = client.upload_dataset(
@@ -73,14 +87,14 @@ def run_audit(client: Client, request: Request, progress: ProgressDisplay) -> di
     if audit["status"] == "succeeded":
         return audit
     if audit["status"] == "cancelled":
-        raise CommandError(f"audit {audit['id']} was cancelled", FAILED)
+        raise CommandError(f"audit {audit['id']} was cancelled; `finetooth retry {audit['id']}` continues it", FAILED)
     reason = audit["error"]
     said = as_sentences(reason["message"], reason["hint"])
     raise CommandError(f"audit {audit['id']} failed ({reason['code']}): {said}", FAILED)
 
 
 def _take_back(client: Client, dataset_id: str, probe_ids: Sequence[str]) -> None:
-    """What was made for an audit that the service refuses: nobody would miss it, and it would fill the lists."""
+    """Delete what was created for an audit that the service refuses: left there, it would fill the lists."""
     with suppress(ApiError, UnreachableError):
         for probe_id in probe_ids:
             client.delete_probe(probe_id)

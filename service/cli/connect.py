@@ -1,4 +1,4 @@
-"""Which service the command talks to: a given one, the running laptop stack, or one started for this run."""
+"""Finding the service to talk to: the one named by FINETOOTH_URL, the running laptop stack, or one started here."""
 
 import os
 import time
@@ -13,12 +13,20 @@ from service.client import ApiError, Client, UnreachableError
 from service.settings import Settings
 
 START_SECONDS = 90.0
-"""How long a stack that another process has just begun to start is waited for."""
+"""How long to wait for a stack that another process has begun to start."""
 
 
 @contextmanager
 def open_server(settings: Settings, report: Callable[[str], None]) -> Iterator[Server]:
-    """A server for the time of the block, started for it where none runs. Raises CommandError."""
+    """Connect to a service for the time of the block, and start one for it if none runs.
+
+    Args:
+        settings: The data folder of the laptop stack.
+        report: Called with what is being done, in a few words.
+
+    Raises:
+        CommandError: The service does not start, does not answer, or does not accept the key.
+    """
     found = _find(settings, report)
     if found is not None:
         with _client(found.url, found.key) as client:
@@ -36,10 +44,19 @@ def open_server(settings: Settings, report: Callable[[str], None]) -> Iterator[S
 
 @contextmanager
 def open_running_server(settings: Settings) -> Iterator[Server]:
-    """A server that runs already, for the time of the block. Raises CommandError."""
+    """Connect to a running service for the time of the block.
+
+    Args:
+        settings: The data folder of the laptop stack.
+
+    Raises:
+        CommandError: No service runs, it does not answer, or it does not accept the key.
+    """
     found = _find(settings, lambda _: None)
     if found is None:
-        raise CommandError(f"no service runs here: start `{typed('up')}`, or set FINETOOTH_URL and FINETOOTH_API_KEY")
+        raise CommandError(
+            f"no service is running here: start one with `{typed('up')}`, or set FINETOOTH_URL and FINETOOTH_API_KEY"
+        )
     with _client(found.url, found.key) as client:
         yield Server(client, found.url, local=found.local, temporary=False)
 
@@ -55,7 +72,7 @@ def _find(settings: Settings, report: Callable[[str], None]) -> _Found | None:
     url, key = os.environ.get("FINETOOTH_URL", ""), os.environ.get("FINETOOTH_API_KEY", "")
     if url:
         if not key:
-            raise CommandError("FINETOOTH_URL is set and FINETOOTH_API_KEY is not: set it to a key of that service")
+            raise CommandError("FINETOOTH_URL is set but FINETOOTH_API_KEY is not: set it to a key of that service")
         return _Found(url.rstrip("/"), key, local=False)
     running = running_stack(settings, report)
     return None if running is None else _Found(running, _admin_key(settings), local=True)
@@ -64,12 +81,12 @@ def _find(settings: Settings, report: Callable[[str], None]) -> _Found | None:
 @contextmanager
 def _client(url: str, key: str) -> Iterator[Client]:
     if not url.startswith(("http://", "https://")):
-        raise CommandError("FINETOOTH_URL is not an address that starts with http:// or https://")
+        raise CommandError("FINETOOTH_URL must start with http:// or https://")
     if not (key.isascii() and key.isprintable()):
-        raise CommandError("the API key holds characters that no key has")
+        raise CommandError("the API key contains characters that no key has; copy it again")
     with Client(url, key) as client:
         try:
-            # Any list shows that the service answers and that it takes the key.
+            # Reading any list shows that the service answers and accepts the key.
             next(iter(client.models()), None)
         except UnreachableError as error:
             raise CommandError(f"{error}; is it running?") from None
@@ -79,14 +96,17 @@ def _client(url: str, key: str) -> Iterator[Client]:
 
 
 def running_stack(settings: Settings, report: Callable[[str], None]) -> str | None:
-    """Find the address of the laptop stack on this data folder, waiting for one that starts.
+    """Find the address of the laptop stack on this data folder, and wait for one that is starting.
 
     Args:
-        settings: Say which folder.
-        report: Is told what is waited for.
+        settings: The data folder.
+        report: Called with what is waited for.
+
+    Returns:
+        The address; None if no stack runs.
 
     Raises:
-        CommandError: The stack does not get ready.
+        CommandError: The stack does not become ready.
     """
     from service.local.stack import find_running
 
@@ -96,9 +116,11 @@ def running_stack(settings: Settings, report: Callable[[str], None]) -> str | No
             return running.url
         if time.monotonic() > end:
             raise CommandError(
-                f"another finetooth (process {running.pid}) holds {settings.data_dir} and does not get ready", FAILED
+                f"another finetooth (process {running.pid}) uses {settings.data_dir} but is not ready after "
+                f"{START_SECONDS:.0f} s; stop it and try again",
+                FAILED,
             )
-        report(f"Waiting for the finetooth that starts (process {running.pid})")
+        report(f"Waiting for another finetooth to start (process {running.pid})")
         time.sleep(0.5)
     return None
 

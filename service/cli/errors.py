@@ -1,4 +1,4 @@
-"""What ends a command early, as one line for the user."""
+"""Errors that end a command early, each as one line for the user."""
 
 from service.client import ApiError
 
@@ -7,15 +7,21 @@ FAILED = 1
 
 
 class CommandError(Exception):
-    """The message is one line; `exit_code` is 2 for bad input, else 1."""
+    """A message of one line; `exit_code` is 2 for bad input, else 1."""
 
     def __init__(self, message: str, exit_code: int = BAD_INPUT) -> None:
+        """Keep the message.
+
+        Args:
+            message: What happened and what to do next; folded to one line.
+            exit_code: The exit code of the command.
+        """
         super().__init__(" ".join(message.split()))
         self.exit_code = exit_code
 
 
 def as_sentences(*parts: str) -> str:
-    """The parts one after the other, each with a capital and a stop; empty ones are left out."""
+    """Join the parts, each with a capital and a full stop; empty ones are left out."""
     said = (part.strip() for part in parts)
     return " ".join(
         part[0].upper() + part[1:] + ("" if part.endswith((".", "!", "?")) else ".") for part in said if part
@@ -23,7 +29,12 @@ def as_sentences(*parts: str) -> str:
 
 
 def refused(error: ApiError, subject: str = "") -> CommandError:
-    """What the API refused, about `subject` (such as a file's name)."""
+    """Build the error for what the API refused.
+
+    Args:
+        error: The refusal.
+        subject: What it is about, such as a file's name.
+    """
     detail = error.detail
     first = error.errors[0] if error.errors else None
     if first is not None:

@@ -1,4 +1,4 @@
-"""One export from asking to the file: what `finetooth export` does."""
+"""`finetooth export`: from the request to the file."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,28 @@ from service.settings import Settings
 def run_export(
     settings: Settings, audit_id: str, out: Path, *, kind: str, format: str, filter: str | None, max_q: float | None
 ) -> int:
-    """Writes the file, which is there whole or not at all. Returns the exit code. Raises CommandError.
+    """Create an export, wait for it, and write it to a file, which appears complete or not at all.
 
-    KeyboardInterrupt, or whatever else ends the wait, cancels the export.
+    KeyboardInterrupt, or anything else that ends the wait, cancels the export.
+
+    Args:
+        settings: The data folder of the laptop stack.
+        audit_id: The audit.
+        out: The file.
+        kind: `cleaned`, `flagged` or `scores`.
+        format: `jsonl`, `csv` or `parquet`.
+        filter: `flagged`, `confirmed` or `not_rejected`; None for the API's default.
+        max_q: A false discovery rate between 0 and 1 to flag at; None for the audit's.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        CommandError: An option is wrong, no service answers, the export failed, or the file cannot be written.
     """
     check_output_file(out)
     if max_q is not None and not 0 < max_q < 1:
-        raise CommandError(f"--max-q is a share between 0 and 1, not {max_q:g}")
+        raise CommandError(f"--max-q must be between 0 and 1, not {max_q:g}")
     with (
         ProgressDisplay(Console(stderr=True, highlight=False)) as progress,
         open_running_server(settings) as server,
@@ -54,8 +69,8 @@ def run_export(
     if cut := last["rows_truncated"]:
         samples = "1 sample in it was" if cut == 1 else f"{cut} samples in it were"
         console.print(
-            f"Caution: {samples} not measured to the end, which lies behind the audit's token limit. "
-            "An audit with a larger training.max_length measures them.",
+            f"Caution: {samples} not measured to the end, because the audit's token limit cut the text off. "
+            "An audit with a larger training.max_length measures all of it.",
             markup=False,
         )
     return 0

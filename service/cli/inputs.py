@@ -1,4 +1,4 @@
-"""The command's input files, checked before anything is started."""
+"""The input files of a command, checked before anything is started."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,13 @@ MAX_PROBE_BYTES = 64 << 20
 
 
 def check_dataset(path: Path) -> None:
-    """Raises CommandError where there is no readable, non-empty file, nor a folder of such shards.
+    """Check that a dataset is a readable, non-empty file, or a folder of such shards. The service checks its content.
 
-    The service checks what is in it.
+    Args:
+        path: The file or folder.
+
+    Raises:
+        CommandError: It is not.
     """
     form = "a JSONL, JSON, CSV, Parquet or Arrow file"
     try:
@@ -29,14 +33,23 @@ def check_dataset(path: Path) -> None:
 
 
 def file_name(path: Path) -> str:
-    """What the service calls a file: its name, where it is text."""
+    """Return the name that a file gets in the service: its own, with what is not text replaced."""
     return path.name.encode(errors="replace").decode()[:200]
 
 
 def text_columns(prompt: str | None, answer: str | None, system: str | None) -> dict[str, str]:
-    """The columns to read texts from, as an upload takes them; empty: the records have a known form.
+    """Collect the columns to read texts from, as an upload takes them.
 
-    Raises CommandError where one is named without the other.
+    Args:
+        prompt: The column of the prompt.
+        answer: The column of the answer.
+        system: The column of the instructions before the prompt.
+
+    Returns:
+        The query parameters; empty if the records have a known format.
+
+    Raises:
+        CommandError: The prompt's or the answer's column is named without the other.
     """
     named = {"prompt_column": prompt, "answer_column": answer, "system_column": system}
     given = {name: column for name, column in named.items() if column is not None}
@@ -47,9 +60,18 @@ def text_columns(prompt: str | None, answer: str | None, system: str | None) -> 
 
 
 def check_file(path: Path, what: str, form: str) -> None:
-    """Raises CommandError where there is no readable file; `form` is what it should be."""
+    """Check that a file exists and can be read.
+
+    Args:
+        path: The file.
+        what: What it is called in errors, such as `dataset`.
+        form: What it should be, such as `a JSONL file`.
+
+    Raises:
+        CommandError: There is no such file, or it cannot be read.
+    """
     if not path.exists():
-        raise CommandError(f"{path}: there is no such {what} file")
+        raise CommandError(f"{path}: no such {what} file; check the path")
     if not path.is_file():
         raise CommandError(f"{path}: {'a folder' if path.is_dir() else 'not a file'}; the {what} is {form}")
     try:
@@ -60,10 +82,20 @@ def check_file(path: Path, what: str, form: str) -> None:
 
 
 def read_probe(path: Path) -> list[dict[str, str | None]]:
-    """The probe's items {prompt, unwanted, reference}. Raises CommandError naming the line that is wrong."""
+    """Read a probe's items from a JSONL file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Items with `prompt`, `unwanted` and `reference`, which may be None.
+
+    Raises:
+        CommandError: The file cannot be read, is empty, or one of its lines is wrong, which the message names.
+    """
     check_file(path, "probe", "a JSONL file")
     if path.stat().st_size > MAX_PROBE_BYTES:
-        raise CommandError(f"{path}: more than {MAX_PROBE_BYTES >> 20} MiB; is this the probe?")
+        raise CommandError(f"{path}: more than {MAX_PROBE_BYTES >> 20} MiB, too large for a probe; is it the dataset?")
     items = []
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if line.strip():
@@ -79,7 +111,7 @@ def _item(line: bytes, where: str) -> dict[str, str | None]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise CommandError(f"{where}: not UTF-8") from None
+        raise CommandError(f"{where}: not UTF-8; save the file as UTF-8") from None
     except (ValueError, RecursionError):
         raise CommandError(f"{where}: not valid JSON") from None
     if not isinstance(record, dict):
@@ -88,7 +120,7 @@ def _item(line: bytes, where: str) -> dict[str, str | None]:
         item = ProbeItem.model_validate(record).model_dump()
         blank = next((field for field, said in item.items() if said is not None and not said.strip()), None)
         if blank is not None:
-            raise CommandError(f"{where}: `{blank}` holds nothing but blanks")
+            raise CommandError(f"{where}: `{blank}` is blank")
         return item
     except ValidationError as error:
         # Without the input: pydantic would quote it.

@@ -1,4 +1,4 @@
-"""How a further command of this program is typed here: `make` puts it into a virtual environment that no PATH names."""
+"""How the user types a further command of this program: a virtual environment may not be on the PATH."""
 
 import shutil
 import sys

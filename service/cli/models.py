@@ -1,4 +1,4 @@
-"""Which base model the command means: a registered name, a local folder, or the default."""
+"""Choosing the base model: a registered name, a local folder, or the default."""
 
 import hashlib
 import re
@@ -13,7 +13,19 @@ DEMO_MODEL = "smollm2-135m-instruct"
 
 
 def choose_model(server: Server, wanted: str | None, report: Callable[[str], None]) -> str:
-    """The registered name of the model. A local folder is registered if it is not yet. Raises CommandError."""
+    """Find the base model to audit with, and register a local folder that is not registered yet.
+
+    Args:
+        server: The service.
+        wanted: A registered name or a folder; None for the default, which only a service on this machine has.
+        report: Called with the choice.
+
+    Returns:
+        The registered name.
+
+    Raises:
+        CommandError: There is no such model, none was named, or the service refuses the folder.
+    """
     registered = {model["name"]: model for model in server.client.models()}
     if wanted is None:
         if not server.local:
@@ -42,7 +54,7 @@ def choose_model(server: Server, wanted: str | None, report: Callable[[str], Non
 
 
 def _name(location: str) -> str:
-    """A name that the same folder always gets and no other one has."""
+    """Make a name that the same folder always gets and no other folder has."""
     stem = re.sub(r"[^a-z0-9.-]+", "-", Path(location).name.lower()).strip("-.")[:60]
     return f"{stem or 'model'}-{hashlib.sha256(location.encode(errors='surrogateescape')).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Where a command writes to, tried before the work: hours are not to end at a folder that takes no file."""
+"""Where a command writes to, checked before the work: hours of it must not end at a folder that takes no file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,7 +9,14 @@ from service.cli.errors import CommandError
 
 
 def check_output_folder(folder: Path) -> None:
-    """Makes the folder and a file in it, and takes both away again. Raises CommandError where that fails."""
+    """Check that a folder can be written to, by creating it and a file in it and removing both again.
+
+    Args:
+        folder: The folder, which may be missing.
+
+    Raises:
+        CommandError: It cannot be created or written to.
+    """
     try:
         with folders_made(folder, keep=False):
             _try_a_file(folder)
@@ -20,12 +27,19 @@ def check_output_folder(folder: Path) -> None:
 
 
 def check_output_file(path: Path) -> None:
-    """Makes a file beside `path` and takes it away again. Raises CommandError where `path` could not be written."""
+    """Check that a file can be written, by creating another one beside it and removing it again.
+
+    Args:
+        path: The file, which may be missing.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
     try:
         if path.is_dir():
             raise CommandError(f"{path}: a folder; --out is the file to write")
         if not path.parent.is_dir():
-            raise CommandError(f"{path.parent}: there is no such folder")
+            raise CommandError(f"{path.parent}: no such folder; create it first")
         _try_a_file(path.parent)
     except OSError as error:
         raise CommandError(f"{path}: cannot be written: {error.strerror}") from None
@@ -38,9 +52,14 @@ def _try_a_file(folder: Path) -> None:
 
 @contextmanager
 def folders_made(folder: Path, *, keep: bool) -> Iterator[None]:
-    """Makes the folder and those above it that are missing; without `keep`, or after an error, takes them away again.
+    """Create a folder and its missing parents for the time of the block, and remove them again after an error.
 
-    Raises OSError where one cannot be made.
+    Args:
+        folder: The folder.
+        keep: Whether to keep them after a block that succeeds.
+
+    Raises:
+        OSError: A folder cannot be created.
     """
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     done = False

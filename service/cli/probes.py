@@ -1,4 +1,4 @@
-"""Which probes the command means: JSONL files, and built-in packs, as `pack:NAME` or `pack:NAME:PARAMETER=VALUE`."""
+"""The probes that a command names: JSONL files, or built-in packs as `pack:NAME` or `pack:NAME:PARAMETER=VALUE`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,14 @@ class PackProbe:
 
 
 def parse_probe(argument: str) -> OwnProbe | PackProbe:
-    """What an argument of --probe says. Raises CommandError for a file or a spelling that is wrong."""
+    """Read an argument of --probe.
+
+    Args:
+        argument: The path of a JSONL file, or a pack.
+
+    Raises:
+        CommandError: The file cannot be read or is wrong, or the pack is misspelt.
+    """
     if not argument.startswith(PACK):
         path = Path(argument)
         return OwnProbe(file_name(path), read_probe(path))
@@ -42,7 +49,15 @@ def parse_probe(argument: str) -> OwnProbe | PackProbe:
 
 
 def check_packs(client: Client, probes: Sequence[OwnProbe | PackProbe]) -> None:
-    """Asks the service whether it has the packs with these parameters. Raises CommandError."""
+    """Check that the service has the named packs, and that they take the given parameters.
+
+    Args:
+        client: The service.
+        probes: The probes; those from files are not looked at.
+
+    Raises:
+        CommandError: There is no such pack, or its parameters are others.
+    """
     for probe in probes:
         if isinstance(probe, OwnProbe):
             continue
@@ -52,14 +67,25 @@ def check_packs(client: Client, probes: Sequence[OwnProbe | PackProbe]) -> None:
             if error.code != "probe_pack_not_found":
                 raise refused(error) from None
             known = ", ".join(pack["name"] for pack in client.probe_packs())
-            raise CommandError(f"there is no probe pack {probe.pack}; there are {known}") from None
+            raise CommandError(f"there is no probe pack {probe.pack}; the packs are {known}") from None
         if sorted(expected) != sorted(probe.parameters):
             form = "".join(f":{name}=..." for name in expected)
             raise CommandError(f"the probe pack {probe.pack} is used as --probe {PACK}{probe.pack}{form}")
 
 
 def create_probe(client: Client, probe: OwnProbe | PackProbe) -> str:
-    """Keeps the probe in the service and returns its id. Raises ApiError."""
+    """Create the probe in the service.
+
+    Args:
+        client: The service.
+        probe: The probe.
+
+    Returns:
+        Its id.
+
+    Raises:
+        ApiError: The service refuses.
+    """
     if isinstance(probe, PackProbe):
         made = client.create_probe_from_pack(probe.pack, probe.parameters)
     else:

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars with stage and ETA on a terminal, else a plain line every few seconds."""
+"""Progress on stderr: bars with stage and time left on a terminal, else a plain line every few seconds."""
 
 import time
 from typing import Any, Self
@@ -6,15 +6,14 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from service.contract.protocol import Stage
-from service.contract.spec import COMBINE
+from service.text.wording import STAGES, seed_words, shown_stage
 
 LINE_SECONDS = 5.0
-"""Plain lines come at most this often, but for a new stage."""
+"""Seconds between two plain lines of the same activity."""
 
 
 class ProgressDisplay:
-    """Shows one act at a time. Use it as a context manager."""
+    """A display of one activity at a time. Use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         """`console` writes to stderr."""
@@ -43,11 +42,19 @@ class ProgressDisplay:
             self._bars.stop()
 
     def report(self, act: str) -> None:
-        """What is being done, where nobody knows how long it takes."""
+        """Show an activity of unknown length."""
         self.show(act)
 
     def show(self, act: str, done: float = 0, total: float | None = None, *, text: str = "", eta: str = "") -> None:
-        """`done` of `total`, told in `text`; another act than the last one ends that."""
+        """Show an activity and how far it is. Another one than the last ends that.
+
+        Args:
+            act: The activity in a few words.
+            done: How much of it is done, in units of `total`.
+            total: The whole; None if it is not known.
+            text: The progress in words.
+            eta: The time left in words.
+        """
         new = act != self._act
         self._act = act
         if self._bars is not None:
@@ -61,11 +68,16 @@ class ProgressDisplay:
             self._console.print("  ".join(part for part in (act, text, eta) if part), markup=False, highlight=False)
 
     def upload(self, sent: int, total: int) -> None:
-        """An upload's bytes."""
+        """Show the progress of an upload.
+
+        Args:
+            sent: Bytes sent.
+            total: Bytes in all.
+        """
         self.show("Uploading the dataset", sent, total, text=f"{sent / 1e6:.1f} of {total / 1e6:.1f} MB")
 
     def audit(self, audit: dict[str, Any]) -> None:
-        """An audit's state, stage and progress, as the API gives them."""
+        """Show an audit's status, stage and progress, as the API gives them."""
         progress = audit["progress"]
         if audit["status"] != "running" or audit["stage"] is None or progress is None:
             self.show(audit["status"].capitalize())
@@ -76,7 +88,7 @@ class ProgressDisplay:
         self.show(audit_act(audit), done, total or None, text=text, eta=eta)
 
     def export(self, export: dict[str, Any]) -> None:
-        """An export's state and progress, as the API gives them."""
+        """Show an export's status and progress, as the API gives them."""
         progress = export["progress"]
         if export["status"] != "running" or progress is None or not progress["total"]:
             self.show("Exporting" if export["status"] == "running" else export["status"].capitalize())
@@ -86,7 +98,12 @@ class ProgressDisplay:
         self.show("Exporting", progress["done"], progress["total"], text=text, eta=eta)
 
     def download(self, received: int, total: int) -> None:
-        """A download's bytes."""
+        """Show the progress of a download.
+
+        Args:
+            received: Bytes received.
+            total: Bytes in all.
+        """
         self.show("Downloading", received, total, text=f"{received / 1e6:.1f} of {total / 1e6:.1f} MB")
 
     def _finish(self) -> None:
@@ -99,19 +116,17 @@ class ProgressDisplay:
 
 
 def audit_act(audit: dict[str, Any]) -> str:
-    """What a running audit is doing, with the seed where it has several."""
+    """Return what a running audit is doing, with the seed if it has several."""
     step = audit["step"]
-    if step is None:
-        return str(audit["stage"]).capitalize()
-    if step["key"] == COMBINE:
-        # To prepare for scoring is not to prepare any more.
-        return "Scoring" if audit["stage"] in (Stage.PREPARING, Stage.LOADING) else str(audit["stage"]).capitalize()
-    seed = f", seed {step['number']} of {audit['seeds']}" if audit["seeds"] > 1 else ""
-    return f"{str(audit['stage']).capitalize()}{seed}"
+    stage = shown_stage(audit["stage"], None if step is None else step["key"])
+    # A newer service may have stages that this version has no words for.
+    words = next((words for known, words in STAGES.items() if known == stage), str(stage).capitalize())
+    seed = "" if step is None else seed_words(step["number"], audit["seeds"])
+    return f"{words}, {seed}" if seed else words
 
 
 def duration(seconds: float) -> str:
-    """Such as `45 s`, `12 min`, `3 h 20 min`."""
+    """Return a duration in words, such as `45 s`, `12 min` or `3 h 20 min`."""
     if seconds < 60:
         return f"{max(0, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""What `finetooth report` does."""
+"""`finetooth report`: an audit's report as a file."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,23 @@ from service.settings import Settings
 
 
 def write_report(settings: Settings, audit_id: str, out: Path | None) -> int:
-    """Writes the file, which is there whole or not at all. Returns the exit code. Raises CommandError."""
+    """Write an audit's report to a file, which appears complete or not at all.
+
+    Args:
+        settings: The data folder of the laptop stack.
+        audit_id: The audit.
+        out: The file; None for `finetooth-report-AUDIT.html` in this folder.
+
+    Returns:
+        The exit code 0.
+
+    Raises:
+        CommandError: The id is malformed, no service answers, or the file cannot be written.
+        ApiError: The service refuses, for instance because the audit has not finished.
+    """
     if out is None:
         if not audit_id.replace("_", "").isalnum():  # it would be a part of the file's name
-            raise CommandError(f"{audit_id}: that is no audit's id")
+            raise CommandError(f"{audit_id}: not the id of an audit")
         out = Path(f"finetooth-report-{audit_id}.html")
     check_output_file(out)
     with open_running_server(settings) as server:

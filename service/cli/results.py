@@ -1,4 +1,4 @@
-"""What an audit leaves: two files, and a table of the top findings."""
+"""The results of an audit: two files, and a table of the top findings."""
 
 import json
 import os
@@ -31,16 +31,30 @@ TOP = 10
 PIPE_WIDTH = 120
 NAME_CHARACTERS = 60
 PROMPT_CHARACTERS, ANSWER_CHARACTERS = 40, 60
+COLUMNS_EXPLAINED = (
+    "z: how unusual what the sample teaches is among these samples. Flags follow z.\n"
+    "mu: how far it moved this one run. It can be near zero for a flagged sample, as when the sample was drawn while "
+    "the learning rate was near zero."
+)
 
 
 def output_console() -> Console:
-    """Standard output. A pipe or a log has no width of its own and gets one that the table fits."""
+    """Open standard output. A pipe or a log has no width of its own and gets one that the table fits."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
     return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def write_results(folder: Path, findings: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Writes both files, or neither. Raises CommandError if the disk does not take them."""
+    """Write the findings and the summary to a folder: both files, or neither.
+
+    Args:
+        folder: The folder, which is created if it is missing.
+        findings: The findings, one line each.
+        summary: The summary.
+
+    Raises:
+        CommandError: The files cannot be written.
+    """
     try:
         with folders_made(folder, keep=True), ExitStack() as unfinished:
             new_findings = _write(
@@ -60,7 +74,7 @@ def _write(folder: Path, unfinished: ExitStack, fill: Callable[[IO[str]], Any]) 
         fill(file)
         file.flush()
         os.fsync(file.fileno())
-    # As the user's other files, not as a temporary one.
+    # The mode of the user's other files, not that of a temporary one.
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
@@ -72,7 +86,12 @@ def _line(finding: Mapping[str, Any]) -> str:
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, str] | None = None) -> Table:
-    """The findings with their first words, safe for a terminal. `extra`, if given, is a column: row -> text."""
+    """Build a table of the findings with their first words, safe for a terminal.
+
+    Args:
+        findings: The findings as the API gives them.
+        extra: A text for each row of the dataset, shown in a further column `truth`.
+    """
     table = Table(box=None, pad_edge=False)
     for name in ("rank", "row", "flag", "mu (95 %)", "z", "q"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -96,7 +115,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]], extra: Mapping[int, st
 
 
 def first_words(messages: Sequence[Mapping[str, str]] | None) -> str:
-    """Beginning of the first question and of the last answer, hidden characters named, in one line."""
+    """Return the beginning of the first question and of the last answer, hidden characters named, in one line."""
     if not messages:
         return ""
     answer = excerpt(messages[-1]["content"], ANSWER_CHARACTERS)
@@ -105,7 +124,13 @@ def first_words(messages: Sequence[Mapping[str, str]] | None) -> str:
 
 
 def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> None:
-    """The verdict in a sentence, what could have been found, the cautions, the top findings."""
+    """Print the result of an audit: the flags, what it could have found, cautions and the top findings.
+
+    Args:
+        console: Where to print.
+        audit: The audit as the API gives it, with its summary.
+        findings: The top findings.
+    """
     summary = audit["summary"]
     console.print(
         f"{summary['flagged']} of {summary['rows']} samples flagged at a false discovery rate of {summary['q']:g}."
@@ -122,6 +147,8 @@ def print_summary(console: Console, audit: Mapping[str, Any], findings: Sequence
     if findings:
         console.print()
         console.print(findings_table(findings))
+        console.print()
+        console.print(COLUMNS_EXPLAINED, markup=False)
 
 
 def _interval(finding: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The service that the command talks to."""
+"""The service that a command talks to."""
 
 from dataclasses import dataclass
 
@@ -12,6 +12,6 @@ class Server:
     client: Client
     url: str
     local: bool
-    """On this machine: it can read local folders, and the demo model is its default."""
+    """Whether it runs on this machine: it can then read local folders, and the demo model is its default."""
     temporary: bool
-    """Ends with this run; its data stays."""
+    """Whether it ends with this command; its data stays."""

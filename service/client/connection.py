@@ -1,56 +1,60 @@
-"""How a client asks the service: one connection, retries, pages, streams, and long-polls."""
+"""The requests of a client: one connection, retries, pages, streams and long polls."""
 
-import hashlib
 import json
-import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import NamedTemporaryFile
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote
 
 import httpx
 
 from service.client.errors import ApiError, Json, UnreachableError
 
 BLOCK_BYTES = 256 << 10
+"""Bytes of a file that are sent or received at a time."""
+
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+"""The statuses of an audit or export that has ended."""
+
 PAGE = 1000
 """Items a page: the most that the API gives."""
 
 HOLD_SECONDS = 5
-"""For how long the service is asked to hold an answer until there is news: then it is time for a sign of life."""
+"""How long the service is asked to hold a request until there is news; short enough to show that it still answers."""
 
 FULL_SECONDS = 30.0
-"""For how long a service that holds as many requests as it can is not asked to hold one more."""
+"""How long a client polls instead, after the service held as many requests as it can."""
 
 QUIET_SECONDS = 60.0
-"""A stream of events in which nothing came for so long, not even a heartbeat, is broken."""
+"""A stream of events that stays silent this long, without even a heartbeat, is taken for broken."""
 
 ATTEMPTS = 4
-"""A creating request is sent so often while its answer is lost or the service is too busy."""
+"""How often a creating request is sent while its answer is lost or the service is too busy."""
 
 LONGEST_PAUSE = 10.0
+"""Seconds between two attempts, at most."""
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-
-DOWNLOAD_RETRIES = 5
-"""In a row without a byte."""
+"""For an ordinary request."""
 
 UPLOAD_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-"""After the last byte the service still finishes reading the dataset."""
+"""For an upload: after the last byte the service still finishes reading the dataset."""
 
 
 class Connection:
-    """One service and one key, below the methods of `Client`."""
+    """One service and one key: what the methods of `Client` are built on."""
 
     def __init__(self, url: str, key: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        """`url` without a path; `transport` reaches the service in another way than by network."""
+        """Prepare a connection; nothing is sent yet.
+
+        Args:
+            url: The service's address, such as `https://audits.example.org`.
+            key: The text of an API key.
+            transport: Replaces the network, for instance to reach an app in this process.
+        """
         self._http = httpx.Client(
             base_url=url.rstrip("/"),
             headers={"Authorization": f"Bearer {key}", "User-Agent": "finetooth"},
@@ -73,13 +77,13 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Closes its connections."""
+        """Close the connections to the service."""
         self._http.close()
 
     def _wait_for(
         self, path: str, *, on_progress: Callable[[Json], None], poll_seconds: float, patience_seconds: float
     ) -> Json:
-        """The resource once its status is terminal; see `wait`."""
+        """Return the resource once its status is terminal; see `Client.wait`."""
         answered_at = time.monotonic()
         found: Json = {}
         known: dict[str, str] = {}
@@ -89,7 +93,7 @@ class Connection:
             hold = {"Prefer": f"wait={HOLD_SECONDS}"} if known and time.monotonic() >= held_from else {}
             try:
                 response = self._exchange("GET", path, headers={**known, **hold})
-                # What it does not hold it answers at once: then it is polled.
+                # A service that does not hold the request answers at once; then it is polled.
                 held = "Preference-Applied" in response.headers
                 if response.status_code != 304:
                     found = self._answer(response)
@@ -119,9 +123,9 @@ class Connection:
             after = {"after": page["next_after"]}
 
     def _create(self, path: str, options: Callable[[], Json]) -> Json:
-        """A POST that may be sent again, since its Idempotency-Key keeps it from creating anything twice.
+        """Send a POST, again if its answer is lost: its Idempotency-Key keeps it from creating anything twice.
 
-        `options` makes those of httpx anew for every attempt.
+        `options` makes the arguments of httpx anew for every attempt, since a body can be read only once.
         """
         key = uuid.uuid4().hex
         for attempt in range(1, ATTEMPTS + 1):
@@ -132,7 +136,7 @@ class Connection:
             except (UnreachableError, ApiError) as error:
                 if attempt == ATTEMPTS or not (is_passing(error) or _is_in_use(error)):
                     raise
-                # Not all at once, where many have lost the same service.
+                # Spread, so that clients that lost the same service do not return all at once.
                 time.sleep(_pause(error) or 0.5 * 2**attempt * random.uniform(0.5, 1.0))  # noqa: S311
         raise AssertionError("unreachable")
 
@@ -141,12 +145,6 @@ class Connection:
 
     def _delete(self, path: str) -> None:
         self._request("DELETE", path)
-
-    def _part(self, audit_id: str, name: str, **wanted: int | str | None) -> Json:
-        return self._send("GET", f"/v1/audits/{quote(audit_id, safe='')}/{name}", params=without_none(**wanted))
-
-    def _verdict_path(self, audit_id: str, row: int) -> str:
-        return f"/v1/audits/{quote(audit_id, safe='')}/findings/{row}/verdict"
 
     def _tagged(self, method: str, path: str, **options: Any) -> Json:
         response = self._request(method, path, **options)
@@ -159,22 +157,23 @@ class Connection:
         return response
 
     def _exchange(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """The answer of whatever status. Raises UnreachableError."""
+        """Return the response, whatever its status. Raises UnreachableError."""
         with self._reaching():
             return self._http.request(method, path, **options)
 
     def _answer(self, response: httpx.Response) -> Json:
-        """What it holds. Raises ApiError, and UnreachableError where it is none of ours."""
+        """Return a response's JSON object. Raises ApiError, and UnreachableError if Finetooth did not write it."""
         if response.is_success:
             answer = _json(response)
             if answer is None:
-                raise UnreachableError(f"{self._http.base_url} does not answer as Finetooth does")
+                raise UnreachableError(
+                    f"something else than Finetooth answers at {self._http.base_url}; check the address"
+                )
             return answer
         raise refusal(response)
 
     def _stream(self, path: str, headers: Mapping[str, str]) -> Iterator[Json | None]:
-        """Events of one stream, and None for each sign of life. Raises StreamEndedError where there are no more to
-        come."""
+        """Yield the events of one stream, and None for each heartbeat. Raises StreamEndedError if no more will come."""
         timeout = httpx.Timeout(QUIET_SECONDS, connect=5.0)
         with self._reaching(), self._http.stream("GET", path, headers=headers, timeout=timeout) as response:
             if response.status_code == 204:
@@ -183,7 +182,7 @@ class Connection:
                 response.read()
                 raise refusal(response)
             yield None
-            # Not httpx's lines: those end at characters that may stand in a text.
+            # httpx's lines end also at characters such as U+2028, which a text may contain.
             rest = b""
             for block in response.iter_bytes():
                 *lines, rest = (rest + block).split(b"\n")
@@ -193,41 +192,9 @@ class Connection:
                     elif line.startswith(b":"):
                         yield None
 
-    def _download(self, export: Json, to: Path, on_download: Callable[[int, int], None]) -> None:
-        """Goes on where it was when the connection breaks off."""
-        address, total = f"/v1/exports/{export['id']}/content", int(export["bytes"])
-        digest = hashlib.sha256()
-        with NamedTemporaryFile(dir=to.parent, prefix=f".{to.name[:100]}.", suffix=".part", delete=False) as file:
-            try:
-                broken_off = 0
-                while (received := file.tell()) < total:
-                    headers = {"Range": f"bytes={received}-", "Accept-Encoding": "identity"}
-                    try:
-                        with self._http.stream("GET", address, headers=headers, timeout=UPLOAD_TIMEOUT) as response:
-                            if not response.is_success:
-                                response.read()
-                                raise refusal(response)
-                            if received and response.status_code != httpx.codes.PARTIAL_CONTENT:
-                                raise UnreachableError(f"{self._http.base_url} cannot go on with a download")
-                            for block in response.iter_bytes(BLOCK_BYTES):
-                                file.write(block)
-                                digest.update(block)
-                                on_download(file.tell(), total)
-                    except httpx.TransportError as error:
-                        broken_off = 0 if file.tell() > received else broken_off + 1
-                        if broken_off > DOWNLOAD_RETRIES:
-                            raise UnreachableError(f"the download broke off: {type(error).__name__}") from None
-                        time.sleep(1.0)
-                if digest.hexdigest() != export["sha256"]:
-                    raise UnreachableError("the download is not the export: its SHA-256 differs")
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, to)
-
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Raises UnreachableError for what httpx raises."""
+        """Turn what httpx raises into UnreachableError."""
         try:
             yield
         except httpx.TimeoutException:
@@ -237,11 +204,11 @@ class Connection:
 
 
 class StreamEndedError(Exception):
-    """A stream of events has no more to give."""
+    """A stream of events has ended for good."""
 
 
 def is_passing(error: ApiError | UnreachableError) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether the same request may succeed later, since the service was away or busy."""
     return isinstance(error, UnreachableError) or error.status in (429, 502, 503, 504)
 
 
@@ -250,13 +217,14 @@ def _is_in_use(error: ApiError | UnreachableError) -> bool:
 
 
 def _pause(error: ApiError | UnreachableError) -> float | None:
-    """What the service asks for, within reason."""
+    """The pause in seconds that the service asks for, at most LONGEST_PAUSE."""
     if isinstance(error, ApiError) and error.retry_after is not None:
         return min(error.retry_after, LONGEST_PAUSE)
     return None
 
 
 def without_none(**wanted: Any) -> Json:
+    """Leave out the parameters that are None."""
     return {name: value for name, value in wanted.items() if value is not None}
 
 
@@ -269,12 +237,13 @@ def _json(response: httpx.Response) -> Json | None:
 
 
 def refusal(response: httpx.Response) -> ApiError:
+    """Build the error of a response that is no success."""
     after = response.headers.get("Retry-After", "")
     return ApiError(_problem(response), float(after) if after.isdecimal() else None)
 
 
 def _problem(response: httpx.Response) -> Json:
-    """The problem document, also where something before the service has answered in another shape."""
+    """Return the problem document, or make one where a proxy before the service has answered in another format."""
     document = _json(response) or {}
     reason = f"The service answered {response.status_code} {response.reason_phrase}.".replace(" .", ".")
     return {

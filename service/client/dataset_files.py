@@ -6,9 +6,16 @@ from pathlib import Path
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file; of a folder that `save_to_disk` of Hugging Face `datasets` made, its shards in order.
+    """Return the file, or the shards in order of a folder that `save_to_disk` of Hugging Face `datasets` made.
 
-    Raises OSError for another folder, with what to do as its `strerror`.
+    Args:
+        path: A file or such a folder.
+
+    Returns:
+        The files, whose contents follow one another in the dataset.
+
+    Raises:
+        OSError: The folder was not made by `save_to_disk`, or holds several splits; `strerror` says what to do.
     """
     if not path.is_dir():
         return [path]
@@ -19,7 +26,7 @@ def files_of(path: Path) -> list[Path]:
         state = json.loads((path / "state.json").read_bytes())
         names = [shard["filename"] for shard in state["_data_files"]]
     except FileNotFoundError:
-        raise _refused(path, "a folder, and none that `save_to_disk` made; name the file with the samples") from None
+        raise _refused(path, "a folder that `save_to_disk` did not make; name the file with the samples") from None
     except (ValueError, KeyError, TypeError):
         raise _refused(path, "the folder's state.json names no shards; save the dataset again") from None
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):

@@ -1,4 +1,4 @@
-"""Sends a large dataset in parts, and goes on where it was after the connection was lost."""
+"""Sends a large dataset in parts, and continues where it was after the connection was lost."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,10 +8,10 @@ from service.client.connection import BLOCK_BYTES, LONGEST_PAUSE, UPLOAD_TIMEOUT
 from service.client.errors import ApiError, Json, UnreachableError
 
 FROM_BYTES = 64 << 20
-"""Smaller ones are sent in one request: to send them again costs little."""
+"""A dataset smaller than this is sent in one request: sending it again costs little."""
 
 MOST_FAILURES = 8
-"""In a row without a byte that was kept."""
+"""How often in a row a request may fail without the service having kept a byte."""
 
 TUS = {"Tus-Resumable": "1.0.0"}
 
@@ -29,12 +29,15 @@ def upload_in_parts(
         connection: The service.
         files: Open to read; they follow one another.
         sizes: How many bytes are sent of each.
-        parameters: The query of an upload.
-        on_progress: Told bytes sent of all.
+        parameters: The query parameters that describe the dataset.
+        on_progress: Called with the bytes sent and the bytes in all.
+
+    Returns:
+        The dataset.
 
     Raises:
         ApiError: The service refuses.
-        UnreachableError: It does not answer, for longer than is waited for.
+        UnreachableError: More than MOST_FAILURES requests in a row were not answered.
     """
     total = sum(sizes)
     address: str | None = None
@@ -51,7 +54,7 @@ def upload_in_parts(
             if offset < total:
                 headers = {**TUS, "Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"}
                 headers["Content-Length"] = str(total - offset)
-                body = _blocks(files, sizes, offset, total, on_progress)
+                body = blocks_from(files, sizes, offset, on_progress)
                 connection._request("PATCH", address, headers=headers, content=body, timeout=UPLOAD_TIMEOUT)
                 continue
             made = connection._request("POST", f"{address}/dataset", params=parameters, timeout=UPLOAD_TIMEOUT)
@@ -59,19 +62,28 @@ def upload_in_parts(
                 return connection._answer(made)
         except (UnreachableError, ApiError) as error:
             failures += 1
-            if failures > MOST_FAILURES or not (is_passing(error) or _goes_on(error)):
+            if failures > MOST_FAILURES or not (is_passing(error) or _may_resume(error)):
                 raise
             time.sleep(min(0.5 * 2**failures, LONGEST_PAUSE))
 
 
-def _goes_on(error: ApiError | UnreachableError) -> bool:
+def _may_resume(error: ApiError | UnreachableError) -> bool:
     """Whether a part came too early or too late, so that the offset has to be asked for again."""
     return isinstance(error, ApiError) and error.code in ("upload_offset", "upload_stalled", "upload_interrupted")
 
 
-def _blocks(
-    files: Sequence[IO[bytes]], sizes: Sequence[int], offset: int, total: int, on_progress: Callable[[int, int], None]
+def blocks_from(
+    files: Sequence[IO[bytes]], sizes: Sequence[int], offset: int, on_progress: Callable[[int, int], None]
 ) -> Iterator[bytes]:
+    """Yield the bytes of files that follow one another, from a position on.
+
+    Args:
+        files: Open to read; each is read from its start.
+        sizes: How many bytes are sent of each.
+        offset: How many bytes of the whole are skipped.
+        on_progress: Called with the bytes sent, the skipped ones included, and the bytes in all.
+    """
+    total = sum(sizes)
     start = sent = 0
     for file, size in zip(files, sizes, strict=True):
         skipped = min(max(offset - start, 0), size)

@@ -78,7 +78,7 @@ def record(
 
 
 def delete(session: Session, principal: Principal, dataset_id: str, *, request_id: str | None) -> None:
-    """Delete a dataset that no audit stands on; its files are cleared away in the background.
+    """Delete a dataset that no audit uses; its files are deleted in the background.
 
     A version that replaced it replaces the one before it from now on.
 

@@ -1,4 +1,4 @@
-"""What an upload is called, and of which media type it is, when it is given back."""
+"""The file name and the media type with which an upload is given back."""
 
 MEDIA_TYPES = {
     "jsonl": "application/jsonl",
@@ -10,18 +10,29 @@ MEDIA_TYPES = {
     "gzip": "application/gzip",
     "zstd": "application/zstd",
 }
-"""By container, or by encoding where the upload was compressed: it is given back as it came."""
+"""Media types by container, or by encoding if the upload was compressed: it is given back as it came."""
 
 _SUFFIXES = {"identity": "", "gzip": ".gz", "zstd": ".zst"}
 
 
 def media_type(container: str, encoding: str) -> str:
-    """Of the bytes as they came."""
+    """Return the media type of an upload's original bytes.
+
+    Args:
+        container: `jsonl`, `json`, `csv`, `parquet` or `arrow`.
+        encoding: `identity`, `gzip` or `zstd`, as it was uploaded.
+    """
     return MEDIA_TYPES[container if encoding == "identity" else encoding]
 
 
 def file_name(name: str, container: str, encoding: str) -> str:
-    """The dataset's name with the endings that tell what it is, unless it has them."""
+    """Return the dataset's name with the endings of its format, unless it has them already.
+
+    Args:
+        name: The dataset's name.
+        container: `jsonl`, `json`, `csv`, `parquet` or `arrow`.
+        encoding: `identity`, `gzip` or `zstd`, as it was uploaded.
+    """
     ending, compressed = f".{container}", _SUFFIXES[encoding]
     lower = name.lower()
     if compressed and lower.endswith(ending):

@@ -1,6 +1,7 @@
-"""One upload on its way in: the original bytes and rows.parquet as unfinished objects, and the child that parses.
+"""One upload while it is received: the original bytes, rows.parquet and the child that parses.
 
-All of it blocks and belongs into threads. Whatever happens before `keep`, `abort` leaves no object, file or process.
+All methods block and belong in threads. Until `keep`, both objects are unfinished, and `abort` leaves no object, file
+or process, whatever happened.
 """
 
 import contextlib
@@ -22,16 +23,17 @@ from service.settings import Settings
 from service.store.objects import ObjectStore, dataset_key
 
 REPORT_BYTES = 16 * 2**20
-"""A longer report is taken for a broken child."""
+"""A longer report means that the child is broken."""
 
 PIPE_BYTES = 1 << 20
-"""Between the API and the child, so that neither waits for the other at every read."""
+"""Buffer between the API and the child, so that neither waits for the other at every read."""
 
 SLOWEST_BYTES_PER_SECOND = 2**20
-"""Of processor time, of the bytes that came and of those that were decompressed: the child parses far faster, so only
-a trap runs into the limit."""
+"""Bytes, received and decompressed, for each second of processor time that is granted. The child parses far faster, so
+that only a malicious file reaches the limit."""
+
 LEAST_CPU_SECONDS = 60
-"""Of processor time, for an upload of any size."""
+"""Processor time granted to an upload of any size."""
 
 INHERITED = ("PATH", "PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR")
 """Environment variables that the child needs to start. It gets no other: those may hold secrets."""
@@ -48,13 +50,13 @@ CHILD_ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What the client says of its upload."""
+    """The format that the client declares for its upload."""
 
     format: str = "auto"
-    """A record format, or auto."""
+    """A record format, or `auto`."""
     mapping: Mapping | None = None
     encoding: str = "identity"
-    """identity, which says nothing, gzip or zstd."""
+    """`gzip` or `zstd`, or `identity`, which declares nothing."""
 
 
 class Parsed(BaseModel):
@@ -71,10 +73,10 @@ class Parsed(BaseModel):
 
 
 class BadRecord(BaseModel):
-    """Where a record stands that is no good one, and why."""
+    """The position of a record that is not valid, and why."""
 
     pointer: str
-    """line:N counts from 1, row:N from 0."""
+    """`line:N`, counted from 1, or `row:N`, counted from 0."""
     reason: str
 
 
@@ -114,11 +116,20 @@ class ParserError(RuntimeError):
 
 
 class Intake:
-    """start, feed as often as bytes come, finish, then keep; abort at any time after start."""
+    """The steps of one upload: `start`, `feed` as bytes come, `finish`, `keep`; `abort` at any time after start."""
 
     def __init__(
         self, objects: ObjectStore, settings: Settings, *, workspace_id: str, dataset_id: str, form: Form
     ) -> None:
+        """Prepare an upload; nothing is created yet.
+
+        Args:
+            objects: The store that keeps its bytes.
+            settings: Its limits, and the folder for unfinished files.
+            workspace_id: The workspace of the dataset.
+            dataset_id: The id that the dataset will have.
+            form: The format that the client declares.
+        """
         self.bytes = 0
         self._objects = objects
         self._settings = settings
@@ -133,16 +144,16 @@ class Intake:
 
     @property
     def sha256(self) -> str:
-        """Of the bytes so far."""
+        """The SHA-256 of the bytes so far, in hexadecimal."""
         return self._sha256.hexdigest()
 
     def start(self) -> None:
-        """Opens both objects and starts the child."""
+        """Open both objects and start the child."""
         self._original = self._files.enter_context(self._objects.create(self._original_key))
         rows = self._files.enter_context(self._objects.create(self._rows_key))
         settings = self._settings
         settings.work.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # Without a name, so that nothing of it stays after a kill.
+        # Without a name, so that nothing remains of it after a kill.
         scratch = self._files.enter_context(tempfile.TemporaryFile(dir=settings.work))  # noqa: SIM115
         original = os.open(f"/dev/fd/{self._original.fileno()}", os.O_RDONLY)
         self._files.callback(os.close, original)
@@ -173,7 +184,7 @@ class Intake:
         )
 
     def feed(self, chunks: Iterable[bytes]) -> bool:
-        """Hashes and stores the bytes and hands them to the child; False once the child takes no more."""
+        """Hash and store the bytes and pass them to the child; return False once the child accepts no more."""
         data = b"".join(chunks)
         assert self._original is not None
         assert self._child is not None
@@ -189,7 +200,14 @@ class Intake:
         return True
 
     def finish(self) -> Report:
-        """Waits for the child's report. Raises ParserError."""
+        """Wait for the child's report.
+
+        Returns:
+            The report; one that refuses the file also if the child was killed at a limit.
+
+        Raises:
+            ParserError: The child failed by a defect of ours.
+        """
         child = self._child
         assert child is not None
         assert child.stdin is not None
@@ -215,20 +233,20 @@ class Intake:
         return report
 
     def stop(self) -> None:
-        """Ends the child, so that a `finish` in another thread raises or returns; what it says is worth nothing."""
+        """Kill the child, so that a `finish` in another thread raises or returns; its result must be discarded."""
         if self._child is not None:
             _kill(self._child)
 
     def keep(self) -> None:
-        """Makes both objects appear. Whoever cannot record them afterwards calls `discard`."""
+        """Make both objects appear. If they cannot be recorded afterwards, call `discard`."""
         self._files.close()
 
     def discard(self) -> None:
-        """Deletes what `keep` made."""
+        """Delete what `keep` made."""
         self._objects.delete_tree(self._folder)
 
     def abort(self) -> None:
-        """Ends the child and removes everything; may be called twice, and after a failed start."""
+        """Kill the child and remove everything. It may be called twice, and after a failed start."""
         if self._child is not None:
             _end(self._child)
         # On a full disk, what a file's buffer still holds cannot be written when it is closed either.
@@ -252,7 +270,7 @@ def _end(child: subprocess.Popen[bytes]) -> None:
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
-        # It has its own session; until it is reaped nobody else can have its number.
+        # It has its own session; until it is reaped its number is not given to another process.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
 

@@ -63,8 +63,8 @@ MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
     UNDESIRED_ANSWERS: "A label is false or 0: if it is one of preference training (KTO), the answer is a bad one. "
     "Audits train on it as on a good one. Leave such rows out if your training does not learn from them.",
     TOOL_CALLS: "Calls of tools are kept as JSON text in the assistant's turn, and audited as such.",
-    LEFT_OUT_COLUMNS: "Columns of a type for which JSON has no form were left out.",
-    LEFT_OUT_VALUES: "Values of extra columns for which JSON has no form are null: NaN, infinities, bytes that are no "
+    LEFT_OUT_COLUMNS: "Columns of a type that JSON cannot express were left out.",
+    LEFT_OUT_VALUES: "Values of extra columns that JSON cannot express are null: NaN, infinities, bytes that are not "
     "UTF-8.",
     IGNORED_KEYS: "Turns have keys that no audit uses; they are not in the stored rows.",
     SKIPPED_MARK: "The file begins with a byte order mark, which was skipped.",

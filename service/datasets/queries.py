@@ -39,5 +39,10 @@ def list_datasets(session: Session, principal: Principal, *, after: str | None, 
 
 
 def dataset_exists(session: Session, dataset_id: str) -> bool:
-    """Whether there is a dataset of this id in any workspace."""
+    """Return whether a dataset has this id, in any workspace.
+
+    Args:
+        session: An open transaction.
+        dataset_id: The id.
+    """
     return session.scalar(select(Dataset.id).where(Dataset.id == dataset_id)) is not None

@@ -63,7 +63,7 @@ FILE_PROBLEMS = (
     "storage_full",
     "storage_quota",
 )
-"""Why no dataset is made of a file, however it comes."""
+"""The problems of a file, however it is uploaded."""
 
 
 async def upload(
@@ -114,13 +114,13 @@ async def upload(
 
 
 async def _gone(request: Request) -> None:
-    """Return once the client has gone; its body must have been read."""
+    """Return once the client has disconnected; its body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def created(dataset: DatasetTable) -> Response:
-    """The answer to a request that has made a dataset."""
+    """Build the answer to a request that has created a dataset."""
     content = render_dataset(dataset).model_dump_json()
     return Response(content, 201, {"Location": f"/v1/datasets/{dataset.id}"}, media_type="application/json")
 
@@ -172,9 +172,9 @@ def get(dataset_id: PathId, principal: Reader, session: SessionDep, conditions: 
     responses=declared_problems(403, 404, 409, "dataset_in_use"),
 )
 async def delete(dataset_id: PathId, principal: Writer, transactions: TransactionsDep, objects: ObjectsDep) -> None:
-    """Deletes a dataset that no audit stands on, and its files."""
-    # The row goes first and for good: a row without objects could not be read. Should this end here, the objects are
-    # deleted by whoever reconciles.
+    """Deletes a dataset that no audit uses, with its files."""
+    # The row is deleted and committed first: a row without objects could not be read. If the process ends here, the
+    # reconciliation deletes the objects.
     await transactions.run(lambda session: actions.delete(session, principal, dataset_id, request_id=request_id.get()))
     await run_sync(objects.delete_tree, dataset_key(principal.workspace_id, dataset_id), limiter=deletions)
 

@@ -114,12 +114,12 @@ class Validation(BaseModel):
 
 
 def render_dataset(dataset: DatasetTable) -> Dataset:
-    """The dataset as the API shows it."""
+    """Return the dataset as the API shows it."""
     return Dataset.model_validate(dataset, from_attributes=True)
 
 
 def render_validation(dataset: DatasetTable) -> Validation:
-    """The dataset's notices with what they mean."""
+    """Return the dataset's notices with what they mean."""
     notices = None
     if dataset.notices is not None:
         notices = [Notice(**notice, meaning=MEANINGS[notice["kind"]]) for notice in dataset.notices]

@@ -1,4 +1,4 @@
-"""Receiving an upload: from the request's stream to a `datasets` row, without a thread or a session while it waits."""
+"""Receiving an upload: from the request's stream to a `datasets` row, holding no thread or session while it waits."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypeVar
 
 from anyio import CancelScope, CapacityLimiter
-from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -21,6 +20,7 @@ from service.datasets.intake import Form, Intake, Invalid, Parsed, ParserError, 
 from service.datasets.queries import dataset_exists
 from service.datasets.versions.chain import check_replaceable
 from service.errors import DomainError, InvalidError, StorageFullError, TimedOutError, TooLargeError
+from service.http.per_loop import PerLoop
 from service.http.places import Places, Refusal
 from service.http.quotas import check_datasets
 from service.http.transactions import Transactions
@@ -31,16 +31,16 @@ from service.store.objects import ObjectStore
 from service.store.tables import Dataset
 
 BUFFER_BYTES = 1 << 20
-"""Collected before a thread stores them and hands them on: as many as the pipe to the parser takes."""
+"""Bytes that are collected before a thread stores them and passes them on: as many as fit the pipe to the parser."""
 
 CONCURRENT_UPLOADS = 8
-"""Each has a parsing child; a further one is asked to come again. One workspace may have half of them."""
+"""Uploads at a time, each with a parsing child; a further one is refused. One workspace may have half of them."""
 
 IDLE_SECONDS = 60.0
-"""An upload that sends nothing for so long is dropped: it holds a child and an unfinished file."""
+"""An upload that sends nothing for this long is dropped: it holds a child and an unfinished file."""
 
 LEAST_BYTES_PER_SECOND = 16 * 2**10
-"""An upload that keeps us waiting for IDLE_SECONDS, and for as long as its bytes take at this rate, is dropped too."""
+"""An upload that keeps us waiting for longer than IDLE_SECONDS and what its bytes take at this rate is dropped too."""
 
 _FULL = Refusal(
     "too_many_uploads",
@@ -55,12 +55,12 @@ _SHARE_TAKEN = Refusal(
 )
 
 _REFUSALS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError, 507: StorageFullError}
-"""What the parser's statuses mean."""
+"""The errors of the parser's statuses."""
 
 T = TypeVar("T")
 
-_uploads: RunVar[Places] = RunVar("uploads")
-_threads: RunVar[CapacityLimiter] = RunVar("upload_threads")
+_uploads = PerLoop("uploads", lambda: Places(CONCURRENT_UPLOADS, full=_FULL, share_taken=_SHARE_TAKEN))
+_threads = PerLoop("upload_threads", lambda: CapacityLimiter(CONCURRENT_UPLOADS))
 
 
 async def receive_dataset(
@@ -79,24 +79,27 @@ async def receive_dataset(
     request_id: str | None,
     recorded: Callable[[Session, Dataset], None] = lambda session, dataset: None,
 ) -> Dataset:
-    """Store and parse what the chunks give, then record it: objects first, row second.
+    """Store and parse an upload, then record it: objects first, row second.
 
-    Whatever is raised, nothing of the upload is left.
+    If anything is raised, nothing of the upload remains.
 
     Args:
         chunks: The upload as it comes.
-        gone: Returns once the client has gone. It is called when all chunks have come.
+        gone: Returns once the client has disconnected. It is called when all chunks have come.
         objects: Where its bytes are kept.
         settings: Its limits, and the folder for unfinished files.
         transactions: Where its row is written.
         principal: Whose dataset it becomes.
-        name: What to call the dataset; None: by its id.
-        form: What the client says of the upload.
-        size: How many bytes come, as far as that is known beforehand.
-        replaces: Id of the dataset of which it becomes the next version.
-        besides: Id of the upload in parts that it comes from, which does not count beside it.
-        request_id: Of the request that brings it.
+        name: The dataset's name; None for its id.
+        form: The format that the client declares.
+        size: How many bytes are expected, if that is known beforehand.
+        replaces: The id of the dataset of which it becomes the next version.
+        besides: The id of the upload in parts that it comes from, which the quota does not count beside it.
+        request_id: The id of the request that brings it.
         recorded: Runs in the transaction that writes the row; what it raises is raised.
+
+    Returns:
+        The row, which is committed.
 
     Raises:
         UnavailableError: `too_many_uploads` or `upload_share_taken`.
@@ -193,9 +196,9 @@ async def _take_in(
         buffer.append(chunk)
         held += len(chunk)
         if held >= BUFFER_BYTES:
-            goes_on = await in_upload_thread(intake.feed, buffer)
+            accepted = await in_upload_thread(intake.feed, buffer)
             buffer, held = [], 0
-            if not goes_on:
+            if not accepted:
                 return await in_upload_thread(intake.finish)
     if held:
         await in_upload_thread(intake.feed, buffer)
@@ -203,7 +206,7 @@ async def _take_in(
 
 
 async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report:
-    """Wait for the parser, but no longer than the client does: nobody would get the answer."""
+    """Wait for the parser, but no longer than the client does: afterwards no client would get the answer."""
     finishing = asyncio.ensure_future(in_upload_thread(intake.finish))
     leaving = asyncio.ensure_future(gone())
     try:
@@ -220,14 +223,25 @@ async def _finish(intake: Intake, gone: Callable[[], Awaitable[None]]) -> Report
 
 
 class Pace:
-    """How long an upload has kept us waiting, for how many bytes. The time that we take ourselves does not count."""
+    """The time that an upload has kept us waiting, and its bytes. Our own time does not count."""
 
     def __init__(self) -> None:
+        """Begin at 0 seconds and 0 bytes."""
         self._waited = 0.0
         self._received = 0
 
     async def next(self, chunks: AsyncIterator[bytes]) -> bytes | None:
-        """Wait for what comes next; None at the end. Raises TimedOutError: `upload_stalled` or `upload_too_slow`."""
+        """Wait for the next chunk.
+
+        Args:
+            chunks: The upload.
+
+        Returns:
+            The chunk; None at the end.
+
+        Raises:
+            TimedOutError: `upload_stalled` after IDLE_SECONDS without a byte, or `upload_too_slow`.
+        """
         began = time.monotonic()
         try:
             async with asyncio.timeout(IDLE_SECONDS):
@@ -247,13 +261,8 @@ class Pace:
 
 
 def upload_places() -> Places:
-    """Those of the process's uploads."""
-    try:
-        return _uploads.get()
-    except LookupError:
-        places = Places(CONCURRENT_UPLOADS, full=_FULL, share_taken=_SHARE_TAKEN)
-        _uploads.set(places)
-        return places
+    """Return the places for uploads in this process."""
+    return _uploads.get()
 
 
 async def _record(
@@ -279,7 +288,7 @@ async def _record(
 
 
 def too_large(max_bytes: int) -> TooLargeError:
-    """The error of an upload that has more than `max_bytes`."""
+    """Return the error for an upload of more than `max_bytes`."""
     return TooLargeError(
         "upload_too_large", f"An upload has at most {max_bytes} bytes. Split the dataset, or use gzip."
     )
@@ -302,19 +311,10 @@ def _error(report: Invalid | Refused) -> DomainError:
 
 
 async def in_upload_thread(work: Callable[..., T], *arguments: object) -> T:
-    """Run `work` in a thread of the uploads' own, so that parsing never keeps other requests from theirs.
+    """Run `work` in a thread for uploads, so that parsing never keeps other requests from theirs.
 
     Args:
         work: What blocks.
         arguments: Its arguments.
     """
-    return await run_sync(work, *arguments, limiter=_thread_limiter())
-
-
-def _thread_limiter() -> CapacityLimiter:
-    try:
-        return _threads.get()
-    except LookupError:
-        limiter = CapacityLimiter(CONCURRENT_UPLOADS)
-        _threads.set(limiter)
-        return limiter
+    return await run_sync(work, *arguments, limiter=_threads.get())

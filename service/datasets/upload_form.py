@@ -1,4 +1,4 @@
-"""What a client says of a file that becomes a dataset, in the query of its request."""
+"""The query parameters that describe a file which becomes a dataset."""
 
 import json
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What changes something says so here, in its own transaction: who did what to which thing, and from where."""
+"""Recording changes in the audit log, in the transaction that makes them: who did what to which thing, from where."""
 
 from typing import Literal, Protocol
 
@@ -54,7 +54,7 @@ Action = Literal[
 
 
 class Actor(Protocol):
-    """Who does it: a principal, a browser that signs in or out, or a person who signs in."""
+    """The one who makes a change: a principal, a browser that signs in or out, or a person who signs in."""
 
     @property
     def workspace_id(self) -> str:

@@ -1,7 +1,7 @@
-"""What routes ask for by type.
+"""Dependencies that routes ask for by type.
 
-Dependencies that wait for nothing are `async def` all the same: FastAPI runs a `def` in a thread, which takes longer
-than what it does there.
+Even those that wait for nothing are `async def`: FastAPI runs a `def` in a thread, which takes longer than the
+function.
 """
 
 from collections.abc import AsyncIterator

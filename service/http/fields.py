@@ -35,7 +35,7 @@ Storable = AfterValidator(_storable)
 """Refuses NUL, which Postgres cannot hold."""
 
 NO_NUL: JsonDict = {"pattern": r"^[^\x00]*$"}
-"""The same in the words of JSON Schema, for parameters: an address is refused before its values are looked at."""
+"""The same as JSON Schema says it, for parameters: an address with NUL is refused before its values are read."""
 
 Name = Annotated[
     str,
@@ -46,14 +46,14 @@ Name = Annotated[
     ),
     AfterValidator(_visible),
 ]
-"""What users call a thing: one line of text."""
+"""A name that users give a thing: one line of text."""
 
 PathId = Annotated[str, Path(max_length=100, description="The id.")]
 Row = Annotated[int, Path(ge=0, lt=2**63, description="Position of the sample in the upload, from 0.")]
 
 
 def _looks_like_a_time(value: object) -> object:
-    # A number would be taken for seconds since 1970.
+    # pydantic would read a number as seconds since 1970.
     if isinstance(value, str) and not _TIME.match(value):
         raise ValueError("a time is written as 2026-11-29T14:00:00Z, with its offset from UTC")
     return value
@@ -62,4 +62,4 @@ def _looks_like_a_time(value: object) -> object:
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}")
 
 Time = Annotated[AwareDatetime, BeforeValidator(_looks_like_a_time)]
-"""A time of a query, as RFC 3339 writes it."""
+"""A time in a query, as RFC 3339 writes it."""

@@ -1,10 +1,10 @@
-"""`Idempotency-Key`: a creating POST that is sent again, since its answer was lost, creates nothing twice.
+"""`Idempotency-Key`: a creating POST that is sent again because its answer was lost creates nothing twice.
 
-A route whose handler is a `def` on SessionDep adopts it with `dependencies=[IDEMPOTENT]`; AuthenticatedRoute does the
-rest: the answer is recorded in the transaction that creates the resource. A route that streams its body takes
-`StreamedKeyDep` instead and says itself when it looks and when it records.
+A route whose handler is a `def` on SessionDep uses it with `dependencies=[IDEMPOTENT]`; AuthenticatedRoute does the
+rest and records the answer in the transaction that creates the resource. A route that streams its body takes
+`StreamedKeyDep` instead, and itself calls `earlier` and `record`.
 
-Answers below 400 are recorded, for RECORD_HOURS; after a refusal or a failure the same request is tried afresh. A key
+Answers below 400 are recorded, for RECORD_HOURS; after a refusal or a failure the same request is tried again. A key
 belongs to the API key or the person that sent it.
 """
 
@@ -49,59 +49,73 @@ _KeyHeader = Annotated[
 
 
 class Idempotent:
-    """A dependency that marks a route. Fields named in `forget` are null in what is recorded: secrets shown once."""
+    """A dependency that marks a route. Fields named in `forget` are recorded as null: secrets that are shown once."""
 
     def __init__(self, *, forget: tuple[str, ...] = ()) -> None:
+        """Name the fields that are recorded as null."""
         self.forget = forget
 
     async def __call__(self, _key: _KeyHeader = None) -> None:
-        """Nothing: the route's class reads the header."""
+        """Do nothing: the route's class reads the header, which is declared here for the OpenAPI document."""
 
 
 IDEMPOTENT = Depends(Idempotent())
 
 FORGETFUL = Depends(Idempotent(forget=("secret",)))
-"""Of routes that answer with a key's text."""
+"""Marks routes that answer with a key's text, which is not recorded."""
 
 
 class AnsweredAlreadyError(Exception):
-    """Another request with the same key has been answered meanwhile; nothing of this one may be kept."""
+    """Another request with the same key has been answered meanwhile; this one must be rolled back."""
 
     def __init__(self, earlier: "Earlier", body_sha256: bytes) -> None:
+        """Keep the other request's answer.
+
+        Args:
+            earlier: The recorded answer.
+            body_sha256: SHA-256 of the body of the request that comes second.
+        """
         super().__init__()
         self._earlier = earlier
         self._body_sha256 = body_sha256
 
     def answer(self) -> Response:
-        """That request's. Raises Problem 422 `idempotency_key_reused` where its body was another."""
+        """Return the other request's answer. Raises Problem 422 `idempotency_key_reused` if its body was another."""
         return self._earlier.answer(self._body_sha256)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Which request came under which key."""
+    """A request with a key: who sent it, and to which address."""
 
     workspace_id: str
     actor_id: str
-    """Id of the API key or the person that sent the request."""
+    """The id of the API key or the person that sent the request."""
     key: str
     target_sha256: bytes
-    """Of method, path and query."""
+    """SHA-256 of the method, the path and the query."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The recorded answer to the request that came first under a key."""
+    """The recorded answer to the first request under a key."""
 
     body_sha256: bytes
-    """Of that request."""
+    """SHA-256 of the first request's body."""
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-    """Of the answer."""
+    """The answer's body."""
 
     def answer(self, body_sha256: bytes) -> Response:
-        """The answer, once more. Raises Problem 422 `idempotency_key_reused` where that request had another body."""
+        """Return the recorded answer again.
+
+        Args:
+            body_sha256: SHA-256 of the body of the request that comes now.
+
+        Raises:
+            Problem: 422 `idempotency_key_reused` if the first request had another body.
+        """
         if body_sha256 != self.body_sha256:
             raise _reused()
         response = Response(self.body, self.status)
@@ -114,25 +128,29 @@ class Earlier:
 
 
 class StreamedKey:
-    """The key of a request whose body is known at its end only. Without the header its methods do nothing.
+    """The key of a request whose body is known only at its end. Without the header its methods do nothing.
 
-    `earlier` costs a look and comes before the body; `record` runs in the transaction that creates the resource. Of two
-    requests at once, both may come to `record`, and the second one is told there.
+    `earlier` costs a look-up and comes before the body; `record` runs in the transaction that creates the resource. Of
+    two requests at once both may come to `record`, where the second one fails.
     """
 
     def __init__(self, asked: Asked | None) -> None:
+        """Keep the request and its key; None without the header."""
         self._asked = asked
 
     async def earlier(self, transactions: Transactions, settings: Settings) -> Earlier | None:
-        """What was answered under the key, if anything.
+        """Find the answer that was given under the key.
 
         Args:
-            transactions: For a look at the records.
-            settings: Say how many there may be.
+            transactions: Runs the look-up.
+            settings: The quotas of recorded answers.
+
+        Returns:
+            The answer; None if there is none yet, or no key.
 
         Raises:
-            Problem: 422 `idempotency_key_reused`: it was another method or address.
-            ConflictError: `idempotency_quota`: nothing was, and no more answers are kept.
+            Problem: 422 `idempotency_key_reused`: the key came with another method or address.
+            ConflictError: `idempotency_quota`: there is no answer, and no more may be recorded.
         """
         asked = self._asked
         if asked is None:
@@ -140,7 +158,17 @@ class StreamedKey:
         return await transactions.run(lambda session: _find_or_begin(session, asked, settings))
 
     def record(self, session: Session, body_sha256: bytes, response: Response) -> None:
-        """Keeps the answer. Raises AnsweredAlreadyError: roll back, and give the earlier answer."""
+        """Record the answer under the key.
+
+        Args:
+            session: The transaction that creates the resource.
+            body_sha256: SHA-256 of the request's body.
+            response: The answer.
+
+        Raises:
+            AnsweredAlreadyError: Another request was faster: roll back, and return its answer.
+            Problem: 409 `idempotency_key_in_use`: another was, and its record has expired meanwhile.
+        """
         if self._asked is None or record_answer(session, self._asked, body_sha256, response):
             return
         earlier = find_earlier(session, self._asked)
@@ -150,7 +178,14 @@ class StreamedKey:
 
 
 async def streamed_key(request: Request, _key: _KeyHeader = None) -> StreamedKey:
-    """The request's."""
+    """Return the Idempotency-Key of a request that streams its body.
+
+    Args:
+        request: The request, which is authenticated.
+
+    Raises:
+        Problem: 401 or 403 as for `authenticate`; 422 `invalid_request` if the header is malformed.
+    """
     return StreamedKey(asked_under_key(request, await authenticate(request)))
 
 
@@ -163,10 +198,21 @@ async def answer_once(
     handle: Callable[[Request], Awaitable[Response]],
     forget: tuple[str, ...],
 ) -> Response:
-    """Handles the request, or gives the answer that it got before. `handle` finds its session in request.state.
+    """Handle a request, or return the answer that was recorded under its key.
 
-    Raises Problem 422 `idempotency_key_reused`, 409 `idempotency_key_in_use` while the first one is being handled, and
-    ConflictError `idempotency_quota`.
+    Args:
+        request: The request with its whole body.
+        principal: Who sends it.
+        handle: The route's handler, which finds its session in `request.state`.
+        forget: Fields of the answer that are recorded as null.
+
+    Returns:
+        The handler's answer, or the recorded one.
+
+    Raises:
+        Problem: 422 `idempotency_key_reused`; 409 `idempotency_key_in_use` while the first request is being handled;
+            422 `invalid_request` if the header is malformed.
+        ConflictError: `idempotency_quota`.
     """
     asked = asked_under_key(request, principal)
     if asked is None:
@@ -187,7 +233,18 @@ async def answer_once(
 
 
 def asked_under_key(request: Request, principal: Principal) -> Asked | None:
-    """None without the header. Raises Problem 422 where it is no key."""
+    """Read the Idempotency-Key of a request.
+
+    Args:
+        request: The request.
+        principal: Who sends it.
+
+    Returns:
+        The request as its answer is recorded; None without the header.
+
+    Raises:
+        Problem: 422 `invalid_request` if the header is malformed or comes twice.
+    """
     given = request.headers.getlist(HEADER)
     if not given:
         return None
@@ -205,7 +262,18 @@ def asked_under_key(request: Request, principal: Principal) -> Asked | None:
 
 
 def find_earlier(session: Session, asked: Asked) -> Earlier | None:
-    """What was answered under the key, if anything. Raises Problem 422 where it was another method or address."""
+    """Read the answer that was recorded under a key.
+
+    Args:
+        session: An open transaction.
+        asked: The request and its key.
+
+    Returns:
+        The answer; None if there is none, or it has expired.
+
+    Raises:
+        Problem: 422 `idempotency_key_reused`: the key came with another method or address.
+    """
     record = session.scalars(
         select(IdempotencyRecord).where(
             IdempotencyRecord.workspace_id == asked.workspace_id,
@@ -224,7 +292,18 @@ def find_earlier(session: Session, asked: Asked) -> Earlier | None:
 def record_answer(
     session: Session, asked: Asked, body_sha256: bytes, response: Response, forget: tuple[str, ...] = ()
 ) -> bool:
-    """Keeps the answer in the session's transaction. False: there is one under the key already."""
+    """Record an answer in the session's transaction.
+
+    Args:
+        session: The transaction that creates the resource.
+        asked: The request and its key.
+        body_sha256: SHA-256 of the request's body.
+        response: The answer.
+        forget: Fields of its JSON body that are recorded as null.
+
+    Returns:
+        False if another answer is recorded under the key already.
+    """
     values: dict[str, Any] = {
         "target_sha256": asked.target_sha256,
         "body_sha256": body_sha256,
@@ -252,7 +331,7 @@ def record_answer(
 
 
 def _take_key(session: Session, asked: Asked, settings: Settings) -> Earlier | None:
-    """What was answered under the key; if nothing was, nobody else gets it until the transaction ends, or waits."""
+    """Find the answer recorded under the key, or keep the key from others until the transaction ends."""
     name = "\n".join((asked.workspace_id, asked.actor_id, asked.key))
     if not session.scalar(text("SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": name}):
         raise _in_use()

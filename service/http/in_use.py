@@ -1,4 +1,4 @@
-"""Deleting what audits may stand on: it is refused, with the names of those audits."""
+"""Deleting what audits may use: it is refused while they do, with their ids."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ from service.scoping import owned
 from service.store.tables import Audit
 
 NAMED = 3
-"""Audits named in the problem, the newest first."""
+"""How many audits the problem names, newest first."""
 
 
 def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str, used: ColumnElement[bool]) -> None:
-    """Delete a row that audits may stand on.
+    """Delete a row unless audits use it.
 
     Args:
         session: An open transaction; the deletion has a savepoint of its own.
         principal: Who is asking.
         row: The dataset, probe or model, read in this session.
         kind: What the row is called in the error.
-        used: Which audits stand on the row.
+        used: The condition under which an audit uses the row.
 
     Raises:
-        ConflictError: `{kind}_in_use`: an audit stands on the row.
+        ConflictError: `{kind}_in_use`: an audit uses the row.
     """
     try:
         with session.begin_nested():
@@ -36,9 +36,9 @@ def delete_unused(session: Session, principal: Principal, row: Any, *, kind: str
         found = list(session.scalars(newest))
         names = ", ".join(found[:NAMED]) + (" and more" if len(found) > NAMED else "")
         if not found:  # deleted meanwhile
-            raise ConflictError(f"{kind}_in_use", f"An audit stood on this {kind} until just now. Try again.") from None
+            raise ConflictError(f"{kind}_in_use", f"An audit used this {kind} until just now. Try again.") from None
         detail = (
-            f"Audits stand on this {kind}: {names}. Delete them first (DELETE /v1/audits/{{audit_id}}); their results "
+            f"Audits use this {kind}: {names}. Delete them first (DELETE /v1/audits/{{audit_id}}); their results "
             "would lose their meaning without it."
         )
         raise ConflictError(f"{kind}_in_use", detail) from None

@@ -1,6 +1,6 @@
-"""Answers that are read in one thread, and leave it as bytes.
+"""JSON answers that are read and serialised in one thread.
 
-FastAPI would take a `def` route through four threads in a row, and check again what is a model already.
+FastAPI would take a `def` route through four threads in a row, and validate again what is a model already.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,20 @@ from sqlalchemy.orm import Session
 
 
 class Run(Protocol):
-    """Runs its argument in a thread, as `Transactions.autocommit` and `Transactions.run` do."""
+    """A function that runs its argument in a thread, such as `Transactions.autocommit` and `Transactions.run`."""
 
-    async def __call__(self, work: Callable[[Session], str], /) -> str: ...
+    async def __call__(self, work: Callable[[Session], str], /) -> str:
+        """Return what `work` returns."""
+        ...
 
 
 async def answer_json(run: Run, response: Response, read: Callable[[Session], BaseModel]) -> Response:
-    """What `read` finds, as JSON, with the headers that the request's dependencies have put into `response`.
+    """Answer with what `read` finds, as JSON. The route names its `response_model`.
 
-    The route names its `response_model`. Raises what `read` raises.
+    Args:
+        run: Runs `read` in a thread with a session.
+        response: Holds the headers that the request's dependencies have set.
+        read: Returns the answer. What it raises is raised here.
     """
     content = await run(lambda session: read(session).model_dump_json())
     return Response(content, headers=dict(response.headers), media_type="application/json")

@@ -1,7 +1,8 @@
 """The OpenAPI document: what FastAPI knows of the routes, and what follows from them.
 
-From each route follow the problems that it can answer with (service.http.problems.codes), the scope that it needs, and
-links from what makes a resource to what takes its id. Examples of bodies stand in examples.json by the schema's name.
+The problems that a route can answer with (service.http.problems.codes), the scope that it needs, and the links from
+what creates a resource to what takes its id are derived from the route. Examples of bodies are in examples.json, by the
+schema's name.
 """
 
 import json
@@ -25,13 +26,18 @@ from service.http.problems.problem import MEDIA_TYPE, ProblemDocument
 Json = dict[str, Any]
 
 CODES_KEY = "x-problem-codes"
-"""Of a response: the codes of its problem document."""
+"""The key under which a response lists the codes of its problem documents."""
 
 PAGE_OF = "Page_"
 
 
 def install_openapi(app: FastAPI, root: str) -> None:
-    """Makes `app.openapi()` complete; it is built once. `root` stands before every path, if it is not empty."""
+    """Make `app.openapi()` return the complete document, which is built once.
+
+    Args:
+        app: The application with all its routes.
+        root: The path before every path, such as `/finetooth`; empty at the root of a host.
+    """
     generate = app.openapi
 
     @cache
@@ -40,7 +46,7 @@ def install_openapi(app: FastAPI, root: str) -> None:
         if root:
             document["servers"] = [{"url": root}]
         components = document.setdefault("components", {})
-        # Routes declare problems by reference, since they are no JSON of a route's own.
+        # Routes declare problems by reference, since they are not the JSON of one route.
         _, problems = models_json_schema(
             [(ProblemDocument, "serialization")], ref_template="#/components/schemas/{model}"
         )
@@ -59,7 +65,7 @@ def install_openapi(app: FastAPI, root: str) -> None:
 
 
 def dependencies(dependant: Dependant) -> Iterator[object]:
-    """Everything that the route calls before itself."""
+    """Yield every dependency of a route, in the order in which they are called."""
     for child in dependant.dependencies:
         yield child.call
         yield from dependencies(child)
@@ -85,7 +91,7 @@ def _complete(operation: Json, method: str, context: RouteContext) -> None:
 
 
 def _derived(operation: Json, method: str, context: RouteContext) -> Iterator[tuple[int, str]]:
-    """Status and code of the problems that follow from what the route is."""
+    """Yield status and code of the problems that follow from what the route is."""
     calls = list(dependencies(context.dependant))
     guards = [call for call in calls if isinstance(call, RequireScope)]
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
@@ -166,7 +172,7 @@ def _problem_example(code: str) -> Json:
 
 @cache
 def examples() -> Json:
-    """A body for each schema, by its name."""
+    """Return the example of a body for each schema, by its name."""
     found: Json = json.loads(files("service.http").joinpath("examples.json").read_text())
     return found
 
@@ -185,7 +191,7 @@ def _add_examples(operation: Json) -> None:
 
 
 def _schema_names(schema: Json) -> Iterator[str]:
-    """Of the schema itself, or of its alternatives."""
+    """Yield the name of the schema itself, or of its alternatives."""
     if "$ref" in schema:
         yield schema["$ref"].rpartition("/")[2]
     for alternative in [*schema.get("oneOf", ()), *schema.get("anyOf", ())]:
@@ -200,7 +206,7 @@ def _example(name: str) -> Any:
 
 
 def _link(document: Json) -> None:
-    """From the answer that makes a resource to everything that takes its id."""
+    """Link the answer that creates a resource to every operation that takes its id."""
     for path, methods in document["paths"].items():
         made = methods.get("post", {}).get("responses", {})
         answer = made.get("201") or made.get("202")
@@ -218,7 +224,7 @@ def _link(document: Json) -> None:
 
 
 def _drop_unused(components: Json, document: Json) -> None:
-    """FastAPI's own shape of a validation error, which no route answers with, and examples that none shows."""
+    """Remove FastAPI's own schema of a validation error, which no route answers with, and examples that none shows."""
     for name in ("HTTPValidationError", "ValidationError"):
         components["schemas"].pop(name, None)
     used = json.dumps(document["paths"])

@@ -1,4 +1,4 @@
-"""Lists: pages by keyset, with an opaque cursor; no offsets and no counts of everything."""
+"""Pages of a list by keyset, with an opaque cursor: no offsets, and no counting of the whole list."""
 
 import base64
 import binascii
@@ -28,16 +28,24 @@ class Page(BaseModel, Generic[T]):
 
 
 def make_cursor(key: str) -> str:
-    """Make the `after` with which a page starts behind the row of this key."""
+    """Make the `after` that starts a page behind the row with this key."""
     return base64.urlsafe_b64encode(key.encode("ascii")).decode("ascii").rstrip("=")
 
 
 class PageRequest:
-    """The query parameters `limit` and `after`, and where the next page's address is written."""
+    """The query parameters `limit` and `after`, and the response whose `Link` header gives the next page."""
 
     def __init__(
         self, request: Request, response: Response, limit: int = DEFAULT_LIMIT, after: str | None = None
     ) -> None:
+        """Read which page is asked for.
+
+        Args:
+            request: The request, whose address the next page's is made from.
+            response: The response that gets the `Link` header.
+            limit: The most items of the page, 1 to MAX_LIMIT.
+            after: The cursor behind which the page starts.
+        """
         self._request = request
         self._response = response
         self.limit = limit
@@ -45,10 +53,10 @@ class PageRequest:
 
     @property
     def after(self) -> str | None:
-        """The key that the page starts behind; None: at the top.
+        """The key behind which the page starts; None at the start of the list.
 
         Raises:
-            InvalidCursorError: No page gave this.
+            InvalidCursorError: The cursor was not made by a page.
         """
         if self._after is None:
             return None
@@ -63,10 +71,10 @@ class PageRequest:
 
     @property
     def after_number(self) -> int | None:
-        """The key that the page starts behind, where keys are numbers; None: at the top.
+        """The key behind which the page starts, in a list with numbers as keys; None at the start of the list.
 
         Raises:
-            InvalidCursorError: No page gave this.
+            InvalidCursorError: The cursor was not made by a page of such a list.
         """
         key = self.after
         if key is None:
@@ -87,11 +95,11 @@ class PageRequest:
         """Make the page of `rows`.
 
         Args:
-            rows: Those behind `after`, one more than `limit` where there are so many.
-            key: What a page that starts behind the row is asked for with.
-            render: The row as the API shows it.
+            rows: The rows behind `after`, up to one more than `limit`: that one tells that there is a next page.
+            key: Returns the key of a row, which `after` holds on the page behind it.
+            render: Returns the row as the API shows it.
             keep: Cuts the page shorter than `limit`.
-            resumable: Whether the list grows at its end: then its last page has a `next_after` too.
+            resumable: Whether the list grows at its end: its last page then has a `next_after` too.
         """
         kept = rows[: self.limit if keep is None else keep]
         has_more = len(rows) > len(kept)
@@ -99,7 +107,12 @@ class PageRequest:
         return self._page([render(row) for row in kept], last, has_more=has_more)
 
     def page_up_to(self, data: list[T], next_key: str | None) -> Page[T]:
-        """Make the page that holds just `data`; the next one starts behind `next_key`, and None ends the list."""
+        """Make a page of exactly these rows.
+
+        Args:
+            data: The rows as the API shows them.
+            next_key: The key behind which the next page starts; None ends the list.
+        """
         return self._page(data, next_key, has_more=next_key is not None)
 
     def _page(self, data: list[T], last: str | None, *, has_more: bool) -> Page[T]:

@@ -1,4 +1,4 @@
-"""Places that requests hold while they last, of which no workspace may take more than half."""
+"""Places that requests hold while they last; no workspace may hold more than half of them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ from service.errors import UnavailableError
 
 @dataclass(frozen=True)
 class Refusal:
-    """What somebody is told for whom no place is left."""
+    """The answer to a request for which no place is left."""
 
     code: str
     detail: str
-    """Where it says {places}, their number is put in."""
+    """The text; {places} stands for the number of places."""
     retry_after: int
-    """In seconds."""
+    """Seconds after which to try again."""
 
     def error(self, places: int) -> UnavailableError:
-        """The error that says so."""
+        """Return the error, with the number of places in its text."""
         return UnavailableError(self.code, self.detail.format(places=places), retry_after=self.retry_after)
 
 
 class Places:
-    """Counts the places that are taken; for the tasks of one event loop."""
+    """A count of the places that are taken, for the tasks of one event loop."""
 
     def __init__(self, total: int, *, full: Refusal, share_taken: Refusal) -> None:
         """Make places that are all free.
 
         Args:
-            total: How many there are.
-            full: For whoever comes when none is left; its number is `total`.
-            share_taken: For a workspace that has as many as it may have, which is its number.
+            total: How many places there are.
+            full: The refusal when none is left; its number is `total`.
+            share_taken: The refusal for a workspace that holds its share; its number is the share.
         """
         self._total = total
         self._share = (total + 1) // 2
@@ -40,11 +40,18 @@ class Places:
 
     @property
     def taken(self) -> int:
-        """By all workspaces together."""
+        """The places taken by all workspaces together."""
         return self._taken.total()
 
     def take(self, workspace_id: str) -> None:
-        """Takes one. Raises UnavailableError where none is left, or none for the workspace."""
+        """Take a place.
+
+        Args:
+            workspace_id: Whose request it is for.
+
+        Raises:
+            UnavailableError: No place is left, or none for the workspace.
+        """
         if self.taken >= self._total:
             raise self._full.error(self._total)
         if self._taken[workspace_id] >= self._share:
@@ -52,7 +59,7 @@ class Places:
         self._taken[workspace_id] += 1
 
     def give_back(self, workspace_id: str) -> None:
-        """Gives one back."""
+        """Give a place back."""
         self._taken[workspace_id] -= 1
         if not self._taken[workspace_id]:
             del self._taken[workspace_id]

@@ -1,5 +1,4 @@
-"""What one workspace may have at most: nearly each is a setting, and counted while nobody else creates in the
-workspace, or says why not."""
+"""How much one workspace may have. Nearly all quotas are settings; most are counted under a lock on the workspace."""
 
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from service.store.tables import AuditStep, Dataset, Export, IdempotencyRecord, 
 from service.store.verdict_tables import SavedView
 
 MAX_SAVED_VIEWS = 100
-"""Of a workspace: a page of findings names them all."""
+"""Saved views of a workspace: a page of findings lists them all."""
 
 
 @dataclass(frozen=True)
@@ -182,13 +181,7 @@ def check_probes(session: Session, workspace_id: str, settings: Settings) -> Non
     Raises:
         ConflictError: `probe_quota`.
     """
-    probes = _count_alone(session, workspace_id, Probe)
-    if probes >= settings.max_workspace_probes:
-        detail = (
-            f"This workspace has {probes} probes, and may have {settings.max_workspace_probes}. Delete some that you "
-            "no longer need, and try again."
-        )
-        raise ConflictError("probe_quota", detail)
+    _check_number(session, workspace_id, Probe, settings.max_workspace_probes, "probe", "that you no longer need")
 
 
 def check_exports(session: Session, workspace_id: str, settings: Settings) -> None:
@@ -202,13 +195,7 @@ def check_exports(session: Session, workspace_id: str, settings: Settings) -> No
     Raises:
         ConflictError: `export_quota`.
     """
-    exports = _count_alone(session, workspace_id, Export)
-    if exports >= settings.max_workspace_exports:
-        detail = (
-            f"This workspace has {exports} exports, and may have {settings.max_workspace_exports}. Delete some whose "
-            "content you have, and try again."
-        )
-        raise ConflictError("export_quota", detail)
+    _check_number(session, workspace_id, Export, settings.max_workspace_exports, "export", "whose content you have")
 
 
 def check_saved_views(session: Session, workspace_id: str) -> None:
@@ -221,11 +208,7 @@ def check_saved_views(session: Session, workspace_id: str) -> None:
     Raises:
         ConflictError: `view_quota`.
     """
-    if _count_alone(session, workspace_id, SavedView) >= MAX_SAVED_VIEWS:
-        detail = (
-            f"This workspace has {MAX_SAVED_VIEWS} saved views. Delete some that you no longer need, and try again."
-        )
-        raise ConflictError("view_quota", detail)
+    _check_number(session, workspace_id, SavedView, MAX_SAVED_VIEWS, "view", "that you no longer need")
 
 
 def check_idempotency_records(session: Session, workspace_id: str, settings: Settings) -> None:
@@ -276,8 +259,18 @@ def _unfinished_uploads(session: Session, workspace_id: str, besides: str | None
     return number, size
 
 
-def _count_alone(session: Session, workspace_id: str, table: type[Probe] | type[Export] | type[SavedView]) -> int:
-    """Count what a workspace has of a table, while nobody else creates in the workspace until the transaction ends."""
+def _check_number(
+    session: Session,
+    workspace_id: str,
+    table: type[Probe] | type[Export] | type[SavedView],
+    most: int,
+    noun: str,
+    deletable: str,
+) -> None:
+    """Refuse one more row of a table where the workspace has `most` already, or more."""
     _one_at_a_time(session, workspace_id)
     mine = table.workspace_id == workspace_id
-    return session.scalars(select(func.count()).select_from(table).where(mine)).one()
+    number = session.scalars(select(func.count()).select_from(table).where(mine)).one()
+    if number >= most:
+        detail = f"This workspace has {number} {noun}s, and may have {most}. Delete some {deletable}, and try again."
+        raise ConflictError(f"{noun}_quota", detail)

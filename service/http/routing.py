@@ -1,4 +1,4 @@
-"""Routers of JSON resources: who asks is known before the body is read, and every error is declared."""
+"""Routers of JSON resources: they authenticate before reading the body, and declare every error."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,20 +17,21 @@ JSON_BODY_BYTES = 10 * 2**20
 """The largest JSON body that is read."""
 
 JSON_BODY_SECONDS = 60.0
-"""All of it comes within this time: until then it stays in memory."""
+"""Seconds within which the whole body must come: until then what has come stays in memory."""
 
 
 class AuthenticatedRoute(APIRoute):
-    """Authenticates first, then reads at most JSON_BODY_BYTES of a JSON body, for JSON_BODY_SECONDS; else 413
-    `body_too_large` or 408 `body_stalled`.
+    """A route that authenticates first and then reads a bounded JSON body.
 
-    FastAPI alone would read and parse a body of any size before it asks who sent it, and its own limit answers in plain
-    text. Routes that stream their body (they declare none) set limits of their own.
+    At most JSON_BODY_BYTES are read, within JSON_BODY_SECONDS; else the answer is 413 `body_too_large` or 408
+    `body_stalled`. FastAPI alone would read and parse a body of any size before it asks who sent it, and its own limit
+    answers in plain text. Routes that stream their body (they declare none) set limits of their own.
 
-    A route with `dependencies=[IDEMPOTENT]` heeds the Idempotency-Key; its handler takes SessionDep.
+    A route with `dependencies=[IDEMPOTENT]` handles the Idempotency-Key; its handler takes SessionDep.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that authenticates and limits the body before FastAPI reads it."""
         handle = super().get_route_handler()
 
         marks = [child.call for child in self.dependant.dependencies if isinstance(child.call, Idempotent)]
@@ -71,11 +72,16 @@ def _limited(request: Request) -> Receive:
 
 
 def declared_problems(*answers: int | str) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route that answers with problem documents of these statuses and codes.
+    """Build the `responses=` of a route that answers with problem documents of these statuses and codes.
 
-    Codes that follow from what the route is (service.http.openapi) need no declaration; the rest is named. Of a code
-    with several statuses the last one is meant: that of an id in a body. Raises KeyError for a code that is not in
-    service.http.problems.codes.
+    Codes that follow from what the route is (service.http.openapi) need no declaration; name the rest.
+
+    Args:
+        answers: Statuses, and codes of service.http.problems.codes. A code with several statuses stands for the last
+            one, which is that of an id in a body.
+
+    Raises:
+        KeyError: A code is not in service.http.problems.codes.
     """
     named = [(PROBLEM_CODES[code].statuses[-1], code) for code in answers if isinstance(code, str)]
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
@@ -90,7 +96,14 @@ def declared_problems(*answers: int | str) -> dict[int | str, dict[str, Any]]:
 
 
 def resource_router(path: str, *, tag: str | None = None) -> APIRouter:
-    """A router for the resource at /v1/{path}. Its routes still name `RequireScope(...)`, for principal and scope."""
+    """Make a router for the resource at /v1/{path}, whose routes authenticate first.
+
+    Each route still depends on `RequireScope(...)`, for its principal and its scope.
+
+    Args:
+        path: The address below /v1, without a slash.
+        tag: The heading in the OpenAPI document; by default `path`.
+    """
     return APIRouter(
         prefix=f"/v1/{path}",
         tags=[tag or path],

@@ -1,9 +1,9 @@
-"""One transaction a request, and never more requests in the database than it has connections for.
+"""One transaction a request, and never more requests in the database than it has connections.
 
-A request keeps its connection from its first statement until its transaction ends, and in between it waits for threads
-several times. If requests without a connection could fill all threads while they wait for one, and those that have
-one waited for a thread, both would wait for ever. So a request takes its turn before it takes a session. Finding out
-who asks has turns of its own: it may happen while the request already has its session.
+A request keeps its connection from its first statement until its transaction ends, and waits for threads several times
+in between. If requests without a connection could fill all threads while they wait for one, and those that have one
+waited for a thread, both would wait for ever. So a request takes its turn before it takes a session. Authentication has
+turns of its own, since it may happen while the request already has its session.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -18,15 +18,21 @@ T = TypeVar("T")
 
 
 def share_pool(pool_size: int) -> tuple[int, int]:
-    """Splits the connections: (requests' own transactions, authentication)."""
+    """Split the connections of a pool into (those for requests' transactions, those for authentication)."""
     authentication = max(1, pool_size // 4)
     return pool_size - authentication, authentication
 
 
 class Transactions:
-    """Sessions of at most `limit` holders at a time. All limits on one pool add up to its size at most."""
+    """Sessions for at most `limit` holders at a time. The limits on one pool add up to its size at most."""
 
     def __init__(self, sessions: sessionmaker[Session], limit: int) -> None:
+        """Prepare sessions.
+
+        Args:
+            sessions: Makes them; its engine's pool has at least `limit` connections.
+            limit: How many may be open at a time.
+        """
         self._sessions = sessions
         engine = sessions.kw["bind"].execution_options(isolation_level="AUTOCOMMIT")
         self._readers = sessionmaker(engine, expire_on_commit=False)
@@ -36,7 +42,11 @@ class Transactions:
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Session]:
-        """A session whose transaction is committed when the block ends, rolled back when it raises."""
+        """Open a session whose transaction is committed when the block ends, and rolled back when it raises.
+
+        Raises:
+            SQLAlchemyError: The commit failed.
+        """
         async with self._turns:
             session = self._sessions()
             try:
@@ -47,7 +57,7 @@ class Transactions:
             await self._end(session, session.commit)
 
     async def run(self, work: Callable[[Session], T]) -> T:
-        """Runs `work` in a thread, in a transaction of its own; for async routes, which must not block."""
+        """Run `work` in a thread, in a transaction of its own; for async routes, which must not block."""
 
         def whole() -> T:
             with self._sessions.begin() as session:
@@ -57,7 +67,7 @@ class Transactions:
             return await run_sync(whole)
 
     async def autocommit(self, work: Callable[[Session], T]) -> T:
-        """Runs `work` in a thread, each of its statements in a transaction of its own, and without BEGIN and COMMIT.
+        """Run `work` in a thread, in autocommit: each statement is a transaction, without BEGIN and COMMIT.
 
         For reads: under READ COMMITTED a statement sees the same either way. There are no savepoints.
         """

@@ -102,7 +102,7 @@ class LaptopStack:
         ensure_folder(self.settings, self.settings.data_dir)
         ensure_folder(self.settings, self.settings.cache_dir)
         self._lock.acquire()
-        self._report("Looking for what an earlier run has left")
+        self._report("Checking for processes and files left by an earlier run")
         self._children_file.stop_leftovers()
         listener = _listen(port)
         with listener:

@@ -1,4 +1,4 @@
-"""What admins do with people: give, change and take roles, shut somebody out. And how people change workspaces."""
+"""Changing people: giving, changing and taking roles, disabling people, and switching workspaces."""
 
 from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -19,7 +19,7 @@ from service.store.tables import User as UserTable
 
 
 def add(session: Session, principal: Principal, body: UserAdd) -> User:
-    """Give somebody a role in the workspace, whether or not they have signed in before.
+    """Give a person a role in the workspace, whether or not they have signed in before.
 
     Args:
         session: An open transaction.
@@ -79,14 +79,14 @@ def remove(session: Session, principal: Principal, user_id: str) -> None:
     session.delete(membership)
     sign_out(session, owned(BrowserSession, principal) & (BrowserSession.user_id == user_id))
     session.flush()
-    if user.subject is None:  # nobody but this invitation knows them
+    if user.subject is None:  # they are known by this invitation alone
         others = exists().where(Membership.user_id == user_id)
         session.execute(delete(UserTable).where(UserTable.id == user_id, ~others))
     record(session, principal, "member.remove", user_id)
 
 
 def disable(session: Session, principal: Principal, user_id: str) -> User:
-    """Shut a person out of every workspace, and sign their browsers out. Idempotent.
+    """Disable a person in every workspace, and sign their browsers out. Idempotent.
 
     Args:
         session: An open transaction.
@@ -110,7 +110,7 @@ def disable(session: Session, principal: Principal, user_id: str) -> User:
 
 
 def enable(session: Session, principal: Principal, user_id: str) -> User:
-    """Let a person in again, with the roles that they have. Idempotent.
+    """Enable a person again, with the roles that they have. Idempotent.
 
     Args:
         session: An open transaction.
@@ -152,13 +152,13 @@ def switch_workspace(session: Session, principal: Principal, workspace_id: str, 
 
 
 def _known_by(session: Session, email: str) -> UserTable | None:
-    """Who has signed in with this e-mail, and whose issuer vouches for it."""
+    """Find the person who has signed in with this e-mail and whose issuer has verified it."""
     known = UserTable.subject.is_not(None) & UserTable.email_verified & (UserTable.email == email)
     return session.scalars(select(UserTable).where(known).order_by(UserTable.id.desc()).limit(1)).one_or_none()
 
 
 def _invited(session: Session, email: str) -> UserTable:
-    """Who has not signed in yet; a row waits for them."""
+    """Find or create the row of a person who has not signed in yet."""
     session.execute(
         insert(UserTable)
         .values(id=new_id("usr"), email=email)
@@ -168,7 +168,7 @@ def _invited(session: Session, email: str) -> UserTable:
 
 
 def _join(session: Session, principal: Principal, user_id: str, role: Role) -> bool:
-    """Make the person a member of the principal's workspace; False: they are one."""
+    """Make the person a member of the principal's workspace; return False if they are one already."""
     added = session.scalar(
         insert(Membership)
         .values(id=new_id("mbr"), workspace_id=principal.workspace_id, user_id=user_id, role=role, given_by="admin")
@@ -181,6 +181,6 @@ def _join(session: Session, principal: Principal, user_id: str, role: Role) -> b
 
 
 def _refuse_own(principal: Principal, user_id: str) -> None:
-    """So that a workspace which has an admin keeps one."""
+    """Refuse changes to one's own role, so that a workspace with an admin keeps one."""
     if user_id == principal.user_id:
-        raise ConflictError("own_role", "Nobody changes their own role or shuts themselves out. Ask another admin.")
+        raise ConflictError("own_role", "You cannot change your own role or disable yourself. Ask another admin.")

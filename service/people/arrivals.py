@@ -1,4 +1,4 @@
-"""What happens when somebody signs in as a person: they are found or made known, get their roles, and a session."""
+"""Signing a person in: their row is found or created, roles follow their groups, and a session begins."""
 
 import logging
 from collections.abc import Mapping
@@ -20,21 +20,21 @@ from service.store.seed import DEFAULT_WORKSPACE
 from service.store.tables import BrowserSession, Membership, User, Workspace
 
 FIRST_ADMIN_LOCK = 0x66_74_61_64_6D_69
-"""Advisory lock key ("ftadmi"): of two who sign in at the same time one becomes the first admin."""
+"""Advisory lock key ("ftadmi"): of two people who sign in at the same time, only one becomes the first admin."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PersonRefused:
-    """Why somebody whom the issuer knows does not get in."""
+    """The reason why a person whom the issuer knows may not sign in."""
 
     reason: Literal["disabled", "no_role"]
 
 
 @dataclass(frozen=True)
 class _Arriving:
-    """Whoever signs in, as the audit log has them."""
+    """The person who signs in, as the actor of an entry in the audit log."""
 
     workspace_id: str
     user_id: str
@@ -42,7 +42,7 @@ class _Arriving:
 
 
 def arrive(session: Session, identity: Identity, settings: Settings) -> str | PersonRefused:
-    """Sign a person in: they become known, their roles follow their groups, and a browser session begins.
+    """Sign a person in: create or update their row, set the roles of their groups, and begin a browser session.
 
     Who is refused is known afterwards too, so that an admin can give them a role.
 
@@ -70,7 +70,7 @@ def arrive(session: Session, identity: Identity, settings: Settings) -> str | Pe
 
 
 def _known(session: Session, identity: Identity) -> User:
-    """The person's row, locked and as the issuer describes them now; made where there is none."""
+    """Return the person's row, locked and updated to what the issuer says now; create it if there is none."""
     own = (User.issuer == identity.issuer) & (User.subject == identity.subject)
     session.execute(
         insert(User)
@@ -87,7 +87,7 @@ def _known(session: Session, identity: Identity) -> User:
 
 
 def _take_invitation(session: Session, user: User) -> None:
-    """Roles that admins gave to the e-mail before anybody had signed in with it are the person's now."""
+    """Give the person the roles that admins gave to the e-mail before anybody had signed in with it."""
     waiting = select(User).where(User.subject.is_(None), User.email == user.email).with_for_update()
     invited = session.scalars(waiting).one_or_none()
     if invited is None:
@@ -102,7 +102,7 @@ def _take_invitation(session: Session, user: User) -> None:
 
 
 def _wanted(session: Session, user: User, identity: Identity, settings: Settings) -> dict[str, Role]:
-    """What the settings make of the person, by ids of workspaces."""
+    """Return the roles that the settings give the person, by workspace id."""
     roles = roles_by_groups(identity, settings)
     if not roles and settings.default_role is not None:
         given = select(Membership.id).where(Membership.user_id == user.id, Membership.given_by == "admin").limit(1)
@@ -115,7 +115,7 @@ def _wanted(session: Session, user: User, identity: Identity, settings: Settings
 
 
 def _follow_settings(session: Session, user: User, wanted: Mapping[str, Role]) -> None:
-    """Add, change and remove roles that are not an admin's word."""
+    """Add, change and remove the roles that come from the settings and not from an admin."""
     members = session.scalars(select(Membership).where(Membership.user_id == user.id)).all()
     here = {member.workspace_id: member for member in members}
     for workspace_id, role in wanted.items():

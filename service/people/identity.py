@@ -1,4 +1,4 @@
-"""Who an issuer or a proxy says that somebody is, and which roles the settings give them for it."""
+"""A person as an issuer or a proxy describes them, and the roles that the settings give them."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,24 +10,27 @@ from service.store.seed import DEFAULT_WORKSPACE
 
 @dataclass(frozen=True)
 class Identity:
-    """A person as the issuer knows them."""
+    """A person as the issuer describes them."""
 
     issuer: str
     subject: str
-    """Unique at the issuer, and never given to somebody else."""
+    """The person's id, unique at the issuer and never given to somebody else."""
     email: str | None = None
-    """In lower case."""
+    """The e-mail address in lower case."""
     email_verified: bool = False
     name: str | None = None
     groups: tuple[str, ...] = ()
 
 
 def roles_by_groups(identity: Identity, settings: SignInSettings) -> dict[str, Role]:
-    """Find what the person's groups make them: the strongest role of each workspace, by its name.
+    """Find the roles that a person's groups give: the strongest one of each workspace.
 
     Args:
-        identity: Who signs in.
-        settings: Say what each group means.
+        identity: The person.
+        settings: The roles of each group.
+
+    Returns:
+        Roles by the workspace's name.
     """
     found: dict[str, list[Role]] = defaultdict(list)
     for group in identity.groups:

@@ -1,4 +1,4 @@
-"""Who somebody is by the word of a trusted proxy."""
+"""A person as a trusted proxy describes them."""
 
 from starlette.requests import Request
 
@@ -10,11 +10,14 @@ MOST_CHARACTERS = 255
 
 
 def proxied_identity(request: Request, settings: Settings) -> Identity | None:
-    """Read who asks from the headers of a trusted proxy; None where none says it.
+    """Read the person who asks from the headers of a trusted proxy.
 
     Args:
-        request: As the proxy passed it on.
-        settings: Name the proxy's addresses and headers.
+        request: The request, as the proxy passed it on.
+        settings: The proxy's addresses and headers.
+
+    Returns:
+        The person; None if no trusted proxy names one.
     """
     user = proxied_user(request)
     if user is None or len(user) > MOST_CHARACTERS:
@@ -25,6 +28,6 @@ def proxied_identity(request: Request, settings: Settings) -> Identity | None:
         issuer=TRUSTED_PROXY,
         subject=user,
         email=email[:MOST_CHARACTERS] or None,
-        email_verified=bool(email),  # who is trusted to say who it is, is trusted with this too
+        email_verified=bool(email),  # a proxy that is trusted to name the person is trusted with this too
         groups=tuple(group.strip() for group in groups.split(",") if group.strip()),
     )

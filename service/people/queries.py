@@ -1,4 +1,4 @@
-"""Reading people and what they are."""
+"""Reading people and their roles."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ def find_user(session: Session, principal: Principal, user_id: str) -> UserRow:
 
 
 def list_users(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[UserRow]:
-    """Read the workspace's people, the newest first; for an admin of the installation everybody.
+    """Read the workspace's people, the newest first; for an admin of the installation all people.
 
     Args:
         session: An open transaction.

@@ -56,8 +56,10 @@ def change(user_id: PathId, body: RoleChange, principal: Admin, session: Session
     "/{user_id}", status_code=204, operation_id="remove_user", responses=declared_problems(403, 404, 409, "own_role")
 )
 def remove(user_id: PathId, principal: Admin, session: SessionDep) -> None:
-    """Takes a person's role in the workspace and signs their browsers out of it. One that their groups give comes back
-    with their next sign-in."""
+    """Takes a person's role in the workspace and signs their browsers out of it.
+
+    A role that their groups give comes back with their next sign-in.
+    """
     actions.remove(session, principal, user_id)
 
 

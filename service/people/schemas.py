@@ -38,7 +38,7 @@ class UserAdd(BaseModel):
 
 
 class RoleChange(BaseModel):
-    """What a person is from now on."""
+    """A person's new role."""
 
     model_config = ConfigDict(extra="forbid")
     role: Role
@@ -64,7 +64,7 @@ class User(BaseModel):
 
 
 def render_user(row: tuple[UserTable, Membership | None]) -> User:
-    """Show a person, read with their membership, as the API does."""
+    """Return a person, read with their membership, as the API shows them."""
     user, membership = row
     return User.model_validate(
         {

@@ -12,7 +12,7 @@ STAGES: dict[Stage, str] = {
     Stage.LOADING: "Loading the model",
     Stage.TOKENIZING: "Tokenizing",
     Stage.TRAINING: "Training and measuring",
-    Stage.ATTRIBUTING: "Finding the words that count",
+    Stage.ATTRIBUTING: "Computing influence of tokens",
     Stage.SCORING: "Scoring",
     Stage.PUBLISHING: "Publishing",
 }

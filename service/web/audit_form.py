@@ -1,4 +1,4 @@
-"""The form of a new audit: from what was typed to what the API takes, and from its errors back to the fields."""
+"""The form of a new audit: turning its fields into a request of the API, and the API's errors into errors of fields."""
 
 import json
 import re
@@ -20,7 +20,7 @@ that is ticked, `pack`, `pack.{pack}.{parameter}`, `probe_name`, `item.{number}.
 PARTS: tuple[Literal["prompt", "unwanted", "reference"], ...] = ("prompt", "unwanted", "reference")
 
 FIRST_ITEMS = 3
-"""Empty items that a fresh form has."""
+"""Empty items in a new form."""
 
 MOST_ITEMS = 200
 """Items that have fields of their own; more can be pasted."""
@@ -29,7 +29,7 @@ ABSENT = "Fill this in."
 
 
 class WrongFieldsError(Exception):
-    """What was typed cannot be taken.
+    """What was typed in a form is not valid.
 
     Args:
         errors: What is wrong, by the field's name.
@@ -42,16 +42,16 @@ class WrongFieldsError(Exception):
 
 @dataclass(frozen=True)
 class NewProbe:
-    """A probe that the form describes."""
+    """The probe that a form describes."""
 
     body: ProbeFromItems | ProbeFromPack
     places: Mapping[str, str]
-    """Fields by the pointers that errors of the API have."""
+    """The form's fields by the pointers in errors of the API."""
 
 
 @dataclass(frozen=True)
 class TypedItem:
-    """One item's fields."""
+    """The fields of one item."""
 
     number: int
     prompt: str
@@ -60,12 +60,12 @@ class TypedItem:
 
     @property
     def blank(self) -> bool:
-        """Whether nothing was typed in it."""
+        """Return whether nothing was typed in it."""
         return not (self.prompt.strip() or self.unwanted.strip() or self.reference.strip())
 
 
 def fresh(*, dataset: str, model: str, behaviour: str) -> dict[str, str]:
-    """Make the fields of a form in which nobody has typed.
+    """Make the fields of an empty form.
 
     Args:
         dataset: Id of the chosen dataset, or empty.
@@ -93,12 +93,12 @@ def cleaned(fields: Typed) -> dict[str, str]:
 
 
 def chosen_probes(typed: Typed) -> list[str]:
-    """The ids of the ticked probes in the order of the form."""
+    """Return the ids of the ticked probes in the order of the form."""
     return [name.removeprefix("probe.") for name in typed if name.startswith("probe.")]
 
 
 def typed_items(typed: Typed) -> list[TypedItem]:
-    """The items that have fields, in their order."""
+    """Return the items that have fields, in their order."""
     numbers = {int(found[1]) for name in typed if (found := re.fullmatch(r"item\.([0-9]{1,3})\.\w+", name))}
     return [
         TypedItem(number, *(typed.get(f"item.{number}.{part}", "") for part in PARTS))
@@ -166,7 +166,7 @@ def read_audit(typed: Typed, probe_ids: Sequence[str]) -> AuditCreate:
 
 
 def field_of(pointer: str, places: Mapping[str, str]) -> str:
-    """Find the field that an error of the API is of.
+    """Find the field that an error of the API belongs to.
 
     Args:
         pointer: A JSON pointer into a probe or an audit.
@@ -188,16 +188,16 @@ def field_of(pointer: str, places: Mapping[str, str]) -> str:
 
 
 def sentence(words: str) -> str:
-    """Begin the words with a capital, and end them with a point."""
+    """Begin the words with a capital, and end them with a full stop."""
     return f"{words[:1].upper()}{words[1:]}{'' if words.endswith(('.', '?', '!')) else '.'}"
 
 
-def told_at(pointer: str, field: str, words: str) -> str:
-    """Say beside a field what is wrong; of pasted items, in which.
+def field_error(pointer: str, field: str, words: str) -> str:
+    """Write the error that is shown beside a field; for pasted items it names the item.
 
     Args:
-        pointer: Where the error is, as the API says it.
-        field: Whose error it is.
+        pointer: Where the error is, as in a problem document of the API.
+        field: The field.
         words: What is wrong.
     """
     found = re.fullmatch(r"#/items/([0-9]+)(?:/(.+))?", pointer) if field == "pasted" else None
@@ -247,7 +247,7 @@ def _pasted(number: int, line: str) -> Any:
         reason = getattr(error, "msg", "it cannot be read")
         raise WrongFieldsError({"pasted": f"Line {number} is not JSON: {reason}."}) from None
     if not isinstance(found, dict):
-        raise WrongFieldsError({"pasted": f"Line {number} is no JSON object with prompt, unwanted and reference."})
+        raise WrongFieldsError({"pasted": f"Line {number} is not a JSON object with prompt, unwanted and reference."})
     return found
 
 
@@ -257,12 +257,12 @@ def _errors(error: ValidationError, places: Mapping[str, str]) -> dict[str, str]
     for entry in error.errors(include_url=False, include_input=False, include_context=False):
         pointer = json_pointer(*entry["loc"])
         field = field_of(pointer, places)
-        found.setdefault(field, told_at(pointer, field, _words(entry["type"], entry["msg"])))
+        found.setdefault(field, field_error(pointer, field, _words(entry["type"], entry["msg"])))
     return found
 
 
 def _words(kind: str, message: str) -> str:
-    """Pydantic's message for somebody who fills in a form."""
+    """Return pydantic's message in words for a person who fills in a form."""
     if kind in ("missing", "string_too_short"):
         return ABSENT
     if kind in ("int_parsing", "int_from_float", "int_type"):

@@ -17,7 +17,7 @@ class Option:
     training: bool = True
     """Whether it belongs to the training."""
     choices: tuple[str, ...] = ()
-    """Empty: anything may be typed."""
+    """The values to choose from; empty where anything may be typed."""
 
     @property
     def default(self) -> str:
@@ -27,7 +27,7 @@ class Option:
 
 
 def shown(value: object) -> str:
-    """A setting's value as its field holds it."""
+    """Return a setting's value as its field holds it."""
     if value is None:
         return ""
     if isinstance(value, tuple):
@@ -58,23 +58,22 @@ MAIN = (
     Option(
         "group_column",
         "Group column",
-        "A column of the data that names each sample's source: the audit tells each group's influence. May be empty.",
+        "A column of the data that names each sample's source: the audit measures each group's influence. Optional.",
         training=False,
     ),
     Option(
         "trusted_column",
         "Trusted column",
-        "A column that is true, 1 or yes for samples known to be clean: what is normal is learnt from them. May be "
-        "empty.",
+        "A column that is true, 1 or yes for samples known to be clean: what is normal is learnt from them. Optional.",
         training=False,
     ),
     Option(
         "max_length",
         "Longest sample in tokens",
-        "Longer samples lose their end; memory grows with it.",
+        "The end of longer samples is cut off; memory grows with this.",
     ),
 )
-"""What many audits change."""
+"""Settings that many audits change."""
 
 ADVANCED = (
     Option(
@@ -112,6 +111,6 @@ ADVANCED = (
     ),
     Option("seed", "First seed", "The same seed repeats the same run; further runs take the numbers after it."),
 )
-"""What few audits change."""
+"""Settings that few audits change."""
 
 OPTIONS = (*MAIN, *ADVANCED)

@@ -14,7 +14,7 @@ def bars_svg(counts: Sequence[int], labels: Sequence[str], words: str) -> Markup
 
     Args:
         counts: [bins], not negative.
-        labels: [bins], told where the pointer rests on a bar.
+        labels: [bins], shown where the pointer rests on a bar.
         words: What the picture shows, for those who do not see it.
 
     Raises:

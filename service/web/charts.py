@@ -13,7 +13,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from service.contract import results
-from service.web.drawing import PALETTES, Scheme, Width, to_svg
+from service.web.drawing import PALETTES, Scheme, Width, series_colour, to_svg
 
 MAX_POINTS = 400
 """A longer loss curve is averaged down to this many points: more do not fit on a screen."""
@@ -22,7 +22,7 @@ CURVE_POINTS = 240
 
 
 class LossPoint(NamedTuple):
-    """What training measured at one optimiser step; probe_loss where it was measured there."""
+    """The losses at one optimiser step; `probe_loss` is None where the probe was not measured."""
 
     step: float
     loss: float
@@ -30,7 +30,12 @@ class LossPoint(NamedTuple):
 
 
 def null_density(null: results.NullFit, z: float) -> float:
-    """Density of the fitted null at z."""
+    """Compute the density of the fitted null, a scaled and shifted Student's t.
+
+    Args:
+        null: The fitted null.
+        z: Where.
+    """
     nu = null.degrees_of_freedom
     t = (z - null.location) / null.scale
     log_norm = math.lgamma((nu + 1) / 2) - math.lgamma(nu / 2) - 0.5 * math.log(nu * math.pi) - math.log(null.scale)
@@ -38,10 +43,18 @@ def null_density(null: results.NullFit, z: float) -> float:
 
 
 def z_histogram_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light", width: Width = "wide") -> str:
-    """Samples a bin of Z, the counts the null leads one to expect, and the threshold; an SVG document.
+    """Draw the histogram of z with the counts expected under the null, and the threshold.
 
-    Counts stand on a square-root scale: one flagged sample stays visible beside a bulk of thousands. A bin that the
+    Counts are on a square-root scale: one flagged sample stays visible beside a bulk of thousands. A bin that the
     threshold cuts is coloured on both sides of it, since the histogram does not know which of its samples are above.
+
+    Args:
+        probe: What the summary says of the probe.
+        scheme: The colour scheme.
+        width: How wide the picture is shown.
+
+    Returns:
+        An SVG document.
     """
     import altair as alt
 
@@ -109,7 +122,16 @@ def z_histogram_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light", wi
 
 
 def loss_svg(points: Sequence[LossPoint], *, scheme: Scheme = "light", width: Width = "wide") -> str:
-    """Training loss a step, and the probe loss where it was measured; an SVG document."""
+    """Draw the training loss by step, and the probe loss where it was measured.
+
+    Args:
+        points: The losses in the order of their steps; more than MAX_POINTS are averaged.
+        scheme: The colour scheme.
+        width: How wide the picture is shown.
+
+    Returns:
+        An SVG document.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
@@ -123,8 +145,7 @@ def loss_svg(points: Sequence[LossPoint], *, scheme: Scheme = "light", width: Wi
     )
     x = alt.X("step:Q", title="Optimiser step", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y("loss:Q", title="Mean loss (nats a token)", scale=alt.Scale(zero=True))
-    scale = alt.Scale(domain=["training loss", "probe loss"], range=[colours.bulk, colours.null])
-    colour = alt.Color("curve:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType="stroke"))
+    colour = series_colour("curve", {"training loss": colours.bulk, "probe loss": colours.null}, "stroke")
     layers = []
     for name, values, dots in (("training loss", train, False), ("probe loss", probe, len(probe) <= 60)):
         rows = [{"step": step, "loss": loss, "curve": name} for step, loss in values]
@@ -137,10 +158,16 @@ def loss_svg(points: Sequence[LossPoint], *, scheme: Scheme = "light", width: Wi
 
 
 def mu_interval_svg(mu: float, low: float | None, high: float | None, extent: float) -> Markup:
-    """mu as a dot with its interval as a whisker around a line at zero, for one table row.
+    """Draw mu as a dot with its interval as a whisker around a line at zero, for one table row.
 
-    extent: the largest absolute value drawn on the page, so that the rows of one page share a scale. Colours come from
-    the stylesheet's classes. Numbers alone go in, therefore this is the one place where markup is declared safe.
+    Colours come from the stylesheet's classes. Only numbers are filled in, so this is the one place where markup is
+    declared safe.
+
+    Args:
+        mu: The sample's mu.
+        low: The lower end of its interval; None without one.
+        high: The upper end.
+        extent: The largest absolute value drawn on the page, so that all rows of a page share a scale.
     """
     extent = extent if math.isfinite(extent) and extent > 0 else 1.0
 
@@ -158,13 +185,13 @@ def mu_interval_svg(mu: float, low: float | None, high: float | None, extent: fl
 
 
 def interval_extent(rows: Sequence[results.ScoreRow]) -> float:
-    """The largest absolute mu or interval end among the rows; 1 where there is none."""
+    """Return the largest absolute mu or interval end among the rows; 1 if there is none."""
     ends = [abs(value) for row in rows for value in (row.mu, row.mu_low, row.mu_high) if value is not None]
     return max(ends, default=1.0)
 
 
 def _thin(values: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Means of neighbouring points, at most MAX_POINTS of them."""
+    """Average neighbouring points, so that at most MAX_POINTS remain."""
     size = math.ceil(len(values) / MAX_POINTS)
     if size <= 1:
         return values

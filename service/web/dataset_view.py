@@ -1,4 +1,4 @@
-"""A dataset in the words and pictures of its page: made from its statistics, its notices and some of its rows."""
+"""The words and pictures of a dataset's page, made from its statistics, its notices and some of its rows."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ TURN_SHOWN = 1_500
 """Characters of one turn in the preview; the API gives the rest."""
 
 TURNS_SHOWN = 12
-"""Of one row."""
+"""Turns of one row that are shown."""
 
 VALUES_SHOWN = 5
-"""Of one column."""
+"""Values of one column that are shown."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Picture:
     words: str
     svg: Markup
     low: str
-    """What the first bar stands for."""
+    """The value of the first bar."""
     high: str
 
 
@@ -56,7 +56,7 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class ShownChange:
-    """A prompt whose last turn is another than in the version before."""
+    """A prompt whose last turn differs from the version before."""
 
     before: int
     after: int
@@ -69,7 +69,7 @@ class ShownChange:
 
 @dataclass(frozen=True)
 class ShownColumn:
-    """An extra column: in how many rows it stands, and its most frequent values with how many rows have each."""
+    """An extra column: how many rows have it, and its most frequent values with how many rows have each."""
 
     name: str
     rows: int
@@ -91,12 +91,12 @@ def pictures(statistics: Mapping[str, Any]) -> list[Picture]:
     turns = statistics.get("turns")
     if turns:
         labels = [f"{entry['turns']}{'+' if entry['turns'] == 64 else ''}" for entry in turns]
-        told = [
+        bar_labels = [
             f"{label} {'turn' if label == '1' else 'turns'}: {counted(entry['rows'], 'row')}"
             for label, entry in zip(labels, turns, strict=True)
         ]
         words = f"Rows have {labels[0]} turns." if len(labels) == 1 else f"Rows have {labels[0]} to {labels[-1]} turns."
-        svg = bars_svg([entry["rows"] for entry in turns], told, f"Turns a row. {words}")
+        svg = bars_svg([entry["rows"] for entry in turns], bar_labels, f"Turns a row. {words}")
         found.append(Picture("Turns a row", words, svg, labels[0], labels[-1]))
     return found
 
@@ -157,7 +157,7 @@ def changed_row(before: Mapping[str, Any], after: Mapping[str, Any]) -> ShownCha
 
 
 def notice_words(notice: Notice) -> str:
-    """Say how many rows a notice is of, and what was found in them."""
+    """Say how many rows a notice concerns, and what was found in them."""
     found = ", ".join(f"{name} ({whole(times)})" for name, times in notice.found.items())
     where = f"In {counted(notice.rows, 'row')}." if notice.rows else "Of the whole file."
     return f"{where} Found: {found}." if found else where
@@ -188,7 +188,7 @@ def _turn(turn: Mapping[str, str]) -> ShownTurn:
 
 def _lengths(heading: str, lengths: Mapping[str, Any]) -> Picture:
     edges, counts = lengths["histogram"]["edges"], lengths["histogram"]["counts"]
-    told = [
+    bar_labels = [
         f"{whole(low)} to {whole(high - 1)} characters: {counted(count, 'row')}"
         for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
     ]
@@ -196,4 +196,5 @@ def _lengths(heading: str, lengths: Mapping[str, Any]) -> Picture:
         f"{whole(lengths['min'])} to {whole(lengths['max'])} characters, {whole(round(lengths['mean']))} on average; "
         "each bar is twice as wide as the one before."
     )
-    return Picture(heading, words, bars_svg(counts, told, f"{heading}. {words}"), whole(edges[0]), whole(edges[-1]))
+    svg = bars_svg(counts, bar_labels, f"{heading}. {words}")
+    return Picture(heading, words, svg, whole(edges[0]), whole(edges[-1]))

@@ -1,6 +1,7 @@
-"""How every chart looks: palettes, sizes, and the way from an Altair chart to an SVG document."""
+"""The look of every chart: palettes, sizes, and the way from an Altair chart to an SVG document."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,7 +16,7 @@ VEGA_LITE = "6.4"
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours of one scheme; the same as the stylesheet's."""
+    """The colours of one scheme; the same as the stylesheet's."""
 
     ink: str
     muted: str
@@ -31,14 +32,37 @@ PALETTES: dict[Scheme, Palette] = {
 }
 
 SIZES: dict[Size, tuple[int, int]] = {"wide": (980, 300), "narrow": (300, 220), "small": (360, 220)}
-"""Pixels; `small` pictures stand beside each other and fit a telephone too."""
+"""Width and height in pixels; `small` pictures are shown beside each other and fit a telephone too."""
 
 MARGINS: dict[Size, int] = {"wide": 64, "narrow": 64, "small": 80}
-"""Of the width: what axis labels and padding take at most."""
+"""The pixels of the width that axis labels and padding take at most."""
+
+
+def series_colour(field: str, colours: Mapping[str, str], symbol: Literal["circle", "stroke"]) -> Any:
+    """Build the colour encoding of several series, with a legend above the chart.
+
+    Args:
+        field: The field that names a row's series.
+        colours: The colour of each series, in the order of the legend.
+        symbol: The legend's symbol.
+    """
+    import altair as alt
+
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(f"{field}:N", scale=scale, legend=alt.Legend(title=None, orient="top", symbolType=symbol))
 
 
 def to_svg(chart: Any, scheme: Scheme, size: Size) -> str:
-    """The chart in our dress; an SVG document."""
+    """Draw an Altair chart in the dashboard's style.
+
+    Args:
+        chart: The chart.
+        scheme: The colour scheme.
+        size: The size in SIZES.
+
+    Returns:
+        An SVG document.
+    """
     colours = PALETTES[scheme]
     wide, high = SIZES[size]
     font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"

@@ -1,4 +1,4 @@
-"""Small charts that say how far a result can be trusted; SVG documents drawn from numbers alone."""
+"""Small charts that show how far a result can be trusted: SVG documents drawn from numbers alone."""
 
 import math
 from collections.abc import Sequence
@@ -7,14 +7,22 @@ from typing import Any
 
 from service.contract import results
 from service.findings.schemas import Observation
-from service.web.drawing import PALETTES, Scheme, to_svg
+from service.web.drawing import PALETTES, Scheme, series_colour, to_svg
 
 CURVE_POINTS = 101
 MAX_QQ_POINTS = 400
 
 
 def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") -> str:
-    """QQ plot: what the null leads one to expect against what the samples and the placebo directions gave."""
+    """Draw a QQ plot: the quantiles expected under the null against those of the samples and the placebos.
+
+    Args:
+        probe: What the summary says of the probe.
+        scheme: The colour scheme.
+
+    Returns:
+        An SVG document.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
@@ -30,11 +38,7 @@ def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") ->
     diagonal = [{"expected": end, "observed": end} for end in (min(ends, default=0.0), max(ends, default=1.0))]
     x = alt.X("expected:Q", title="expected under the null (its scales)", scale=alt.Scale(zero=False))
     y = alt.Y("observed:Q", title="observed", scale=alt.Scale(zero=False))
-    colour = alt.Color(
-        "of:N",
-        scale=alt.Scale(domain=["samples", "placebo"], range=[colours.bulk, colours.null]),
-        legend=alt.Legend(title=None, orient="top", symbolType="circle"),
-    )
+    colour = series_colour("of", {"samples": colours.bulk, "placebo": colours.null}, "circle")
     layers = [
         alt.Chart(alt.Data(values=diagonal)).mark_line(color=colours.muted, strokeDash=[4, 4]).encode(x=x, y=y),
         alt.Chart(alt.Data(values=points)).mark_point(filled=True, size=18, opacity=1).encode(x=x, y=y, color=colour),
@@ -43,9 +47,17 @@ def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") ->
 
 
 def sensitivity_svg(sensitivity: results.Sensitivity, *, scheme: Scheme = "light") -> str:
-    """Share of the hidden tracers that the audit would have found, by their strength, with 95 % intervals.
+    """Draw the share of the hidden tracers that the audit would have found, by strength, with 95 % intervals.
 
-    Audits from before strengths were told apart have tracers of the full strength alone, by how many were hidden.
+    Audits from before strengths were distinguished have tracers of full strength alone; the share is then drawn by how
+    many were hidden.
+
+    Args:
+        sensitivity: What the summary says of the tracers.
+        scheme: The colour scheme.
+
+    Returns:
+        An SVG document.
     """
     import altair as alt
 
@@ -67,7 +79,15 @@ def sensitivity_svg(sensitivity: results.Sensitivity, *, scheme: Scheme = "light
 
 
 def drift_svg(drift: results.Drift, *, scheme: Scheme = "light") -> str:
-    """Change of the probe loss between its measurements: as predicted from the recorded effects, and as it was."""
+    """Draw the change of the probe loss between its measurements, as predicted from the recorded effects and as it was.
+
+    Args:
+        drift: What the summary says of the probe.
+        scheme: The colour scheme.
+
+    Returns:
+        An SVG document.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
@@ -76,11 +96,7 @@ def drift_svg(drift: results.Drift, *, scheme: Scheme = "light") -> str:
         for name, values in (("predicted", drift.predicted), ("realised", drift.realised))
         for step, value in zip(drift.step, values, strict=True)
     ]
-    colour = alt.Color(
-        "of:N",
-        scale=alt.Scale(domain=["predicted", "realised"], range=[colours.bulk, colours.null]),
-        legend=alt.Legend(title=None, orient="top", symbolType="stroke"),
-    )
+    colour = series_colour("of", {"predicted": colours.bulk, "realised": colours.null}, "stroke")
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(strokeWidth=2, point={"size": 22, "filled": True} if len(drift.step) <= 60 else False)
@@ -94,7 +110,15 @@ def drift_svg(drift: results.Drift, *, scheme: Scheme = "light") -> str:
 
 
 def tradeoff_svg(curve: results.GroupCurve, *, scheme: Scheme = "light") -> str:
-    """A group's empirical trade-off curve, the Gaussian one fitted to it, and the line of no influence."""
+    """Draw a group's empirical trade-off curve, the Gaussian one fitted to it, and the line of no influence.
+
+    Args:
+        curve: The group's curve.
+        scheme: The colour scheme.
+
+    Returns:
+        An SVG document.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
@@ -109,11 +133,7 @@ def tradeoff_svg(curve: results.GroupCurve, *, scheme: Scheme = "light") -> str:
     none = [{"alpha": 0.0, "beta": 1.0}, {"alpha": 1.0, "beta": 0.0}]
     x = alt.X("alpha:Q", title="false alarms", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
     y = alt.Y("beta:Q", title="misses", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"))
-    colour = alt.Color(
-        "of:N",
-        scale=alt.Scale(domain=["measured", "Gaussian fit"], range=[colours.flagged, colours.null]),
-        legend=alt.Legend(title=None, orient="top", symbolType="stroke"),
-    )
+    colour = series_colour("of", {"measured": colours.flagged, "Gaussian fit": colours.null}, "stroke")
     layers = [
         alt.Chart(alt.Data(values=none)).mark_line(color=colours.muted, strokeDash=[4, 4]).encode(x=x, y=y),
         alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, order="alpha:Q"),
@@ -122,8 +142,15 @@ def tradeoff_svg(curve: results.GroupCurve, *, scheme: Scheme = "light") -> str:
 
 
 def gaussian_tradeoff(mu: float, alpha: float) -> float:
-    """G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu), misses at `alpha` false alarms (Dong, Roth, Su); above 1 - alpha for
-    a negative mu."""
+    """Compute the Gaussian trade-off function (Dong, Roth and Su): G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu).
+
+    Args:
+        mu: The separation; a negative one gives values above 1 - alpha.
+        alpha: The rate of false alarms, 0 to 1.
+
+    Returns:
+        The rate of misses, 0 to 1.
+    """
     if alpha <= 0:
         return 1.0
     if alpha >= 1:
@@ -133,7 +160,15 @@ def gaussian_tradeoff(mu: float, alpha: float) -> float:
 
 
 def trace_svg(trace: Sequence[Observation], *, scheme: Scheme = "light") -> str:
-    """Each observation's share of a sample's mu, at the optimiser step that drew it."""
+    """Draw each observation's share of a sample's mu, at the optimiser step at which it was drawn.
+
+    Args:
+        trace: The sample's observations.
+        scheme: The colour scheme.
+
+    Returns:
+        An SVG document.
+    """
     import altair as alt
 
     colours = PALETTES[scheme]
@@ -152,7 +187,7 @@ def trace_svg(trace: Sequence[Observation], *, scheme: Scheme = "light") -> str:
 
 
 def _thin(points: Any) -> list[tuple[float, float]]:
-    """At most MAX_QQ_POINTS of them, the ends kept: more do not fit, and the ends are what one looks for."""
+    """Keep at most MAX_QQ_POINTS points, the ends among them: more do not fit, and the ends are what one looks for."""
     every = list(points)
     if len(every) <= MAX_QQ_POINTS:
         return every

@@ -13,10 +13,10 @@ FORM_BYTES = 2**20
 """The largest form that is read."""
 
 FORM_SECONDS = 60.0
-"""All of a form comes within this time: until then it stays in memory."""
+"""Seconds within which a whole form must come: until then what has come stays in memory."""
 
 FORM_FIELDS = 1_000
-"""The most fields of one."""
+"""The most fields of a form."""
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
 

@@ -1,4 +1,4 @@
-"""The route classes of pages: every problem is a page that says what to do."""
+"""The route classes of pages: every problem becomes a page that says what to do."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,17 +18,18 @@ from service.web.ways_in import ways_in
 TITLES_BY_CODE = {"sign_in_link_invalid": "This link no longer works", "cross_site": "Nothing was done"}
 TITLES = {
     401: "Please sign in",
-    403: "Not yours to see",
-    404: "There is nothing here",
-    409: "Not now",
+    403: "You may not see this",
+    404: "Page not found",
+    409: "This is not possible now",
     503: "Please try again",
 }
 
 
 class OpenPageRoute(APIRoute):
-    """Answers problems as pages. Anybody may ask."""
+    """A route that answers problems as pages, and is open to visitors who have not signed in."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler that turns what the route raises into pages."""
         handle = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
@@ -40,26 +41,41 @@ class OpenPageRoute(APIRoute):
             except DomainError as error:
                 return problem_page(request, problem_of(error))
             except RequestValidationError:
-                return problem_page(request, Problem(404, "not_found", "This address names no page of Finetooth."))
+                return problem_page(
+                    request,
+                    Problem(
+                        404,
+                        "not_found",
+                        "There is no page at this address. Check it, or start from the list of audits.",
+                    ),
+                )
             except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError, sqlalchemy.exc.TimeoutError):
-                return problem_page(request, Problem(503, "database_unavailable", "The database does not answer."))
+                return problem_page(
+                    request,
+                    Problem(503, "database_unavailable", "The database does not answer. Reload the page in a moment."),
+                )
 
         return answer
 
     async def look_who_asks(self, request: Request) -> None:
-        """Raise Problem where whoever asks may see no page."""
+        """Raise Problem if the visitor may see no page. Here everybody may."""
 
 
 class PageRoute(OpenPageRoute):
-    """Answers a signed-out visitor with 401 and a page on how to sign in; other problems likewise."""
+    """A route that answers visitors who are signed out with 401 and a page on how to sign in."""
 
     async def look_who_asks(self, request: Request) -> None:
-        """Before anything is read of the request. Raises Problem 401, or 403 for a cross-site browser."""
+        """Authenticate before anything is read of the request. Raises Problem 401, or 403 for a cross-site browser."""
         await authenticate(request)
 
 
 def problem_page(request: Request, problem: Problem) -> Response:
-    """The problem for a person; its code and status are those of the API."""
+    """Build the page that tells a person of a problem, with the status and the code that the API has for it.
+
+    Args:
+        request: The refused request.
+        problem: Why it is refused.
+    """
     context = {
         "signed_in": getattr(request.state, "principal", None) is not None,
         "section": "",

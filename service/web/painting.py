@@ -1,4 +1,4 @@
-"""Drawing charts without keeping anybody from the database or from a thread: a few at a time, and each of them once."""
+"""Drawing charts without blocking the database or the threads of others: a few at a time, and each chart once."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from service.http.transactions import Transactions
 
 PAINTERS = 2
-"""A picture takes up to a second of a processor, a report of many probes some: no more at a time than this."""
+"""Pictures that are drawn at a time: each takes up to a second of a processor."""
 
 KEPT = 256
-"""Pictures of 10 to 60 kB each."""
+"""Pictures that are kept, of 10 to 60 kB each."""
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ async def paint_once(
 
     Args:
         transactions: Where it is read; the session has ended before anything is drawn.
-        key: Says what the picture shows and which one it is, once it is known that whoever asks may see it; what a key
+        key: Says what the picture shows and which one it is, once it is known that the reader may see it; what a key
             stands for never changes. None: it is drawn each time.
         read: What to draw.
         draw: Makes the picture, from nothing but that.

@@ -1,4 +1,4 @@
-"""What pages read beside the resources' own queries: names for ids, the loss curve.
+"""What pages read beside the resources' own queries: names for ids, and the loss curve.
 
 A function that takes an audit expects one that the caller has found through its workspace.
 """
@@ -22,11 +22,20 @@ from service.web.charts import LossPoint
 EVENTS_SHOWN = 100
 
 PACE_METRICS = 10
-"""Over how many of the last metrics the samples a second are told."""
+"""How many of the last metrics the samples per second are computed from."""
 
 
 def names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, str]:
-    """Names of datasets, probes and models by id."""
+    """Read the names of datasets, probes and models.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        ids: Their ids.
+
+    Returns:
+        The names by id.
+    """
     wanted = set(ids)
     found: dict[str, str] = {}
     for table in (Dataset, Probe, Model):
@@ -36,7 +45,16 @@ def names(session: Session, principal: Principal, ids: Iterable[str]) -> dict[st
 
 
 def flagged_counts(session: Session, principal: Principal, audit_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(flagged, scored) samples of those audits that have a result; their summaries stay in the database."""
+    """Count the flagged samples of audits that have a result; their summaries stay in the database.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit_ids: The audits.
+
+    Returns:
+        (flagged, scored) samples by audit.
+    """
     counts = (Audit.summary["flagged"].astext.cast(Integer), Audit.summary["rows_scored"].astext.cast(Integer))
     query = scoped(Audit, principal).where(Audit.id.in_(audit_ids), Audit.summary.is_not(None))
     rows = session.execute(query.with_only_columns(Audit.id, *counts))
@@ -44,13 +62,25 @@ def flagged_counts(session: Session, principal: Principal, audit_ids: Sequence[s
 
 
 def audits_of(session: Session, principal: Principal, dataset: Dataset, limit: int) -> Sequence[AuditRow]:
-    """Read the newest audits of a dataset that the caller has found through its workspace; at most `limit`."""
+    """Read the newest audits of a dataset.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        dataset: The dataset, which the caller has found through its workspace.
+        limit: The most that are read.
+    """
     query = select_audits(principal).where(Audit.dataset_id == dataset.id).options(defer(Audit.summary, raiseload=True))
     return session.execute(newest_first(query, Audit.id, after=None, limit=limit)).all()
 
 
 def recent_events(session: Session, audit: Audit) -> Sequence[AuditEvent]:
-    """The last events that tell a person something, oldest first: metrics are in the curve."""
+    """Read the last events of interest to a person, oldest first; metrics, which the curve shows, are left out.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+    """
     query = (
         select(AuditEvent)
         .where(AuditEvent.audit_id == audit.id, AuditEvent.type != "metric")
@@ -61,7 +91,16 @@ def recent_events(session: Session, audit: Audit) -> Sequence[AuditEvent]:
 
 
 def curve_seed(session: Session, audit: Audit, live: bool) -> int | None:
-    """The seed whose losses a page shows: the one that trains now or last did, and once all is done the first."""
+    """Find the seed whose losses a page shows.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+        live: Whether the audit still runs: then it is the seed that trains now or did last, else the first.
+
+    Returns:
+        The seed; None before the first run has begun.
+    """
     query = (
         select(AuditStep.step_key)
         .where(AuditStep.audit_id == audit.id, AuditStep.step_key != COMBINE, AuditStep.attempt.is_not(None))
@@ -73,7 +112,13 @@ def curve_seed(session: Session, audit: Audit, live: bool) -> int | None:
 
 
 def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
-    """The last optimiser step of that seed's run whose loss is known."""
+    """Find the last optimiser step of a seed's run whose loss is known; None if none is.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+        seed: The seed of the run.
+    """
     query = (
         select(AuditEvent.data["step"].astext.cast(Integer))
         .where(*metrics_of(audit, seed))
@@ -85,16 +130,22 @@ def last_metric_step(session: Session, audit: Audit, seed: int) -> int | None:
 
 @dataclass(frozen=True)
 class Pace:
-    """How training goes at the moment; None: nothing has been measured yet."""
+    """How training goes at the moment; None where nothing has been measured yet."""
 
     loss: float | None = None
     probe_loss: float | None = None
-    """The last one that was measured."""
+    """The last probe loss that was measured."""
     samples_per_second: float | None = None
 
 
 def training_pace(session: Session, audit: Audit, seed: int) -> Pace:
-    """Read the newest losses of that seed's run, and how many samples it trains on in a second by its last steps."""
+    """Read the newest losses of a seed's run, and how many samples a second its last steps took.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+        seed: The seed of the run.
+    """
     newest = (
         select(AuditEvent.created_at, AuditEvent.data)
         .where(*metrics_of(audit, seed))
@@ -113,7 +164,16 @@ def training_pace(session: Session, audit: Audit, seed: int) -> Pace:
 
 
 def subjects(session: Session, principal: Principal, ids: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Read where the audits, exports and datasets of these ids are shown, and the name of their dataset."""
+    """Read where audits, exports and datasets are shown.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        ids: Their ids.
+
+    Returns:
+        The address and the name of the dataset, by id.
+    """
     wanted = set(ids)
     name = scoped(Dataset, principal).with_only_columns(Dataset.name)
     audits = scoped(Audit, principal).with_only_columns(
@@ -134,13 +194,29 @@ def subjects(session: Session, principal: Principal, ids: Iterable[str]) -> dict
 
 
 def loss_points(session: Session, audit: Audit, seed: int, until: int) -> list[LossPoint]:
-    """The losses of that seed's run up to and with step `until`."""
+    """Read the losses of a seed's run.
+
+    Args:
+        session: An open transaction.
+        audit: The audit.
+        seed: The seed of the run.
+        until: The last optimiser step that is read.
+    """
     points = metric_points(session, audit, seed, until)
     return [LossPoint(point.step, point.loss, point.probe_loss) for point in points]
 
 
 def actor_names(session: Session, principal: Principal, ids: Iterable[str | None]) -> dict[str, str]:
-    """Names of keys and people by id; those that are deleted, and None, have none."""
+    """Read the names of keys and people.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        ids: Their ids; None is skipped.
+
+    Returns:
+        The names by id; those that were deleted are missing.
+    """
     wanted = {one for one in ids if one}
     if not wanted:
         return {}

@@ -1,7 +1,7 @@
-"""The report of a finished audit: one HTML file for whoever decides, which needs nothing else and runs nothing.
+"""The report of a finished audit: one HTML file for the person who decides; it needs nothing else and runs nothing.
 
 It is made of the published summary and of at most FINDINGS samples, each cut to a length: so it costs the same for an
-audit of any size. Whoever opens the saved file has no service to ask, so charts stand in the file itself.
+audit of any size. A saved file has no service to ask, so the charts are in the file itself.
 """
 
 import base64
@@ -37,10 +37,10 @@ FINDINGS = 20
 """Flagged samples that are shown, the most suspicious ones."""
 
 TURNS = 6
-"""Of a sample, that are shown."""
+"""Turns of a sample that are shown."""
 
 TURN_CHARACTERS = 1200
-"""Of a turn, that are shown."""
+"""Characters of a turn that are shown."""
 
 GROUPS = 30
 GROUP_CURVES = 6
@@ -52,7 +52,7 @@ class Report:
 
     audit: AuditSummary
     summary: Summary
-    """Without its groups."""
+    """The audit's summary without its groups."""
     dataset: Dataset
     model: Model
     probes: list[Probe]
@@ -66,13 +66,13 @@ class Report:
 
     @property
     def tag(self) -> str:
-        """Its entity tag: of a published answer nothing changes but what people say of it."""
+        """Return the report's entity tag: only the verdicts on a published result change."""
         said = [finding.verdict and finding.verdict.model_dump(mode="json") for finding in self.findings]
         return weak_tag(self.audit.id, self.attempt, said, self.precision.model_dump(mode="json"))
 
     @property
     def filename(self) -> str:
-        """What to call the file."""
+        """Return the file's name."""
         return f"finetooth-report-{self.audit.id}.html"
 
 
@@ -117,7 +117,7 @@ def read_report(session: Session, principal: Principal, audit_id: str) -> Report
 
 
 def render_report(report: Report) -> str:
-    """The file. Drawing its charts takes some tenths of a second each."""
+    """Render the file. Drawing its charts takes some tenths of a second each."""
     summary = report.summary
     curves = [(name, group, group.curve) for name, group in report.groups.items() if group.curve is not None]
     curves = curves[:GROUP_CURVES]
@@ -141,11 +141,11 @@ def render_report(report: Report) -> str:
 
 
 POLICY_IN_FILE = "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'"
-"""What the file itself asks of a browser that opens it from a disk: its own stylesheet, and nothing else."""
+"""The policy in the file itself, for a browser that opens it from a disk: its own stylesheet, and nothing else."""
 
 
 def content_security_policy() -> str:
-    """The same as a header, which can say more: no frame may show it, and it is a stranger to the service's pages."""
+    """Return the policy as a header, which can say more: no frame may show the report, and its origin is opaque."""
     return f"{POLICY_IN_FILE.format(_css_hash())}; frame-ancestors 'none'; sandbox"
 
 
@@ -165,7 +165,7 @@ def _probe_pictures(report: Report, number: int) -> dict[str, Markup]:
 
 
 def _drawn(svg: str) -> Markup:
-    """A chart as markup of the file: it was drawn from numbers alone, so that no text of anybody is in it."""
+    """Return a chart as markup of the file: it was drawn from numbers alone, so it contains no text of a user."""
     return Markup(svg)  # noqa: S704
 
 
@@ -175,11 +175,11 @@ def _score(finding: Finding) -> ScoreRow:
 
 @lru_cache
 def _css() -> str:
-    """The stylesheet, as it stands between its tags."""
+    """Return the stylesheet, as it is written between its tags."""
     return (HERE / "templates" / "report.css").read_text()
 
 
 @lru_cache
 def _css_hash() -> str:
-    """As a Content-Security-Policy names an inline stylesheet that it lets pass."""
+    """Return the hash by which a Content-Security-Policy allows the inline stylesheet."""
     return base64.b64encode(hashlib.sha256(_css().encode()).digest()).decode()

@@ -16,7 +16,7 @@ from service.web.report import content_security_policy, read_report, render_repo
 
 router = resource_router("audits")
 Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
-"""Whoever may read the findings: the report has their text."""
+"""Who may read the findings may read the report, which has their text."""
 
 MEDIA_TYPE = "text/html; charset=utf-8"
 

@@ -1,4 +1,4 @@
-"""The dashboard's stylesheet, scripts and icon: public, since they say nothing of anybody."""
+"""The dashboard's stylesheet, scripts and icon: public, since they hold no data."""
 
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response

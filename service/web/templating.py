@@ -1,4 +1,4 @@
-"""Templates to HTML responses: autoescape always on, and a name that nobody gave is an error."""
+"""Rendering templates: autoescape is always on, and a name that the context lacks is an error."""
 
 import hashlib
 from collections.abc import Mapping
@@ -19,23 +19,34 @@ STATIC = HERE / "static"
 
 
 def render(template: str, context: Mapping[str, Any], *, status: int = 200) -> HTMLResponse:
-    """The page; `context` must name everything that the template reads."""
+    """Render a page.
+
+    Args:
+        template: The template's file name.
+        context: Every name that the template reads.
+        status: The response's status.
+    """
     return HTMLResponse(render_text(template, context), status_code=status)
 
 
 def render_text(template: str, context: Mapping[str, Any]) -> str:
-    """The template as HTML; as `render`."""
+    """Render a template as HTML.
+
+    Args:
+        template: The template's file name.
+        context: Every name that the template reads.
+    """
     return _environment().get_template(template).render(context)
 
 
 def asset(name: str) -> str:
-    """Address of a static file, with its content's hash so that it may be cached for ever."""
+    """Return the address of a static file, with its content's hash so that it may be cached for ever."""
     return address(f"/static/{name}?v={asset_hash(name)}")
 
 
 @lru_cache
 def asset_hash(name: str) -> str:
-    """Of a static file as it was when first asked for."""
+    """Return the hash of a static file as it was when first asked for."""
     return hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:16]
 
 

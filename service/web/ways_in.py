@@ -1,4 +1,4 @@
-"""How a visitor may sign in, as the pages offer it."""
+"""The ways to sign in that pages offer."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from service.settings import Settings
 
 
 def ways_in(request: Request) -> dict[str, Any]:
-    """What `_sign_in.html` asks for, but for why the last try failed.
+    """Return what `_sign_in.html` needs, except why the last try failed.
 
     Returns:
-        `issuer`, what the button that leads to it says; `proxied`, whom a trusted proxy has signed in. None: not here.
+        `issuer`, the label of the button that leads to it, and `proxied`, the person whom a trusted proxy has signed
+        in; each None where there is none.
     """
     settings: Settings = request.app.state.settings
     return {

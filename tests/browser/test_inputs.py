@@ -50,7 +50,7 @@ def test_a_bad_file_is_explained_and_a_good_one_has_a_page(
     expect(page.locator("#upload-chosen")).to_contain_text("bad.jsonl")
     page.get_by_role("button", name="Upload", exact=True).click()
     result = page.locator("#upload-result")
-    expect(result.get_by_role("heading")).to_have_text("The file was not taken")
+    expect(result.get_by_role("heading")).to_have_text("The file was not accepted")
     expect(result).to_contain_text("2 lines are not valid; nothing was kept.")
     assert result.locator("tbody th").all_text_contents() == ["Line 4", "Line 11"]
     assert result.locator("tbody tr").last.locator("td").all_text_contents() == [

@@ -158,7 +158,7 @@ def test_who_is_signed_out_meanwhile_is_told(
 def test_workers_and_queue_are_seen_to_change(signed_in: OpenPage, sessions: Sessions, workspace_id: str) -> None:
     page = signed_in()
     page.get_by_role("link", name="Workers").click()
-    expect(page.get_by_role("heading", name="No worker of the lane gpu has been heard of lately")).to_be_visible()
+    expect(page.get_by_role("heading", name="No gpu worker has reported lately")).to_be_visible()
     expect(page.get_by_text("finetooth up").first).to_be_visible()
     with sessions.begin() as session:
         device = Device("NVIDIA H200", 150 * 10**9, 20 * 10**9)

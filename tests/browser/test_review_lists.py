@@ -101,7 +101,7 @@ def test_columns_views_and_a_bulk_with_its_undoing(
     assert "columns=rank,mu,z,q,flag,side,verdict" in page.url
     assert "flagged=true" in shown
 
-    page.get_by_text("Judge all that this list holds").click()
+    page.get_by_text("Give all samples in this list one verdict").click()
     page.get_by_label("Say").select_option("rejected")
     page.get_by_role("button", name="See what would change").click()
     page.get_by_role("button", name="Set 21 verdicts").click()
@@ -111,5 +111,5 @@ def test_columns_views_and_a_bulk_with_its_undoing(
     expect(page.get_by_text("21 samples as before again.")).to_be_visible()
     assert set(kept(sessions, published).values()) == {None}
     expect(page.get_by_role("columnheader", name="Side")).to_be_visible()
-    page.get_by_role("link", name="All verdicts on many").click()
+    page.get_by_role("link", name="All bulk verdicts").click()
     expect(page.get_by_role("cell", name="21 samples as before")).to_be_visible()

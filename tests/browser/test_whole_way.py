@@ -157,7 +157,7 @@ def review(page: Page, flagged: int) -> None:
         expect(page.locator(f"tr.is-current:not([data-row='{row}'])")).to_have_count(1)
     expect(page.locator("#reviewed")).to_contain_text(f"{by_key} of {flagged} flagged reviewed")
     page.reload()
-    page.get_by_text("Judge all that this list holds").click()
+    page.get_by_text("Give all samples in this list one verdict").click()
     page.get_by_label("Say").select_option("confirmed")
     page.get_by_role("button", name="See what would change").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(re.compile(f"Judge {flagged - by_key} sample"))

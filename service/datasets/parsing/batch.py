@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping, Sample
+from service.datasets.parsing.records import MAX_TURNS, Mapping, PairColumns, Sample, TurnColumns, text_columns
 from service.datasets.parsing.strict_json import MAX_DEPTH
 from service.datasets.parsing.turns import WEIGHED_KEYS
 
@@ -27,7 +27,7 @@ _TEXT_OR_NONE = {str, type(None)}
 
 @dataclass(slots=True)
 class Batch:
-    """Rows one after the other; `counts` says how many turns each has."""
+    """Rows one after the other; `counts` holds the number of turns of each."""
 
     roles: list[str]
     contents: list[str]
@@ -50,7 +50,7 @@ class Batch:
 
 
 def batch_of_samples(samples: Iterable[Sample]) -> Batch:
-    """Of samples that were read one by one."""
+    """Make a batch of samples that were read one by one."""
     batch = Batch([], [], [], [], {})
     for position, sample in enumerate(samples):
         batch.roles.extend(message["role"] for message in sample.messages)
@@ -66,10 +66,19 @@ def batch_of_samples(samples: Iterable[Sample]) -> Batch:
 
 
 def batch_of_texts(texts: list[bytes], format: str, mapping: Mapping | None) -> Batch | None:
-    """Of JSON texts, each one record; None unless all are plainly good.
+    """Read JSON texts, each one record, if all of them are clearly valid.
 
-    What the strict parser refuses and this one's would let pass: a duplicate key (it shows in the number of quotation
-    marks: the fast parser keeps one of two equal keys), a NUL, an integer above 64 bits, too deep nesting.
+    What the strict parser refuses and the fast one would accept is looked for: a duplicate key (it shows in the number
+    of quotation marks, since the fast parser keeps one of two equal keys), a NUL, an integer above 64 bits, too deep
+    nesting.
+
+    Args:
+        texts: The records as JSON.
+        format: Their record format.
+        mapping: The columns of their texts, if they have no known format.
+
+    Returns:
+        The batch; None if a record may not be valid, so that they have to be read one by one.
     """
     try:
         return _batch_of_texts(texts, format, mapping)
@@ -121,24 +130,24 @@ def _columns(records: list[Any], format: str, mapping: Mapping | None) -> Batch 
     if set(map(type, records)) != {dict}:
         return None
     try:
-        if format in TURN_COLUMNS:
-            return _of_turns(records, *TURN_COLUMNS[format])
-        return _of_pairs(records, format, mapping)
+        columns = text_columns(format, mapping)
+        if isinstance(columns, TurnColumns):
+            return _of_turns(records, columns)
+        return _of_pairs(records, columns)
     except (KeyError, TypeError):  # a column or key is missing, or a role is no string
         return None
 
 
-def _of_turns(
-    records: list[dict[str, Any]], column: str, role_key: str, text_key: str, names: dict[str, str]
-) -> Batch | None:
-    turns = list(map(itemgetter(column), records))
+def _of_turns(records: list[dict[str, Any]], columns: TurnColumns) -> Batch | None:
+    role_key, text_key = columns.role_key, columns.text_key
+    turns = list(map(itemgetter(columns.turns), records))
     if set(map(type, turns)) != {list}:
         return None
     flat: list[Any] = list(chain.from_iterable(turns))
     if set(map(type, flat)) != {dict}:
         return None
     counts = list(map(len, turns))
-    roles: list[Any] = list(map(names.get, map(itemgetter(role_key), flat)))
+    roles: list[Any] = list(map(columns.roles.get, map(itemgetter(role_key), flat)))
     contents = list(map(itemgetter(text_key), flat))
     if None in set(roles) or set(map(type, contents)) != {str} or 0 in counts or max(counts) > MAX_TURNS:
         return None
@@ -154,32 +163,20 @@ def _of_turns(
             if keys:
                 ignored[position] = keys
     for record in records:
-        del record[column]
+        del record[columns.turns]
     return Batch(roles, contents, counts, records, ignored)
 
 
-def _of_pairs(records: list[dict[str, Any]], format: str, mapping: Mapping | None) -> Batch | None:
-    columns: tuple[str, ...]
-    before: list[Any] = []
-    if mapping is not None:
-        columns = mapping.columns
-        prompts, answers = (list(map(itemgetter(column), records)) for column in (mapping.prompt, mapping.answer))
-        if mapping.system is not None:
-            before = [record.get(mapping.system) for record in records]
-    elif format == "alpaca":
-        columns = ("instruction", "input", "output")
-        prompts, answers = (list(map(itemgetter(column), records)) for column in ("instruction", "output"))
-        inputs = [record.get("input") for record in records]
-        if set(map(type, prompts)) != {str} or not set(map(type, inputs)) <= _TEXT_OR_NONE:
-            return None
-        prompts = [f"{text}\n\n{given}" if given else text for text, given in zip(prompts, inputs, strict=True)]
-    else:
-        columns = ("prompt", "completion")
-        prompts, answers = (list(map(itemgetter(column), records)) for column in columns)
-    if set(map(type, chain(prompts, answers))) != {str} or not set(map(type, before)) <= _TEXT_OR_NONE:
+def _of_pairs(records: list[dict[str, Any]], columns: PairColumns) -> Batch | None:
+    prompts, answers = (list(map(itemgetter(column), records)) for column in columns.needed)
+    inputs = [record.get(columns.input) for record in records] if columns.input is not None else []
+    before = [record.get(columns.system) for record in records] if columns.system is not None else []
+    if set(map(type, chain(prompts, answers))) != {str} or not set(map(type, chain(inputs, before))) <= _TEXT_OR_NONE:
         return None
+    if any(inputs):
+        prompts = [f"{text}\n\n{given}" if given else text for text, given in zip(prompts, inputs, strict=True)]
     for record in records:
-        for column in columns:
+        for column in columns.needed + columns.optional:
             record.pop(column, None)
     if not any(before):
         contents = list(chain.from_iterable(zip(prompts, answers, strict=True)))
@@ -195,7 +192,7 @@ def _of_pairs(records: list[dict[str, Any]], format: str, mapping: Mapping | Non
 
 
 def _write(batch: Batch) -> None:
-    """Fills in the JSON of messages and extra columns."""
+    """Fill in the JSON of messages and extra columns."""
     # In the order of canonical JSON, which sorts keys.
     messages = [{"content": content, "role": role} for content, role in zip(batch.contents, batch.roles, strict=True)]
     bounds = pairwise(accumulate(batch.counts, initial=0))

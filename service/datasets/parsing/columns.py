@@ -29,7 +29,7 @@ class Columns:
     canonical: Any
     """The messages of all rows as canonical JSON, one after the other: bytes, or an Arrow buffer."""
     canonical_bounds: NDArray[np.int64]
-    """[rows + 1], in bytes."""
+    """[rows + 1]: where the messages of each row begin in `canonical`, in bytes."""
     extra_json: Any
     """[rows], an Arrow array of strings: the other columns, as a JSON object."""
     starts: NDArray[np.int64] | None
@@ -38,7 +38,7 @@ class Columns:
     extras: Sequence[dict[str, Any]] = ()
     """[rows]: the other columns as they were read; empty where `values` has them."""
     values: dict[str, Any] = field(default_factory=dict)
-    """Of each other column an Arrow array of its values, of the rows that have it; None is a null."""
+    """For each other column an Arrow array of its values in the rows that have it; None is a null."""
     ignored: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Row, from 0: keys of turns that no audit uses. Rows without any are not there."""
     noted: dict[int, tuple[tuple[str, str], ...]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Columns:
 
 
 def columns_of(batches: Sequence[Batch]) -> Columns:
-    """The batches' rows, one after the other."""
+    """Join the rows of batches, in order."""
 
     def of_all(name: str) -> list[Any]:
         return list(chain.from_iterable(getattr(batch, name) for batch in batches))
@@ -88,19 +88,24 @@ def columns_of(batches: Sequence[Batch]) -> Columns:
 
 
 def bounds_of(counts: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
-    """[n + 1]: where each of n groups of so many things begins, and where the last one ends."""
+    """[n + 1] Return where each of n groups of these sizes begins, and where the last one ends."""
     bounds = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=bounds[1:])
     return bounds
 
 
 def strings_of(bounds: NDArray[Any], text: Any) -> Any:
-    """An Arrow array of strings: the parts of `text`, of UTF-8, between these bounds."""
+    """Make an Arrow array of strings from the parts of a text.
+
+    Args:
+        bounds: [strings + 1] Where each part begins, and where the last one ends, in bytes.
+        text: The text in UTF-8.
+    """
     return pa.StringArray.from_buffers(len(bounds) - 1, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(text))
 
 
 def bytes_of(strings: Any) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """Of an Arrow array of strings without an offset: the bounds of each, and the text of all; no copies."""
+    """Return the bounds of each string of an Arrow array without an offset, and the text of all, without copying."""
     _, bounds, text = strings.buffers()
     if bounds is None or not len(strings):
         return np.zeros(1, np.int32), np.zeros(0, np.uint8)

@@ -1,4 +1,4 @@
-"""Which form a text has, by what is in it: JSONL, JSON or CSV; or what else it is, by name."""
+"""Recognising the format of a text by its content: JSONL, JSON or CSV; other files are named in the refusal."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -11,12 +11,10 @@ from service.datasets.parsing.readers.arrow_file import STREAM_MAGIC as ARROW_ST
 from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.refusal import Refusal
 
-CONTAINERS = ("jsonl", "json", "csv", "parquet", "arrow")
-
 BOM = b"\xef\xbb\xbf"
 
 HEAD_BYTES = 1 << 16
-"""Looked at, at most: as many as hold a header or the beginning of a record."""
+"""The most bytes that are looked at: enough for a header or the beginning of a record."""
 
 OTHER_FILES = {
     PARQUET_MAGIC: "compressed Parquet, which is compressed within: upload the Parquet file itself",
@@ -47,13 +45,13 @@ OTHER_FILES = {
 """First bytes of what people upload by mistake."""
 
 _TAR = (257, b"ustar")
-"""Where an archive of tar says so, behind the name of its first file."""
+"""The mark of a tar archive, and its place behind the name of the first file."""
 
 _MARKUP = (b"<!doctype", b"<html", b"<?xml")
 
 
 def begin(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The head of a text, and the whole text again."""
+    """Return the head of a text, and the whole text again."""
     source = iter(pieces)
     head = b""
     for piece in source:
@@ -65,7 +63,17 @@ def begin(pieces: Iterable[bytes]) -> tuple[bytes, Iterator[bytes]]:
 
 
 def recognise_container(head: bytes) -> str:
-    """jsonl, json or csv, by the head of a text without its byte order mark. Raises Refusal format_not_recognised."""
+    """Recognise the format of a text.
+
+    Args:
+        head: Its beginning, without a byte order mark.
+
+    Returns:
+        `jsonl`, `json` or `csv`.
+
+    Raises:
+        Refusal: `format_not_recognised`: it is another kind of file.
+    """
     other = _other_file(head)
     if other is not None:
         raise Refusal(

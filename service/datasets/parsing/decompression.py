@@ -1,9 +1,10 @@
-"""From the bytes of an upload to its text, in pieces: gzip and zstd, with caps on size and on growth."""
+"""Decompressing an upload in pieces, from gzip or zstd, with limits on its size and growth."""
 
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from service.datasets.parsing.refusal import Refusal
 
@@ -13,10 +14,10 @@ else:
     from backports import zstd
 
 PIECE_BYTES = 1 << 18
-"""Decompressed at a time."""
+"""Bytes that are decompressed at a time."""
 
 SLICE_BYTES = 1 << 14
-"""Of compressed data taken at a time: what is only read does not count as grown from."""
+"""Bytes of compressed data taken at a time: the growth is measured from what was taken."""
 
 RATIO_FLOOR_BYTES = 10 * 2**20
 """Below this many decompressed bytes any ratio is fine: a short file of one repeated line is no attack."""
@@ -25,20 +26,26 @@ ZSTD_WINDOW_LOG = 27
 """A frame may ask for a window of 128 MiB, as much as zstd's own program grants; the usual ones ask for 8 or less."""
 
 EMPTY_PARTS = 10_000
-"""Members or frames without text, beside one for each that has some: each costs as much time as kilobytes of text."""
+"""The most members or frames without text, beside one for each with text: each costs the time of kilobytes of text."""
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
-"""Of a frame without data, after a first byte from 0x50 to 0x5f."""
+"""The magic of a frame without data, after a first byte from 0x50 to 0x5f."""
 
 MAGIC_BYTES = 4
-"""That `recognise_encoding` needs."""
+"""How many bytes `recognise_encoding` needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps of one upload: of one record, of the whole decompressed text, of decompressed to compressed bytes."""
+    """Limits of one upload.
+
+    Attributes:
+        line_bytes: Bytes of one record.
+        text_bytes: Bytes of the whole decompressed text.
+        ratio: Decompressed bytes for each compressed one.
+    """
 
     line_bytes: int
     text_bytes: int
@@ -46,7 +53,7 @@ class Limits:
 
 
 def recognise_encoding(first: bytes) -> str:
-    """identity, gzip or zstd, by an upload's first MAGIC_BYTES bytes."""
+    """Recognise identity, gzip or zstd by the first MAGIC_BYTES bytes of an upload."""
     if first.startswith(GZIP_MAGIC):
         return "gzip"
     skippable = first[1:4] == _ZSTD_SKIPPABLE and first[0] >> 4 == 5
@@ -54,9 +61,18 @@ def recognise_encoding(first: bytes) -> str:
 
 
 def decompress(chunks: Iterable[bytes], encoding: str, limits: Limits) -> Iterator[bytes]:
-    """The text of an upload of that encoding, in pieces. Several gzip members or zstd frames make one text.
+    """Decompress an upload in pieces. Several gzip members or zstd frames make one text.
 
-    Raises Refusal: gzip_truncated, gzip_corrupt, zstd_truncated, zstd_corrupt, decompression_limit.
+    Args:
+        chunks: The upload as it comes.
+        encoding: `identity`, `gzip` or `zstd`.
+        limits: How large the text may become.
+
+    Yields:
+        The text.
+
+    Raises:
+        Refusal: `gzip_truncated`, `gzip_corrupt`, `zstd_truncated`, `zstd_corrupt` or `decompression_limit`.
     """
     if encoding == "identity":
         return _plain(chunks, limits)
@@ -64,7 +80,16 @@ def decompress(chunks: Iterable[bytes], encoding: str, limits: Limits) -> Iterat
 
 
 def check_size(text: int, compressed: int, limits: Limits) -> None:
-    """Raises Refusal decompression_limit where `text` bytes have come out of `compressed` and are too many."""
+    """Check that a decompressed text is not too large.
+
+    Args:
+        text: The decompressed bytes so far.
+        compressed: The bytes that they came from.
+        limits: How large it may become.
+
+    Raises:
+        Refusal: `decompression_limit`.
+    """
     if text > limits.text_bytes:
         raise Refusal(
             "decompression_limit",
@@ -87,12 +112,34 @@ def _plain(chunks: Iterable[bytes], limits: Limits) -> Iterator[bytes]:
         yield chunk
 
 
-class _Gzip:
-    """One member."""
+class _Part:
+    """One gzip member or zstd frame."""
 
+    name: str
+    padding = b""
+    """What may follow the last part."""
+    error: type[Exception]
+    _decoder: Any
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Decompress the next bytes, PIECE_BYTES at a time."""
+        raise NotImplementedError
+
+    @property
+    def ended(self) -> bool:
+        """Whether the part is complete."""
+        return bool(self._decoder.eof)
+
+    @property
+    def rest(self) -> bytes:
+        """The bytes after the end of the part."""
+        rest: bytes = self._decoder.unused_data
+        return rest
+
+
+class _Gzip(_Part):
     name = "gzip"
-    padding = b"\0"
-    """After the last member, as gzip itself takes it."""
+    padding = b"\0"  # as gzip itself accepts it
     error = zlib.error
 
     def __init__(self) -> None:
@@ -103,20 +150,9 @@ class _Gzip:
             yield self._decoder.decompress(data, PIECE_BYTES)
             data = self._decoder.unconsumed_tail
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
 
-    @property
-    def rest(self) -> bytes:
-        return self._decoder.unused_data
-
-
-class _Zstd:
-    """One frame."""
-
+class _Zstd(_Part):
     name = "zstd"
-    padding = b""
     error = zstd.ZstdError
 
     def __init__(self) -> None:
@@ -124,24 +160,16 @@ class _Zstd:
 
     def pieces(self, data: bytes) -> Iterator[bytes]:
         yield self._decoder.decompress(data, PIECE_BYTES)
-        # What it has not decompressed yet it keeps itself.
+        # The decoder itself keeps what it has not decompressed yet.
         while not self._decoder.eof and not self._decoder.needs_input:
             yield self._decoder.decompress(b"", PIECE_BYTES)
 
-    @property
-    def ended(self) -> bool:
-        return self._decoder.eof
 
-    @property
-    def rest(self) -> bytes:
-        return self._decoder.unused_data
-
-
-def _inflate(chunks: Iterable[bytes], part: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[bytes]:
+def _inflate(chunks: Iterable[bytes], part: type[_Part], limits: Limits) -> Iterator[bytes]:
     decoder = part()
     members = filled = compressed = text = begun = 0
     fresh = True
-    """Nothing of the current member has been read; `begun` is the text before it."""
+    """Whether nothing of the current member has been read; `begun` is the length of the text before it."""
     for slice in _slices(chunks):
         compressed += len(slice)
         data = slice

@@ -1,4 +1,4 @@
-"""From records to rows.parquet, statistics and notices: many at once where all is good, one by one where it is not."""
+"""Turning records into rows.parquet, statistics and notices: many at once if all are valid, else one by one."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
@@ -26,26 +26,38 @@ from service.datasets.parsing.statistics import Statistics
 from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
 
 LISTED_ERRORS = 100
+"""Bad records that a report lists."""
+
 BATCH_TEXTS = 128
-"""As many as stay in a processor's cache while they are parsed."""
+"""Texts that are parsed at once: as many as stay in a processor's cache."""
+
 SMALLEST_BATCH = 8
-"""A batch that is not plainly good is halved down to this, then read one by one."""
+"""A batch that is not clearly valid is halved down to this, then read one by one."""
 
 PART_ROWS = 1024
 PART_BYTES = 2**20
-"""Batches become columns at either, since each conversion has a price of its own."""
+"""Batches are converted to columns at either size, since each conversion has a fixed cost."""
 
 KNOWN_SHAPES = 1000
-"""Different sets of columns that are remembered as known."""
+"""Different sets of columns that are remembered as checked."""
 
 
 class Ingest:
-    """Takes lines, blocks of JSON texts or tables of records, then `end`; from the first bad one on it only checks."""
+    """A receiver of lines, blocks of JSON texts or tables, then `end`. From the first bad record on it only checks."""
 
     def __init__(
         self, writer: RowsWriter, scratch: IO[bytes], *, format: str, mapping: Mapping | None, unit: str, max_rows: int
     ) -> None:
-        """`unit` is what a place counts, line or row; `scratch` an empty file that the digests may fill."""
+        """Begin with no record.
+
+        Args:
+            writer: Writes rows.parquet.
+            scratch: An empty file, which may be filled with digests.
+            format: The record format, or `auto`.
+            mapping: The columns of the texts, if the records have no known format.
+            unit: What a place counts: `line` or `row`.
+            max_rows: The most rows that are accepted.
+        """
         self.format = MAPPED if mapping is not None else None if format == "auto" else format
         self.rows = 0
         self.bad = 0
@@ -60,11 +72,11 @@ class Ingest:
         self._shapes: set[tuple[str, ...]] = set()
         self._arrow: ArrowLines | None = None
         self._held: list[Batch] = []
-        """What is not yet columns."""
+        """Batches that are not converted to columns yet."""
         self._held_rows = self._held_bytes = 0
 
     def add_lines(self, lines: Lines) -> None:
-        """Takes lines of JSON. Raises Refusal where the whole upload cannot be taken."""
+        """Read lines of JSON. Raises Refusal if the whole upload must be refused."""
         rest: Lines | None = lines
         if self.format is None:
             first, rest = lines.after_first()
@@ -85,7 +97,7 @@ class Ingest:
                 self.add_texts(part.block())
 
     def add_texts(self, block: Block) -> None:
-        """Takes JSON texts. Raises Refusal where the whole upload cannot be taken."""
+        """Read JSON texts. Raises Refusal if the whole upload must be refused."""
         start = 0
         while self.format is None and start < len(block.texts):
             self._texts_one_by_one(block.part(start, start + 1))
@@ -94,7 +106,14 @@ class Ingest:
             self._add_texts(block.part(begin, begin + BATCH_TEXTS))
 
     def add_table(self, table: Table) -> None:
-        """Takes records. Raises Refusal where the whole upload cannot be taken."""
+        """Read records.
+
+        Args:
+            table: Records, or why one could not be read.
+
+        Raises:
+            Refusal: The whole upload must be refused: `format_not_recognised` or `too_many_rows`.
+        """
 
         def read(index: int) -> Any:
             record = table.records[index]
@@ -106,7 +125,7 @@ class Ingest:
         self._hold(batch_of_samples(samples))
 
     def end(self) -> None:
-        """To be called once, after everything was taken."""
+        """Finish, once everything was read."""
         self._convert()
 
     def _add_texts(self, block: Block) -> None:
@@ -133,7 +152,7 @@ class Ingest:
         self._hold(batch)
 
     def _read(self, places: Sequence[int], record: Callable[[int], Any]) -> tuple[list[Sample], list[int]]:
-        """The good ones, and which they are; of the others it takes note."""
+        """Read the valid records and say which they are; note what is wrong with the others."""
         samples: list[Sample] = []
         kept: list[int] = []
         for index, place in enumerate(places):
@@ -176,7 +195,7 @@ class Ingest:
         return self.rows + self.bad + rows <= self._max_rows
 
     def _know(self, shapes: Iterable[tuple[str, ...]]) -> bool:
-        """Takes note of the columns; False, and no note, where one is too long or too many."""
+        """Note the columns; return False, without noting any, if one name is too long or there are too many."""
         new = [shape for shape in dict.fromkeys(shapes) if shape not in self._shapes]
         if not new:
             return True
@@ -212,8 +231,8 @@ class Ingest:
 
 
 def unknown_format(what: str) -> str:
-    """What to say of records that fit no format."""
-    shapes = "; ".join(f"{name}: {shape}" for name, shape in FORMATS.items())
+    """Return what to say of records that fit no format."""
+    shapes = "; ".join(f"{name}: {known.shape}" for name, known in FORMATS.items())
     return f"{what}. Each record must be one of: {shapes}. Or name the columns: ?prompt_column=...&answer_column=..."
 
 

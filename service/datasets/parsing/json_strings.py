@@ -1,4 +1,4 @@
-"""Strings as JSON writes them, many at once, byte for byte as orjson does."""
+"""Writing strings as JSON, many at once, byte for byte as orjson does."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ _ESCAPES = {byte: orjson.dumps(chr(byte))[1:-1] for byte in (*range(32), *b'"\\'
 
 
 def special_bytes(text: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Where bytes stand that cannot stand for themselves in a JSON string."""
+    """Return where bytes are that a JSON string must escape."""
     return np.flatnonzero((text < 32) | (text == ord('"')) | (text == ord("\\")))
 
 
 def escaped(strings: Any) -> Any:
-    """An Arrow array of strings without an offset, as they stand between the quotation marks of JSON."""
+    """Escape an Arrow array of strings without an offset, without adding the quotation marks."""
     bounds, text = bytes_of(strings)
     places = special_bytes(text)
     if not len(places):
@@ -36,7 +36,7 @@ def escaped(strings: Any) -> Any:
 
 
 def unescaped_quotes(text: NDArray[np.uint8]) -> NDArray[np.intp]:
-    """Where in valid JSON strings begin and end, by turns."""
+    """Return where strings begin and end in valid JSON, in turn."""
     quotes = np.flatnonzero(text == ord('"'))
     if not (text == ord("\\")).any():
         return quotes
@@ -50,7 +50,7 @@ def unescaped_quotes(text: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 
 def json_of(values: Any) -> Any:
-    """An Arrow array of null, boolean, int64, float64 or string as JSON texts; floats that are no numbers as null."""
+    """Write an Arrow array of null, boolean, int64, float64 or string as JSON texts; NaN and infinities become null."""
     kind = values.type
     if pa.types.is_null(kind):
         return pa.array(["null"] * len(values), pa.string())

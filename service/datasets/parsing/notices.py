@@ -1,4 +1,4 @@
-"""What is odd about rows that were taken: counted, and the first ones named. They are kept as they are."""
+"""Oddities of accepted rows: counted, with the first rows listed. The rows are kept unchanged."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,10 @@ from service.datasets.parsing.strict_json import shown_key
 from service.datasets.parsing.turns import ROLES
 
 LISTED_ROWS = 20
-LISTED_CHARACTERS = 20
+"""Rows that a notice lists."""
 
+LISTED_CHARACTERS = 20
+"""Different things found that a notice lists."""
 
 _ANY = "[" + "".join(characters for characters, _ in KINDS.values()) + "]"
 _TOKENS = re.compile(TOKENS)
@@ -37,52 +39,62 @@ _PATTERNS = {name: re.compile(f"[{characters}]") for name, (characters, _) in KI
 
 
 class Notice:
-    """One kind: how many rows, which first, and for characters which ones and how often."""
+    """One kind of oddity: how many rows have it, the first ones, and what was found and how often."""
 
     def __init__(self) -> None:
+        """Begin with no row."""
         self.rows = 0
         self.first: list[int] = []
         self.found: dict[str, int] = {}
 
     def add(self, row: int, found: dict[str, int]) -> None:
+        """Count a row.
+
+        Args:
+            row: Its position in the upload.
+            found: What was found in it, and how often.
+        """
         self.rows += 1
         if len(self.first) < LISTED_ROWS:
             self.first.append(row)
         self.count(found)
 
     def count(self, found: dict[str, int]) -> None:
+        """Add up what was found, of at most LISTED_CHARACTERS kinds."""
         for name, count in found.items():
             if name in self.found or len(self.found) < LISTED_CHARACTERS:
                 self.found[name] = self.found.get(name, 0) + count
 
 
 class Notices:
-    """Fed every sample once; `report` gives the JSON that is stored with the dataset."""
+    """The notices of an upload. `add` every row once; `report` gives the JSON that is stored with the dataset."""
 
     def __init__(self) -> None:
+        """Begin with no row."""
         self._rows = 0
         self._notices: dict[str, Notice] = {}
 
     def note(self, kind: str, found: Sequence[str] = ()) -> None:
-        """Take note of something of the whole file.
+        """Note an oddity of the whole file.
 
         Args:
-            kind: Its name.
-            found: What it was.
+            kind: The notice's name.
+            found: What was found.
         """
         self._notices.setdefault(kind, Notice()).count(_counts(found))
 
     def of_row(self, kind: str, row: int, found: Sequence[str]) -> None:
-        """Take note of something of one row, which its reader saw.
+        """Note an oddity that the reader found in one row.
 
         Args:
-            kind: Its name.
-            row: Position in the upload.
-            found: What it was.
+            kind: The notice's name.
+            row: The row's position in the upload.
+            found: What was found.
         """
         self._notices.setdefault(kind, Notice()).add(row, _counts(found))
 
     def add(self, columns: Columns) -> None:
+        """Look for oddities in the next rows."""
         for row in _blank_answers(columns):
             self._add(EMPTY_ANSWER, row, {})
         for row, roles in _blank_turns(columns).items():
@@ -106,6 +118,7 @@ class Notices:
         self._rows += len(columns)
 
     def report(self) -> list[dict[str, Any]]:
+        """Return the notices that apply, as JSON."""
         return [
             {"kind": kind, "rows": notice.rows, "first_rows": notice.first, "found": notice.found}
             for kind in MEANINGS
@@ -123,7 +136,7 @@ class Notices:
 
 
 def _of_columns(extra: dict[str, Any]) -> list[tuple[str, str]]:
-    """Kinds of notices of a row's other columns, each with the column's name."""
+    """Return the kinds of notices that a row's other columns give, each with the column's name."""
     return [
         *((UNTRAINED_COLUMNS, name) for name in UNTRAINED if extra.get(name) not in _NOTHING),
         *((ZERO_WEIGHTS, name) for name in WEIGHTS if _is_not_positive(extra.get(name))),
@@ -142,7 +155,7 @@ def _is_not_positive(weight: Any) -> bool:
 
 
 def _blank_answers(columns: Columns) -> list[int]:
-    """Rows whose last turn is empty, or blank."""
+    """Return the rows whose last turn is empty or blank."""
     bounds, text = bytes_of(columns.contents)
     last = columns.bounds[1:] - 1
     blank = bounds[last] == bounds[last + 1]
@@ -153,7 +166,7 @@ def _blank_answers(columns: Columns) -> list[int]:
 
 
 def _blank_turns(columns: Columns) -> dict[int, list[str]]:
-    """Roles of empty or blank turns before the last one, by row."""
+    """Return the roles of empty or blank turns before the last one, by row."""
     bounds, text = bytes_of(columns.contents)
     blank = bounds[:-1] == bounds[1:]
     # What begins with a visible ASCII character is not.
@@ -170,14 +183,14 @@ def _blank_turns(columns: Columns) -> dict[int, list[str]]:
 
 
 def _watched(columns: Columns) -> Sequence[dict[str, Any]]:
-    """The extra columns of all rows, or nothing where none is watched."""
+    """Return the extra columns of all rows, or nothing if none of them is watched."""
     if columns.extras or _WATCHED.isdisjoint(columns.values):
         return columns.extras
     return list(map(orjson.loads, columns.extra_json.to_pylist()))
 
 
 def _rows_with(columns: Columns, pattern: str, beginnings: str) -> list[int]:
-    """Rows that hold what a pattern finds, which begins with one of these ASCII characters."""
+    """Return the rows in which a pattern matches that begins with one of these ASCII characters."""
     text = bytes_of(columns.contents)[1]
     if not any((text == ord(character)).any() for character in beginnings):
         return []
@@ -185,7 +198,7 @@ def _rows_with(columns: Columns, pattern: str, beginnings: str) -> list[int]:
 
 
 def _suspicious(columns: Columns) -> list[int]:
-    """Rows that hold a character that is noticed."""
+    """Return the rows that hold a suspicious character."""
     text = bytes_of(columns.contents)[1]
     control = (text < ord(" ")) & (text != ord("\t")) & (text != ord("\n")) & (text != ord("\r"))
     if not ((text >= 127) | control).any():

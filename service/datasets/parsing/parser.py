@@ -1,10 +1,10 @@
-"""The child that parses one upload: bytes on stdin, rows.parquet to a file descriptor, one JSON report on stdout.
+"""The child process that parses one upload: bytes on stdin, rows.parquet to a file descriptor, a JSON report on stdout.
 
-`python -m service.datasets.parsing.parser OPTIONS` with OPTIONS a JSON object of the fields of `Options`. It limits
-its own memory and CPU time before it reads a byte, opens no connection, and is given no secret. The report is one of
-{outcome: "parsed", container, encoding, format, rows, columns, statistics, notices}, {outcome: "invalid", bad, unit,
-errors: [{pointer, reason}]}, {outcome: "refused", code, detail, status, pointer}. It never holds a sample's text, but
-for short values of extra columns in the statistics.
+`python -m service.datasets.parsing.parser OPTIONS` with OPTIONS a JSON object of the fields of `Options`. It limits its
+own memory and CPU time before it reads a byte, opens no connection, and is given no secret. The report is one of
+{outcome: "parsed", container, encoding, format, rows, columns, statistics, notices}, {outcome: "invalid", bad, errors:
+[{pointer, reason}]}, {outcome: "refused", code, detail, status, pointer}, {outcome: "crashed", error}. It holds no text
+of a sample, except short values of extra columns in the statistics.
 """
 
 import errno
@@ -37,9 +37,9 @@ from service.datasets.parsing.records import (
     MAX_COLUMNS,
     Mapping,
     describe,
-    message_columns,
     recognise,
     required_columns,
+    text_columns,
 )
 from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.rows_writer import RowsWriter
@@ -52,12 +52,12 @@ STORED: dict[bytes, type[ParquetRows] | type[ArrowRows]] = {
     ARROW_FILE_MAGIC: ArrowRows,
     ARROW_STREAM_MAGIC: ArrowRows,
 }
-"""Forms that are read from the stored file, by their first bytes."""
+"""Formats that are read from the stored file, by their first bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the child is told. Files are descriptors that it inherits."""
+    """The options of the child. Files are descriptors that it inherits."""
 
     output: int
     """rows.parquet, open for writing."""
@@ -66,18 +66,18 @@ class Options:
     scratch: int
     """An empty file to write and read."""
     format: str
-    """A record format, or auto."""
+    """A record format, or `auto`."""
     mapping: dict[str, str | None] | None
     """The fields of records.Mapping."""
     encoding: str
-    """That the client declared: identity (which declares nothing), gzip or zstd."""
+    """What the client declared: `gzip`, `zstd`, or `identity`, which declares nothing."""
     max_text_bytes: int
     max_line_bytes: int
     max_ratio: int
     max_rows: int
     memory_bytes: int
     cpu_seconds: int
-    """Granted at once; more is granted as bytes come."""
+    """CPU time granted at once; more is granted as bytes come."""
     cpu_bytes_per_second: int
 
 
@@ -89,7 +89,7 @@ def parse(
     Args:
         chunks: The upload as it comes.
         options: Its files and limits.
-        came: Told of bytes that came, and of bytes that were decompressed.
+        came: Called with each number of bytes that came, or that were decompressed.
 
     Returns:
         The report.
@@ -106,7 +106,7 @@ def parse(
 
 
 class _Parsing:
-    """One upload: which form it has, then its records."""
+    """The parsing of one upload: first its format is recognised, then its records are read."""
 
     def __init__(
         self,
@@ -158,7 +158,8 @@ class _Parsing:
         rows = form(self._options.original, self._limits, self._options.max_rows)
         _check_columns(rows.columns, f"The {rows.name}", f"{rows.container}_invalid")
         ingest = self._ingest("row", self._table_format(rows.columns, f"The {rows.name} has"))
-        needed = message_columns(ingest.format or "", self._mapping)
+        texts = text_columns(ingest.format or "", self._mapping)
+        needed = texts.needed + texts.optional
         for name, why in rows.unreadable.items():
             if name in needed:
                 detail = f"The column {shown_key(name)} {why}. Convert it."
@@ -196,14 +197,14 @@ class _Parsing:
     def _csv(self, pieces: Iterator[bytes]) -> Ingest:
         rows = CsvRows(pieces, self._limits)
         _check_columns(rows.columns, "The CSV header", "csv_invalid")
-        format = self._table_format(rows.columns, "The file is no JSON; as CSV it has")
+        format = self._table_format(rows.columns, "The file is not JSON; read as CSV it has")
         ingest = self._ingest("line", format)
         for table in rows.tables():
             ingest.add_table(table)
         return ingest
 
     def _table_format(self, columns: list[str], what: str) -> str:
-        """The format of a table with these columns. Raises Refusal format_not_recognised."""
+        """Return the format of a table with these columns. Raises Refusal format_not_recognised."""
         format = self._options.format
         what = f"{what} {describe(dict.fromkeys(columns)).replace('an object with the keys', 'the columns')}"
         if format == "auto" and self._mapping is None:
@@ -252,7 +253,7 @@ def _counted(pieces: Iterator[bytes], came: Callable[[int], None]) -> Iterator[b
 
 
 def _stdin() -> Iterator[bytes]:
-    """What arrives, as it arrives."""
+    """Yield what arrives, as it arrives."""
     while chunk := os.read(0, READ_BYTES):
         yield chunk
 
@@ -264,7 +265,7 @@ def _limit(options: Options) -> None:
 
 
 def main() -> None:
-    """Reads stdin to its end and prints the report."""
+    """Read stdin to its end and print the report."""
     options = Options(**json.loads(sys.argv[1]))
     _limit(options)
     limit = CpuLimit(options.cpu_seconds, options.cpu_bytes_per_second)

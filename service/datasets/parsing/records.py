@@ -1,4 +1,4 @@
-"""The record formats: recognising one by its keys, and reading a record as messages and extra columns."""
+"""The record formats: one table of them, recognising one by its columns, and reading a record as messages."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,37 +7,92 @@ from service.contract.notices import ZERO_WEIGHTS
 from service.datasets.parsing.strict_json import RecordError, parse_record, shown_key
 from service.datasets.parsing.turns import KEY_PAIRS, ROLE_NAMES, Turn, read_turn, type_name
 
+
+@dataclass(frozen=True, slots=True)
+class TurnColumns:
+    """The column of a format whose records hold a list of turns."""
+
+    turns: str
+    role_key: str
+    """A turn's key for its role."""
+    text_key: str
+    """A turn's key for its text."""
+    roles: dict[str, str]
+    """The role for each name that turns may give theirs."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that every record must have."""
+        return (self.turns,)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Further columns that become messages."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairColumns:
+    """The columns of a format whose records hold a prompt and an answer."""
+
+    prompt: str
+    answer: str
+    input: str | None = None
+    """A text that is added to the prompt, after a blank line."""
+    system: str | None = None
+    """The system's turn."""
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns that every record must have."""
+        return (self.prompt, self.answer)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Further columns that become messages."""
+        return tuple(column for column in (self.input, self.system) if column is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFormat:
+    """A record format that is recognised by its columns."""
+
+    shape: str
+    """How errors show it."""
+    columns: TurnColumns | PairColumns
+
+
 FORMATS = {
-    "messages": '{"messages": [{"role", "content"}, ...]}',
-    "alpaca": '{"instruction", "input", "output"}',
-    "sharegpt": '{"conversations": [{"from", "value"}, ...]}',
-    "prompt_completion": '{"prompt", "completion"}, each a text or a list of turns',
+    "messages": RecordFormat(
+        '{"messages": [{"role", "content"}, ...]}', TurnColumns("messages", *KEY_PAIRS[0], ROLE_NAMES)
+    ),
+    "alpaca": RecordFormat('{"instruction", "input", "output"}', PairColumns("instruction", "output", input="input")),
+    "sharegpt": RecordFormat(
+        '{"conversations": [{"from", "value"}, ...]}', TurnColumns("conversations", *KEY_PAIRS[1], ROLE_NAMES)
+    ),
+    "prompt_completion": RecordFormat(
+        '{"prompt", "completion"}, each a text or a list of turns', PairColumns("prompt", "completion")
+    ),
 }
-"""Record formats by name, each with its shape. A record with keys of several is the first that fits, in this order."""
+"""Record formats by name. A record with the columns of several is of the first that fits, in this order."""
 
 MAPPED = "mapped"
 """The format of records that are read by a Mapping."""
-
-TURN_COLUMNS = {
-    "messages": ("messages", *KEY_PAIRS[0], ROLE_NAMES),
-    "sharegpt": ("conversations", *KEY_PAIRS[1], ROLE_NAMES),
-}
-"""Of the formats that hold a list of turns: the column, a turn's keys for role and text, and what each role is."""
 
 MAX_KEY_LENGTH = 256
 """Characters of a column's name."""
 
 MAX_COLUMNS = 1000
-"""Different extra columns of one dataset."""
+"""The most extra columns of one dataset."""
 
 MAX_TURNS = 1000
-"""Of one record: a chat template renders the whole beginning again for every answer, so that time grows with the
-square."""
+"""The most turns of one record: a chat template renders the whole beginning again for every answer, so that the time
+grows with the square."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """Which columns of records of no known format hold the prompt, the answer and, if any, the system's turn."""
+    """The columns of records in no known format that hold the prompt, the answer and, if any, the system's turn."""
 
     prompt: str
     answer: str
@@ -45,13 +100,13 @@ class Mapping:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those that it names."""
+        """The columns that it names."""
         return (self.prompt, self.answer) if self.system is None else (self.prompt, self.answer, self.system)
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A record in canonical form: messages [{role, content}], other columns, ignored keys of turns."""
+    """A record in canonical format: messages [{role, content}], other columns, ignored keys of turns."""
 
     messages: list[dict[str, str]]
     extra: dict[str, Any]
@@ -61,22 +116,26 @@ class Sample:
 
 
 def recognise(record: Any) -> str | None:
-    """The format whose keys the record has, or None."""
+    """Return the format whose columns the record has, or None."""
     if not isinstance(record, dict):
         return None
-    if "messages" in record:
-        return "messages"
-    if "instruction" in record and "output" in record:
-        return "alpaca"
-    if "conversations" in record:
-        return "sharegpt"
-    if "prompt" in record and "completion" in record:
-        return "prompt_completion"
-    return None
+    return next((name for name, known in FORMATS.items() if all(key in record for key in known.columns.needed)), None)
+
+
+def text_columns(format: str, mapping: "Mapping | None") -> TurnColumns | PairColumns:
+    """Find the columns that become messages.
+
+    Args:
+        format: A name in FORMATS, or MAPPED.
+        mapping: The columns of records in no known format, which count before `format`.
+    """
+    if mapping is not None:
+        return PairColumns(mapping.prompt, mapping.answer, system=mapping.system)
+    return FORMATS[format].columns
 
 
 def describe(record: Any) -> str:
-    """What a record that fits no format is, by its keys and never by its values."""
+    """Describe a record that fits no format, by its keys and never by its values."""
     if isinstance(record, dict):
         keys = list(record)
         shown = ", ".join(shown_key(key) for key in keys[:20])
@@ -86,35 +145,36 @@ def describe(record: Any) -> str:
     return type_name(record)
 
 
-def required_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
-    """Columns that a table of this format must have."""
-    if mapping is not None:
-        return mapping.columns
-    if format in TURN_COLUMNS:
-        return (TURN_COLUMNS[format][0],)
-    return ("instruction", "output") if format == "alpaca" else ("prompt", "completion")
+def required_columns(format: str, mapping: "Mapping | None") -> tuple[str, ...]:
+    """Return the columns that a table must have; of a mapping all that it names.
 
-
-def message_columns(format: str, mapping: Mapping | None) -> tuple[str, ...]:
-    """Columns that become messages in this format, those that may be missing among them."""
-    optional = ("input",) if format == "alpaca" and mapping is None else ()
-    return (*required_columns(format, mapping), *optional)
+    Args:
+        format: A name in FORMATS, or MAPPED.
+        mapping: The columns of records in no known format.
+    """
+    return FORMATS[format].columns.needed if mapping is None else mapping.columns
 
 
 def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sample:
-    """A record of the named format, which is `mapped` where there is a mapping.
+    """Read a record as messages and extra columns.
 
-    Raises RecordError where it is of another form.
+    Args:
+        record: The JSON value.
+        format: A name in FORMATS, or MAPPED.
+        mapping: The columns of its texts, if it has no known format.
+
+    Raises:
+        RecordError: The record has another format.
     """
     if not isinstance(record, dict):
         raise RecordError(f"a record must be a JSON object, this is {type_name(record)}")
-    if mapping is not None:
-        sample = _mapped(record, mapping)
-    elif format in TURN_COLUMNS:
-        column, *keys, _ = TURN_COLUMNS[format]
-        sample = _turns(record, column, (keys[0], keys[1]))
+    columns = text_columns(format, mapping)
+    if isinstance(columns, TurnColumns):
+        sample = _turns(record, columns.turns, (columns.role_key, columns.text_key))
     else:
-        sample = _alpaca(record) if format == "alpaca" else _prompt_completion(record)
+        sample = (
+            _pair(record, columns) if mapping is not None or format == "alpaca" else _prompt_completion(record, columns)
+        )
     if not any(message["role"] == "assistant" for message in sample.messages):
         raise RecordError("has no assistant turn, so there is nothing to learn from it")
     if sample.messages[-1]["role"] != "assistant":
@@ -128,11 +188,11 @@ def read_record(record: Any, format: str, mapping: Mapping | None = None) -> Sam
 def _turns(record: dict[str, Any], column: str, keys: tuple[str, str]) -> Sample:
     value = _required(record, column)
     if isinstance(value, str):
-        # A table of texts has no other form for a list.
+        # In a table of texts a list can only be JSON.
         try:
             value = parse_record(value.encode())
         except RecordError as error:
-            raise RecordError(f"{shown_key(column)} is no JSON list of turns: {error}") from None
+            raise RecordError(f"{shown_key(column)} is not a JSON list of turns: {error}") from None
     return _conversation(record, _read_turns(value, column, keys), (column,))
 
 
@@ -158,27 +218,17 @@ def _conversation(record: dict[str, Any], turns: list[Turn], columns: tuple[str,
     )
 
 
-def _alpaca(record: dict[str, Any]) -> Sample:
-    instruction = _string(record, "instruction")
-    given = record.get("input")
-    if given is not None and not isinstance(given, str):
-        raise RecordError(f"'input' must be a string, not {type_name(given)}")
-    prompt = f"{instruction}\n\n{given}" if given else instruction
-    return _pair(record, prompt, _string(record, "output"), ("instruction", "input", "output"))
-
-
-def _prompt_completion(record: dict[str, Any]) -> Sample:
-    columns = ("prompt", "completion")
-    prompt, completion = (_required(record, column) for column in columns)
+def _prompt_completion(record: dict[str, Any], columns: PairColumns) -> Sample:
+    prompt, completion = (_required(record, column) for column in columns.needed)
     if not isinstance(prompt, list) and not isinstance(completion, list):
-        return _pair(record, _string(record, "prompt"), _string(record, "completion"), columns)
+        return _pair(record, columns)
     asked, answered = _side(prompt, "prompt", "user"), _side(completion, "completion", "assistant")
-    # What writes this form trains on the completion alone.
+    # Trainers that read this format train on the completion alone.
     asked = [
         replace(turn, noted=(*turn.noted, (ZERO_WEIGHTS, "prompt"))) if turn.role == "assistant" else turn
         for turn in asked
     ]
-    return _conversation(record, asked + answered, columns)
+    return _conversation(record, asked + answered, columns.needed)
 
 
 def _side(value: Any, column: str, role: str) -> list[Turn]:
@@ -193,18 +243,18 @@ def _side(value: Any, column: str, role: str) -> list[Turn]:
     return _read_turns(value, column, KEY_PAIRS[0])
 
 
-def _pair(record: dict[str, Any], prompt: str, answer: str, columns: tuple[str, ...]) -> Sample:
-    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    return Sample(messages, {key: value for key, value in record.items() if key not in columns})
-
-
-def _mapped(record: dict[str, Any], mapping: Mapping) -> Sample:
+def _pair(record: dict[str, Any], columns: PairColumns) -> Sample:
     messages = []
-    if mapping.system is not None and record.get(mapping.system) not in (None, ""):
-        messages.append({"role": "system", "content": _string(record, mapping.system)})
-    messages.append({"role": "user", "content": _string(record, mapping.prompt)})
-    messages.append({"role": "assistant", "content": _string(record, mapping.answer)})
-    return Sample(messages, {key: value for key, value in record.items() if key not in mapping.columns})
+    if columns.system is not None and record.get(columns.system) not in (None, ""):
+        messages.append({"role": "system", "content": _string(record, columns.system)})
+    prompt = _string(record, columns.prompt)
+    given = None if columns.input is None else record.get(columns.input)
+    if given is not None and not isinstance(given, str):
+        raise RecordError(f"{shown_key(str(columns.input))} must be a string, not {type_name(given)}")
+    messages.append({"role": "user", "content": f"{prompt}\n\n{given}" if given else prompt})
+    messages.append({"role": "assistant", "content": _string(record, columns.answer)})
+    texts = columns.needed + columns.optional
+    return Sample(messages, {key: value for key, value in record.items() if key not in texts})
 
 
 def _required(record: dict[str, Any], key: str) -> Any:

@@ -1,4 +1,4 @@
-"""Writing rows.parquet: the canonical columns of contract.ROWS_COLUMNS, zstd, in row groups small enough to page by."""
+"""Writing rows.parquet: the columns of contract.ROWS_COLUMNS in zstd, in row groups small enough for pages."""
 
 import queue
 import threading
@@ -13,11 +13,11 @@ from service.datasets.parsing.turns import ROLES
 
 GROUP_ROWS = 4096
 GROUP_BYTES = 2 * 2**20
-"""A row group ends at so many rows, or once it has passed the bytes; a page reads at least one, and the footer lists
-all of them."""
+"""A row group ends at this many rows, or once it is larger than this many bytes. A page of the API reads at least one
+group, and the footer lists all of them."""
 
 GROWTH_ROWS = 1_000_000
-"""After each so many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
+"""Every this many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
 
 SCHEMA = pa.schema(
     [
@@ -32,19 +32,20 @@ SCHEMA = pa.schema(
 
 
 class RowsWriter:
-    """Collects columns and writes a row group whenever one is full; used as a context manager.
+    """A writer that collects columns and writes a row group whenever one is full. Use it as a context manager.
 
-    Encoding and compressing happen in a thread of their own, beside the parsing; what goes wrong there is raised by a
-    later `add`, or by leaving the block.
+    Encoding and compressing happen in a thread of their own, beside the parsing; an error there is raised by a later
+    `add`, or by leaving the block.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
+        """Begin writing to a file."""
         self._file = pq.ParquetWriter(
             file,
             SCHEMA,
             compression="zstd",
             use_dictionary=["messages.list.element.role"],
-            # Numbers that grow evenly come to almost nothing, so that there is nothing left to compress.
+            # Delta encoding shrinks evenly growing numbers to almost nothing.
             column_encoding=dict.fromkeys(("row", "start", "length"), "DELTA_BINARY_PACKED")
             | dict.fromkeys(("extra", "sha256"), "DELTA_LENGTH_BYTE_ARRAY"),
             write_statistics=["row"],
@@ -70,7 +71,15 @@ class RowsWriter:
             raise self._error
 
     def add(self, columns: Columns, digests: bytes) -> None:
-        """Appends the rows. `digests` are their SHA-256, 32 bytes each."""
+        """Append rows.
+
+        Args:
+            columns: The rows.
+            digests: SHA-256 of each row's canonical messages, 32 bytes each.
+
+        Raises:
+            Exception: An earlier row group could not be written.
+        """
         if self._error is not None:
             raise self._error
         part = self._part(columns, digests)

@@ -1,7 +1,7 @@
-"""What an upload's rows look like in numbers, in memory that does not grow with text.
+"""Statistics of an upload's rows, in memory that does not grow with the text.
 
-Eight bytes a row find the exact duplicates, and lie in a file where rows are many; everything else is bounded by
-constants.
+Eight bytes a row find the exact duplicates, and are kept in a file if there are many rows; everything else is bounded
+by constants.
 """
 
 import os
@@ -21,25 +21,35 @@ from service.datasets.parsing.strict_json import shown_key
 from service.datasets.parsing.turns import ROLES
 
 COUNTED_COLUMNS = 100
-"""Extra columns whose values are counted: the first ones seen."""
+"""How many extra columns have their values counted: the first ones seen."""
+
 COUNTED_VALUES = 200
-"""A column with more different values than this is no group column; its values are not listed."""
+"""The values of a column with more different ones are not listed: it is no group column."""
+
 COUNTED_LENGTH = 100
-"""Neither is one with a longer value, in characters."""
+"""The values of a column with a longer one, in characters, are not listed either."""
+
 LISTED_VALUES = 20
+"""Values of a column that are listed."""
+
 LISTED_TURN_KEYS = 20
+"""Keys of turns that are listed."""
+
 HELD_DIGESTS = 1 << 18
 """Rows whose digests are in memory at once."""
+
 PARTS = 64
-"""The digests in the file are counted in so many parts, each by itself in memory."""
+"""Parts in which the digests in the file are counted, each by itself in memory."""
+
 LONGEST_TURNS = 64
-"""Conversations of more turns are counted under this number."""
+"""Conversations with more turns are counted under this number."""
 
 
 class Lengths:
-    """Characters of texts: smallest, largest, mean, and a histogram whose bins double in width."""
+    """The lengths of texts in characters: smallest, largest, mean, and a histogram whose bins double in width."""
 
     def __init__(self) -> None:
+        """Begin with no text."""
         self._counts = [0] * 64
         self._total = 0
         self._count = 0
@@ -47,6 +57,7 @@ class Lengths:
         self._max: int | None = None
 
     def add(self, lengths: NDArray[np.int64]) -> None:
+        """Count more lengths, [texts] in characters."""
         if not len(lengths):
             return
         # The exponent of a positive integer is how many bits it has.
@@ -59,7 +70,7 @@ class Lengths:
         self._max = most if self._max is None else max(self._max, most)
 
     def report(self) -> dict[str, Any]:
-        """edges [0, 1, 2, 4, 8, ...]: counts[i] texts have edges[i] <= characters < edges[i + 1]."""
+        """Return the statistics; counts[i] texts have edges[i] <= characters < edges[i + 1]."""
         used = 0 if self._max is None else self._max.bit_length() + 1
         return {
             "min": self._min,
@@ -73,18 +84,20 @@ class Lengths:
 
 
 class ColumnValues:
-    """How often a column has which value; gives up where values are many, long or nested."""
+    """How often a column has each value; it stops counting if values are many, long or nested."""
 
     def __init__(self) -> None:
+        """Begin with no value."""
         self.present = 0
         self._values: Counter[Any] | None = Counter()
 
     @property
     def counts(self) -> bool:
-        """Whether it still wants to know the values."""
+        """Whether values are still counted."""
         return self._values is not None
 
     def add(self, values: Sequence[Any]) -> None:
+        """Count the values of more rows."""
         self.present += len(values)
         if self._values is None:
             return
@@ -102,7 +115,7 @@ class ColumnValues:
         self._count(found.items())
 
     def add_array(self, values: Any) -> None:
-        """An Arrow array of scalars; None is a null."""
+        """Count the values of an Arrow array of scalars; None is a null."""
         self.present += len(values)
         if self._values is None:
             return
@@ -127,6 +140,7 @@ class ColumnValues:
             self._values = None
 
     def report(self) -> dict[str, Any]:
+        """Return how many rows have the column, and the most frequent values with their counts."""
         if self._values is None:
             return {"rows": self.present, "distinct": None, "values": None}
         return {
@@ -139,17 +153,18 @@ class ColumnValues:
 
 
 class Digests:
-    """How many of many digests differ; an open file takes those that memory should not hold."""
+    """A count of the different digests among many; an open file takes those that memory should not hold."""
 
     def __init__(self, scratch: IO[bytes]) -> None:
+        """Begin with no digest; `scratch` is an empty file for this object alone."""
         self._scratch = scratch
         self._held: list[NDArray[np.uint64]] = []
         self._held_rows = 0
         self._extents: list[list[tuple[int, int]]] = [[] for _ in range(PARTS)]
-        """Of each part: offset and bytes of its pieces in the file."""
+        """For each part, offset and bytes of its pieces in the file."""
 
     def add(self, digests: bytes) -> None:
-        """SHA-256 of some rows, 32 bytes each."""
+        """Add the SHA-256 of some rows, 32 bytes each."""
         self._held.append(np.frombuffer(digests, np.uint64)[::4].copy())
         self._held_rows += len(self._held[-1])
         if self._held_rows >= HELD_DIGESTS:
@@ -166,7 +181,7 @@ class Digests:
         self._scratch.write(digests[np.argsort(parts, kind="stable")].tobytes())
 
     def distinct(self) -> int:
-        """To be called once, at the end."""
+        """Return how many are different. Call it once, at the end."""
         if not any(self._extents):
             return _distinct(np.concatenate(self._held)) if self._held else 0
         if self._held:
@@ -180,10 +195,10 @@ class Digests:
 
 
 class Statistics:
-    """Fed every sample once; `report` gives the JSON that is stored with the dataset."""
+    """The statistics of an upload. `add` every row once; `report` gives the JSON that is stored with the dataset."""
 
     def __init__(self, scratch: IO[bytes]) -> None:
-        """`scratch` is an empty file of nobody else's, open for reading and writing."""
+        """Begin with no row. `scratch` is an empty file for this object alone, open for reading and writing."""
         self._rows = 0
         self._roles: Counter[str] = Counter()
         self._turns: Counter[int] = Counter()
@@ -194,7 +209,12 @@ class Statistics:
         self._ignored: Counter[str] = Counter()
 
     def add(self, columns: Columns, digests: bytes) -> None:
-        """`digests` are the SHA-256 of the canonical messages of the rows, 32 bytes each."""
+        """Count more rows.
+
+        Args:
+            columns: The rows.
+            digests: SHA-256 of each row's canonical messages, 32 bytes each.
+        """
         self._rows += len(columns)
         rows = np.bincount(columns.roles, minlength=len(ROLES))
         for role in sorted(np.flatnonzero(rows).tolist(), key=lambda role: int((columns.roles == role).argmax())):
@@ -241,6 +261,7 @@ class Statistics:
             self._columns[name] = ColumnValues()
 
     def report(self) -> dict[str, Any]:
+        """Return the statistics as JSON."""
         return {
             "rows": self._rows,
             "roles": dict(self._roles),
@@ -259,7 +280,7 @@ def _distinct(numbers: NDArray[np.uint64]) -> int:
 
 
 def _characters(texts: Any) -> NDArray[np.int64]:
-    """Of each of some Arrow strings."""
+    """Return the number of characters of each Arrow string."""
     bounds, text = bytes_of(texts)
     lengths = np.diff(bounds) if (text < 128).all() else pc.utf8_length(texts).to_numpy()
     return lengths.astype(np.int64)

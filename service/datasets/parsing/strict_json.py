@@ -8,18 +8,26 @@ import orjson
 NUL_REASON = "holds a NUL character (\\u0000), which the database cannot store; remove it"
 
 MAX_DEPTH = 64
-"""Nested arrays and objects in one record."""
+"""Levels of nested arrays and objects in one record."""
 
 
 class RecordError(ValueError):
-    """Why a line is no good record. The text names keys and positions, never a value."""
+    """The reason why a line is no valid record. The text names keys and positions, never a value."""
 
 
 def parse_record(line: bytes) -> Any:
-    """The value of one line, numbers as exact as Python has them.
+    """Parse one line, with numbers as exact as Python has them.
 
-    Raises MemoryError, and RecordError: not JSON, not UTF-8, NaN or an infinity, a duplicate key, a NUL, a lone
-    surrogate, deeper than MAX_DEPTH.
+    Args:
+        line: The JSON text.
+
+    Returns:
+        Its value.
+
+    Raises:
+        RecordError: It is not JSON or not UTF-8, or has NaN or an infinity, a duplicate key, a NUL, a lone surrogate,
+            or more than MAX_DEPTH levels.
+        MemoryError: The value needs more memory than the process may use.
     """
     try:
         value = orjson.loads(line)
@@ -43,7 +51,7 @@ def parse_record(line: bytes) -> Any:
 
 
 def shown_key(key: str) -> str:
-    """A key as an error may show it: quoted, at most 60 characters, nothing unprintable."""
+    """Return a key as an error may show it: quoted, at most 60 characters, nothing unprintable."""
     text = key if len(key) <= 60 else key[:60] + "..."
     return "'" + "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text) + "'"
 
@@ -54,7 +62,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise RecordError(f"the key {shown_key(key)} stands twice in one object")
+                raise RecordError(f"the key {shown_key(key)} occurs twice in one object")
             seen.add(key)
     return value
 
@@ -74,7 +82,7 @@ def _why_refused(line: bytes, error: orjson.JSONDecodeError) -> str:
     except UnicodeDecodeError as wrong:
         return f"not UTF-8 at byte {wrong.start + 1} of the line; save the file as UTF-8"
     if "surrogate" in error.msg:
-        return "holds a lone surrogate (an escape from \\ud800 to \\udfff without its pair), which is no text"
+        return "holds a lone surrogate (an escape from \\ud800 to \\udfff without its pair), which is not text"
     if "depth" in error.msg:
         return f"nested more than {MAX_DEPTH} levels deep"
     if "infinity" in error.msg:
@@ -89,7 +97,7 @@ def _why_refused(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 def _hint(text: str, place: int) -> str:
-    """What may have gone wrong where a text is no JSON from this place on."""
+    """Return what may have gone wrong where a text stops being JSON."""
     rest = text[place:].lstrip()
     if rest.startswith(("'", "None", "True", "False")):
         return "; it looks like Python's own notation: write records with json.dumps"
@@ -97,14 +105,14 @@ def _hint(text: str, place: int) -> str:
         return "; a comma ends the line: remove it, since lines of JSONL have none between them"
     if rest.startswith("{"):
         return (
-            "; several records stand on one line: put each on a line of its own, and send files with "
+            "; several records are on one line: put each on a line of its own, and send files with "
             "curl --data-binary, since -d removes line ends"
         )
     return ""
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:
-    """Level by level, so that no input can exhaust the stack."""
+    """Return whether a value is deeper than `limit`, level by level, so that no input can exhaust the stack."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(limit):
         children = (child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent))
@@ -113,7 +121,7 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
 
 
 def holds_nul(value: Any) -> bool:
-    """Whether a NUL character stands in any text or key of a JSON value."""
+    """Return whether any text or key of a JSON value has a NUL character."""
     pending = [value]
     while pending:
         item = pending.pop()

@@ -1,4 +1,4 @@
-"""One turn of a conversation, in any of the forms in which it is written: its role, its text, what no audit uses."""
+"""Reading one turn of a conversation in any of its formats: its role, its text, and the keys that no audit uses."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ ROLE_NAMES = {role: role for role in ROLES} | {
     "ipython": "tool",
     "observation": "tool",
 }
-"""What a turn's role or sender is called elsewhere, as a role. Capital letters make no difference."""
+"""The role for each name of a role or sender in the formats. Capital letters make no difference."""
 
 KEY_PAIRS = (("role", "content"), ("from", "value"))
 """A turn's keys for role and text."""
@@ -65,10 +65,10 @@ def read_turn(turn: Any, where: str, keys: tuple[str, str]) -> Turn:
     Args:
         turn: The JSON value.
         where: Its place in the record, for errors.
-        keys: Those for role and text that it should have; those of the other form will do.
+        keys: The keys for role and text that it should have; those of the other format are accepted too.
 
     Raises:
-        RecordError: It is of no known form.
+        RecordError: It has no known format.
     """
     if not isinstance(turn, dict):
         raise RecordError(f"'{where}' must be an object, not {type_name(turn)}")
@@ -102,7 +102,7 @@ def read_turn(turn: Any, where: str, keys: tuple[str, str]) -> Turn:
 
 
 def type_name(value: Any) -> str:
-    """What a JSON value is, as errors say it."""
+    """Return the type of a JSON value as errors name it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -125,7 +125,7 @@ def _is_call(part: Any) -> bool:
 
 
 def _part(part: Any, where: str) -> str:
-    """The text of one part of a turn whose text is a list."""
+    """Return the text of one part of a turn whose text is a list."""
     if isinstance(part, str):
         return part
     if isinstance(part, dict) and part.get("type") == "tool_result":
@@ -134,12 +134,12 @@ def _part(part: Any, where: str) -> str:
             return "".join(_part(inner, f"{where}.content[{number}]") for number, inner in enumerate(result))
         return _string(result, f"{where}.content")
     if not isinstance(part, dict) or part.get("type", "text") not in _TEXT_PARTS:
-        raise RecordError(f"'{where}' is no part of type text, and an audit reads text alone; leave the record out")
+        raise RecordError(f"'{where}' is not a part of type text, and an audit reads only text; leave the record out")
     return _string(part.get("text"), f"{where}.text")
 
 
 def _calls(value: Any) -> list[str]:
-    """The calls of tools as JSON, one text each: a model that is trained on them writes such text."""
+    """Return the calls of tools as JSON, one text each: a model that is trained on them writes such text."""
     return [_call(call) for call in (value if isinstance(value, list) else [value])]
 
 

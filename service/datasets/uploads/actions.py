@@ -20,10 +20,10 @@ from service.store.objects import upload_prefix
 from service.store.tables import Dataset, Upload, UploadPart
 
 FINISHING_SECONDS = 60.0
-"""For so long a process has an upload to itself while it makes the dataset, without a word to the database."""
+"""How long a process keeps an upload to itself, while it makes the dataset, without renewing the claim."""
 
 _KINDS: dict[int, type[DomainError]] = {413: TooLargeError, 422: InvalidError}
-"""Of refusals that are remembered, by status."""
+"""The errors of refusals that are stored, by status."""
 
 
 class Taken(NamedTuple):
@@ -33,7 +33,7 @@ class Taken(NamedTuple):
     name: str | None
     size: int
     parts: list[str]
-    """Names of its objects."""
+    """The names of its objects."""
 
 
 def create(

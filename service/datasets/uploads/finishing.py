@@ -1,6 +1,6 @@
 """Making a dataset of an upload that is whole: in the background of a process, so that no proxy's patience ends it.
 
-Whoever asks waits a while for it, and asks again; what came of it is in the upload's row, for every process to tell.
+A request waits a while for it and is then sent again; the outcome is in the upload's row, where every process finds it.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from service.store.objects import ObjectStore
 from service.store.tables import Dataset
 
 WAIT_SECONDS = 25.0
-"""For so long a request waits; proxies often let go after 60."""
+"""How long a request waits for the dataset; proxies often give up after 60 seconds."""
 
 LOOK_SECONDS = 0.5
-"""Between two looks at what another request has begun."""
+"""Seconds between two looks at what another request has begun."""
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Finishing:
     async def finish(
         self, principal: Principal, upload_id: str, form: UploadForm, *, request_id: str | None
     ) -> Dataset | None:
-        """Make the dataset, or wait for whoever does.
+        """Make the dataset, or wait for the process that does.
 
         Args:
             principal: Who is asking.
@@ -135,5 +135,5 @@ class Finishing:
 
 
 async def _nobody_leaves() -> None:
-    """Never returns: the dataset is made whether or not somebody still waits for it."""
+    """Never return: the dataset is made whether or not a client still waits for it."""
     await asyncio.Event().wait()

@@ -21,7 +21,8 @@ from service.store.ids import new_id
 from service.store.objects import ObjectStore, upload_key, upload_prefix
 
 PART_BYTES = 64 * 2**20
-"""A longer request is kept in several parts: so much is lost at most when the process dies."""
+"""Bytes of a part. A longer request is kept in several parts, so that at most this much is lost when the process
+dies."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Kept:
 
 
 class Parts:
-    """Takes the next bytes of one upload."""
+    """A receiver of the next bytes of one upload."""
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Parts:
         transactions: Transactions,
         principal: Principal,
     ) -> None:
-        """Make what takes them.
+        """Prepare to receive them.
 
         Args:
             upload_id: Which upload.
@@ -66,7 +67,7 @@ class Parts:
         self._principal = principal
 
     async def take(self, chunks: AsyncIterator[bytes]) -> None:
-        """Keep what comes. Of a connection that ends or stalls, all that had come is kept before this raises.
+        """Keep what comes. If the connection ends or stalls, all that had come is kept before this raises.
 
         Raises:
             ClientDisconnect: The connection ended before the request did.
@@ -165,13 +166,13 @@ async def stored_bytes(
 
 
 def wrong_offset() -> ConflictError:
-    """The error of a part that does not begin where the upload ends."""
+    """Return the error for a part that does not begin where the upload ends."""
     detail = "`Upload-Offset` is not where this upload ends. Ask for the offset with HEAD, and go on from there."
     return ConflictError("upload_offset", detail)
 
 
 class _Part:
-    """One object on its way in. All of it blocks and belongs into threads."""
+    """One object while it is written. All methods block and belong in threads."""
 
     def __init__(self, objects: ObjectStore, workspace_id: str, upload_id: str) -> None:
         self.size = 0

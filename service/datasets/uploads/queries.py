@@ -16,7 +16,7 @@ def find_upload(session: Session, principal: Principal, upload_id: str, *, lock:
         session: An open transaction.
         principal: Who is asking.
         upload_id: Which upload.
-        lock: Whether nobody else may change it until the transaction ends.
+        lock: Whether to keep others from changing it until the transaction ends.
 
     Raises:
         NotFoundError: `upload_not_found`.

@@ -28,7 +28,7 @@ router = resource_router("uploads")
 Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 
 MOST_PARTS = 10_000
-"""Of one upload: each is an object."""
+"""Parts of one upload: each is an object."""
 
 _Length = Annotated[str | None, Header(alias="Upload-Length", description="Bytes of the whole file.")]
 _Metadata = Annotated[

@@ -12,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.datasets.refused_uploads import UploadRoute
 from service.http.problems.problem import Problem
+from service.http.response_start import on_response_start
 
 VERSION = "1.0.0"
 EXTENSIONS = "creation,expiration,termination"
@@ -20,21 +21,27 @@ MOST_METADATA = 4096
 """Characters of Upload-Metadata."""
 
 NAME_KEYS = ("filename", "name")
-"""Of the metadata: what a file is called."""
+"""The keys of the metadata that may hold the file's name, in order."""
 
 _NUMBER = re.compile(r"\d{1,18}")
 
 
 class TusRoute(UploadRoute):
-    """Every answer says which version of the protocol is spoken, errors too."""
+    """A route whose answers all name the version of the protocol, errors too."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_version(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Tus-Resumable"] = VERSION
-            await send(message)
+        """Handle the request, and add the version to its answer.
 
-        await super().handle(scope, receive, send_with_version)
+        Args:
+            scope: As for an ASGI application.
+            receive: Likewise.
+            send: Likewise.
+        """
+
+        def add_version(message: Message) -> None:
+            MutableHeaders(scope=message)["Tus-Resumable"] = VERSION
+
+        await super().handle(scope, receive, on_response_start(send, add_version))
 
 
 def require_version(request: Request) -> None:

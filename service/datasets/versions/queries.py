@@ -11,10 +11,10 @@ from service.scoping import owned, scoped
 from service.store.tables import Audit, Dataset
 
 MOST_VERSIONS = 100
-"""Shown before one version, and as many after it."""
+"""The most versions that are shown before one, and as many after it."""
 
 AUDITS_A_VERSION = 10
-"""Finished audits that are shown of each version, the newest."""
+"""How many of each version's newest finished audits are shown."""
 
 
 class AuditOfVersion(NamedTuple):

@@ -1,4 +1,4 @@
-"""Who is asking: a bearer key, or the cookie of a browser that signed in with one or as a person."""
+"""Authentication by a bearer key, or by the cookie of a browser that signed in with a key or as a person."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -43,14 +43,18 @@ _COOKIE = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="session", des
 
 
 class RequireScope:
-    """A dependency that gives the Principal, or answers 401, or 403 for a key without `scope` (None: any valid key).
-
-    installation: only for admins of the workspace that the installation started with.
+    """A dependency that returns the Principal, or answers 401, or 403 without the scope.
 
     It reads headers alone, so that an upload's body is not touched before its sender is known.
     """
 
     def __init__(self, scope: Scope | None = None, *, installation: bool = False) -> None:
+        """Say what the principal must be allowed to do.
+
+        Args:
+            scope: The scope; None: any valid key or session.
+            installation: Whether only admins of the workspace that the installation started with are let in.
+        """
         self.scope = scope
         self.installation = installation
 
@@ -60,6 +64,7 @@ class RequireScope:
         _bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)] = None,
         _cookie: Annotated[str | None, Security(_COOKIE)] = None,
     ) -> Principal:
+        """Authenticate the request and check the scope; the other parameters declare both ways in OpenAPI."""
         principal = await authenticate(request)
         if self.scope is not None and not principal.may(self.scope):
             raise Problem(403, "scope_missing", _lacks(principal, self.scope))
@@ -69,7 +74,15 @@ class RequireScope:
 
 
 async def authenticate(request: Request) -> Principal:
-    """The request's principal, looked up once a request. Raises Problem 401, or 403 for a cross-site browser."""
+    """Return the request's principal, which is looked up once a request.
+
+    Args:
+        request: The request; only its headers are read.
+
+    Raises:
+        Problem: 401 `unauthenticated`, `key_malformed`, `key_invalid`, `key_expired` or `session_ended`; 403
+            `cross_site` if another site's page makes a browser change something.
+    """
     known = getattr(request.state, "principal", None)
     if isinstance(known, Principal):
         return known
@@ -87,7 +100,7 @@ async def authenticate(request: Request) -> Principal:
         if request.method not in SAFE_METHODS:
             refuse_cross_site(request)
         principal = await _look_up(request, digest(cookie), _by_cookie)
-        # Who has signed out at the proxy, or in as somebody else, is not the person of this cookie any more.
+        # After signing out at the proxy, or in as somebody else, the browser is no longer that person's.
         if principal.proxy_user is not None and principal.proxy_user != proxied_user(request):
             raise _session_ended()
     else:
@@ -100,14 +113,21 @@ async def authenticate(request: Request) -> Principal:
 
 
 async def authenticate_again(request: Request) -> Principal:
-    """Like `authenticate`, by what the database says now: for answers that take long."""
+    """Authenticate by what the database says now, for answers that take long; else like `authenticate`."""
     request.state.principal = None
     request.state.ask_again = True
     return await authenticate(request)
 
 
 def refuse_cross_site(request: Request) -> None:
-    """Raises Problem 403 unless the browser says that a page of ours sent the request."""
+    """Refuse a browser's request that a page of another site has sent.
+
+    Args:
+        request: The request; Sec-Fetch-Site decides, or Origin in browsers without it.
+
+    Raises:
+        Problem: 403 `cross_site`.
+    """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None:
@@ -119,11 +139,11 @@ def refuse_cross_site(request: Request) -> None:
 
 
 Found = tuple[Principal, float | None]
-"""Who it is, and for how many seconds the secret is good; None: without end."""
+"""The principal, and for how many seconds the secret is valid; None: without end."""
 
 
 async def _look_up(request: Request, hashed: bytes, find: Callable[[Session, bytes], Found]) -> Principal:
-    """Reads take what was found a moment ago; whoever changes something is always looked up."""
+    """Find the principal of a secret: for reads also in what was found a moment ago, for changes in the database."""
     principals: Principals = request.app.state.principals
     transactions: Transactions = request.app.state.authentication
     if request.method in SAFE_METHODS and not getattr(request.state, "ask_again", False):
@@ -141,7 +161,7 @@ _HASHED = bindparam("hashed", type_=LargeBinary)
 
 
 def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
-    # At most once a minute: a write for every read would cost more than it tells.
+    # At most once a minute: a write for every read would cost more than the exact time is worth.
     return or_(used_at.is_(None), used_at < func.now() - LAST_USED_RESOLUTION)
 
 
@@ -149,7 +169,7 @@ def _seconds_until(end: ColumnElement[Any]) -> ColumnElement[Any]:
     return cast(func.extract("epoch", end - func.clock_timestamp()), Double)
 
 
-# Made once: to build them would take longer than to run them.
+# Built once: building these takes longer than running them.
 _BY_KEY = (
     select(
         _KEY.id,

@@ -1,4 +1,4 @@
-"""The shape of keys and tokens: random, recognisable, and checked for typing errors without a database.
+"""The format of keys and tokens: random, recognisable, and checked for typing errors without a database.
 
 A key is `ft_`, 128 random bits in base 62 (22 characters) and a CRC-32 of both in base 62 (6 characters). Only the
 SHA-256 of a key or token is ever stored: 128 random bits need no slow hash.
@@ -11,7 +11,7 @@ import zlib
 
 KEY_PREFIX = "ft_"
 SHOWN_PREFIX = len(KEY_PREFIX) + 4
-"""Characters of a key that are stored in clear, to recognise it by; 104 random bits stay secret."""
+"""Characters of a key that are stored in clear, so that people recognise it; 104 random bits stay secret."""
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM_LENGTH = 22
@@ -19,18 +19,18 @@ _CHECKSUM_LENGTH = 6
 
 
 def new_key() -> str:
-    """A fresh bearer key."""
+    """Make a new bearer key."""
     body = KEY_PREFIX + _base62(secrets.randbits(128), _RANDOM_LENGTH)
     return body + _checksum(body)
 
 
 def new_token() -> str:
-    """A fresh token for a sign-in link or a cookie: 256 random bits, URL-safe."""
+    """Make a new token for a sign-in link or a cookie: 256 random bits, URL-safe."""
     return secrets.token_urlsafe(32)
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether the checksum fits: a mistyped or cut key is refused before anybody looks it up."""
+    """Return whether the checksum fits, so that a mistyped or cut key is refused without a look-up."""
     body, checksum = key[:-_CHECKSUM_LENGTH], key[-_CHECKSUM_LENGTH:]
     return (
         key.startswith(KEY_PREFIX)
@@ -41,7 +41,7 @@ def is_well_formed(key: str) -> bool:
 
 
 def digest(secret: str) -> bytes:
-    """What is stored of a key or token."""
+    """Return the SHA-256 of a key or token, which is what is stored of it."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 

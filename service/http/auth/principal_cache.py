@@ -1,8 +1,8 @@
-"""Who stood behind a key or cookie a moment ago, so that reads in a row ask the database once.
+"""A short-lived cache of principals, so that several reads in a row ask the database once.
 
-What is kept here is known by the SHA-256 of the secret, for KEPT_SECONDS at most and never beyond the key's own end.
-Only reads heed it, and refusals are not kept. In the process that ends a key or signs a browser out, it is forgotten
-with the commit; in others it is good until KEPT_SECONDS are over. docs/decisions/0027 has the reasons.
+Entries are found by the SHA-256 of the secret, for at most KEPT_SECONDS and never beyond the key's own end. Only reads
+use it, and refusals are not kept. In the process that revokes a key or signs a browser out, the cache is cleared with
+the commit; in other processes an entry may be used until KEPT_SECONDS are over. docs/decisions/0027 has the reasons.
 """
 
 import threading
@@ -23,35 +23,40 @@ _CHANGED = "principals_changed"
 
 @dataclass(frozen=True)
 class Known:
-    """A principal as the database had it."""
+    """A principal as the database described it."""
 
     principal: Principal
     until: float
-    """By this process's monotonic clock."""
+    """Until when it may be used, by this process's monotonic clock."""
 
 
 class Principals:
-    """Of one process; safe for threads."""
+    """The cache of one process; safe for threads."""
 
     def __init__(self) -> None:
+        """Begin with an empty cache."""
         self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._lock = threading.Lock()
         self._forgotten = 0
 
     def find(self, secret_sha256: bytes) -> Principal | None:
-        """Whose secret it is, if that is still good."""
+        """Return the principal of a secret, or None if it is not known or no longer valid."""
         with self._lock:
             known = self._known.get(secret_sha256)
         return known.principal if known is not None and time.monotonic() < known.until else None
 
     def ask(self) -> "Question":
-        """Call it before the database is asked: what that says is as old as the question."""
+        """Note the time before the database is asked: its answer is as old as the question."""
         return Question(time.monotonic(), self._forgotten)
 
     def keep(self, secret_sha256: bytes, principal: Principal, question: "Question", ends_in: float | None) -> None:
-        """Keeps what the database answered; ends_in: seconds that the secret was good for, None: without end.
+        """Keep what the database answered, unless somebody's rights have changed since it was asked.
 
-        Nothing is kept that was asked before somebody's rights have changed.
+        Args:
+            secret_sha256: SHA-256 of the key or cookie.
+            principal: Whose it is.
+            question: From `ask`, before the look-up.
+            ends_in: For how many seconds the secret was valid then; None: without end.
         """
         good_for = KEPT_SECONDS if ends_in is None else min(KEPT_SECONDS, ends_in)
         with self._lock:
@@ -63,13 +68,13 @@ class Principals:
                 self._known.popitem(last=False)
 
     def forget(self) -> None:
-        """Everything: rights change seldom."""
+        """Forget all entries, since rights change seldom."""
         with self._lock:
             self._forgotten += 1
             self._known.clear()
 
     def forget_with(self, sessions: sessionmaker[Session]) -> None:
-        """From now on forgets with each commit of a session for which `rights_changed` was called."""
+        """Clear the cache with each commit of a session for which `rights_changed` was called."""
 
         def committed(session: Session) -> None:
             if session.info.get(_CHANGED):
@@ -80,13 +85,13 @@ class Principals:
 
 @dataclass(frozen=True)
 class Question:
-    """When the database was asked who somebody is."""
+    """When the database was asked for a principal."""
 
     asked_at: float
     forgotten: int
-    """How often everything had been forgotten by then."""
+    """How often the cache had been cleared by then."""
 
 
 def rights_changed(session: Session) -> None:
-    """Call it where a transaction ends or changes what a key, a browser or a workspace may do."""
+    """Mark a transaction that ends or changes what a key, a browser or a workspace may do."""
     session.info[_CHANGED] = True

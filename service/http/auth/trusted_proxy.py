@@ -1,7 +1,7 @@
-"""What a proxy that has signed somebody in says of them, where its address is one of FINETOOTH_SIGN_IN_PROXIES.
+"""The headers with which a trusted proxy names the person it has signed in; see FINETOOTH_SIGN_IN_PROXIES.
 
-The address is that of the connection itself, which `service.server.protocol` notes, and never what X-Forwarded-For
-tells: anybody may send that.
+The proxy is recognised by the address of the connection itself, which `service.server.protocol` notes, and never by
+X-Forwarded-For, which any client may send.
 """
 
 from ipaddress import ip_address
@@ -11,21 +11,24 @@ from starlette.requests import Request
 from service.settings import Settings
 
 TRUSTED_PROXY = "trusted-proxy"
-"""The issuer of people whom a proxy has signed in."""
+"""The issuer that is stored for people whom a proxy has signed in."""
 
 
 def proxied_user(request: Request) -> str | None:
-    """Return what the proxy calls whoever asks; None where no trusted proxy says it."""
+    """Return the proxy's name for the person who asks, or None without a trusted proxy."""
     settings: Settings = request.app.state.settings
     return proxied_header(request, settings.proxy_user_header)
 
 
 def proxied_header(request: Request, name: str) -> str | None:
-    """Read a header of a trusted proxy; None where it is missing, comes twice, or from somebody else.
+    """Read a header of a trusted proxy.
 
     Args:
-        request: Whose header it is.
-        name: Of the header.
+        request: The request.
+        name: The header's name.
+
+    Returns:
+        Its value; None if it is missing, comes twice, or is not from a trusted proxy.
     """
     settings: Settings = request.app.state.settings
     if not settings.sign_in_proxies or not _comes_from_one(request, settings):

@@ -1,4 +1,4 @@
-"""Answers that hold an object's bytes, streamed from the object store, for browsers to save and never to show."""
+"""Answers with an object's bytes, streamed from the object store; browsers save them and never show them."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -6,34 +6,48 @@ from typing import IO, Literal
 from urllib.parse import quote
 
 from anyio import CancelScope, CapacityLimiter
-from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.http.conditional.ranges import not_modified, requested_range
+from service.http.conditional.etags import is_known
+from service.http.conditional.ranges import requested_range
+from service.http.per_loop import PerLoop
 from service.store.objects import ObjectStore
 
 BLOCK_BYTES = 1 << 18
-"""In memory of each download, and read by a thread that is then free again."""
+"""Bytes of each download in memory, read by a thread that is then free again."""
 
 THREADS = 8
-"""Of all downloads together, so that a slow object store keeps no other request waiting."""
+"""Threads of all downloads together, so that a slow object store keeps no other request waiting."""
 
-_threads: RunVar[CapacityLimiter] = RunVar("download_threads")
+_threads = PerLoop("download_threads", lambda: CapacityLimiter(THREADS))
 
 
 def download(
     request: Request, objects: ObjectStore, key: str, *, size: int, sha256: str, media_type: str, filename: str
 ) -> Response:
-    """The answer to GET or HEAD for an object that never changes: whole, a range of it, or 304.
+    """Answer GET or HEAD for an object that never changes: the whole, a range of it, or 304.
 
-    Raises Problem 416 `range_not_satisfiable`; ObjectMissingError once it is sent.
+    Args:
+        request: The request, with its conditions and its range.
+        objects: The store that holds the object.
+        key: The object's key.
+        size: Its size in bytes.
+        sha256: Its SHA-256 in hexadecimal, which becomes the ETag.
+        media_type: Its media type.
+        filename: The name under which browsers save it.
+
+    Returns:
+        The response. Sending it raises ObjectMissingError if the object is gone.
+
+    Raises:
+        Problem: 416 `range_not_satisfiable`.
     """
     etag = f'"{sha256}"'
     headers = {"ETag": etag, "Accept-Ranges": "bytes"}
-    if not_modified(request.headers, etag):
+    if is_known(request.headers, etag):
         return Response(status_code=304, headers=headers)
     headers["Content-Disposition"] = content_disposition(filename)
     if request.method == "HEAD":  # the standard knows ranges for GET alone
@@ -49,9 +63,12 @@ def download(
 
 
 def content_disposition(filename: str, kind: Literal["attachment", "inline"] = "attachment") -> str:
-    """RFC 6266: to be saved under this name, of which nothing can lead into a folder or look like another name.
+    """Build a Content-Disposition header (RFC 6266) with a safe file name.
 
-    What is `inline` may be shown too: only for content that is safe in a browser.
+    Args:
+        filename: The wanted name; what could lead into a folder or look like another name is replaced.
+        kind: `attachment` makes browsers save the content. `inline` lets them show it: only for content that is safe
+            there.
     """
     name = "".join(c if c.isprintable() and c not in '/\\:*?"<>|' else "_" for c in filename).strip(" .")
     plain = "".join(c if c.isascii() and (c.isalnum() or c in " ._-()") else "_" for c in name)
@@ -85,26 +102,17 @@ class _ObjectResponse(StreamingResponse):
             self._file.seek(self._start)
 
         try:
-            await run_sync(begin, limiter=_limiter())
+            await run_sync(begin, limiter=_threads.get())
             await super().__call__(scope, receive, send)
         finally:
             with CancelScope(shield=True):
-                await run_sync(opened.close, limiter=_limiter())
+                await run_sync(opened.close, limiter=_threads.get())
 
     async def _blocks(self) -> AsyncIterator[bytes]:
         assert self._file is not None
         while self._left:
-            block = await run_sync(self._file.read, min(BLOCK_BYTES, self._left), limiter=_limiter())
+            block = await run_sync(self._file.read, min(BLOCK_BYTES, self._left), limiter=_threads.get())
             if not block:
                 raise EOFError("the object is shorter than its row says")
             self._left -= len(block)
             yield block
-
-
-def _limiter() -> CapacityLimiter:
-    try:
-        return _threads.get()
-    except LookupError:
-        limiter = CapacityLimiter(THREADS)
-        _threads.set(limiter)
-        return limiter

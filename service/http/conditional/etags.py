@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110): who knows the current one gets 304 before anything is rendered, and edits can be guarded.
+"""Entity tags (RFC 9110): a client with the current one gets 304 before anything is rendered, and edits are guarded.
 
 A route takes `ConditionsDep` and calls `conditions.serve(tag)` once it knows the tag; one that edits calls
 `conditions.guard(tag)` before it writes.
@@ -11,74 +11,105 @@ from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Request
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.http.problems.problem import Problem
 
 NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "The `ETag` in `If-None-Match` is current."}}
-"""`responses=` of a route that serves a tag, beside its problems."""
+"""The `responses=` of a route that serves a tag, beside its problems."""
 
 _SHOWN_BY = version("finetooth")
-"""A new version may show the same thing in another way."""
+"""Part of every tag: a new version may show the same thing in another way."""
 
 _TAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 _LIST = re.compile(rf"[ \t,]*(?:{_TAG.pattern}[ \t]*(?:,[ \t,]*|$))+")
 
 
 def strong_tag(*parts: Any) -> str:
-    """The tag of a representation that is the same byte for byte whenever the parts (JSON, datetimes) are."""
+    """Make the tag of a representation that is the same byte for byte as long as the parts (JSON, datetimes) are."""
     text = json.dumps([_SHOWN_BY, *parts], default=str, sort_keys=True)
     return f'"{hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]}"'
 
 
 def weak_tag(*parts: Any) -> str:
-    """The tag of a representation that means the same whenever the parts are the same. It guards no edit."""
+    """Make the tag of a representation that means the same as long as the parts are the same. It guards no edit."""
     return f"W/{strong_tag(*parts)}"
 
 
+def is_known(headers: Headers, tag: str) -> bool:
+    """Whether `If-None-Match` holds the tag, or is `*`; weak tags and strong ones compare alike.
+
+    Args:
+        headers: The request's headers.
+        tag: The current tag, in quotes, with or without `W/`.
+
+    Returns:
+        False also if the header is missing or is not a list of tags.
+    """
+    known = _tags(headers, "if-none-match")
+    return known == ["*"] or _opaque(tag) in map(_opaque, known)
+
+
 class NotModified(Exception):  # noqa: N818  # no error
-    """Raised by `Conditions.serve`: answered with 304 and these headers."""
+    """The request has the current tag: it is answered with 304 and these headers. Raised by `Conditions.serve`."""
 
     def __init__(self, headers: dict[str, str]) -> None:
+        """Keep the headers of the 304."""
         super().__init__()
         self.headers = headers
 
 
 class Conditions:
-    """What the request's If-None-Match and If-Match ask for."""
+    """The If-None-Match and If-Match of a request."""
 
     def __init__(self, request: Request, response: Response) -> None:
+        """Read the conditions of a request.
+
+        Args:
+            request: The request.
+            response: The response to which the route's own headers are added.
+        """
+        self._request_headers = request.headers
         self._response = response
-        self._known = _tags(request, "if-none-match")
-        self._expected = _tags(request, "if-match")
-        self._guarded = "if-match" in request.headers
 
     def knows(self, tag: str) -> bool:
-        """Whether If-None-Match holds the tag; weak tags and strong ones compare alike."""
-        return self._known == ["*"] or _opaque(tag) in map(_opaque, self._known)
+        """Whether If-None-Match holds the tag; see `is_known`."""
+        return is_known(self._request_headers, tag)
 
     @property
     def asked(self) -> bool:
-        """Whether there is an If-None-Match."""
-        return bool(self._known)
+        """Whether there is an If-None-Match that can be read."""
+        return bool(_tags(self._request_headers, "if-none-match"))
 
     def serve(self, tag: str) -> None:
-        """Puts the tag into the answer. Raises NotModified where the request knows it.
+        """Put the current tag into the answer, and end the request if it has that tag already.
 
-        Headers that belong to a 304 too are set before.
+        Headers that belong to a 304 too must be set before.
+
+        Args:
+            tag: The current tag.
+
+        Raises:
+            NotModified: If-None-Match holds the tag.
         """
         self._response.headers["ETag"] = tag
         if self.knows(tag):
             raise NotModified(dict(self._response.headers))
 
     def guard(self, tag: str) -> None:
-        """Call it before an edit. Raises Problem 412 `precondition_failed` where there is an If-Match without the tag.
+        """Refuse an edit of something that has changed since the client read it. Call it before writing.
 
-        A weak tag guards nothing: it never matches.
+        Args:
+            tag: The current tag. A weak one matches only `*`.
+
+        Raises:
+            Problem: 412 `precondition_failed`: there is an If-Match, and it does not hold the tag.
         """
-        if not self._guarded:
+        if "if-match" not in self._request_headers:
             return
-        if self._expected == ["*"] or (not tag.startswith("W/") and tag in self._expected):
+        expected = _tags(self._request_headers, "if-match")
+        if expected == ["*"] or (not tag.startswith("W/") and tag in expected):
             return
         detail = "It has changed since you read it. Read it again, and send If-Match with its new ETag."
         raise Problem(412, "precondition_failed", detail, headers={"ETag": tag})
@@ -98,7 +129,7 @@ ConditionsDep = Annotated[Conditions, Depends(_conditions)]
 
 
 def install_conditional_requests(app: FastAPI) -> None:
-    """Answers NotModified with 304."""
+    """Answer NotModified with 304."""
     app.add_exception_handler(NotModified, _on_not_modified)
 
 
@@ -107,9 +138,9 @@ async def _on_not_modified(request: Request, error: Exception) -> Response:
     return Response(status_code=304, headers=error.headers)
 
 
-def _tags(request: Request, header: str) -> list[str]:
+def _tags(headers: Headers, name: str) -> list[str]:
     """The header's tags; none where it is missing or no list of tags."""
-    text = ",".join(request.headers.getlist(header)).strip()
+    text = ",".join(headers.getlist(name)).strip()
     if text == "*":
         return ["*"]
     return _TAG.findall(text) if _LIST.fullmatch(text) else []

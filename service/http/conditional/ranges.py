@@ -1,4 +1,4 @@
-"""Conditional requests and byte ranges of RFC 9110, for answers whose bytes never change under their ETag."""
+"""Byte ranges of RFC 9110, for answers whose bytes never change under their ETag."""
 
 import re
 
@@ -9,20 +9,22 @@ from service.http.problems.problem import Problem
 _ONE_RANGE = re.compile(r"bytes=[ \t]*(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))[ \t]*", re.IGNORECASE | re.ASCII)
 
 
-def not_modified(headers: Headers, etag: str) -> bool:
-    """Whether `If-None-Match` names this ETag (compared weakly) or anything at all."""
-    given = headers.get("if-none-match")
-    if given is None:
-        return False
-    tags = [tag.strip().removeprefix("W/") for tag in given.split(",")]
-    return "*" in tags or etag in tags
-
-
 def requested_range(headers: Headers, etag: str, size: int) -> tuple[int, int] | None:
-    """The first byte and the one after the last that `Range` asks for; None: all.
+    """Read which bytes a request's `Range` asks for.
 
-    Several ranges, other units and nonsense are answered with all, as the standard allows; so is a range for another
-    version (`If-Range`, compared strongly, and never with a date). Raises Problem 416 `range_not_satisfiable`.
+    Several ranges, other units and malformed headers give the whole, as the standard allows; so does a range for
+    another version (`If-Range`, compared strongly, and never with a date).
+
+    Args:
+        headers: The request's headers.
+        etag: The current strong tag.
+        size: The size of the whole in bytes.
+
+    Returns:
+        The first byte and the one after the last; None for the whole.
+
+    Raises:
+        Problem: 416 `range_not_satisfiable`: the range begins behind the last byte.
     """
     given = headers.get("range")
     if given is None or headers.get("if-range", etag).strip() != etag:

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: which hosts are answered, and headers that bind browsers."""
+"""Middleware at the edge: which host names are answered, and headers that restrict browsers."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,12 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.problems.problem import Problem, problem_response
+from service.http.response_start import on_response_start
 from service.http.sub_path import own_path
 
 HEALTH_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Answered under any host name: load balancers and Prometheus ask by address. A page that points its own name here
-(DNS rebinding) has no key for the last one, and no cookie either."""
+"""Paths answered under any host name, since load balancers and Prometheus ask by address. A page that points its own
+name here (DNS rebinding) has neither a key nor a cookie for the last one."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -30,37 +31,44 @@ SECURITY_HEADERS = {
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds SECURITY_HEADERS where the response has not set its own."""
+    """ASGI middleware that adds SECURITY_HEADERS unless the response has set its own."""
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap the application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
+        def add_headers(message: Message) -> None:
+            headers = MutableHeaders(scope=message)
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
 
-        await self.app(scope, receive, send_with_headers)
+        await self.app(scope, receive, on_response_start(send, add_headers))
 
 
 class KnownHosts:
-    """ASGI middleware: answers requests for known host names alone, and none with a NUL in its address.
+    """ASGI middleware that refuses requests for unknown host names, and addresses with a NUL.
 
     A page elsewhere can point a name of its own at this machine (DNS rebinding); its requests then carry that name.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        """Wrap the application.
+
+        Args:
+            app: The application.
+            hosts: The host names that are answered, without ports.
+        """
         self.app = app
         self.hosts = frozenset(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         problem = None if scope["type"] != "http" else self._problem(scope)
         if problem is None:
             await self.app(scope, receive, send)
@@ -84,7 +92,7 @@ class KnownHosts:
 
 
 def host_name(host: str) -> str:
-    """A Host header without its port, in lower case; IPv6 addresses keep their brackets."""
+    """Return a Host header without its port, in lower case; IPv6 addresses keep their brackets."""
     if host.startswith("["):
         return host[: host.find("]") + 1].lower()
     return host.partition(":")[0].lower()

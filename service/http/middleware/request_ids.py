@@ -1,4 +1,4 @@
-"""One id a request: taken from `X-Request-Id` or made, sent back, and in every log line and problem document."""
+"""One id for each request: taken from `X-Request-Id` or made, sent back, and in every log line and problem document."""
 
 import logging
 import re
@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.response_start import on_response_start
 from service.logs import log_context
 from service.store.ids import new_id
 
@@ -17,7 +18,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The current request's id; None outside of requests."""
 
 client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
-"""Where the current request comes from: behind a trusted proxy, what that says; None outside of requests."""
+"""The current request's client: behind a trusted proxy, the address that it names; None outside of requests."""
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -25,15 +26,18 @@ log = logging.getLogger("service.access")
 
 
 class RequestIds:
-    """ASGI middleware. A caller's id is kept if it is at most 64 letters, digits, dots, dashes and underscores.
+    """ASGI middleware that gives each request its id, and writes the access log.
 
-    It also writes the access log: method, path without query (a query may hold a sign-in token), status, time.
+    A caller's id is kept if it is at most 64 letters, digits, dots, dashes and underscores. The log has method, path
+    without query (a query may hold a sign-in token), status and time.
     """
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap the application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -43,12 +47,10 @@ class RequestIds:
         status = 0
         started = time.perf_counter()
 
-        async def send_with_id(message: Message) -> None:
+        def add_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[HEADER] = identity
-            await send(message)
+            status = message["status"]
+            MutableHeaders(scope=message)[HEADER] = identity
 
         token = request_id.set(identity)
         client = scope.get("client")
@@ -56,7 +58,7 @@ class RequestIds:
         try:
             with log_context(request_id=identity):
                 try:
-                    await self.app(scope, receive, send_with_id)
+                    await self.app(scope, receive, on_response_start(send, add_id))
                 finally:
                     log.info(
                         "%s %s %s %.1f ms",

@@ -1,7 +1,7 @@
-"""Every problem code there is: which statuses it comes with, and when. docs/api.md and the OpenAPI document show it.
+"""Every problem code: which statuses it comes with, and when. docs/api.md and the OpenAPI document show it.
 
 Which routes answer with a code follows from the route where it can (a body, a path with an id, a scope), and is
-declared by it where it cannot: `declared_problems(404, "probe_in_use")`. A new code gets its line here and a
+declared by it where it cannot: `declared_problems(404, "probe_in_use")`. For a new code, add its line here and run
 `make openapi`.
 """
 
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Meaning(NamedTuple):
-    """What a code says."""
+    """The statuses of a code, and when a request is answered with it."""
 
     statuses: tuple[int, ...]
     when: str
 
 
 def title_of(status: int) -> str:
-    """The status in words, as RFC 9110 has them; Python's own differ from version to version."""
+    """Return a status in the words of RFC 9110; Python's own differ from version to version."""
     return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
 
 
@@ -34,7 +34,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "session_ended": Meaning((401,), "the browser is signed out"),
     "scope_missing": Meaning((403,), "the key lacks the scope that this request needs"),
     "installation_admin_only": Meaning((403,), "only an admin of the installation's first workspace may do this"),
-    "bulk_of_another": Meaning((403,), "only whoever set these verdicts, or an admin, may undo them"),
+    "bulk_of_another": Meaning((403,), "only the reviewer who set these verdicts, or an admin, may undo them"),
     "cross_site": Meaning((403,), "another site's page sent this request with the session cookie"),
     "sign_in_link_invalid": Meaning((403,), "the sign-in link was used before or is too old"),
     "not_found": Meaning((404,), "nothing at this path"),
@@ -60,7 +60,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "body_stalled": Meaning((408,), "the body did not come to its end within a minute"),
     "key_revoked": Meaning((409,), "a revoked key cannot be rotated"),
     "user_is_member": Meaning((409,), "the person has a role in this workspace already"),
-    "own_role": Meaning((409,), "nobody changes their own role, nor removes or disables themselves"),
+    "own_role": Meaning((409,), "people cannot change their own role, or remove or disable themselves"),
     "workspace_name_taken": Meaning((409,), "there is a workspace of this name"),
     "audit_not_ended": Meaning((409,), "the audit is queued or runs; cancel it before you delete it"),
     "audit_in_use": Meaning((409,), "exports of the audit are queued or run; let them end, or cancel them"),
@@ -72,10 +72,10 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "bulk_undone": Meaning((409,), "these verdicts were undone before"),
     "view_name_taken": Meaning((409,), "the workspace has a saved view of this name"),
     "view_quota": Meaning((409,), "the workspace has 100 saved views"),
-    "probe_in_use": Meaning((409,), "audits stand on this probe; delete them first"),
-    "dataset_in_use": Meaning((409,), "audits stand on this dataset; delete them first"),
+    "probe_in_use": Meaning((409,), "audits use this probe; delete them first"),
+    "dataset_in_use": Meaning((409,), "audits use this dataset; delete them first"),
     "dataset_replaced": Meaning((409,), "the dataset to be replaced has a newer version already, which `detail` names"),
-    "model_in_use": Meaning((409,), "audits stand on this model; delete them first"),
+    "model_in_use": Meaning((409,), "audits use this model; delete them first"),
     "queued_audits_quota": Meaning(
         (409,),
         "the workspace has as many audits in the queue as it may: `FINETOOTH_MAX_QUEUED_AUDITS`, or a limit of its own",
@@ -131,7 +131,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     ),
     "model_folder_invalid": Meaning(
         (422,),
-        "the path is no folder of a whole Transformers model in safetensors, not quantised, that the API can read",
+        "the path is not a folder with a complete, unquantised Transformers model in safetensors that the API can read",
     ),
     "model_unsafe": Meaning(
         (422,), "the folder holds a pickle, which could run code, or an adapter, which would load another model"
@@ -141,25 +141,25 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "zstd_corrupt": Meaning((422,), "the body is said to be zstd and is not, or is damaged"),
     "zstd_truncated": Meaning((422,), "the zstd data ends too early"),
     "json_invalid": Meaning((422,), "the JSON array itself is broken: cut, or not JSON from one record on"),
-    "csv_invalid": Meaning((422,), "the file is no CSV from one row on: quotes, UTF-8, or a column named twice"),
+    "csv_invalid": Meaning((422,), "the file is not valid CSV from one row on: quotes, UTF-8, or a column named twice"),
     "parquet_invalid": Meaning(
         (422,), "the Parquet file is cut or damaged, or its footer declares what no honest file does"
     ),
-    "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type for which JSON has no form"),
+    "parquet_type_unsupported": Meaning((422,), "a column of the Parquet file has a type that JSON cannot express"),
     "arrow_invalid": Meaning(
         (422,), "the Arrow file is cut or damaged, has no end mark, or its streams have different columns"
     ),
-    "arrow_type_unsupported": Meaning((422,), "a column of the Arrow file has a type for which JSON has no form"),
+    "arrow_type_unsupported": Meaning((422,), "a column of the Arrow file has a type that JSON cannot express"),
     "line_too_long": Meaning((422,), "a line or record is longer than `FINETOOTH_MAX_LINE_BYTES`"),
     "format_not_recognised": Meaning(
         (422,),
-        "the file is no JSONL, JSON, CSV, Parquet or Arrow, or its first record or header has none of the formats",
+        "the file is not JSONL, JSON, CSV, Parquet or Arrow, or its first record or header fits none of the formats",
     ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_not_found": Meaning((422,), "likewise"),
     "trusted_column_invalid": Meaning(
-        (422,), "the column has values that say neither yes nor no, or none that says yes; nobody would be trusted"
+        (422,), "the column has values that say neither yes nor no, or none that says yes; no sample would be trusted"
     ),
     "dry_run_first": Meaning((422,), "a bulk needs the token of its dry run"),
     "bulk_too_large": Meaning(

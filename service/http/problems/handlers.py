@@ -1,8 +1,8 @@
 """Every error as an RFC 9457 problem document.
 
-Members: type, title, status, detail, instance, and of our own `code` (stable: programs match on it), `request_id` and
-`errors`, a list of {pointer, detail}. A pointer is a JSON pointer into the body as a fragment (`#/items/0/prompt`), or
-`query:limit`, `path:row`, `header:...`, or `line:17` of an upload.
+Its members are type, title, status, detail, instance, and of our own `code` (stable: programs match on it),
+`request_id` and `errors`, a list of {pointer, detail}. A pointer is a JSON pointer into the body as a fragment
+(`#/items/0/prompt`), or `query:limit`, `path:row`, `header:...`, or `line:17` of an upload.
 """
 
 import logging
@@ -31,6 +31,7 @@ from service.errors import (
     json_pointer,
 )
 from service.http.problems.problem import Problem, problem_response
+from service.http.response_start import on_response_start
 from service.http.sub_path import own_path
 from service.logs import describe_error
 from service.store.database_errors import cause_of
@@ -39,11 +40,11 @@ from service.store.objects import ObjectMissingError, ObjectStoreUnavailableErro
 log = logging.getLogger(__name__)
 
 MOST_NAMED = 100
-"""Of what is wrong in a request: a small one can be wrong in very many places."""
+"""How many errors of a request are listed: a small request can be wrong in very many places."""
 
 BUSY_STATES = frozenset({"57014", "55P03", "40P01", "40001", "25P03", "25P04"})
-"""SQLSTATEs of a statement cancelled for its timeout or its lock's, of a deadlock, a serialization failure, and of a
-transaction ended because nothing happened in it, or for its length: the database is there."""
+"""SQLSTATEs of a database that answers but is busy: a statement or lock timeout, a deadlock, a serialization failure,
+and a transaction ended because it was idle or took too long."""
 
 STATUSES: dict[type[DomainError], int] = {
     ForbiddenError: 403,
@@ -55,11 +56,11 @@ STATUSES: dict[type[DomainError], int] = {
     UnavailableError: 503,
     StorageFullError: 507,
 }
-"""How a request is answered that ends in each class of error, subclasses included."""
+"""The status that each class of error is answered with, subclasses included."""
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Turns what routes, actions, queries, FastAPI, Starlette and the database raise into problem documents."""
+    """Turn what routes, actions, queries, FastAPI, Starlette and the database raise into problem documents."""
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(DomainError, _on_domain_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
@@ -74,7 +75,7 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_of(error: DomainError) -> Problem:
-    """The problem document's content for an error of the domain."""
+    """Build the problem for an error of the domain."""
     status = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
     errors = [{"pointer": pointer, "detail": detail} for pointer, detail in error.errors.items()]
     headers = None if error.retry_after is None else {"Retry-After": str(error.retry_after)}
@@ -82,24 +83,25 @@ def problem_of(error: DomainError) -> Problem:
 
 
 class UnexpectedErrors:
-    """ASGI middleware: what nothing else handled is logged and answered with 500, without a word of its cause."""
+    """ASGI middleware that logs an exception nothing else handled, and answers 500 without telling the cause."""
 
     def __init__(self, app: ASGIApp) -> None:
+        """Wrap the application."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or other event of ASGI."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = False
 
-        async def watch(message: Message) -> None:
+        def note(_: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
-            await send(message)
+            started = True
 
         try:
-            await self.app(scope, receive, watch)
+            await self.app(scope, receive, on_response_start(send, note))
         except Exception as error:
             request = Request(scope, receive)
             log.error("unexpected error, request %s\n%s", request.state.request_id, describe_error(error))
@@ -144,7 +146,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _pointer(location: Sequence[Any], body: Any) -> str:
-    """A JSON pointer for the body, `place:name` for the rest."""
+    """Return a JSON pointer for a place in the body, `place:name` for the rest."""
     place, *path = location
     if place == "body":
         return json_pointer(*_places(path, body))
@@ -181,7 +183,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Of all routes at this path; the framework names those of the first one alone."""
+    """Return the methods of all routes at this path; the framework names those of the first one alone."""
     matching = (
         context.methods or set()
         for context in iter_route_contexts(request.app.routes)
@@ -191,7 +193,7 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    """Out of reach, or too busy: the same request may succeed later."""
+    """Answer 503: the database is out of reach or too busy, so the same request may succeed later."""
     state = getattr(getattr(error, "orig", None), "sqlstate", None)
     log.warning("database error: %s: %s", type(error).__name__, cause_of(error))
     if state in BUSY_STATES or isinstance(error, sqlalchemy.exc.TimeoutError):
@@ -202,7 +204,7 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_internal_error(request: Request, error: Exception) -> Response:
-    """Most are defects; but a server also ends a transaction in this way."""
+    """Raise the error, which is a defect, unless the server ended a transaction in this way."""
     if getattr(getattr(error, "orig", None), "sqlstate", None) not in BUSY_STATES:
         raise error
     return await _on_database_error(request, error)

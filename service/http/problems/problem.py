@@ -32,11 +32,11 @@ class ProblemDocument(BaseModel):
 
 
 class Problem(Exception):  # noqa: N818  # the standard's word
-    """Raise it where a request is refused for a reason of HTTP itself; all else raises a `service.errors.DomainError`.
+    """A refusal for a reason of HTTP itself; everything else raises a `service.errors.DomainError`.
 
     Args:
-        status: Of the answer.
-        code: Stable name of the kind of problem, a key of `PROBLEM_CODES`.
+        status: The answer's status.
+        code: The stable name of the kind of problem, a key of `PROBLEM_CODES`.
         detail: What happened, and what to do next.
         title: By default, the status in words.
         errors: `pointer` and `detail` of each thing that is wrong.
@@ -63,7 +63,12 @@ class Problem(Exception):  # noqa: N818  # the standard's word
 
 
 def problem_response(request: Request, problem: Problem) -> Response:
-    """The problem as it is sent."""
+    """Build the response that carries a problem document.
+
+    Args:
+        request: The refused request.
+        problem: Why it is refused.
+    """
     document = ProblemDocument(
         type=f"urn:finetooth:problem:{problem.code}",
         title=problem.title,

@@ -1,1 +1,1 @@
-"""Answers that last: event streams, long-polls, and the server being told to stop."""
+"""Long answers: event streams, long polls, and stopping both when the server stops."""

@@ -1,4 +1,4 @@
-"""Server-sent events (the HTML standard's `text/event-stream`): who asks for them, how they are sent, when they end."""
+"""Server-sent events (`text/event-stream` of the HTML standard): asking for them, sending them, ending them."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -15,13 +15,13 @@ from service.http.problems.problem import Problem
 MEDIA_TYPE = "text/event-stream"
 
 RECONNECT_MS = 2000
-"""After how long a browser comes back to a stream that has ended."""
+"""Milliseconds after which a browser reconnects to a stream that has ended."""
 
 HEARTBEAT_SECONDS = 15.0
-"""A comment at least so often keeps proxies from cutting a stream in which nothing happens."""
+"""Seconds of silence after which a comment is sent: proxies cut streams that stay silent."""
 
 PATIENCE_SECONDS = 30.0
-"""A client that takes nothing for so long is let go."""
+"""Seconds after which a client that reads nothing is disconnected."""
 
 LastEventId = Annotated[
     str | None,
@@ -33,13 +33,23 @@ HEARTBEAT = format_sse_event(comment="still here")
 
 
 def wants_events(request: Request) -> bool:
-    """Whether Accept names MEDIA_TYPE."""
+    """Return whether the `Accept` header names MEDIA_TYPE."""
     ranges = ",".join(request.headers.getlist("accept")).split(",")
     return any(media.partition(";")[0].strip().lower() == MEDIA_TYPE for media in ranges)
 
 
 def event_number(last_event_id: str | None) -> int | None:
-    """A Last-Event-ID as the number that it is. Raises Problem 422 `invalid_request`."""
+    """Read a `Last-Event-ID` header as the number that it is.
+
+    Args:
+        last_event_id: The header; missing or empty from a browser that has seen no event yet.
+
+    Returns:
+        The number, or None without a header.
+
+    Raises:
+        Problem: 422 `invalid_request` if it is not a number.
+    """
     if not last_event_id:  # a browser that has seen no event yet may send an empty one
         return None
     if not (last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) <= 18):
@@ -50,15 +60,23 @@ def event_number(last_event_id: str | None) -> int | None:
 
 
 class EventStream(StreamingResponse):
-    """Sends what `events` yields (of format_sse_event), to its end or until the client has gone; then calls `ended`."""
+    """A response that sends events until they end or the client disconnects."""
 
     def __init__(self, events: AsyncGenerator[bytes, None], ended: Callable[[], None]) -> None:
-        # nginx and its like would collect events until a buffer is full.
+        # Proxies such as nginx would otherwise collect events until a buffer is full.
+        """Prepare the response.
+
+        Args:
+            events: Yields what `format_sse_event` makes.
+            ended: Called once the response has ended, however it ended.
+        """
         super().__init__(events, media_type=MEDIA_TYPE, headers={"X-Accel-Buffering": "no", "Vary": "Accept"})
         self._events = events
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, and disconnect a client that reads nothing for PATIENCE_SECONDS."""
+
         async def send_in_time(message: Message) -> None:
             with fail_after(PATIENCE_SECONDS):
                 await send(message)

@@ -1,6 +1,6 @@
-"""Hearing at once that the server is told to stop.
+"""Reacting at once to a signal that stops the server.
 
-uvicorn waits for open requests before it tells the application, so a request that waits itself would hold it up.
+uvicorn waits for open requests before it tells the application to stop, so a request that itself waits would delay it.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Inside the block, SIGINT and SIGTERM make `stop` run on the event loop, beside what the server does about them.
+    """Call `stop` on the event loop when SIGINT or SIGTERM comes inside the block, beside the server's own handler.
 
-    Signals are for main threads: in another, nothing happens.
+    Signals reach the main thread only: in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,7 +31,7 @@ def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
         if callable(earlier):
             earlier(number, frame)
 
-    # Where nobody has a handler the default stays: it ends the process.
+    # A signal without a handler keeps the default, which ends the process.
     ours = [number for number in SIGNALS if callable(before[number])]
     for number in ours:
         signal.signal(number, handle)

@@ -1,4 +1,4 @@
-"""Why nobody could be signed in by an issuer."""
+"""The reasons why a sign-in by an issuer failed."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ Reason = Literal["unreachable", "misconfigured", "code_refused", "token_invalid"
 
 
 class IssuerError(Exception):
-    """The issuer could not be asked, or did not vouch for anybody.
+    """The issuer could not be asked, or did not confirm the sign-in.
 
     Args:
         reason: What went wrong, for the person.

@@ -1,4 +1,4 @@
-"""The OpenID Connect issuer: where it sends people, and whom it vouches for when they come back."""
+"""The OpenID Connect issuer: the address to sign in at, and the person behind the code that comes back."""
 
 import time
 from collections.abc import Mapping
@@ -22,25 +22,26 @@ SECONDS = 10.0
 """How long the issuer may take for one answer."""
 
 KEPT_SECONDS = 3600.0
-"""How long what the issuer says of itself is believed; unknown keys are asked for at once."""
+"""How long the issuer's metadata are kept; unknown keys are fetched at once."""
 
 LEEWAY_SECONDS = 60
-"""How far its clock may be off."""
+"""By how many seconds its clock may be off."""
 
 ALGORITHMS = frozenset(
     {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
 )
-"""Signatures with a public key. Never `none`, nor one whose secret is the client's."""
+"""The accepted signature algorithms: those with a public key, never `none` nor one with the client's secret."""
 
 
 class Issuer:
-    """Client of the OpenID Connect issuer; a process keeps one, with what it has discovered for an hour.
+    """A client of the OpenID Connect issuer. A process keeps one, and its discovered metadata for an hour.
 
     Args:
         settings: Name the issuer and the client; `oidc_issuer` and `oidc_client_id` are set.
     """
 
     def __init__(self, settings: SignInSettings) -> None:
+        """Prepare a client; nothing is asked yet."""
         self._settings = settings
         self._metadata: dict[str, Any] = {}
         self._keys = KeySet([])
@@ -49,7 +50,7 @@ class Issuer:
         self._tls = httpx.create_ssl_context()
 
     async def address(self, handshake: Handshake, redirect_uri: str) -> str:
-        """Where a browser goes to sign in.
+        """Return the address at which a browser signs in.
 
         Args:
             handshake: Of this sign-in.
@@ -76,7 +77,7 @@ class Issuer:
         return str(url)
 
     async def identify(self, code: str, handshake: Handshake, redirect_uri: str) -> Identity:
-        """Find out who has brought a code.
+        """Identify the person who brings a code.
 
         Args:
             code: What the issuer gave to the browser.
@@ -146,7 +147,7 @@ class Issuer:
     async def _verified(
         self, http: httpx.AsyncClient, metadata: dict[str, Any], tokens: Mapping[str, Any], handshake: Handshake
     ) -> dict[str, Any]:
-        """The claims of the ID token: signed by the issuer, for us, for this sign-in, and still good."""
+        """Return the claims of an ID token that the issuer signed for us and this sign-in, and that has not expired."""
         supported = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
         registry = JWSRegistry(algorithms=sorted(ALGORITHMS & set(supported)), strict_check_header=False)
         client_id = self._settings.oidc_client_id
@@ -166,13 +167,13 @@ class Issuer:
         except (JoseError, ValueError, TypeError, KeyError) as error:
             raise IssuerError("token_invalid", f"{type(error).__name__}: {str(error)[:200]}") from error
         if not isinstance(claims["sub"], str) or not claims["sub"]:
-            raise IssuerError("token_invalid", "sub is no text")
+            raise IssuerError("token_invalid", "sub is not a text")
         return dict(claims)
 
     async def _user_info(
         self, http: httpx.AsyncClient, metadata: Mapping[str, Any], tokens: Mapping[str, Any], claims: dict[str, Any]
     ) -> dict[str, Any]:
-        """What the ID token leaves out and the issuer tells beside it: many have groups and e-mail only there."""
+        """Return the claims of the userinfo endpoint: many issuers give groups and e-mail only there."""
         wanted = {"email", "email_verified", "name", self._settings.oidc_groups_claim} - claims.keys()
         endpoint = metadata.get("userinfo_endpoint")
         if not wanted or not isinstance(endpoint, str) or not isinstance(tokens.get("access_token"), str):
@@ -229,5 +230,5 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
 
 
 def _text(text: str, most: int) -> str:
-    """As much of a claim as is kept; Postgres holds neither NUL nor halves of characters."""
+    """Cut a claim to the length that is stored, without NUL and halves of characters, which Postgres cannot hold."""
     return text.replace("\0", "").encode("utf-8", "replace").decode().strip()[:most]

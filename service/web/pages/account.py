@@ -1,4 +1,4 @@
-"""The page of whoever reads it: who they are, what they may do, and the workspace in which they work."""
+"""The account page: who the reader is, what they may do, and the workspace in which they work."""
 
 from fastapi import APIRouter, Request, Response
 

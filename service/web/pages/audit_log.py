@@ -73,7 +73,7 @@ def log_page(
 
 
 def _day(text: str, *, later: int = 0) -> datetime | None:
-    """Find the beginning of a day as UTC has it, or of one so many days later; None where none is given."""
+    """Find the beginning of a day in UTC, or of the day that many days later; None where none is given."""
     if not text:
         return None
     try:

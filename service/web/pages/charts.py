@@ -1,10 +1,11 @@
-"""Charts of audits as pictures of their own, which pages and their refreshes ask for."""
+"""Routes that answer with charts of an audit as SVG, which pages embed and refresh."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, TypeVar
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 from sqlalchemy.orm import Session
 
 from service.audits.queries import find_audit, find_published
@@ -31,71 +32,95 @@ ProbeNumber = Annotated[int, Query(ge=1, le=MAX_PROBES)]
 T = TypeVar("T")
 
 
-@router.get("/audits/{audit_id}/histogram.svg")
-async def histogram(
+@dataclass(frozen=True)
+class ProbeChart:
+    """A request for a chart of one of an audit's probes."""
+
+    audit_id: str
+    principal: Principal
+    transactions: Transactions
+    probe: int
+    scheme: drawing.Scheme
+
+    def read(self, session: Session) -> ProbeSummary:
+        """Read what the summary says of the probe.
+
+        Args:
+            session: An open transaction.
+
+        Raises:
+            NotFoundError: `audit_not_found`.
+            Problem: 404 `not_found`: the audit has no result, or fewer probes.
+        """
+        probes = find_summary(session, self.principal, self.audit_id).probes
+        if self.probe > len(probes):
+            raise nothing_to_draw()
+        return probes[self.probe - 1]
+
+    async def answer(
+        self, name: str, find: Callable[[Session], T], draw: Callable[..., str], width: drawing.Width | None = None
+    ) -> Response:
+        """Answer with the chart.
+
+        Args:
+            name: Tells the probe's charts apart.
+            find: Reads what is drawn.
+            draw: Draws it, given what was found and the `scheme`; and the `width`, if there is one.
+            width: How wide it is shown, for charts of which there are two.
+        """
+        sized = {} if width is None else {"width": width}
+        return await _picture(
+            self.transactions,
+            self.principal,
+            self.audit_id,
+            (name, self.probe, self.scheme, width),
+            find,
+            partial(draw, scheme=self.scheme, **sized),
+        )
+
+
+async def _probe_chart(
     audit_id: PathId,
     principal: Reader,
     transactions: TransactionsDep,
     probe: ProbeNumber = 1,
     scheme: Scheme = "light",
-    width: Width = "wide",
-) -> Response:
+) -> ProbeChart:
+    return ProbeChart(audit_id, principal, transactions, probe, scheme)
+
+
+ProbeChartDep = Annotated[ProbeChart, Depends(_probe_chart)]
+
+
+@router.get("/audits/{audit_id}/histogram.svg")
+async def histogram(chart: ProbeChartDep, width: Width = "wide") -> Response:
     """Draw a probe's scores with the null and the threshold."""
-    find = partial(_find_probe, principal=principal, audit_id=audit_id, number=probe)
-    draw = partial(charts.z_histogram_svg, scheme=scheme, width=width)
-    return await _picture(transactions, principal, audit_id, ("histogram", probe, scheme, width), find, draw)
+    return await chart.answer("histogram", chart.read, charts.z_histogram_svg, width)
 
 
 @router.get("/audits/{audit_id}/calibration.svg")
-async def calibration(
-    audit_id: PathId,
-    principal: Reader,
-    transactions: TransactionsDep,
-    probe: ProbeNumber = 1,
-    scheme: Scheme = "light",
-) -> Response:
+async def calibration(chart: ProbeChartDep) -> Response:
     """Draw how well a probe's null fits."""
-    find = partial(_find_probe, principal=principal, audit_id=audit_id, number=probe)
-    draw = partial(evidence_charts.calibration_svg, scheme=scheme)
-    return await _picture(transactions, principal, audit_id, ("calibration", probe, scheme), find, draw)
+    return await chart.answer("calibration", chart.read, evidence_charts.calibration_svg)
 
 
 @router.get("/audits/{audit_id}/sensitivity.svg")
-async def sensitivity(
-    audit_id: PathId,
-    principal: Reader,
-    transactions: TransactionsDep,
-    probe: ProbeNumber = 1,
-    scheme: Scheme = "light",
-) -> Response:
+async def sensitivity(chart: ProbeChartDep) -> Response:
     """Draw what the audit would have found for a probe."""
 
     def find(session: Session) -> Sensitivity:
-        measured = _find_probe(session, principal, audit_id, probe).sensitivity
+        measured = chart.read(session).sensitivity
         if measured is None:
             raise nothing_to_draw()
         return measured
 
-    draw = partial(evidence_charts.sensitivity_svg, scheme=scheme)
-    return await _picture(transactions, principal, audit_id, ("sensitivity", probe, scheme), find, draw)
+    return await chart.answer("sensitivity", find, evidence_charts.sensitivity_svg)
 
 
 @router.get("/audits/{audit_id}/drift.svg")
-async def drift(
-    audit_id: PathId,
-    principal: Reader,
-    transactions: TransactionsDep,
-    probe: ProbeNumber = 1,
-    scheme: Scheme = "light",
-) -> Response:
+async def drift(chart: ProbeChartDep) -> Response:
     """Draw a probe's loss as predicted and as it was."""
-
-    find = partial(_find_probe, principal=principal, audit_id=audit_id, number=probe)
-
-    def draw(found: ProbeSummary) -> str:
-        return evidence_charts.drift_svg(found.drift, scheme=scheme)
-
-    return await _picture(transactions, principal, audit_id, ("drift", probe, scheme), find, draw)
+    return await chart.answer("drift", lambda session: chart.read(session).drift, evidence_charts.drift_svg)
 
 
 @router.get("/audits/{audit_id}/group.svg")
@@ -167,15 +192,8 @@ async def _picture(
     draw: Callable[[T], str],
 ) -> Response:
     def key(session: Session) -> Hashable | None:
-        """None: not published, so what is there may still change."""
+        """Return None while the audit is not published: what is there may still change."""
         attempt = find_audit(session, principal, audit_id)[0].published_attempt
         return None if attempt is None else (audit_id, attempt, *name)
 
     return answer_picture(await paint_once(transactions, key=key, read=find, draw=draw))
-
-
-def _find_probe(session: Session, principal: Principal, audit_id: str, number: int) -> ProbeSummary:
-    probes = find_summary(session, principal, audit_id).probes
-    if number > len(probes):
-        raise nothing_to_draw()
-    return probes[number - 1]

@@ -1,4 +1,4 @@
-"""The page of two audits beside each other: what they flag alike, what only one of them flags, and why they differ."""
+"""The page that compares two audits: what both flag, what only one of them flags, and how their settings differ."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from service.web.pages.page import FindingsReader, answer_page
 router = APIRouter(route_class=PageRoute)
 
 CHOICES = 100
-"""Audits to compare with that are offered, the newest."""
+"""How many of the newest audits are offered to compare with."""
 
 CHANGED = 50
 """Samples of each kind of change that are shown."""

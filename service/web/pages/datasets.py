@@ -1,4 +1,4 @@
-"""Pages of datasets: the list with its place for uploads, and one dataset with its rows, its audits and its end."""
+"""Pages of datasets: the list with the upload form, and one dataset with its rows, its audits and its deletion."""
 
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 ROWS_SHOWN = 10
 AUDITS_SHOWN = 20
 CHANGED_SHOWN = 5
-"""Changed rows that stand on the page as conversations."""
+"""Changed rows that the page shows as conversations."""
 
 
 @router.get("/datasets")
@@ -69,7 +69,7 @@ def dataset_page(
 
 @router.post("/datasets/{dataset_id}/delete")
 def delete(dataset_id: PathId, principal: Writer, session: SessionDep, rows: RowsDep) -> Response:
-    """Delete a dataset that no audit stands on, and go to the list; else show which audits do."""
+    """Delete a dataset that no audit uses, and go to the list; else show which audits do."""
     try:
         actions.delete(session, principal, dataset_id, request_id=request_id.get())
     except ConflictError:

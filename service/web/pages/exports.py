@@ -23,7 +23,7 @@ from service.web.pages.page import FindingsReader, answer_page, names_of, reques
 router = APIRouter(route_class=PageRoute)
 
 SHOWN = 50
-"""Files of an audit, the newest that its page lists."""
+"""How many of an audit's newest files its page lists."""
 
 FIELDS = ("kind", "format", "filter", "max_q")
 

@@ -42,10 +42,10 @@ EXACT = {
 
 
 WORDS_SHOWN = 40
-"""Of a sample's words, those with the largest shares, which its page lists."""
+"""How many of a sample's words its page lists, by the size of their shares."""
 
 CHANGES_SHOWN = 20
-"""Of a sample's verdicts, the newest that its page shows."""
+"""How many of a sample's newest verdicts its page shows."""
 
 
 @router.get("/audits/{audit_id}/findings")
@@ -151,17 +151,17 @@ def finding_page(
 
 @dataclass(frozen=True)
 class ShownSplit:
-    """What a page shows of the shares of a sample's words."""
+    """The shares of a sample's words as a page shows them."""
 
     turns: list[list[tuple[visible_text.Piece, int]]]
-    """Of each turn its pieces, with their shades."""
+    """The pieces of each turn, with their shades."""
     words: list[tuple[str, float]]
     """The largest shares, each with its word."""
     left: int
     """How many more words there are."""
     elsewhere: float
     net: float
-    """Sum of all shares."""
+    """The sum of all shares."""
 
 
 def split_shown(finding: FindingDetail) -> ShownSplit | None:

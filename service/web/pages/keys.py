@@ -32,10 +32,10 @@ SCOPES: dict[Scope, str] = {
     "audits:write": "make probes, start and delete audits",
     "admin": "everything, keys, people and models too",
 }
-"""What a key may do with each scope, beside seeing datasets, probes, models and audits."""
+"""What a key may do with each scope, besides reading datasets, probes, models and audits."""
 
 LIFETIMES = {"30": "30 days", "90": "90 days", "365": "a year", "": "for ever"}
-"""Days that a new key lives."""
+"""For how many days a new key is valid."""
 
 
 @router.get("/keys")

@@ -44,7 +44,7 @@ class Look:
     """The page at one time."""
 
     version: Version | None
-    """None: the audit is gone."""
+    """The version of the page; None once the audit is deleted."""
     event: bytes
     """The page as an event; empty where the reader has it already."""
     ended: bool
@@ -88,7 +88,7 @@ async def live(
                     yield SIGNED_OUT
                     return
                 except SQLAlchemyError:
-                    pass  # nobody can say; asked again with the next change or heartbeat
+                    pass  # not known now; asked again with the next change or heartbeat
             news = partial(_differs, seen.version)
             if not await changes.next(audit_id, news, event_stream.HEARTBEAT_SECONDS):
                 if changes.stopping:

@@ -54,6 +54,6 @@ def create(principal: Admin, session: SessionDep, form: FormDep) -> Response:
 
 @router.post("/models/{model_id}/delete")
 def delete(model_id: PathId, principal: Admin, session: SessionDep) -> Response:
-    """Take a model that no audit stands on out of the register, and go back to the list."""
+    """Remove a model that no audit uses from the register, and go back to the list."""
     actions.delete(session, principal, model_id)
     return see_other("/models")

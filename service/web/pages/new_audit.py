@@ -1,4 +1,4 @@
-"""The page on which an audit is made: what was typed is checked, or started, or shown again with what is wrong."""
+"""The page of a new audit: the form is checked, or the audit started, or the form shown again with its errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, TypeVar
@@ -37,10 +37,10 @@ T = TypeVar("T")
 Id = Annotated[str | None, Query(max_length=100)]
 
 LISTED = 200
-"""Datasets, probes and models to choose from, the newest."""
+"""How many of the newest datasets, probes and models there are to choose from."""
 
 ADDED = 3
-"""Empty items that the button adds where there is no script."""
+"""Empty items that the button adds in browsers without scripts."""
 
 
 class _OnlyCheckedError(Exception):
@@ -137,7 +137,7 @@ def _check(
 
 
 def _read(typed: audit_form.Typed) -> audit_form.NewProbe | None:
-    """Read the whole form before anything is written, so that all its errors are told at once."""
+    """Read the whole form before anything is written, so that all its errors are shown at once."""
     errors: dict[str, str] = {}
     probe = None
     try:
@@ -171,7 +171,7 @@ def _wrong(error: DomainError, probe: audit_form.NewProbe | None) -> WrongFields
     found: dict[str, str] = {}
     for pointer, detail in error.errors.items():
         field = audit_form.field_of(pointer, places)
-        found.setdefault(field, audit_form.told_at(pointer, field, detail) if field else error.detail)
+        found.setdefault(field, audit_form.field_error(pointer, field, detail) if field else error.detail)
     return WrongFieldsError(found or {"": error.detail})
 
 

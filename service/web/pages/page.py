@@ -139,12 +139,21 @@ def find_summary(session: Session, principal: Principal, audit_id: str) -> Summa
 
 
 def nothing_to_draw() -> Problem:
-    """The problem of an address at which an audit with another result would have something."""
+    """Return the problem of a chart that the audit's result does not have."""
     return Problem(404, "not_found", "This audit has no result to draw.")
 
 
 def names_of(session: Session, principal: Principal, audit: AuditSummary) -> dict[str, str]:
-    """Read the names of the audit's dataset, probes and model by id."""
+    """Read the names of the audit's dataset, probes and model.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        audit: The audit.
+
+    Returns:
+        The names by id.
+    """
     return queries.names(session, principal, [audit.dataset_id, *audit.probe_ids, audit.model_id])
 
 

@@ -38,6 +38,6 @@ def probe(probe_id: PathId, principal: Reader, session: SessionDep) -> Response:
 
 @router.post("/probes/{probe_id}/delete")
 def delete(probe_id: PathId, principal: Writer, session: SessionDep) -> Response:
-    """Delete a probe that no audit stands on, and go to the list."""
+    """Delete a probe that no audit uses, and go to the list."""
     actions.delete(session, principal, probe_id)
     return see_other("/probes")

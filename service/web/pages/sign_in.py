@@ -23,10 +23,10 @@ from service.web.templating import render
 from service.web.ways_in import ways_in
 
 KEY_FORM_BYTES = 4 * 2**10
-"""The largest form that is read of a stranger; a key has 31 characters."""
+"""The largest form that is read before anybody has signed in; a key has 31 characters."""
 
 KEY_FORM_SECONDS = 10.0
-"""How long a stranger's form may take."""
+"""Seconds that such a form may take."""
 
 REFUSED: dict[Reason, str] = {
     "malformed": "This is not a whole key: it is cut or mistyped. Copy all of it, from ft_ to its end.",
@@ -34,7 +34,7 @@ REFUSED: dict[Reason, str] = {
     "expired": "This key has expired. Ask an admin for a new one.",
     "revoked": "This key has been revoked. Ask an admin for a new one.",
 }
-"""What somebody is told whose key does not sign in."""
+"""The message for a person whose key does not sign in."""
 
 router = APIRouter(route_class=OpenPageRoute)
 

@@ -1,9 +1,8 @@
-"""How a person signs in without a key: at an OpenID Connect issuer, which sends the browser back with a code, or by
-the word of a trusted proxy.
+"""Signing a person in without a key: at an OpenID Connect issuer, or by the word of a trusted proxy.
 
-The way to the issuer is a link and no form: the pages' content security policy lets no form lead to another site.
-Whoever follows it from elsewhere signs in as nobody but themselves, since the way back asks for the cookie that was set
-here.
+The issuer sends the browser back with a code. The way there is a link and not a form, since the pages' content security
+policy lets no form lead to another site. A person who follows it from elsewhere can only sign in as themselves, since
+the way back needs the cookie that was set here.
 """
 
 import logging
@@ -32,20 +31,20 @@ if TYPE_CHECKING:
 COOKIE = "finetooth_sign_in"
 CALLBACK = "/sign-in/oidc/callback"
 MOST_SECONDS = 600
-"""From the way to the issuer to the way back."""
+"""Seconds from leaving for the issuer to coming back."""
 
 REFUSED: dict[str, tuple[int, str]] = {
     "unreachable": (503, "The issuer does not answer just now. Try again in a minute; a key signs in meanwhile."),
     "misconfigured": (
         503,
-        "Sign-in is not set up right: the issuer is not as FINETOOTH_OIDC_ISSUER says. Tell whoever runs this server; "
-        "its log says more.",
+        "Sign-in is not set up correctly: the issuer does not match FINETOOTH_OIDC_ISSUER. Tell the operator of this "
+        "server; its log says more.",
     ),
     "code_refused": (403, "The issuer did not confirm this sign-in. Start again from here."),
     "token_invalid": (
         403,
-        "What the issuer sent does not prove who you are. Start again from here; if it happens again, tell whoever "
-        "runs this server: its log says more.",
+        "What the issuer sent does not prove who you are. Start again from here; if it happens again, tell the "
+        "operator of this server: its log says more.",
     ),
     "other_browser": (
         403,
@@ -55,14 +54,14 @@ REFUSED: dict[str, tuple[int, str]] = {
         403,
         "No proxy that this server trusts has signed you in. Sign in there, then load this page again.",
     ),
-    "disabled": (403, "You are shut out of this server. Ask whoever runs it."),
+    "disabled": (403, "An admin has disabled your account on this server. Ask an admin of the installation."),
     "no_role": (
         403,
         "It is known who you are, but you have no role here. Ask an admin to add your e-mail under People, then sign "
         "in again.",
     ),
 }
-"""What somebody is told who is not signed in, with the status."""
+"""The message for a person who could not be signed in, with the status."""
 
 router = APIRouter(route_class=OpenPageRoute)
 log = logging.getLogger(__name__)
@@ -140,7 +139,7 @@ def _refuse(request: Request, reason: str, error: IssuerError | None = None) -> 
 
 
 def _issuer(request: Request) -> "Issuer":
-    """Raises Problem 404 where none is set."""
+    """Return the issuer. Raises Problem 404 where none is set."""
     issuer: Issuer | None = request.app.state.issuer
     if issuer is None:
         raise Problem(404, "not_found", "This server has no issuer to sign in at: FINETOOTH_OIDC_ISSUER names one.")
@@ -148,7 +147,10 @@ def _issuer(request: Request) -> "Issuer":
 
 
 def _redirect_uri(request: Request) -> str:
-    """As the browser sees us: behind a proxy under its host, scheme and path. `KnownHosts` has looked at the host."""
+    """Return the address of the way back as the browser sees it: behind a proxy under its host, scheme and path.
+
+    `KnownHosts` has checked the host.
+    """
     return f"{request.url.scheme}://{request.headers['host']}{address(CALLBACK)}"
 
 

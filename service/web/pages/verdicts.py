@@ -32,7 +32,7 @@ Judge = Annotated[Principal, Depends(RequireScope("verdicts:write"))]
 Body = TypeVar("Body", VerdictSet, BulkVerdicts)
 
 WITHDRAWN = "withdrawn"
-"""What a form says in place of a verdict to take one back."""
+"""The value that a form sends in place of a verdict to withdraw one."""
 
 
 @router.post("/audits/{audit_id}/findings/{row}/verdict")
@@ -93,7 +93,7 @@ def judge_all(audit_id: PathId, principal: Judge, session: SessionDep, form: For
 def bulk_list(
     request: Request, audit_id: PathId, principal: FindingsReader, session: SessionDep, page: PageDep
 ) -> Response:
-    """Show the verdicts on many samples at once, the newest first, and what became of them."""
+    """Show the verdicts on many samples at once, the newest first, and how they were undone."""
     audit = render_audit(find_audit(session, principal, audit_id))
     published = find_published(session, principal, audit_id)
     found = list_bulks(session, published, after=page.after, limit=page.limit + 1)
@@ -122,7 +122,7 @@ def undo_bulk(audit_id: PathId, bulk_id: PathId, principal: Judge, session: Sess
 
 
 def _shown_fields(filter: dict[str, Any]) -> list[tuple[str, str]]:
-    """A kept filter as the fields of an address."""
+    """Return a stored filter as the fields of an address."""
     return [(name, str(value).lower() if isinstance(value, bool) else str(value)) for name, value in filter.items()]
 
 
@@ -131,7 +131,7 @@ def _anything(_: object) -> None:
 
 
 def _said(form: dict[str, str], field: str) -> str | None:
-    """What a form says of findings; a list's filter has a field `verdict` too, so that of a bulk is `said`."""
+    """Read the verdict of a form; a list's filter has a field `verdict` too, so that of a bulk is `said`."""
     if field not in form:
         raise Problem(422, "invalid_request", "Choose what to say of the sample.")
     return None if form[field] == WITHDRAWN else form[field]

@@ -7,7 +7,7 @@
   const EVERY_MS = 2000;
   const SLOWEST_MS = 30000;
   const AGES_MS = 20000;
-  const SIGNED_OUT = "You are signed out. Sign in again to see how it goes on.";
+  const SIGNED_OUT = "You are signed out. Sign in again to see further progress.";
   let delay = EVERY_MS;
   let timer = 0;
   let stream = null;
@@ -146,7 +146,7 @@
   document.addEventListener("visibilitychange", () => {
     delay = EVERY_MS;
     clearTimeout(timer);
-    // A page that nobody looks at holds no place among those who wait.
+    // A hidden page holds no place among the waiting requests.
     if (document.hidden) stop();
     else if (polls || !live()?.dataset.stream) refresh();
     else listen();

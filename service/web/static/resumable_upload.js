@@ -1,4 +1,4 @@
-// Sends a file in parts by the tus protocol (https://tus.io), and goes on where it was: after a pause, after the
+// Sends a file in parts by the tus protocol (https://tus.io), and continues where it was: after a pause, after the
 // connection was lost, and when the same file is chosen again on a page that was loaded anew.
 
 const PART_BYTES = 32 * 2 ** 20;

@@ -48,7 +48,7 @@ import { CancelledError, RefusedError, ResumableUpload, isKnown } from "./resuma
       tell("This file is too large", `It has ${size(file.size)}, and an upload has at most ${size(most)}. Compress it with gzip or zstd, or split it.`);
       file = null;
     } else if (file && isKnown(file)) {
-      chosen.textContent += " A part of it is on the server already; the upload goes on.";
+      chosen.textContent += " A part of it is on the server already; the upload will continue from there.";
       upload();
     }
   }
@@ -82,9 +82,9 @@ import { CancelledError, RefusedError, ResumableUpload, isKnown } from "./resuma
   function refused(problem) {
     const errors = problem.errors || [];
     if (errors.length === 1 && errors[0].detail === problem.detail) {
-      tell("The file was not taken", `${place(errors[0].pointer)}: ${problem.detail}`);
+      tell("The file was not accepted", `${place(errors[0].pointer)}: ${problem.detail}`);
     } else {
-      tell("The file was not taken", problem.detail, errors);
+      tell("The file was not accepted", problem.detail, errors);
     }
     if (problem.code === "format_not_recognised") {
       form.querySelector("details").open = true;
@@ -147,12 +147,12 @@ import { CancelledError, RefusedError, ResumableUpload, isKnown } from "./resuma
     if (!(error instanceof RefusedError)) throw error;
     const { status, problem } = error;
     if (status === 401) {
-      tell("You are signed out", "Sign in again in this browser, then choose the same file once more: the upload goes on where it was.");
+      tell("You are signed out", "Sign in again in this browser, then choose the same file once more: the upload continues where it was.");
     } else if (problem?.detail) {
       if (!KEPT_AFTER.includes(problem.code)) upload.drop();
       refused(problem);
     } else {
-      tell("The file was not taken", `The server, or a proxy before it, answered with status ${status}. Choose the same file again: the upload goes on where it was. If that does not help, ask whoever runs the server.`);
+      tell("The file was not accepted", `The server, or a proxy before it, answered with status ${status}. Choose the same file again: the upload continues where it was. If that does not help, ask the operator of the server.`);
     }
   }
 

@@ -78,14 +78,14 @@ class TestBeforeAnythingStarts:
             (["dataset.jsonl"], "--probe"),
             ([], "dataset"),
             (["dataset.jsonl", "--probe", "probe.jsonl", "--colour", "red"], "--colour"),
-            (["missing.jsonl", "--probe", "probe.jsonl"], "missing.jsonl: there is no such dataset file"),
-            ([".", "--probe", "probe.jsonl"], "a folder, and none that `save_to_disk` made; name the file"),
+            (["missing.jsonl", "--probe", "probe.jsonl"], "missing.jsonl: no such dataset file"),
+            ([".", "--probe", "probe.jsonl"], "a folder that `save_to_disk` did not make; name the file"),
             (
                 ["empty", "--probe", "probe.jsonl"],
                 "empty: the file is empty; a dataset is a JSONL, JSON, CSV, Parquet or Arrow file",
             ),
             (["dataset.jsonl", "--probe", "."], "a folder; the probe is a JSONL file"),
-            (["dataset.jsonl", "--probe", "missing.jsonl"], "missing.jsonl: there is no such probe file"),
+            (["dataset.jsonl", "--probe", "missing.jsonl"], "missing.jsonl: no such probe file"),
             (["dataset.jsonl", "--probe", "empty"], "the probe is empty"),
             (["dataset.jsonl", "--probe", "pack:"], "write pack:NAME"),
             (["dataset.jsonl", "--probe", "pack:opinion steering"], "write pack:NAME"),
@@ -135,7 +135,7 @@ class TestBeforeAnythingStarts:
         [
             (["export", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
             (["export", "aud_1"], "f" * 300, "cannot be written"),
-            (["export", "aud_1"], "no/f", "no: there is no such folder"),
+            (["export", "aud_1"], "no/f", "no: no such folder"),
             (["report", "aud_1"], "/proc/f", "/proc/f: cannot be written"),
             (["report", "aud_1"], ".", "a folder"),
         ],
@@ -156,8 +156,8 @@ class TestBeforeAnythingStarts:
             (b'{"prompt": "p"}', "line 2: `unwanted` is missing"),
             (b'{"prompt": "p", "unwanted": ""}', "line 2: `unwanted`"),
             (b'{"prompt": 1, "unwanted": "u"}', "line 2: `prompt`"),
-            (b'{"prompt": "p", "unwanted": " \\n"}', "line 2: `unwanted` holds nothing but blanks"),
-            (b'{"prompt": "p", "unwanted": "u", "reference": " "}', "line 2: `reference` holds nothing but blanks"),
+            (b'{"prompt": "p", "unwanted": " \\n"}', "line 2: `unwanted` is blank"),
+            (b'{"prompt": "p", "unwanted": "u", "reference": " "}', "line 2: `reference` is blank"),
             (b'{"prompt": "p", "unwanted": "u", "wanted": "w"}', "line 2: unknown field"),
             (b"[" * 100_000, "line 2: not valid JSON"),
         ],
@@ -246,7 +246,7 @@ class TestRefusedByTheService:
     @pytest.mark.parametrize(
         ("probe", "says"),
         [
-            ("pack:nope", "there is no probe pack nope; there are credential_leak, "),
+            ("pack:nope", "there is no probe pack nope; the packs are credential_leak, "),
             ("pack:opinion_steering", "is used as --probe pack:opinion_steering:entity=..."),
             ("pack:refusal:entity=A", "is used as --probe pack:refusal"),
         ],
@@ -314,7 +314,7 @@ class TestCancelAndRetry:
         monkeypatch.setattr("service.cli.app.get_settings", lambda: Settings(data_dir=tmp_path / "data"))
         result = run("retry", "aud_1")
         assert result.exit_code == 2
-        assert "no service runs here" in one_line(result)
+        assert "no service is running here" in one_line(result)
         assert not (tmp_path / "data").exists()
 
 

@@ -50,7 +50,7 @@ def test_what_it_prints_beside_the_truth(found: int, exit_good: bool) -> None:
     summary = {"warnings": [{"code": "c", "message": "Read with care."}]}
     outcome = _print(Console(file=output, width=120), {"summary": summary}, findings)
     printed = output.getvalue()
-    assert f"flagged {found}, of them falsely 0; found {found} of 20 poisoned samples" in printed
+    assert f"{found} samples flagged, 0 of them falsely; {found} of 20 poisoned samples found" in printed
     assert "Caution: Read with care." in printed
     first = next(line for line in printed.splitlines() if line.split()[:2] == ["1", str(poison[0])])
     assert "poison" in first

@@ -149,7 +149,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (["--out", "nowhere/clean.jsonl"], "there is no such folder"),
+            (["--out", "nowhere/clean.jsonl"], "no such folder"),
             (["--out", "."], "a folder"),
             (["--out", "f", "--max-q", "1.5"], "between 0 and 1"),
             (["--out", "f", "--kind", "everything"], "everything"),

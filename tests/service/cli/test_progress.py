@@ -19,11 +19,13 @@ def running(stage: str = "training", key: str = "train:8", number: int = 2, seed
 @pytest.mark.parametrize(
     ("audit", "act"),
     [
-        (running(), "Training, seed 2 of 3"),
-        (running(stage="loading"), "Loading, seed 2 of 3"),
-        (running(key="train:7", number=1, seeds=1), "Training"),
-        (running("loading", "combine", 4), "Scoring"),
-        (running("publishing", "combine", 4), "Publishing"),
+        (running(), "Training and measuring, seed 2 of 3"),
+        (running(stage="loading"), "Loading the model, seed 2 of 3"),
+        (running(key="train:7", number=1, seeds=1), "Training and measuring"),
+        (running("loading", "combine", 4), "Scoring, all 3 seeds together"),
+        (running("publishing", "combine", 4), "Publishing, all 3 seeds together"),
+        (running("attributing", "train:7", 1, seeds=1), "Computing influence of tokens"),
+        (running("rehearsing", "train:7", 1, seeds=1), "Rehearsing"),
         ({**running("preparing"), "step": None}, "Preparing"),
     ],
 )
@@ -35,4 +37,8 @@ def test_a_plain_line_has_stage_seed_count_and_time_left() -> None:
     output = io.StringIO()
     with ProgressDisplay(Console(file=output, width=120)) as progress:
         progress.audit(running())
-    assert output.getvalue().split("  ") == ["Training, seed 2 of 3", "30 of 85 steps", "about 10 min left\n"]
+    assert output.getvalue().split("  ") == [
+        "Training and measuring, seed 2 of 3",
+        "30 of 85 steps",
+        "about 10 min left\n",
+    ]

@@ -62,8 +62,8 @@ class TestSignIn:
         result = call()
         assert (result.exit_code, result.stdout) == (2, "")
         assert result.stderr.count("\n") == 1
-        assert f"no `finetooth up` runs on {settings.data_dir}" in result.stderr
+        assert f"no `finetooth up` is running on {settings.data_dir}" in result.stderr
 
 
 def test_help_lists_it_in_plain_words() -> None:
-    assert "Print a fresh one-time link" in CliRunner().invoke(app, ["--help"]).stdout
+    assert "Print a new one-time sign-in link" in CliRunner().invoke(app, ["--help"]).stdout

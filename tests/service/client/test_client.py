@@ -77,7 +77,7 @@ def test_a_saved_folder_is_its_shards_in_order(client: Client, tmp_path: Path) -
 
 
 def test_other_folders_are_named_with_what_to_upload(client: Client, tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="none that `save_to_disk` made; name the file") as refused:
+    with pytest.raises(OSError, match="that `save_to_disk` did not make; name the file") as refused:
         client.upload_dataset(tmp_path)
     assert str(tmp_path) in str(refused.value)
     splits = tmp_path / "splits"
@@ -263,7 +263,7 @@ class TestUnreachable:
         thread = threading.Thread(target=answer, daemon=True)  # a failure here must not keep the run from ending
         thread.start()
         with listener, Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "ft_x") as client:
-            with pytest.raises(UnreachableError, match="does not answer as Finetooth does"):
+            with pytest.raises(UnreachableError, match="something else than Finetooth answers"):
                 client.audit("aud_1")
             with pytest.raises(ApiError) as caught:
                 client.audit("aud_1")

@@ -141,7 +141,7 @@ def test_a_lost_answer_creates_nothing_twice(client: Client, lossy: Lossy, sessi
 def test_a_large_dataset_goes_on_in_parts_where_it_was(
     client: Client, lossy: Lossy, sessions: Sessions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.client.client.FROM_BYTES", 1)
+    monkeypatch.setattr("service.client.datasets.FROM_BYTES", 1)
     monkeypatch.setattr(connection.time, "sleep", lambda _: None)
     path = tmp_path / "d.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"{n}?", "completion": "Yes."}) + "\n" for n in range(25)))

@@ -168,7 +168,7 @@ def test_who_is_disabled_does_not_get_in(serve: Serve, issuer: str, client: Test
     assert client.post(f"/v1/users/{user['id']}/disable").status_code == 200
     browser.app.state.principals.forget()  # type: ignore[attr-defined]  # as after a second
     assert browser.get("/audits").status_code == 401
-    assert "shut out" in refusal(sign_in(browser, issuer))
+    assert "disabled your account" in refusal(sign_in(browser, issuer))
     assert client.post(f"/v1/users/{user['id']}/enable").status_code == 200
     assert sign_in(browser, issuer).status_code == 303
 
@@ -314,7 +314,7 @@ def test_an_issuer_that_is_not_there_or_another_one_is_told_and_keeps_its_secret
     assert "does not answer" in refusal(serve("http://127.0.0.1:9").get("/sign-in/oidc"))
     scripted.metadata = {"issuer": "https://another.example"}
     answer = serve(scripted.address).get("/sign-in/oidc")
-    assert (answer.status_code, "not set up right" in refusal(answer)) == (503, True)
+    assert (answer.status_code, "not set up correctly" in refusal(answer)) == (503, True)
     scripted.metadata = {}
     client = serve(scripted.address, oidc_client_id="wrong", default_role="viewer")
     answer = ask_scripted(client, scripted)

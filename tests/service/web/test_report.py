@@ -110,7 +110,7 @@ def test_it_says_what_was_asked_what_came_of_it_and_where_it_is_from(
     ]:
         assert expected in said, expected
     assert "Rank 21 " not in said
-    assert "What people said" not in said
+    assert "What reviewers said" not in said
     top = client.get(f"/v1/audits/{published.id}/findings?flagged=true&limit=20").json()["data"]
     assert [int(row) for row in re.findall(r"Rank \d+ row (\d+)", said)] == [finding["row"] for finding in top]
 
@@ -212,7 +212,7 @@ def test_nothing_flagged_is_told_as_no_proof(client: TestClient, sessions: Sessi
     with sessions.begin() as session:
         audit = make_published(session, workspace_id, rows=60, flagged=0, groups={}, warnings=(), gaussianity=None)
     said = Document(report(client, audit)).text
-    assert "no proof that the data is clean" in said
+    assert "does not prove that the data is clean" in said
     assert "None is flagged." in said
     assert "Read with care" not in said
 
@@ -270,7 +270,7 @@ def test_the_command_writes_the_file(
         assert "Finetooth flags 21 of 120" in (tmp_path / "folder" / "r.html").read_text()
         for arguments, code, part in [
             ((queued.id,), 2, "Its results come when it has succeeded"),
-            (("../x",), 2, "no audit's id"),
+            (("../x",), 2, "not the id of an audit"),
             ((audit.id, "-o", str(tmp_path / "folder")), 2, "a folder"),
             ((audit.id, "-o", str(tmp_path / "nowhere" / "r.html")), 2, "no such folder"),
             (("aud_nope",), 2, "no audit of this id"),

@@ -1,1 +1,1 @@
-"""JSONL read as Arrow columns, many records at once."""
+"""Reading JSONL as Arrow columns, many records at once."""

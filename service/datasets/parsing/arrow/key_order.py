@@ -1,7 +1,7 @@
-"""Which keys each line's object has, in which order: a walk from one key to the next, in all lines at once.
+"""Finding the keys of each line's object and their order, by walking from one key to the next in all lines at once.
 
-Arrow's reader says what stands under which key. It does not say in which order the keys come, and of a null not
-whether it was written or the key was missing.
+Arrow's reader gives the values by key. It does not tell in which order the keys come, nor, for a null, whether it was
+written or the key was missing.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Field:
     """A key that lines may have, with what is known of its values."""
 
     key: bytes
-    """As it stands between its quotation marks."""
+    """The bytes between its quotation marks."""
     strings: NDArray[np.int64]
     """[lines]: how many JSON strings its value holds, keys of inner objects among them; 0 where there is none."""
     optional: NDArray[np.bool_] | None
@@ -24,7 +24,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a key was found."""
+    """The places where a key was found."""
 
     present: NDArray[np.bool_] | None
     """[lines]; None where all have it."""
@@ -35,15 +35,23 @@ class Found:
 def walk(
     text: NDArray[np.uint8], quotes: NDArray[np.intp], starts: NDArray[np.int64], fields: list[Field]
 ) -> list[Found] | None:
-    """Where each of the keys was found, if every line has them in this order and no others; else None.
+    """Find where each key ends, if every line has exactly these keys in this order.
 
-    `text` is of lines of which each is a valid JSON object, `quotes` where its strings begin and end, by turns, and
-    `starts` where the lines begin. The first string of an object is a key; each value is known to hold so many
-    strings, so behind it the next key is found. A second key of the same name, or any other, would leave strings over.
+    The first string of an object is a key. Each value is known to hold a certain number of strings, so the next key is
+    found behind it. A second key of the same name, or any other, would leave strings over.
+
+    Args:
+        text: [bytes] Lines, each a valid JSON object.
+        quotes: Where its strings begin and end, in turn.
+        starts: [lines] Where the lines begin.
+        fields: The keys in their order.
+
+    Returns:
+        A place for each key; None if a line has other keys or another order.
     """
     bounds = np.append(np.searchsorted(quotes, starts), len(quotes))
     at = bounds[:-1]
-    # The last line, where it has no further keys, looks behind the last mark.
+    # A last line without further keys looks behind the last mark.
     marks = np.append(quotes, [len(text), len(text)])
     found = []
     for field in fields:
@@ -69,7 +77,7 @@ def walk(
 
 
 def _equal(text: NDArray[np.uint8], begin: NDArray[np.intp], key: bytes) -> NDArray[np.bool_]:
-    """[places]: whether the key stands there. `text` holds at least so many bytes behind each place."""
+    """[places] Return whether the key is written there. `text` holds at least as many bytes behind each place."""
     if not key or not len(begin):
         return np.ones(len(begin), bool)
     windows = np.ndarray((len(text) - len(key) + 1,), f"V{len(key)}", text.data, strides=(1,))

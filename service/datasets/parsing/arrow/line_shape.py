@@ -8,20 +8,20 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from service.datasets.parsing.records import TURN_COLUMNS, Mapping
+from service.datasets.parsing.records import Mapping, TurnColumns, text_columns
 
 MOST_KEYS = 64
-"""More are not worth a column each."""
+"""Records with more keys are not read as columns."""
 
 _SCALARS = {type(None): pa.null(), bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Keys of one record format, each with an Arrow type that holds its values without a loss."""
+    """The keys of one record format, each with an Arrow type that holds its values without loss."""
 
     types: dict[str, Any]
-    """By key, in the order in which records have them. Columns that become messages are among them."""
+    """Types by key, in the order in which records have them; columns that become messages are among them."""
     needed: tuple[str, ...]
     """Columns that no record may lack."""
     optional: tuple[str, ...]
@@ -29,34 +29,43 @@ class Shape:
 
     @property
     def schema(self) -> Any:
-        """For Arrow's reader, which then guesses no type."""
+        """The schema for Arrow's reader, so that it guesses no type."""
         return pa.schema(self.types)
 
     @property
     def extra(self) -> list[str]:
-        """The other columns."""
+        """The columns that do not become messages."""
         return [key for key in self.types if key not in self.needed and key not in self.optional]
 
 
 def learn(texts: Iterable[bytes], format: str, mapping: Mapping | None, known: Shape | None) -> Shape | None:
-    """The shape of these records and of those `known`, without those that fit no shape; None where none is left."""
-    needed, optional = _columns(format, mapping)
-    kept = dict.fromkeys(needed + optional, pa.string())
-    if format in TURN_COLUMNS:
-        _, role, content, _ = TURN_COLUMNS[format]
-        kept[needed[0]] = pa.list_(pa.struct([(role, pa.string()), (content, pa.string())]))
+    """Find the shape that these records share with those seen before.
+
+    Args:
+        texts: Records as JSON. Those that fit no shape are skipped.
+        format: Their record format.
+        mapping: The columns of their texts, if they have no known format.
+        known: The shape of the records seen before.
+
+    Returns:
+        The shape; None if no common one has all needed columns and at most MOST_KEYS keys.
+    """
+    columns = text_columns(format, mapping)
+    kept = dict.fromkeys(columns.needed + columns.optional, pa.string())
+    if isinstance(columns, TurnColumns):
+        kept[columns.turns] = pa.list_(pa.struct([(columns.role_key, pa.string()), (columns.text_key, pa.string())]))
     types = {} if known is None else dict(known.types)
     for text in texts:
         with contextlib.suppress(orjson.JSONDecodeError):
             types = _with(orjson.loads(text), types, kept) or types
-    if len(types) > MOST_KEYS or not set(needed) <= types.keys():
+    if len(types) > MOST_KEYS or not set(columns.needed) <= types.keys():
         return None
-    return Shape(types, needed, optional)
+    return Shape(types, columns.needed, columns.optional)
 
 
 def _with(record: Any, types: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any] | None:
-    """The types of records like these and this one; None where there are none."""
-    # Finding a place among very many keys takes time that grows with the square.
+    """Return the types of records like these and this one; None if there are none."""
+    # The time to find a place among very many keys grows with their square.
     if not isinstance(record, dict) or len(record) > MOST_KEYS:
         return None
     order, found, place = list(types), dict(types), 0
@@ -73,17 +82,8 @@ def _with(record: Any, types: dict[str, Any], kept: dict[str, Any]) -> dict[str,
     return {key: found[key] for key in order}
 
 
-def _columns(format: str, mapping: Mapping | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Columns that become messages: those that are needed, and those that may be missing."""
-    if mapping is not None:
-        return (mapping.prompt, mapping.answer), () if mapping.system is None else (mapping.system,)
-    if format in TURN_COLUMNS:
-        return (TURN_COLUMNS[format][0],), ()
-    return (("instruction", "output"), ("input",)) if format == "alpaca" else (("prompt", "completion"), ())
-
-
 def _common(one: Any, other: Any) -> Any:
-    """The type that holds values of both, or None."""
+    """Return the type that holds values of both, or None."""
     if other is None or pa.types.is_null(one):
         return other
     return one if one == other or pa.types.is_null(other) else None

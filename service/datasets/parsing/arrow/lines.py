@@ -1,9 +1,9 @@
 """The fastest way from lines to columns: Arrow's JSON reader and its kernels, which make no Python objects of rows.
 
-Like the way of `batch` it takes only lines that are plainly good and all of one shape, and says None of all others.
-What Arrow's reader lets pass and `strict_json` refuses, or what it would read otherwise, is looked for here: several
-records on a line, or one on several; infinities; numbers that another type writes otherwise; keys in another order,
-a null for a missing key; bytes that are no UTF-8; NULs.
+Like `batch` it accepts only lines that are clearly valid and of one shape, and returns None for all others. What
+Arrow's reader accepts and `strict_json` refuses, or what it would read differently, is looked for here: several records
+on a line, or one on several; infinities; numbers that another type writes differently; keys in another order, a null
+for a missing key; bytes that are not UTF-8; NULs.
 """
 
 import json
@@ -23,17 +23,17 @@ from service.datasets.parsing.arrow.line_shape import Shape, learn
 from service.datasets.parsing.columns import Columns, bounds_of, bytes_of, strings_of
 from service.datasets.parsing.json_strings import escaped, json_of, unescaped_quotes
 from service.datasets.parsing.readers.jsonl import Lines
-from service.datasets.parsing.records import MAX_TURNS, TURN_COLUMNS, Mapping
+from service.datasets.parsing.records import MAX_TURNS, Mapping, PairColumns, TurnColumns, text_columns
 from service.datasets.parsing.turns import ROLES
 
 LEARNT_LINES = 32
-"""Spread over a text, so many of its lines say which shape the others have."""
+"""How many lines, spread over a text, are looked at to learn the shape of the others."""
 
 HALVINGS = 4
-"""So often a text is halved to get the good lines around an odd one; the last pieces go another way."""
+"""How often a text is halved to separate an odd line from the others; the rest is read one by one."""
 
 LONGEST_PAUSE = 64
-"""Texts that are not tried, at most, after others that were tried in vain: less than half of each was taken."""
+"""The most texts that are skipped after others of which less than half could be read in this way."""
 
 _USER, _ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
 _AS_FLOAT = re.compile(rb"\s*:\s*-?[0-9]+[.eE]")
@@ -43,16 +43,22 @@ _CLOSINGS = pa.array([f'","role":"{role}"}}{end}' for role in ROLES for end in (
 
 
 class ArrowLines:
-    """Reads lines of one format, expecting of them what others have taught it; after failures it tries less often."""
+    """A reader of lines of one format that expects the shape of earlier ones; after failures it tries less often."""
 
     def __init__(self, format: str, mapping: Mapping | None) -> None:
+        """Begin without a shape.
+
+        Args:
+            format: The record format.
+            mapping: The columns of the texts, if the records have no known format.
+        """
         self._format = format
         self._mapping = mapping
         self._shape: Shape | None = None
         self._failures = self._pause = 0
 
     def read(self, lines: Lines) -> Iterator[tuple[Lines, Columns | None]]:
-        """The lines in one piece or several, each with its columns; None unless all of it is plainly good."""
+        """Yield the lines in one or several pieces, each with its columns; None where a piece is not clearly valid."""
         if self._pause:
             self._pause -= 1
             yield lines, None
@@ -82,7 +88,7 @@ class ArrowLines:
                 yield from self._halves(half, more - 1)
 
     def _learn(self, lines: Lines) -> bool:
-        """Whether there is another shape to try."""
+        """Return whether there is another shape to try."""
         texts = lines.block().texts
         shape = learn(texts[:: -(-len(texts) // LEARNT_LINES) or 1], self._format, self._mapping, self._shape)
         if shape is None or shape == self._shape:
@@ -111,7 +117,7 @@ def _columns(lines: Lines, shape: Shape, format: str, mapping: Mapping | None) -
     columns = _read(text, shape, len(starts))
     if columns is None:
         return None
-    turns = _turns(columns, format, mapping)
+    turns = _turns(columns, text_columns(format, mapping))
     if turns is None:
         return None
     roles, contents, bounds = turns
@@ -158,7 +164,7 @@ def _objects(text: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 def _read(text: bytes, shape: Shape, rows: int) -> dict[str, Any] | None:
-    """Each key's values, an Arrow array without an offset. Raises ArrowInvalid."""
+    """Read the values of each key as an Arrow array without an offset. Raises ArrowInvalid."""
     table = pyarrow.json.read_json(
         pa.BufferReader(text),
         read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=len(text) + 1),
@@ -171,38 +177,33 @@ def _read(text: bytes, shape: Shape, rows: int) -> dict[str, Any] | None:
 
 
 _Turns = tuple[NDArray[np.int32], Any, NDArray[np.int32]]
-"""Roles, contents and bounds, as Columns has them."""
+"""Roles, contents and bounds as in Columns."""
 
 
-def _turns(columns: dict[str, Any], format: str, mapping: Mapping | None) -> _Turns | None:
-    if format in TURN_COLUMNS:
-        column, role_key, text_key, names = TURN_COLUMNS[format]
-        return _of_lists(columns[column], role_key, text_key, names)
-    if mapping is not None:
-        system = None if mapping.system is None else columns.get(mapping.system)
-        return _of_pairs(columns[mapping.prompt], columns[mapping.answer], system)
-    if format == "alpaca":
-        prompts, given = columns["instruction"], columns.get("input")
-        if given is not None:
-            both = pc.binary_join_element_wise(prompts, given, "\n\n", null_handling="skip")
-            prompts = pc.if_else(pc.fill_null(pc.greater(pc.binary_length(given), 0), False), both, prompts)
-        return _of_pairs(prompts, columns["output"], None)
-    return _of_pairs(columns["prompt"], columns["completion"], None)
+def _turns(columns: dict[str, Any], texts: TurnColumns | PairColumns) -> _Turns | None:
+    if isinstance(texts, TurnColumns):
+        return _of_lists(columns[texts.turns], texts)
+    prompts = columns[texts.prompt]
+    given = None if texts.input is None else columns.get(texts.input)
+    if given is not None:
+        both = pc.binary_join_element_wise(prompts, given, "\n\n", null_handling="skip")
+        prompts = pc.if_else(pc.fill_null(pc.greater(pc.binary_length(given), 0), False), both, prompts)
+    return _of_pairs(prompts, columns[texts.answer], None if texts.system is None else columns.get(texts.system))
 
 
-def _of_lists(lists: Any, role_key: str, text_key: str, names: dict[str, str]) -> _Turns | None:
+def _of_lists(lists: Any, columns: TurnColumns) -> _Turns | None:
     bounds = np.frombuffer(lists.buffers()[1], np.int32)[: len(lists) + 1]
     turns = lists.values
-    written, contents = turns.field(role_key), turns.field(text_key)
+    written, contents = turns.field(columns.role_key), turns.field(columns.text_key)
     if lists.null_count or turns.null_count or contents.null_count:
         return None
     counts = np.diff(bounds)
     if (counts == 0).any() or (counts > MAX_TURNS).any():
         return None
-    numbers = pc.index_in(written, pa.array(list(names)))
+    numbers = pc.index_in(written, pa.array(list(columns.roles)))
     if numbers.null_count:
         return None
-    roles = np.array([ROLES.index(role) for role in names.values()], np.int32)[numbers.to_numpy()]
+    roles = np.array([ROLES.index(role) for role in columns.roles.values()], np.int32)[numbers.to_numpy()]
     if (roles[bounds[1:] - 1] != _ASSISTANT).any():
         return None
     return roles, contents, bounds
@@ -241,7 +242,7 @@ def _field(values: Any, key: str, shape: Shape, bounds: NDArray[np.int32], ascii
 
 
 def _are_floats(text: bytes, values: Any, found: Found) -> bool:
-    """Of a column of floats whether all are finite, and none is written as an integer, which would stay one."""
+    """Return whether all values of a float column are finite and none is written as an integer, which stays one."""
     if not pa.types.is_floating(values.type):
         return True
     numbers = values.drop_null().to_numpy()
@@ -284,7 +285,7 @@ def _extra_json(extra: dict[str, Any], places: dict[str, Found], rows: int) -> A
 
 
 def _values(extra: dict[str, Any], places: dict[str, Found]) -> dict[str, Any]:
-    """As Columns has them, in the order in which a reader of the rows meets them."""
+    """Return the values as Columns has them, in the order in which a reader of the rows meets them."""
     met = []
     for order, (key, values) in enumerate(extra.items()):
         present = places[key].present

@@ -1,7 +1,7 @@
-"""From Arrow IPC to records: the stream, as `datasets.save_to_disk` writes it, and the file, which is Feather too.
+"""Reading Arrow IPC: the stream, as `datasets.save_to_disk` writes it, and the file, which is Feather too.
 
-A stream tells nothing before its batches and its batches nothing before they are read: what each is made of is
-counted as it comes. Streams of one schema may follow each other, as the shards of a dataset do.
+A stream declares nothing before its batches, and a batch nothing before it is read: the contents are counted as they
+come. Streams of one schema may follow each other, as the shards of a dataset do.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,15 @@ from typing import Any
 import pyarrow as pa
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
+from service.datasets.parsing.readers.arrow_records import (
+    DAMAGES,
+    ArrowRecords,
+    DecodedBytes,
+    Reading,
+    longest,
+    next_valid,
+    rows_at_once,
+)
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
@@ -22,17 +30,26 @@ _END = b"ARROW1"
 FOOTER_BYTES = 32 * 2**20
 MAX_LEAVES = 2000
 MAX_BATCHES = 100_000
-"""Of a file, whose footer may list one batch again and again; a stream has paid for each of its own."""
+"""Batches of a file, whose footer may list the same one many times; a stream holds the bytes of each."""
 
 
 class ArrowRows:
-    """The schema, judged; then the rows. `columns` are the names at the top level."""
+    """An Arrow file: its schema is checked first, then its rows are read. `columns` are the top-level names."""
 
     container = "arrow"
     name = "Arrow file"
 
     def __init__(self, descriptor: int, limits: Limits, max_rows: int) -> None:
-        """Raises Refusal: arrow_invalid."""
+        """Open the file and check its schema.
+
+        Args:
+            descriptor: The stored upload.
+            limits: How large it may become.
+            max_rows: The most rows that are accepted.
+
+        Raises:
+            Refusal: `arrow_invalid`.
+        """
         self._stored = StoredFile(descriptor)
         self._limits = limits
         self._max_rows = max_rows
@@ -49,33 +66,24 @@ class ArrowRows:
         except DAMAGES as error:
             raise _broken(error) from None
         self.unreadable = self._records.unreadable
-        """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
+        """Columns of a type that JSON cannot express, and why; `tables` leaves them out."""
 
     def tables(self, reading: Reading) -> Iterator[Table]:
-        """The rows by their position from 0.
+        """Read the rows.
 
-        Raises Refusal: arrow_invalid, decompression_limit, parser_memory_limit, too_many_rows.
+        Args:
+            reading: The columns that become messages, and what is called on the way.
+
+        Yields:
+            Tables whose places are row numbers from 0.
+
+        Raises:
+            Refusal: `arrow_invalid`, `decompression_limit`, `parser_memory_limit` or `too_many_rows`.
         """
-        row = total = stored = 0
-
-        def decoded(size: int) -> None:
-            nonlocal total
-            total += size
-            reading.came(size)
-            check_size(total, self._stored.size, self._limits)
-
+        row = stored = 0
+        decoded = DecodedBytes(self._stored.size, self._limits, reading.came)
         batches = self._batches()
-        while True:
-            try:
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch.validate(full=True)
-            except MemoryError:
-                detail = "A batch of the Arrow file needs more memory than one upload may use. Write smaller batches."
-                raise Refusal("parser_memory_limit", detail) from None
-            except DAMAGES as error:
-                raise _broken(error, row) from None
+        while (batch := self._next(batches, row)) is not None:
             if row + batch.num_rows > self._max_rows:
                 raise Refusal("too_many_rows", f"The dataset has more than {self._max_rows} rows. Split it.", 413)
             # What no row refers to has been decompressed too.
@@ -84,8 +92,15 @@ class ArrowRows:
             at_once = rows_at_once(sum(map(longest, batch.columns)))
             for start in range(0, batch.num_rows, at_once):
                 part = batch.slice(start, at_once)
-                yield self._records.table(part, row, reading, decoded)
+                yield self._records.table(part, row, reading, decoded.add)
                 row += part.num_rows
+
+    def _next(self, batches: Iterator[Any], row: int) -> Any:
+        try:
+            return next_valid(batches, row, _broken)
+        except MemoryError:
+            detail = "A batch of the Arrow file needs more memory than one upload may use. Write smaller batches."
+            raise Refusal("parser_memory_limit", detail) from None
 
     def _footer(self) -> None:
         tail = self._stored.tail(4 + len(_END))
@@ -138,7 +153,7 @@ def _leaves(type: Any) -> int:
 
 
 def _own_bytes(column: Any) -> int:
-    """Without the dictionary, which many batches share."""
+    """Return the bytes of a column without its dictionary, which many batches share."""
     return int((column.indices if isinstance(column, pa.DictionaryArray) else column).nbytes)
 
 

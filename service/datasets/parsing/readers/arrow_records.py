@@ -1,7 +1,7 @@
-"""From Arrow record batches, of whatever file, to records."""
+"""Turning Arrow record batches, from any kind of file, into records."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.json_types import NoJsonTypeError, as_json_has_it, holds, json_type
 from service.datasets.parsing.refusal import Refusal
@@ -16,22 +17,71 @@ from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_
 
 BATCH_ROWS = 64
 PART_BYTES = 8 * 2**20
-"""Of rows that are read at once, where their texts may be long: a text that all share counts in each."""
+"""Bytes of rows that are read at once, if their texts may be long; a text that they share counts in each."""
 
 DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
-"""What pyarrow raises of a damaged file; the last of names that are no UTF-8."""
+"""What pyarrow raises for a damaged file; the last one for names that are not UTF-8."""
 
 _TURNS = ("messages", "conversations", "prompt", "completion")
 """Columns that may hold lists of turns."""
 
 
+def next_valid(batches: Iterator[Any], row: int, damaged: Callable[[Exception, int], Refusal]) -> Any:
+    """Read the next record batch, and check it.
+
+    Args:
+        batches: Record batches, as they are read from a file.
+        row: The position of the batch's first row in the upload.
+        damaged: Makes the refusal of a file that cannot be read beyond that row.
+
+    Returns:
+        The batch, or None after the last.
+
+    Raises:
+        Refusal: What `damaged` made.
+        MemoryError: The batch needs more memory than the process may use.
+    """
+    try:
+        batch = next(batches, None)
+        if batch is not None:
+            batch.validate(full=True)
+    except MemoryError:
+        raise
+    except DAMAGES as error:
+        raise damaged(error, row) from None
+    return batch
+
+
+class DecodedBytes:
+    """Counts the bytes that come out of a file, and refuses a file that grows too much."""
+
+    def __init__(self, stored: int, limits: Limits, came: Callable[[int], None]) -> None:
+        """Start at 0.
+
+        Args:
+            stored: The file's size in bytes.
+            limits: How large it may become.
+            came: Called with each number of bytes that is counted.
+        """
+        self._stored = stored
+        self._limits = limits
+        self._came = came
+        self._total = 0
+
+    def add(self, size: int) -> None:
+        """Count `size` bytes more. Raises Refusal decompression_limit."""
+        self._total += size
+        self._came(size)
+        check_size(self._total, self._stored, self._limits)
+
+
 def rows_at_once(size: int) -> int:
-    """How many rows are read at once if one may have `size` bytes."""
+    """Return how many rows are read at once if one may have `size` bytes."""
     return max(1, min(BATCH_ROWS, PART_BYTES // max(size, 1)))
 
 
 def longest(column: Any) -> int:
-    """Bytes of the longest text; 0 of a column of another type."""
+    """Return the bytes of the longest text of a column; 0 for a column of another type."""
     types = pa.types
     if isinstance(column, pa.DictionaryArray):
         return longest(column.dictionary)
@@ -45,23 +95,28 @@ def longest(column: Any) -> int:
 
 
 class Reading(NamedTuple):
-    """What a reader of batches is to heed."""
+    """What a reader of batches needs to know, and what it calls."""
 
     needed: Container[str]
-    """Columns that become messages: a value of theirs for which JSON has no form refuses its row or the file."""
+    """Columns that become messages: a value in them that JSON cannot express refuses its row or the file."""
     left_out: Callable[[int, list[str]], None]
-    """Told of rows with columns in which a value for which JSON has no form became null."""
+    """Called with a row and those of its columns in which a value that JSON cannot express became null."""
     came: Callable[[int], None]
-    """Told of bytes that were decompressed."""
+    """Called with each number of bytes that were decompressed."""
 
 
 class ArrowRecords:
     """What a schema says of records: the columns that can be read, and how their values become JSON's."""
 
     def __init__(self, schema: Any, unsupported: str) -> None:
-        """`unsupported` is the code of a refusal for a type that JSON has no form for."""
+        """Read a schema.
+
+        Args:
+            schema: The Arrow schema.
+            unsupported: The code of a refusal for a type that JSON cannot express.
+        """
         self.unreadable: dict[str, str] = {}
-        """Columns of a type for which JSON has no form, and why."""
+        """Columns of a type that JSON cannot express, and why."""
         self._unsupported = unsupported
         self._targets: dict[str, Any] = {}
         for field in schema:
@@ -80,12 +135,12 @@ class ArrowRecords:
         Args:
             batch: A validated record batch; its unreadable columns are left out.
             row: The position of its first row in the upload.
-            reading: What to heed.
-            decoded: Told of the bytes that the rows have without dictionaries and shared parts, before more is made of
-                them; what it raises is raised.
+            reading: The needed columns, and what is called on the way.
+            decoded: Called with the bytes that the rows have without dictionaries and shared parts, before more is
+                made of them; what it raises is raised.
 
         Raises:
-            Refusal: The type code: bytes of a needed column are no UTF-8.
+            Refusal: The type code: bytes of a needed column are not UTF-8.
         """
         lost: dict[int, list[str]] = {}
         plain: dict[str, Any] = {}
@@ -97,7 +152,7 @@ class ArrowRecords:
                 if name in reading.needed:
                     raise Refusal(
                         self._unsupported,
-                        f"The column {shown_key(name)} holds bytes that are no UTF-8, near row {row}. Leave it out.",
+                        f"The column {shown_key(name)} holds bytes that are not UTF-8, near row {row}. Leave it out.",
                     ) from None
                 plain[name], indices = _value_by_value(column, target)
                 for index in indices:
@@ -136,7 +191,7 @@ class ArrowRecords:
 
 
 def _value_by_value(column: Any, target: Any) -> tuple[Any, list[int]]:
-    """The column with null for what is no UTF-8, and where that is."""
+    """Return the column with null for bytes that are not UTF-8, and where those are."""
     values: list[Any] = []
     lost = []
     for index in range(len(column)):
@@ -149,7 +204,7 @@ def _value_by_value(column: Any, target: Any) -> tuple[Any, list[int]]:
 
 
 def _json_value(value: Any) -> tuple[Any, bool]:
-    """The value with null for NaN and infinities, and whether there was one."""
+    """Return the value with null for NaN and infinities, and whether there was one."""
     if isinstance(value, float):
         return (value, False) if math.isfinite(value) else (None, True)
     if isinstance(value, dict):

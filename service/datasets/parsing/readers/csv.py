@@ -1,4 +1,4 @@
-"""From the text of a CSV file to records: RFC 4180 with a header, commas, UTF-8, strict quotes, one row in memory."""
+"""Reading CSV: RFC 4180 with a header, commas, UTF-8 and strict quotes, with one row in memory."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -12,21 +12,29 @@ BATCH_ROWS = 128
 
 
 class Table(NamedTuple):
-    """Records one after the other, or why one is none."""
+    """Records that follow one another, or why one could not be read."""
 
     places: list[int]
-    """As in Block."""
+    """The number of each record's line, or its row number, as in Block."""
     records: list[dict[str, Any] | RecordError]
 
 
 class CsvRows:
-    """The header at once, then the rows. `columns` are the header's names."""
+    """A CSV file: its header is read first, then its rows. `columns` are the header's names."""
 
     def __init__(self, pieces: Iterable[bytes], limits: Limits) -> None:
-        """Raises Refusal: csv_invalid, format_not_recognised for a file that is no text, line_too_long."""
+        """Read the header.
+
+        Args:
+            pieces: The text as it comes.
+            limits: Limits of the upload.
+
+        Raises:
+            Refusal: `csv_invalid`, `line_too_long`, or `format_not_recognised` if the file is not text.
+        """
         self._limits = limits
         self._read = 0
-        """Bytes since the last whole row."""
+        """Bytes since the last complete row."""
         self._line = 0
         csv.field_size_limit(limits.line_bytes)
         self._reader = csv.reader(self._lines(pieces), strict=True)
@@ -34,7 +42,7 @@ class CsvRows:
         self.columns = self._header()
 
     def tables(self) -> Iterator[Table]:
-        """The rows. Raises Refusal: csv_invalid, line_too_long."""
+        """Read the rows. Raises Refusal `csv_invalid` or `line_too_long`."""
         table = Table([], [])
         size = 0
         while (cells := self._next()) is not None:
@@ -55,14 +63,14 @@ class CsvRows:
                 cells = self._next()
         except Refusal as refusal:
             if refusal.code == "csv_invalid":
-                detail = "The file is no JSON, and no CSV in UTF-8. Upload JSONL, JSON, CSV or Parquet."
+                detail = "The file is neither JSON nor CSV in UTF-8. Upload JSONL, JSON, CSV or Parquet."
                 raise Refusal("format_not_recognised", detail) from None
             raise
         names = cells or []
         seen: set[str] = set()
         for name in names:
             if "\0" in name:
-                raise Refusal("format_not_recognised", "The file holds NUL characters: it is no text.")
+                raise Refusal("format_not_recognised", "The file holds NUL characters, so it is not a text file.")
             if name in seen:
                 detail = f"The header names the column {shown_key(name)} twice. Rename one."
                 raise Refusal("csv_invalid", detail, pointer=f"line:{self._begin}")
@@ -79,8 +87,8 @@ class CsvRows:
                 self._too_long()
             raise Refusal(
                 "csv_invalid",
-                f"The row that begins on line {self._begin} is no CSV: {error}. Put a field that holds commas, quotes "
-                'or line ends between quotes ("), and double each quote in it.',
+                f"The row that begins on line {self._begin} is not valid CSV: {error}. Put a field that holds commas, "
+                'quotes or line ends between quotes ("), and double each quote in it.',
                 pointer=f"line:{self._begin}",
             ) from None
         self._size = self._read
@@ -134,5 +142,5 @@ class CsvRows:
 
 
 def _split(text: bytes) -> list[bytes]:
-    """Lines with their ends; a carriage return alone ends none."""
+    """Split into lines with their ends; a carriage return alone is no line end."""
     return [line + b"\n" for line in text.split(b"\n")[:-1]]

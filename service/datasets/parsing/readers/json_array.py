@@ -1,4 +1,4 @@
-"""From the text of a JSON array, or of objects over several lines, to the texts of its elements, one in memory."""
+"""Splitting a JSON array, or objects over several lines, into the texts of its elements, one in memory at a time."""
 
 import codecs
 import json
@@ -13,32 +13,37 @@ from service.datasets.parsing.refusal import Refusal
 BLOCK_TEXTS = 256
 
 _MARGIN = 16
-"""An error so close to the end of what has come may go away with what comes next: a half number, escape or word."""
+"""An error this close to the end of what was read may be due to what is missing: half a number, escape or word."""
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 
-# It only finds where an element ends; numbers are not worth making. What is wrong inside a record is said of that
-# record alone, so this one takes more than JSON.
+# It only finds where an element ends, so numbers are not converted. It accepts more than JSON, since errors inside a
+# record are reported for that record alone.
 _ENDS = json.JSONDecoder(strict=False, parse_int=bool, parse_float=bool, parse_constant=bool)
 
 
 def split_array(pieces: Iterable[bytes], limits: Limits) -> Iterator[Block]:
-    """The elements by their position from 0. The text begins with `[`, or with space before it.
+    """Split an array into its elements, by their position from 0.
 
-    Raises Refusal: json_invalid where the array itself is broken, line_too_long.
+    Args:
+        pieces: The text as it comes, which begins with `[` after white space.
+        limits: Limits of the upload.
+
+    Raises:
+        Refusal: `json_invalid` if the array itself is broken; `line_too_long`.
     """
     return _Array(pieces, limits).blocks()
 
 
 def split_objects(pieces: Iterable[bytes], limits: Limits) -> Iterator[Block]:
-    """Split objects that stand one after the other, each over several lines, by their position from 0.
+    """Split objects that follow one another, each over several lines, by their position from 0.
 
     Args:
-        pieces: The text, as it comes.
-        limits: Caps of the upload.
+        pieces: The text as it comes.
+        limits: Limits of the upload.
 
     Raises:
-        Refusal: json_invalid where an object is broken, line_too_long.
+        Refusal: `json_invalid` if an object is broken; `line_too_long`.
     """
     return _Objects(pieces, limits).blocks()
 
@@ -97,7 +102,7 @@ class _Array:
             raise Refusal("json_invalid", detail)
 
     def _next_mark(self) -> str:
-        """The next character that is no space, without taking it; empty at the end."""
+        """Return the next character that is no space, without consuming it; empty at the end."""
         while True:
             space = _SPACE.match(self._text, self._at)
             assert space is not None  # it may be empty
@@ -112,7 +117,7 @@ class _Array:
             incomplete = False
             try:
                 _, end = _ENDS.raw_decode(self._text, self._at)
-                # A number may go on.
+                # A number may continue.
                 incomplete = end == len(self._text)
             except json.JSONDecodeError as error:
                 incomplete = error.pos >= len(self._text) - _MARGIN or error.msg.startswith("Unterminated string")
@@ -133,7 +138,7 @@ class _Array:
             return text
 
     def _read(self, characters: int) -> bool:
-        """Appends about so many; False at the end of the upload."""
+        """Read about this many characters more; return False at the end of the upload."""
         parts = [self._text[self._at :]]
         self._at = 0
         while self._more and characters > 0:

@@ -1,4 +1,4 @@
-"""From Arrow's types to what JSON has: the type to cast to, and columns as Python values."""
+"""Converting Arrow's types to JSON's: the type to cast to, and columns as Python values."""
 
 from typing import Any
 
@@ -9,11 +9,22 @@ from service.datasets.parsing.strict_json import MAX_DEPTH
 
 
 class NoJsonTypeError(ValueError):
-    """JSON has no form for a type. The text says why, without a name."""
+    """JSON cannot express a type. The text says why, without a name."""
 
 
 def json_type(type: Any, depth: int = 2) -> Any:
-    """The type to cast to before Python reads it; None for what is JSON as it is. Raises NoJsonTypeError."""
+    """Find the type to cast to before Python reads the values.
+
+    Args:
+        type: An Arrow type.
+        depth: How many levels of nesting are around it.
+
+    Returns:
+        The type; None if its values are JSON's as they are.
+
+    Raises:
+        NoJsonTypeError: JSON cannot express it.
+    """
     types = pa.types
     if depth > MAX_DEPTH:
         raise NoJsonTypeError(f"is nested more than {MAX_DEPTH} levels deep")
@@ -51,18 +62,18 @@ def json_type(type: Any, depth: int = 2) -> Any:
         return None
     if types.is_integer(type) or types.is_floating(type):
         return None
-    raise NoJsonTypeError(f"has the type {str(type)[:60]}, for which JSON has no form")
+    raise NoJsonTypeError(f"has the type {str(type)[:60]}, which JSON cannot express")
 
 
 def as_json_has_it(column: Any, target: Any) -> Any:
-    """Cast a column to a type whose Python values JSON has, without dictionaries and views.
+    """Cast a column to a type whose Python values JSON can express, without dictionaries and views.
 
     Args:
         column: An Arrow array.
-        target: What `json_type` says of its type.
+        target: What `json_type` returned for its type.
 
     Raises:
-        ArrowException: Bytes are no UTF-8.
+        ArrowException: Bytes are not UTF-8.
     """
     if target is None:
         return column
@@ -82,7 +93,12 @@ def as_json_has_it(column: Any, target: Any) -> Any:
 
 
 def holds(type: Any, test: Any) -> bool:
-    """Whether a type, or one within it, passes a test."""
+    """Return whether a type, or one inside it, passes a test.
+
+    Args:
+        type: An Arrow type.
+        test: A predicate of types.
+    """
     if pa.types.is_dictionary(type):
         return holds(type.value_type, test)
     if test(type):

@@ -1,4 +1,4 @@
-"""From the text of an upload to its lines, many as one text or each by itself, in memory bounded by one."""
+"""Splitting the text of an upload into its lines, many as one text or each by itself, in memory bounded by one line."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,37 +9,42 @@ from service.datasets.parsing.decompression import Limits
 from service.datasets.parsing.refusal import Refusal
 
 LINES_BYTES = 1 << 20
-"""Lines are handed on once there are so many bytes: enough that what is done once for all of them costs little, and
-few enough that they stay in a processor's cache."""
+"""Bytes of lines that are passed on at a time: enough that the fixed cost is small, and few enough to stay in a
+processor's cache."""
 
 
 class Block(NamedTuple):
-    """JSON texts that each should be a record, one after the other; none is blank."""
+    """JSON texts that follow one another, each of which should be a record; none is blank."""
 
     places: list[int]
-    """Where each stands: the number of its line from 1, or in a JSON array its position from 0."""
+    """The number of each text's line from 1, or its position in a JSON array from 0."""
     starts: list[int] | None
     """Where each begins in the decompressed upload; None where the upload has no lines."""
     texts: list[bytes]
 
     def part(self, start: int, end: int) -> "Block":
-        """Those from `start` up to `end`."""
+        """Return some of the texts.
+
+        Args:
+            start: The index of the first one.
+            end: The index after the last one.
+        """
         starts = None if self.starts is None else self.starts[start:end]
         return Block(self.places[start:end], starts, self.texts[start:end])
 
 
 class Lines(NamedTuple):
-    """Whole lines, as they stand in the upload."""
+    """Whole lines, as they are in the upload."""
 
     number: int
-    """Of the first one, from 1."""
+    """The number of the first line, from 1."""
     start: int
     """Where it begins in the decompressed upload."""
     text: bytes
-    """Not empty. Each line with its end, which the last one of an upload may lack."""
+    """The lines, not empty, each with its end, which the last one of an upload may lack."""
 
     def block(self) -> Block:
-        """Each line by itself, without its end; blank ones are left out."""
+        """Split the lines, without their ends and without blank ones."""
         texts = self.text.removesuffix(b"\n").split(b"\n")
         start, starts = self.start, []
         for text in texts:
@@ -52,12 +57,12 @@ class Lines(NamedTuple):
         return Block(places, starts, [text.removesuffix(b"\r") for text in texts])
 
     def after_first(self) -> "tuple[Lines, Lines | None]":
-        """Up to the first line that is not blank, and those behind it, if any."""
+        """Split after the first line that is not blank; the second part is None if nothing follows."""
         blank = len(self.text) - len(self.text.lstrip())
         return self._cut(self.text.find(b"\n", blank) + 1 or len(self.text))
 
     def halves(self) -> "tuple[Lines, Lines] | None":
-        """Both with about as many bytes; None of a single line."""
+        """Split into two parts with about as many bytes; None for a single line."""
         middle = len(self.text) // 2
         cut = self.text.rfind(b"\n", 0, middle) + 1 or self.text.find(b"\n", middle) + 1
         first, second = self._cut(cut or len(self.text))
@@ -71,12 +76,18 @@ class Lines(NamedTuple):
 
 
 def split_lines(pieces: Iterable[bytes], limits: Limits, *, start: int = 0) -> Iterator[Lines]:
-    """The lines; `\\n` and `\\r\\n` end one. The first byte stands at `start` in the upload.
+    """Split a text into lines, which end with a line feed, or a carriage return and a line feed.
 
-    Raises Refusal line_too_long.
+    Args:
+        pieces: The text as it comes.
+        limits: Limits of the upload.
+        start: Where the first byte is in the upload.
+
+    Raises:
+        Refusal: `line_too_long`.
     """
     number, pending, whole = 1, bytearray(), 0
-    """`whole` is how much of `pending` is whole lines."""
+    # `whole`: how many bytes of `pending` are complete lines.
     for piece in pieces:
         whole = len(pending) + end if (end := piece.rfind(b"\n") + 1) else whole
         pending += piece
@@ -96,7 +107,7 @@ def split_lines(pieces: Iterable[bytes], limits: Limits, *, start: int = 0) -> I
 
 
 def _ends(text: bytes) -> int:
-    """How many lines end in it; four times as fast as bytes.count."""
+    """Count the line ends; four times as fast as bytes.count."""
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord("\n")))
 
 

@@ -1,4 +1,4 @@
-"""From a Parquet file to records. Nothing of it is read before its footer has been judged, and then batch by batch."""
+"""Reading Parquet files. The footer is checked before anything else is read; then they are read batch by batch."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -8,14 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.datasets.parsing.decompression import Limits, check_size
-from service.datasets.parsing.readers.arrow_records import DAMAGES, ArrowRecords, Reading, longest, rows_at_once
+from service.datasets.parsing.readers.arrow_records import (
+    DAMAGES,
+    ArrowRecords,
+    DecodedBytes,
+    Reading,
+    longest,
+    next_valid,
+    rows_at_once,
+)
 from service.datasets.parsing.readers.csv import Table
 from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
 
 MAGIC = b"PAR1"
 BUFFER_BYTES = 1 << 20
-"""Read at a time of each column, so that a row group of any size needs no more."""
+"""Bytes that are read at a time of each column, so that a row group of any size needs no more memory."""
 
 FOOTER_BYTES = 32 * 2**20
 MAX_LEAVES = 2000
@@ -23,13 +31,22 @@ MAX_ROW_GROUPS = 100_000
 
 
 class ParquetRows:
-    """The footer, judged; then the rows. `columns` are the names at the top level."""
+    """A Parquet file: its footer is checked first, then its rows are read. `columns` are the top-level names."""
 
     container = "parquet"
     name = "Parquet file"
 
     def __init__(self, descriptor: int, limits: Limits, max_rows: int) -> None:
-        """Raises Refusal: parquet_invalid, decompression_limit, too_many_rows."""
+        """Open the file and check its footer.
+
+        Args:
+            descriptor: The stored upload.
+            limits: How large it may become.
+            max_rows: The most rows that are accepted.
+
+        Raises:
+            Refusal: `parquet_invalid`, `decompression_limit` or `too_many_rows`.
+        """
         self._stored = StoredFile(descriptor)
         self._limits = limits
         self._source = pa.PythonFile(self._stored, mode="r")
@@ -43,30 +60,25 @@ class ParquetRows:
         except DAMAGES as error:
             raise _broken(error) from None
         self.unreadable = self._records.unreadable
-        """Columns of a type for which JSON has no form, and why; `tables` leaves them out."""
+        """Columns of a type that JSON cannot express, and why; `tables` leaves them out."""
 
     def tables(self, reading: Reading) -> Iterator[Table]:
-        """The rows by their position from 0. Raises Refusal: parquet_invalid, decompression_limit."""
-        row = total = 0
+        """Read the rows.
 
-        def decoded(size: int) -> None:
-            nonlocal total
-            total += size
-            reading.came(size)
-            check_size(total, self._stored.size, self._limits)
+        Args:
+            reading: The columns that become messages, and what is called on the way.
 
+        Yields:
+            Tables whose places are row numbers from 0.
+
+        Raises:
+            Refusal: `parquet_invalid` or `decompression_limit`.
+        """
+        row = 0
+        decoded = DecodedBytes(self._stored.size, self._limits, reading.came)
         batches = self._batches()
-        while True:
-            try:
-                batch = next(batches, None)
-                if batch is None:
-                    break
-                batch.validate(full=True)
-            except MemoryError:
-                raise
-            except DAMAGES as error:
-                raise _broken(error, row) from None
-            yield self._records.table(batch, row, reading, decoded)
+        while (batch := next_valid(batches, row, _broken)) is not None:
+            yield self._records.table(batch, row, reading, decoded.add)
             row += batch.num_rows
         if row != self._file.metadata.num_rows:
             raise _broken(ValueError(), row)
@@ -98,7 +110,7 @@ class ParquetRows:
             raise Refusal("parquet_invalid", detail)
 
     def _judge(self, max_rows: int) -> None:
-        """What the footer declares, before a page is read."""
+        """Check what the footer declares, before a page is read."""
         footer = self._file.metadata
         if footer.num_rows > max_rows:
             raise Refusal("too_many_rows", f"The dataset has more than {max_rows} rows. Split it.", 413)

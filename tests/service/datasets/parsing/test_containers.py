@@ -233,8 +233,8 @@ def test_a_broken_array_is_refused_whole(upload: bytes, code: str, tmp_path: Pat
         (b'prompt,completion\na,"' + b"x\n" * MIB, "line_too_long", "quote that is not closed"),
         (b"prompt,completion\na," + b"x" * (2 * MIB), "line_too_long", "line 2"),
         (b"prompt,completion\r\n", "dataset_empty", "no record"),
-        (b"\x00\x01\x02\xff\xfe" * 50, "format_not_recognised", "no CSV in UTF-8"),
-        (b"a\0b,c\n", "format_not_recognised", "no text"),
+        (b"\x00\x01\x02\xff\xfe" * 50, "format_not_recognised", "nor CSV in UTF-8"),
+        (b"a\0b,c\n", "format_not_recognised", "not a text file"),
     ],
 )
 def test_a_broken_table_is_refused_whole(upload: bytes, code: str, said: str, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_bad_rows_of_a_table_are_named_by_the_line_they_begin_on(tmp_path: Path)
     report = run(upload.encode(), tmp_path / "rows.parquet")
     assert [(error["pointer"], error["reason"][:38]) for error in report["errors"]] == [
         ("line:2", "has no assistant turn, so there is not"),
-        ("line:5", "'messages' is no JSON list of turns: n"),
+        ("line:5", "'messages' is not a JSON list of turns: n"),
         ("line:6", "has 3 fields, and the header has 2"),
         ("line:7", "holds a NUL character (\\u0000), which "),
     ]
@@ -336,7 +336,7 @@ def test_extra_columns_without_a_form_are_left_out_and_told(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("column", "said"),
-    [(MAPS, "map<"), (SPANS, "duration"), (pa.array([b"\xff\xfe"] * 3), "no UTF-8")],
+    [(MAPS, "map<"), (SPANS, "duration"), (pa.array([b"\xff\xfe"] * 3), "not UTF-8")],
 )
 def test_columns_of_messages_need_a_form(column: Any, said: str, tmp_path: Path) -> None:
     for name, other in (("prompt", "completion"), ("completion", "prompt")):

@@ -177,7 +177,7 @@ BAD_LINES = {
     "very deep": (good[:-1] + b', "a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested more than 64 levels"),
     "control character": (good.replace(b"tea", b"t\x01a"), "not valid JSON"),
     "messages missing": (b'{"instruction": "a", "output": "b"}', "has no 'messages'"),
-    "messages a string": (b'{"messages": "a"}', "'messages' is no JSON list of turns: not valid JSON"),
+    "messages a string": (b'{"messages": "a"}', "'messages' is not a JSON list of turns: not valid JSON"),
     "no turn": (b'{"messages": []}', "no assistant turn"),
     "turn a string": (b'{"messages": ["a"]}', r"'messages\[0\]' must be an object"),
     "no role": (b'{"messages": [{"content": "a"}]}', r"'messages\[0\]' has no 'role'"),

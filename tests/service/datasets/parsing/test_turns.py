@@ -130,7 +130,7 @@ def test_prompt_and_completion_may_be_lists_of_turns(write: Any, tmp_path: Path)
         ({"prompt": [ASKED], "completion": None}, "'completion' must be an array, not null"),
         ({"prompt": [ASKED], "completion": [ASKED]}, "has no assistant turn"),
         ({"prompt": [ASKED] * 600, "completion": [END] * 600}, "has 1200 turns"),
-        ({"messages": "Hello."}, "'messages' is no JSON list of turns: not valid JSON"),
+        ({"messages": "Hello."}, "'messages' is not a JSON list of turns: not valid JSON"),
         ({"messages": '{"role": "user"}'}, "'messages' must be an array, not an object"),
     ],
 )

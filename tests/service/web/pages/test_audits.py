@@ -204,7 +204,7 @@ def test_a_cancelled_audit_says_so_plainly(sign_in: SignIn, sessions: Sessions, 
         request_cancel(session, workspace_id=workspace_id, audit_id=audit.id)
     page = Page(sign_in().get(f"/audits/{audit.id}").text)
     assert "This audit was cancelled" in page.text
-    assert "Nothing of it was published" in page.text
+    assert "Nothing from it was published" in page.text
 
 
 def test_an_audit_without_flags_says_so_and_promises_nothing(
@@ -215,7 +215,7 @@ def test_an_audit_without_flags_says_so_and_promises_nothing(
     client = sign_in()
     page = Page(client.get(f"/audits/{audit.id}").text)
     assert "Finetooth flags none of 120 samples" in page.text
-    assert "no proof that the data is clean" in page.text
+    assert "does not prove that the data is clean" in page.text
     assert "No sample is flagged" in client.get(f"/audits/{audit.id}/findings?flagged=true").text
 
 

@@ -54,9 +54,9 @@ def test_a_datasets_page_tells_what_the_api_tells(sign_in: SignIn) -> None:
         f"10 to {longest} characters",
         "Rows have 2 turns.",
         "forum (25)",
-        "Nothing odd",
+        "Nothing was noticed",
         "0 rows equal to an earlier one.",
-        "No audit stands on it yet.",
+        "No audit uses it yet.",
     ):
         assert words in page.text, words
     heights = [float(attrs["height"] or 0) for attrs, _ in page.all("rect")]
@@ -194,7 +194,7 @@ def test_a_dataset_from_before_statistics_still_has_a_page(
         dataset.near_duplicates = {"rows": 9, "exact": 4, "threshold": 0.8, "method": "counted"}
         dataset_id = dataset.id
     page = Page(sign_in().get(f"/datasets/{dataset_id}").text)
-    assert "before such things were looked for" in page.text
+    assert "before these checks existed" in page.text
     assert "9 rows say nearly what an earlier one says, 4 of them word for word" in page.text
 
 

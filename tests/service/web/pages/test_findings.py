@@ -124,7 +124,7 @@ def test_what_was_not_looked_at_is_told(sign_in: SignIn, published: str) -> None
     assert (finding["tokens"], finding["nearest"]) == (None, None)
     page = Page(client.get(f"/audits/{published}/findings/110").text)
     assert "worked out for the 100 samples that each training run itself ranked first" in page.text
-    assert "Which samples the model takes for alike was not worked out for this one" in page.text
+    assert "Similar samples were not computed for this one" in page.text
     assert not [attrs for attrs, _ in page.all("table") if attrs.get("id") in ("words", "nearest")]
 
 

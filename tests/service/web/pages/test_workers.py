@@ -9,9 +9,9 @@ from tests.support.pages import Page, Sessions, SignIn
 def test_without_workers_it_says_what_to_do(sign_in: SignIn) -> None:
     page = Page(sign_in().get("/workers").text)
     headings = [text for _, text in page.all("h2")]
-    assert [text for text in headings if text.startswith("No worker")] == [
-        "No worker of the lane gpu has been heard of lately",
-        "No worker of the lane io has been heard of lately",
+    assert [text for text in headings if text.endswith("has reported lately")] == [
+        "No gpu worker has reported lately",
+        "No io worker has reported lately",
     ]
     assert "finetooth up starts both" in page.text
     assert "python -m worker.health gpu" in page.text
@@ -28,7 +28,7 @@ def test_of_other_workspaces_it_shows_counts(
         assert claim(session, lane="gpu", owner="one")
         waits = make_queued(session, workspace_id, dataset_name="waits.jsonl")
     page = Page(sign_in().get("/workers").text)
-    assert "No worker" not in page.text
+    assert "has reported lately" not in page.text
     links = {attrs["href"] for attrs, _ in page.all("a")}
     assert {f"/audits/{held.id}", f"/audits/{waits.id}", f"/audits/{export.audit_id}/exports"} <= links
     assert "Export of an audit of done.jsonl" in page.text
