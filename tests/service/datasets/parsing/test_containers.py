@@ -183,7 +183,7 @@ def test_bad_elements_are_named_by_their_row(tmp_path: Path) -> None:
     assert [error["pointer"] for error in report["errors"]] == ["row:1", "row:2", "row:3", "row:5"]
     assert [error["reason"].split(",")[0][:30] for error in report["errors"]] == [
         "a record must be a JSON object",
-        "the key 'messages' stands twic",
+        "the key 'messages' occurs twic",
         "holds NaN",
         "has no 'messages'",
     ]
@@ -250,7 +250,7 @@ def test_bad_rows_of_a_table_are_named_by_the_line_they_begin_on(tmp_path: Path)
     report = run(upload.encode(), tmp_path / "rows.parquet")
     assert [(error["pointer"], error["reason"][:38]) for error in report["errors"]] == [
         ("line:2", "has no assistant turn, so there is not"),
-        ("line:5", "'messages' is not a JSON list of turns: n"),
+        ("line:5", "'messages' is not a JSON list of turns"),
         ("line:6", "has 3 fields, and the header has 2"),
         ("line:7", "holds a NUL character (\\u0000), which "),
     ]

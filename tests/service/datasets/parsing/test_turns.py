@@ -142,7 +142,7 @@ def test_lists_of_something_else_are_named(record: Any, said: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([{"type": "image_url", "image_url": {"url": "x"}}], "'messages[0].content[0]' is no part of type text"),
+        ([{"type": "image_url", "image_url": {"url": "x"}}], "'messages[0].content[0]' is not a part of type text"),
         ([{"type": "text"}], "'messages[0].content[0].text' must be a string, not null"),
         (None, "'messages[0].content' must be a string, not null"),
     ],
