@@ -3,6 +3,7 @@
 Memory is counted as the bytes of all tensors that a pass keeps for its backward pass, which is what grows with tokens.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from service.contract.failure import ErrorCode
 from service.contract.protocol import NoticeEvent
 from service.contract.spec import ModelSpec, TrainingConfig
 from worker.influence.capture.per_sample_gradients import lora_layers
+from worker.influence.capture.probe_gradients import ProbeGradients, ProbeGradientSum
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
 from worker.training.errors import TrainingError
@@ -193,3 +195,24 @@ def test_what_cannot_fit_alone_fails_before_the_first_step(tiny_spec: ModelSpec,
     named = "Row 30 has 200 tokens" if what == "sample" else "Item 4 of probe 1 has 200 tokens"
     assert named in caught.value.failure.message
     assert len(memory.passes) == 2  # the one above and the dry run: no step was taken
+
+
+def test_of_one_probe_alone_item_gradients_are_held(tiny_spec: ModelSpec) -> None:
+    """While a pass over the items of a probe begins, nothing of another probe is there."""
+    base, _ = load_model(tiny_spec, CONFIG, CPU, cache=None)  # type: ignore[arg-type]
+    model = with_lora(base, CONFIG)
+    recorder = Recorder(lora_layers(model), plan(SHAPES, seed=0))
+    held: list[set[int]] = []
+
+    def begin(_model: Any, _args: Any, _kwargs: Any) -> None:
+        if torch.is_grad_enabled() and not model.training:
+            alive = gc.get_objects()
+            present = {own._count for own in alive if isinstance(own, ProbeGradientSum)}
+            held.append(present | {len(own.losses) for own in alive if isinstance(own, ProbeGradients)})
+
+    model.register_forward_pre_hook(begin, with_kwargs=True)
+    # Two probes of 9 and 4 items, the first with references.
+    train(model, SAMPLES[:24], CONFIG, pad=0, probes=PROBES, recorder=recorder)
+    assert {9} in held
+    assert {4} in held
+    assert {9, 4} not in held
