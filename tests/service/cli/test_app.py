@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
+import finetooth
 from service.cli.app import app
 from service.cli.errors import as_sentences
 from service.cli.probes import PackProbe, parse_probe
@@ -316,6 +317,11 @@ class TestCancelAndRetry:
         assert result.exit_code == 2
         assert "no service is running here" in one_line(result)
         assert not (tmp_path / "data").exists()
+
+
+def test_the_version_is_that_of_the_installed_package(run: Run) -> None:
+    found = run("--version")
+    assert (found.exit_code, found.stdout) == (0, f"finetooth {finetooth.__version__}\n")
 
 
 def test_a_failure_and_its_hint_are_sentences() -> None:
