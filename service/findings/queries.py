@@ -118,18 +118,6 @@ def read_page(
     )
 
 
-def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, row: int) -> FindingDetail:
-    """As `find_finding`, with the text from the dataset where the database has not kept it.
-
-    Raises:
-        NotFoundError: `finding_not_found`.
-        ObjectMissingError: The dataset's rows are gone.
-        ObjectStoreUnavailableError: The object store does not answer.
-    """
-    found = find_finding(session, audit, row)
-    return found.detail if found.has_text else with_text(found, stored)
-
-
 class FoundFinding(NamedTuple):
     """One sample's result, as the database has it."""
 
