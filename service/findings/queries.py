@@ -121,28 +121,6 @@ def read_page(
     )
 
 
-def read_finding(session: Session, stored: StoredRows, audit: PublishedAudit, row: int) -> FindingDetail:
-    """Read one sample's result with its text.
-
-    Args:
-        session: An open transaction.
-        stored: Reads texts that are not kept in the database.
-        audit: The published audit.
-        row: The sample.
-
-    Returns:
-        The result over all probes and of each, with text, trace, baselines, tokens and neighbours as far as they are
-        kept.
-
-    Raises:
-        NotFoundError: `finding_not_found`.
-        ObjectMissingError: The dataset's rows no longer exist.
-        ObjectStoreUnavailableError: The object store does not respond.
-    """
-    found = find_finding(session, audit, row)
-    return found.detail if found.has_text else with_text(found, stored)
-
-
 class FoundFinding(NamedTuple):
     """One sample's result, as the database has it."""
 

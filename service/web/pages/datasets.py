@@ -1,6 +1,6 @@
 """Pages of datasets: the list with the upload form, and one dataset with its rows, its audits and its deletion."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from service.datasets.versions.queries import finished_audits, list_versions
 from service.datasets.versions.schemas import render_changes, render_versions
 from service.errors import ConflictError
 from service.http.auth.authentication import RequireScope
-from service.http.dependencies import RowsDep, SessionDep, SettingsDep
+from service.http.dependencies import ObjectReadsDep, RowsDep, SessionDep, SettingsDep, TransactionsDep
 from service.http.fields import PathId, Storable
 from service.http.middleware.request_ids import request_id
 from service.http.pagination import PageDep, make_cursor
@@ -56,15 +56,21 @@ def dataset_list(
 
 
 @router.get("/datasets/{dataset_id}")
-def dataset_page(
+async def dataset_page(
     dataset_id: PathId,
     principal: Reader,
-    session: SessionDep,
+    transactions: TransactionsDep,
+    reads: ObjectReadsDep,
     rows: RowsDep,
     row: Annotated[int, Query(ge=0, lt=2**63)] = 0,
 ) -> Response:
     """Show one dataset, and its rows from `row` on."""
-    return _answer(session, principal, find_dataset(session, principal, dataset_id), rows, row)
+    dataset = await transactions.run(lambda session: find_dataset(session, principal, dataset_id))
+    try:
+        samples = await reads.run(lambda: _read(rows, dataset, row))
+    except ObjectStoreUnavailableError:
+        samples = _Samples()
+    return await transactions.run(lambda session: _answer(session, principal, dataset, samples, row))
 
 
 @router.post("/datasets/{dataset_id}/delete")
@@ -74,15 +80,22 @@ def delete(dataset_id: PathId, principal: Writer, session: SessionDep, rows: Row
         actions.delete(session, principal, dataset_id, request_id=request_id.get())
     except ConflictError:
         dataset = find_dataset(session, principal, dataset_id)
-        return _answer(session, principal, dataset, rows, 0, status=409)
+        return _answer(session, principal, dataset, _read(rows, dataset, 0), 0, status=409)
     return see_other("/datasets")
 
 
+class _Samples(NamedTuple):
+    """What the object store has given of a dataset; None where it gives none."""
+
+    rows: list[dict[str, Any]] | None = None
+    changed: list[dataset_view.ShownChange] | None = None
+
+
 def _answer(
-    session: Session, principal: Principal, dataset: Dataset, stored: StoredRows, first: int, *, status: int = 200
+    session: Session, principal: Principal, dataset: Dataset, read: _Samples, first: int, *, status: int = 200
 ) -> Response:
     """Answer with the dataset's page; status 409 says that it could not be deleted."""
-    samples = _read(stored, dataset, first)
+    samples = read.rows
     audits = [render_audit_summary(found) for found in queries.audits_of(session, principal, dataset, AUDITS_SHOWN)]
     statistics, near = dataset.statistics, dataset.near_duplicates
     versions = list_versions(session, principal, dataset)
@@ -114,16 +127,18 @@ def _answer(
         flagged=queries.flagged_counts(session, principal, [audit.id for audit in audits]),
         versions=render_versions(dataset.id, versions, finished).data,
         changes=changes,
-        changed=None if changes is None else _changed(stored, dataset, changes),
+        changed=read.changed,
     )
 
 
-def _read(stored: StoredRows, dataset: Dataset, first: int) -> list[dict[str, Any]] | None:
-    """Read the rows from `first` on; None where the object store does not give them."""
+def _read(stored: StoredRows, dataset: Dataset, first: int) -> _Samples:
+    """Read the rows from `first` on, and those that have changed."""
+    changes = render_changes(dataset).changes
     try:
-        return stored.page(dataset.workspace_id, dataset.id, first - 1, ROWS_SHOWN)
+        rows = stored.page(dataset.workspace_id, dataset.id, first - 1, ROWS_SHOWN)
     except (ObjectMissingError, ObjectStoreUnavailableError):
-        return None
+        rows = None
+    return _Samples(rows, None if changes is None else _changed(stored, dataset, changes))
 
 
 def _changed(stored: StoredRows, dataset: Dataset, changes: VersionChanges) -> list[dataset_view.ShownChange] | None:

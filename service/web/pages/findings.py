@@ -5,23 +5,25 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
+from sqlalchemy.orm import Session
 
 from service.audits.queries import find_audit, find_published, render_audit
 from service.contract.results import BASELINE_COLUMNS
 from service.findings.precision import audit_precision
-from service.findings.queries import find_neighbours, read_finding, read_page
+from service.findings.queries import FoundFinding, find_finding, find_neighbours, read_page, with_text
 from service.findings.saved_views.queries import views_by_name
 from service.findings.schemas import FindingDetail, Observation
 from service.findings.verdicts.queries import find_bulk, find_reviewers, list_changes
-from service.http.dependencies import RowsDep, SessionDep
+from service.http.dependencies import ObjectReadsDep, RowsDep, SessionDep, TransactionsDep
 from service.http.fields import PathId, Row
 from service.http.pagination import PageDep
 from service.http.sub_path import address
 from service.lifecycle.transitions import State
+from service.principal import Principal
 from service.text import evidence, token_shares, visible_text, wording
 from service.web import charts, queries
 from service.web.page_route import PageRoute
-from service.web.pages.finding_list import COLUMN_LABELS, SORT_LABELS, FindingListDep
+from service.web.pages.finding_list import COLUMN_LABELS, SORT_LABELS, FindingList, FindingListDep
 from service.web.pages.page import (
     FindingsReader,
     answer_page,
@@ -96,17 +98,28 @@ def finding_list(
 
 
 @router.get("/audits/{audit_id}/findings/{row}")
-def finding_page(
+async def finding_page(
     audit_id: PathId,
     row: Row,
     principal: FindingsReader,
-    session: SessionDep,
+    transactions: TransactionsDep,
+    reads: ObjectReadsDep,
     rows: RowsDep,
     asked: FindingListDep,
 ) -> Response:
     """Show one sample: its text, its numbers in words, what people say of it, and its neighbours in the list."""
-    published = find_published(session, principal, audit_id)
-    finding = read_finding(session, rows, published, row)
+    found = await transactions.run(
+        lambda session: find_finding(session, find_published(session, principal, audit_id), row)
+    )
+    finding = found.detail if found.has_text else await reads.run(lambda: with_text(found, rows))
+    return await transactions.run(lambda session: _answer(session, principal, found, finding, asked))
+
+
+def _answer(
+    session: Session, principal: Principal, found: FoundFinding, finding: FindingDetail, asked: FindingList
+) -> Response:
+    """Answer with the page of one sample."""
+    published, row, audit_id = found.audit, found.row, found.audit.id
     audit, summary = (
         render_audit(find_audit(session, principal, audit_id)),
         find_summary(session, principal, audit_id),
