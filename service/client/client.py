@@ -221,6 +221,19 @@ class Client(Connection):
             if not came:
                 time.sleep(1.0)
 
+    def cancel_all(self, *, status: str = "queued", created_by: str | None = None) -> list[str]:
+        """Cancels all audits of the workspace that are `queued`, or `running`; returns their ids.
+
+        created_by is the id of the key or person that has started them, or `me`; None: everybody's.
+        """
+        cancelled: list[str] = []
+        while True:
+            body = {"status": status, "created_by": created_by}
+            answer = self._send("POST", "/v1/audits/cancel", json=body)
+            cancelled += answer["audit_ids"]
+            if not answer["has_more"]:
+                return cancelled
+
     def cancel(self, audit_id: str) -> Json:
         """Asks for the audit to stop. Idempotent."""
         return self._send("POST", f"/v1/audits/{quote(audit_id, safe='')}/cancel")
