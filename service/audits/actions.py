@@ -5,12 +5,12 @@ from collections.abc import Callable
 from sqlalchemy.orm import Session
 
 from service.audits.queries import show_audit
-from service.audits.schemas import Audit, AuditCreate
+from service.audits.schemas import Audit, AuditCreate, AuditsCancel, AuditsCancelled
 from service.audits.validation import check_request
 from service.errors import ConflictError, ForbiddenError, missing_is_not_found
 from service.http.audit_log import record
 from service.http.quotas import check_queued_audits
-from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, retry_audit
+from service.lifecycle.audits import NotRetryableError, create_audit, request_cancel, request_cancel_all, retry_audit
 from service.lifecycle.deletion import ExportsNotEndedError, delete_audit
 from service.lifecycle.jobs import NotEndedError
 from service.lifecycle.transitions import State
@@ -20,6 +20,12 @@ from service.settings import Settings
 
 EXPORTS_NAMED = 3
 """How many of the exports that are in the way of a deletion the error names."""
+
+ME = "me"
+"""In place of the id of whoever asks."""
+
+CANCELLED_AT_ONCE = 500
+"""Audits that one request cancels."""
 
 POLL_SECONDS = 2
 """When to ask again about an audit that has not ended."""
@@ -100,6 +106,27 @@ def cancel(session: Session, principal: Principal, audit_id: str, *, settings: S
         )
     record(session, principal, "audit.cancel", audit_id)
     return show_audit(session, principal, audit_id, settings)
+
+
+def cancel_all(session: Session, principal: Principal, body: AuditsCancel, *, settings: Settings) -> AuditsCancelled:
+    """Stop all audits of the workspace that are in a state, or those of them that somebody has started.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        body: Which audits.
+        settings: Says how long the workers of running ones have.
+    """
+    found = request_cancel_all(
+        session,
+        workspace_id=principal.workspace_id,
+        state=State(body.status),
+        creator_id=principal.actor_id if body.created_by == ME else body.created_by,
+        limit=CANCELLED_AT_ONCE,
+        within_seconds=settings.cancel_seconds,
+    )
+    record(session, principal, "audit.cancel", None, count=len(found))
+    return AuditsCancelled(audit_ids=found, has_more=len(found) == CANCELLED_AT_ONCE)
 
 
 def retry(

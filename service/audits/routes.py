@@ -21,7 +21,7 @@ from service.audits.queries import (
     render_audit,
     render_audit_summary,
 )
-from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditSummary
+from service.audits.schemas import Audit, AuditCreate, AuditEvent, AuditsCancel, AuditsCancelled, AuditSummary
 from service.audits.validation import check_request
 from service.http.auth.authentication import RequireScope
 from service.http.conditional.etags import NOT_MODIFIED, ConditionsDep
@@ -178,6 +178,12 @@ def delete(audit_id: PathId, principal: Writer, session: SessionDep) -> None:
     It is gone at once; what it leaves in the database and the object store is cleared away in the background.
     """
     actions.delete(session, principal, audit_id)
+
+
+@router.post("/cancel", status_code=202, operation_id="cancel_audits", responses=declared_problems(403))
+def cancel_all(body: AuditsCancel, principal: Writer, session: SessionDep, settings: SettingsDep) -> AuditsCancelled:
+    """Stops all queued audits of the workspace, or all running ones, or those of one creator. May be sent again."""
+    return actions.cancel_all(session, principal, body, settings=settings)
 
 
 @router.post("/{audit_id}/cancel", status_code=202, operation_id="cancel_audit", responses=declared_problems(403, 404))

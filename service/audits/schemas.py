@@ -105,6 +105,26 @@ class Audit(AuditSummary):
     summary: Summary | None = Field(description="The answer in numbers, once it has succeeded.")
 
 
+class AuditsCancel(BaseModel):
+    """Which audits to cancel."""
+
+    model_config = ConfigDict(extra="forbid")
+    status: Literal["queued", "running"] = Field(
+        default="queued", description="Only those in this state. Running ones stop as soon as their worker has heard."
+    )
+    created_by: Id | None = Field(
+        default=None, description="Only those of this key or person, by id, or `me`. Null: everybody's."
+    )
+
+
+class AuditsCancelled(BaseModel):
+    """Which audits were cancelled, or told to stop."""
+
+    object: Literal["audits.cancelled"] = "audits.cancelled"
+    audit_ids: list[str] = Field(description="The oldest first, 500 at most.")
+    has_more: bool = Field(description="There may be more: send the request again.")
+
+
 class AuditEvent(BaseModel):
     """Something that happened to an audit."""
 

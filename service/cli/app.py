@@ -191,6 +191,17 @@ def cancel(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int
     return _guarded(lambda: _act(audit, "cancel"))
 
 
+@app.command("cancel-all")
+def cancel_all(
+    status: Annotated[Literal["queued", "running"], typer.Option(help="Only audits in this state.")] = "queued",
+    created_by: Annotated[
+        str | None, typer.Option(help="Only those of this key or person, by id, or `me`; else everybody's.")
+    ] = None,
+) -> int:
+    """Cancel all audits of the workspace that wait, or that run."""
+    return _guarded(lambda: _cancel_all(status, created_by))
+
+
 @app.command()
 def retry(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int:
     """Queue a failed or cancelled audit again; it continues where it stopped."""
@@ -331,6 +342,19 @@ def _act(audit_id: str, act: Literal["cancel", "retry"]) -> int:
     with open_running_server(get_settings()) as server:
         audit = server.client.cancel(audit_id) if act == "cancel" else server.client.retry(audit_id)
     typer.echo(f"{audit['id']} is {audit['status']}: {server.url}/audits/{audit['id']}")
+    return 0
+
+
+def _cancel_all(status: str, created_by: str | None) -> int:
+    """Uses FINETOOTH_URL with FINETOOTH_API_KEY, or a running `finetooth up`; starts nothing."""
+    from service.cli.connect import open_running_server
+
+    with open_running_server(get_settings()) as server:
+        cancelled = server.client.cancel_all(status=status, created_by=created_by)
+    for audit_id in cancelled:
+        typer.echo(audit_id)
+    done = "cancelled" if status == "queued" else "told to stop"
+    typer.echo(f"{len(cancelled)} {'audit' if len(cancelled) == 1 else 'audits'} {done}", err=True)
     return 0
 
 

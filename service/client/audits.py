@@ -173,6 +173,24 @@ class Audits(Connection):
         """
         return self._pages(resource("audits", audit_id, "events"), limit)
 
+    def cancel_all(self, *, status: str = "queued", created_by: str | None = None) -> list[str]:
+        """Cancel all audits of the workspace that are queued, or running.
+
+        Args:
+            status: `queued` or `running`.
+            created_by: The id of the key or person that started them, or `me`; None for everybody's.
+
+        Returns:
+            The ids of the cancelled audits.
+        """
+        cancelled: list[str] = []
+        while True:
+            body = {"status": status, "created_by": created_by}
+            answer = self._send("POST", "/v1/audits/cancel", json=body)
+            cancelled += answer["audit_ids"]
+            if not answer["has_more"]:
+                return cancelled
+
     def cancel(self, audit_id: str) -> Json:
         """Ask for an audit to stop. Idempotent."""
         return self._send("POST", resource("audits", audit_id, "cancel"))

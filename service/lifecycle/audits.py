@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from service.contract.protocol import ProgressEvent
@@ -206,6 +206,36 @@ def request_cancel(
     job, at = current_job(session, workspace_id, audit_id)
     stop(session, job, at, within_seconds=within_seconds)
     return job
+
+
+def request_cancel_all(
+    session: Session,
+    *,
+    workspace_id: str,
+    state: State,
+    creator_id: str | None = None,
+    limit: int,
+    within_seconds: float = CANCEL_SECONDS,
+) -> list[str]:
+    """Asks for audits in that state to stop, the oldest first, as request_cancel does for each.
+
+    `creator_id` is the id of a key or a person (None: everybody's). Returns the ids of those that it has asked for, at
+    most `limit` of them.
+    """
+    query = (
+        locked()
+        .join(Audit, (Audit.workspace_id == Job.workspace_id) & (Audit.job_id == Job.id))
+        .where(Job.workspace_id == workspace_id, Job.kind == "audit", Job.state == state)
+        .order_by(Job.id)
+        .limit(limit)
+    )
+    if creator_id is not None:
+        query = query.where(or_(Audit.key_id == creator_id, Audit.user_id == creator_id))
+    stopped = []
+    for job, at in session.execute(query.execution_options(populate_existing=True)).all():
+        stop(session, job, at, within_seconds=within_seconds)
+        stopped.append(job.subject_id)
+    return stopped
 
 
 def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_id: str | None = None) -> Job:

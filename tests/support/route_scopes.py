@@ -52,6 +52,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
         "POST /v1/probes",
         "DELETE /v1/probes/{probe_id}",
         "POST /v1/audits",
+        "POST /v1/audits/cancel",
         "POST /v1/audits/{audit_id}/cancel",
         "POST /v1/audits/{audit_id}/retry",
         "DELETE /v1/audits/{audit_id}",
@@ -139,6 +140,7 @@ PAGES: dict[Scope | None, set[str]] = {
     "audits:write": {
         "GET /audits/new",
         "POST /audits/new",
+        "POST /audits/cancel",
         "POST /probes/{probe_id}/delete",
         "POST /audits/{audit_id}/cancel",
         "POST /audits/{audit_id}/retry",

@@ -17,6 +17,7 @@ from service.audits.queries import (
     render_audit,
     render_audit_summary,
 )
+from service.audits.schemas import AuditsCancel
 from service.contract.protocol import Stage
 from service.findings.queries import page_texts, render_finding, top_scores
 from service.http.auth.authentication import RequireScope
@@ -31,6 +32,7 @@ from service.settings import Settings
 from service.store.tables import Audit
 from service.text import wording
 from service.web import queries
+from service.web.forms import FormDep
 from service.web.page_route import PageRoute
 from service.web.pages.page import (
     Reader,
@@ -157,6 +159,14 @@ def audit_context(session: Session, principal: Principal, audit_id: str, setting
         "here": address(f"/audits/{audit.id}"),
         "stream": address(f"/audits/{audit.id}/live"),
     }
+
+
+@router.post("/audits/cancel")
+def cancel_all(principal: Writer, session: SessionDep, settings: SettingsDep, form: FormDep) -> Response:
+    """Stop all queued audits, or those of whoever asks, and go back to the list of them."""
+    mine = form.get("mine") == "true"
+    actions.cancel_all(session, principal, AuditsCancel(created_by=actions.ME if mine else None), settings=settings)
+    return RedirectResponse(f"/audits?status=queued{'&mine=true' if mine else ''}", 303)
 
 
 @router.post("/audits/{audit_id}/cancel")

@@ -314,3 +314,34 @@ def test_the_list_shows_audits_of_one_state(sign_in: SignIn, sessions: Sessions,
     older = Page(client.get("/audits?status=queued&limit=1").text).all("a", rel="next")[0][0]["href"]
     assert "status=queued" in str(older)
     assert listed(str(older).removeprefix("/audits")) == [waiting]
+
+
+def test_all_that_wait_are_cancelled_by_one_button(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        ids = [make_queued(session, workspace_id).id for _ in range(2)]
+    client = sign_in()
+    assert "Cancel all" not in client.get("/audits").text, "only where just those are shown"
+    shown = client.get("/audits?status=queued&mine=true").text
+    assert "all of mine" not in shown, "none of them is"
+    assert "Cancel all that wait" in client.get("/audits?status=queued").text
+    assert "Cancel all" not in sign_in("findings:read").get("/audits?status=queued").text
+    client = sign_in()
+    assert client.post("/audits/cancel", data={"mine": "true"}, headers=OURS).status_code == 303
+    assert {client.get(f"/v1/audits/{audit_id}").json()["status"] for audit_id in ids} == {"queued"}
+    answer = client.post("/audits/cancel", data={"mine": ""}, headers=OURS)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/audits?status=queued")
+    assert {client.get(f"/v1/audits/{audit_id}").json()["status"] for audit_id in ids} == {"cancelled"}
+
+
+def test_a_waiting_audit_says_what_it_waits_for(sign_in: SignIn, sessions: Sessions, workspace_id: str) -> None:
+    with sessions.begin() as session:
+        make_queued(session, workspace_id)
+        second = make_queued(session, workspace_id).id
+    client = sign_in()
+    page = Page(client.get(f"/audits/{second}").text)
+    told = [text for attrs, text in page.all("span") if str(attrs.get("id")).startswith("queue-")]
+    assert told == ["1 job before it", "No worker that takes audits is alive. It starts when one does."]
+    rows = [
+        " ".join(text.split()) for attrs, text in Page(client.get("/audits").text).all("tr") if "data-audit" in attrs
+    ]
+    assert ["1 job before it" in row for row in rows] == [True, False]

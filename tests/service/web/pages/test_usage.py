@@ -56,10 +56,11 @@ def test_a_tenant_sees_itself_alone_and_sets_nothing(
     assert client.post(f"/usage/{other_workspace_id}/limits", data=data, headers=OURS).status_code == 403
 
 
-def test_what_is_deleted_by_age_is_said(sign_in: SignIn, app: FastAPI, settings: Settings) -> None:
+def test_what_is_deleted_by_age_is_said(sign_in: SignIn, settings: Settings) -> None:
     client = sign_in()
     assert "deleted by age" not in client.get("/usage").text
-    app.state.settings = settings.model_copy(update={"export_days": 30, "audit_days": 1})
+    assert isinstance(client.app, FastAPI)
+    client.app.state.settings = settings.model_copy(update={"export_days": 30, "audit_days": 1})
     page = Page(client.get("/usage").text)
     assert [text for _, text in page.all("li")] == [
         "Exports: 30 days after their end.",
