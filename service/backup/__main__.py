@@ -22,12 +22,25 @@ from service.store.object_store_factory import make_object_store
 from service.store.objects import ObjectStoreUnavailableError
 
 USAGE = "usage: python -m service.backup create|verify|restore FOLDER [--objects-only] | check"
+"""How the command is called, as users see it after a wrong call."""
+
 OBJECTS_ONLY = "--objects-only"
+"""The option that leaves the database to other means."""
+
 MOST_NAMED = 20
+"""Missing objects that `check` names; an installation with the wrong bucket would name all."""
 
 
 def main(arguments: list[str], settings: Settings) -> int:
-    """Exit code: 0, 2 for a wrong call or setting, 1 where it fails or `check` finds objects missing."""
+    """Run one command.
+
+    Args:
+        arguments: What follows the program's name on the command line.
+        settings: Those of the installation.
+
+    Returns:
+        The exit code: 0, 2 for a wrong call or setting, 1 if the command fails or `check` finds objects missing.
+    """
     dump = OBJECTS_ONLY not in arguments
     arguments = [argument for argument in arguments if argument != OBJECTS_ONLY]
     try:

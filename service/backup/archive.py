@@ -21,23 +21,32 @@ from sqlalchemy import make_url
 from service.store.objects import ObjectMissingError, ObjectStore, key_parts
 
 DUMP = "database.dump"
+"""Name of the database's dump in the folder, as pg_dump's custom format has it."""
+
 OBJECTS = "objects"
+"""Name of the folder of objects."""
+
 MANIFEST = "manifest.json"
+"""Name of the file that lists all others; its presence says that the backup is whole."""
+
 VERSION = 1
+"""Raised when the layout of the folder changes."""
+
 BLOCK_BYTES = 1 << 20
+"""Bytes that are copied at once."""
 
 
 class BackupError(Exception):
-    """It cannot be made, is damaged, or cannot be restored; the message is one line that says what to do."""
+    """A backup cannot be made, is damaged, or cannot be restored; the message is one line that says what to do."""
 
 
 def create(url: str, objects: ObjectStore, folder: Path, *, dump: bool = True) -> int:
-    """Makes a backup in a folder that is empty or not there.
+    """Make a backup in a folder that is empty or does not exist.
 
     Args:
         url: The database, directly and not through a pooler.
-        objects: The object store.
-        folder: Where to. With `dump` false, it has database.dump from a moment before.
+        objects: The object store to copy.
+        folder: The backup. If `dump` is false it already has database.dump, made just before.
         dump: Whether to dump the database.
 
     Returns:
@@ -45,7 +54,7 @@ def create(url: str, objects: ObjectStore, folder: Path, *, dump: bool = True) -
 
     Raises:
         BackupError: The folder is in use, or pg_dump fails.
-        ObjectStoreUnavailableError: The object store does not answer.
+        ObjectStoreUnavailableError: The object store does not respond.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     here = {path.name for path in folder.iterdir()}
@@ -73,7 +82,13 @@ def create(url: str, objects: ObjectStore, folder: Path, *, dump: bool = True) -
 
 
 def verify(folder: Path) -> dict[str, str]:
-    """Reads a backup as a whole; its objects, key to SHA-256.
+    """Read all of a backup and compare it with its manifest.
+
+    Args:
+        folder: The backup.
+
+    Returns:
+        Its objects: the SHA-256 of each key, in hexadecimal.
 
     Raises:
         BackupError: It was not finished, or a file is missing or changed.
@@ -98,20 +113,20 @@ def verify(folder: Path) -> dict[str, str]:
 
 
 def restore(url: str, objects: ObjectStore, folder: Path, *, dump: bool = True) -> int:
-    """Restores a backup into an empty database and object store. Where it was interrupted, it may be called again.
+    """Restore a backup into an empty database and object store; after an interruption, call it again.
 
     Args:
         url: The database, directly and not through a pooler.
-        objects: The object store.
+        objects: The object store to fill.
         folder: The backup.
-        dump: Whether to restore the database; else somebody does it afterwards.
+        dump: Whether to restore the database; if not, it is restored afterwards by other means.
 
     Returns:
-        How many objects it has.
+        How many objects the backup has.
 
     Raises:
         BackupError: The backup is damaged, something is there already, or pg_restore fails.
-        ObjectStoreUnavailableError: The object store does not answer.
+        ObjectStoreUnavailableError: The object store does not respond.
         psycopg.Error: The database refuses.
     """
     wanted = verify(folder)
@@ -158,9 +173,15 @@ def _run(name: str, url: str, arguments: list[str]) -> None:
 
 
 def newest_program(name: str) -> str:
-    """Where pg_dump or pg_restore is: the newest of that on PATH and that of the laptop stack's Postgres.
+    """Find pg_dump or pg_restore: the newest of that on PATH and that of the laptop stack's Postgres.
 
-    One older than the server refuses. Raises BackupError where there is none.
+    A program older than the server refuses to work with it.
+
+    Args:
+        name: `pg_dump` or `pg_restore`.
+
+    Raises:
+        BackupError: There is none.
     """
     found = [path for path in (shutil.which(name), *_bundled(name)) if path is not None]
     if not found:
@@ -197,6 +218,6 @@ def _copy(reader: IO[bytes], writer: IO[bytes]) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,10 +11,11 @@ from service.store.objects import ObjectStore, audit_key, dataset_key, export_ke
 from service.store.tables import AuditStep, Dataset, Export, UploadPart
 
 ORIGINAL = "original"
+"""Name of a dataset's file as it was uploaded."""
 
 
 def named_objects(session: Session) -> Iterator[str]:
-    """Keys of what has to be there: of datasets, parts of unfinished uploads, finished steps and finished exports."""
+    """Yield the keys of all that has to exist: datasets, parts of unfinished uploads, finished steps and exports."""
     for workspace, dataset in session.execute(select(Dataset.workspace_id, Dataset.id)):
         yield dataset_key(workspace, dataset, ORIGINAL)
         yield dataset_key(workspace, dataset, ROWS_FILE)
@@ -25,7 +26,7 @@ def named_objects(session: Session) -> Iterator[str]:
     steps = select(AuditStep.workspace_id, AuditStep.audit_id, AuditStep.attempt, AuditStep.step_key)
     for workspace, audit, attempt, step in session.execute(steps.where(AuditStep.state == "succeeded")):
         assert attempt is not None
-        # Of those that each version has left.
+        # Every version wrote these files; others came later.
         for name in (SCORES_FILE, SUMMARY_FILE) if step == COMBINE else (RECORDING_FILE,):
             yield audit_key(workspace, audit, attempt, step, name)
     exports = select(Export.workspace_id, Export.id, Export.published_attempt)
@@ -35,6 +36,14 @@ def named_objects(session: Session) -> Iterator[str]:
 
 
 def missing_objects(session: Session, objects: ObjectStore) -> list[str]:
-    """Those that are not. Raises ObjectStoreUnavailableError."""
+    """Return the keys that rows name and the object store lacks, sorted.
+
+    Args:
+        session: An open transaction.
+        objects: The object store.
+
+    Raises:
+        ObjectStoreUnavailableError: The object store does not respond.
+    """
     there = set(objects.all_keys())
     return sorted(key for key in named_objects(session) if key not in there)

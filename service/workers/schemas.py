@@ -9,14 +9,17 @@ from service.lifecycle.job_rows import Priority
 from service.lifecycle.transitions import State
 from service.settings import Lane
 
-Kind = Literal["audit", "export", "dataset"]
+Kind = Literal["audit", "export", "dataset", "version"]
 
 
 class HeldJob(BaseModel):
     """A job of the workspace that a worker holds."""
 
     kind: Kind
-    subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    subject_id: str = Field(
+        description="The id of the audit, the export, or the dataset whose duplicates are counted (`dataset`) or which "
+        "is compared with the version before it (`version`)."
+    )
     status: State
     attempt: int
     started_at: datetime | None = Field(description="When the worker took it.")
@@ -62,7 +65,10 @@ class QueuedJob(Waiting):
     """A job of the workspace that waits."""
 
     kind: Kind
-    subject_id: str = Field(description="The id of the audit, the export, or the dataset whose duplicates are counted.")
+    subject_id: str = Field(
+        description="The id of the audit, the export, or the dataset whose duplicates are counted (`dataset`) or which "
+        "is compared with the version before it (`version`)."
+    )
     priority: Priority = Field(description="Among the workspace's own jobs of the lane.")
     attempt: int = Field(description="How often it has been tried.")
     created_at: datetime

@@ -7,10 +7,16 @@ from service.web import queries
 from service.web.page_route import PageRoute
 from service.web.pages.page import Reader, answer_page, requested_address
 from service.workers.queries import list_workers, read_queue
+from service.workers.schemas import Kind
 
 router = APIRouter(route_class=PageRoute)
 
-KINDS = {"audit": "Audit of", "export": "Export of an audit of", "dataset": "Near-duplicates of"}
+KINDS: dict[Kind, str] = {
+    "audit": "Audit of",
+    "export": "Export of an audit of",
+    "dataset": "Near-duplicates of",
+    "version": "What has changed in",
+}
 """What a job does, before the name of its dataset."""
 
 

@@ -1,15 +1,23 @@
 """The page of workers and queue: what one can do where none works, and nothing of other workspaces but counts."""
 
+import re
+
+import pytest
+from sqlalchemy import text
+
+from service.lifecycle.job_rows import add_job
 from service.lifecycle.jobs import claim
 from service.lifecycle.workers import beat
+from service.store.tables import Dataset
+from service.web.pages.workers import KINDS
 from tests.support.made_audits import make_export, make_published, make_queued
 from tests.support.pages import Page, Sessions, SignIn
 
 
 def test_without_workers_it_says_what_to_do(sign_in: SignIn) -> None:
     page = Page(sign_in().get("/workers").text)
-    headings = [text for _, text in page.all("h2")]
-    assert [text for text in headings if text.endswith("has reported lately")] == [
+    headings = [heading for _, heading in page.all("h2")]
+    assert [heading for heading in headings if heading.endswith("has reported lately")] == [
         "No gpu worker has reported lately",
         "No io worker has reported lately",
     ]
@@ -47,3 +55,26 @@ def test_a_worker_whose_device_failed(sign_in: SignIn, sessions: Sessions) -> No
         page = Page(sign_in().get("/workers").text)
         assert ("takes no jobs until it has passed a check" in page.text) == failed
         assert f"1 worker, {0 if failed else 1} idle." in page.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("dataset", "Near-duplicates of ours.jsonl"), ("version", "What has changed in ours.jsonl")],
+)
+def test_what_is_done_with_a_dataset_is_said(
+    sign_in: SignIn, sessions: Sessions, workspace_id: str, kind: str, says: str
+) -> None:
+    with sessions.begin() as session:
+        dataset = session.get(Dataset, make_queued(session, workspace_id, dataset_name="ours.jsonl").dataset_id)
+        assert dataset is not None
+        add_job(session, kind=kind, subject_id=dataset.id, workspace_id=workspace_id, request_id=None)
+    assert says in Page(sign_in().get("/workers").text).text
+
+
+def test_every_kind_of_job_has_words(sessions: Sessions) -> None:
+    """Those that the database allows."""
+    with sessions.begin() as session:
+        allowed = session.scalar(
+            text("SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_jobs_kind'")
+        )
+    assert set(re.findall(r"'(\w+)'", allowed or "")) == set(KINDS)
