@@ -16,13 +16,19 @@ class WorkspaceCreate(BaseModel):
     name: Name = Field(description="No other workspace of the installation has it.")
 
 
+MAX_BYTES = 2**53 - 1
+"""The largest limit of storage: every JSON reader takes it as it is (RFC 8259, section 6)."""
+
+
 class WorkspaceChange(BaseModel):
     """New limits of a workspace. What is left out stays as it is; null: the installation's setting holds again."""
 
     model_config = ConfigDict(extra="forbid")
     max_queued_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that wait for a worker.")
     max_running_audits: int | None = Field(default=None, ge=1, lt=2**31, description="Audits that run at once.")
-    max_bytes: int | None = Field(default=None, ge=1, lt=2**63, description="Bytes of uploads, recordings and exports.")
+    max_bytes: int | None = Field(
+        default=None, ge=1, le=MAX_BYTES, description="Bytes of uploads, recordings and exports."
+    )
 
 
 class Workspace(BaseModel):

@@ -16,6 +16,7 @@ MAY_COMPARE = {
     "exports/queries.py": "joins an export with its job",
     "datasets/uploads/queries.py": "joins an upload with its parts",
     "datasets/uploads/actions.py": "joins an upload with its parts and the dataset made of it, in a task of its own",
+    "workspaces/usage.py": "counts what a workspace has that the principal was found to see",
     "workers/queries.py": "counts the jobs of others beside the workspace's own",
 }
 """service.lifecycle takes the workspace as an argument, together with the id."""

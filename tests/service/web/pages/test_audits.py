@@ -339,8 +339,12 @@ def test_a_waiting_audit_says_what_it_waits_for(sign_in: SignIn, sessions: Sessi
         second = make_queued(session, workspace_id).id
     client = sign_in()
     page = Page(client.get(f"/audits/{second}").text)
-    told = [text for attrs, text in page.all("span") if str(attrs.get("id")).startswith("queue-")]
-    assert told == ["1 job before it", "No worker that takes audits is alive. It starts when one does."]
+    told = {attrs["id"]: text for attrs, text in page.all("span") + page.all("dd") if "queue-" in str(attrs.get("id"))}
+    assert told == {
+        "queue-reason": "No worker that takes audits is alive. It starts when one does. See Workers and queue.",
+        "queue-place": "1",
+        "queue-start": "–",
+    }
     rows = [
         " ".join(text.split()) for attrs, text in Page(client.get("/audits").text).all("tr") if "data-audit" in attrs
     ]
