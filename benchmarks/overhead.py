@@ -100,6 +100,33 @@ class Baton:
             self._given_up = True
             self._changed.notify_all()
 
+    def play(self, run: Callable[[str, Callable[[MetricEvent, int], None]], None]) -> None:
+        """Let all runs take their turns, each in a thread of its own.
+
+        Args:
+            run: Called with a run's name and its on_step.
+
+        Raises:
+            BaseException: What the first run that failed has raised.
+        """
+        failures: list[BaseException] = []
+
+        def go(name: str) -> None:
+            try:
+                self.wait(name)
+                run(name, self.passes(name))
+            except BaseException as error:
+                failures.append(error)
+                self.give_up()
+
+        threads = [threading.Thread(target=go, args=(name,), daemon=True) for name in self.seconds]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failures:
+            raise failures[0]
+
     def passes(self, name: str) -> Callable[[MetricEvent, int], None]:
         """The run's on_step: notes each turn and hands over."""
         measured: list[bool] = []
@@ -213,23 +240,7 @@ def take_turns(setting: Setting, probes: int) -> Baton:
     counts = [0, probes]
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     baton = Baton([str(count) for count in counts], setting.options.steps, clock)
-    failures: list[BaseException] = []
-
-    def go(count: int) -> None:
-        try:
-            baton.wait(str(count))
-            setting.run(count, baton.passes(str(count)))
-        except BaseException as error:
-            failures.append(error)
-            baton.give_up()
-
-    threads = [threading.Thread(target=go, args=(count,), daemon=True) for count in counts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    baton.play(lambda name, on_step: setting.run(int(name), on_step))
     return baton
 
 

@@ -1,12 +1,10 @@
 """How long a step takes: A, the plain loop, against C, the same loop with a recorder."""
 
 import gc
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,23 +104,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 def _timed(shape: Shape, case: Case, device: torch.device) -> Baton:
     baton = Baton(["A", "C"], shape.turns, clock_of(device), turn=TURN)
-    failures: list[BaseException] = []
-
-    def go(name: str) -> None:
-        try:
-            baton.wait(name)
-            _run(shape, case, device, name == "C", baton.passes(name))
-        except BaseException as error:
-            failures.append(error)
-            baton.give_up()
-
-    threads = [threading.Thread(target=partial(go, name), daemon=True) for name in ("A", "C")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    baton.play(lambda name, on_step: _run(shape, case, device, name == "C", on_step))
     return baton
 
 

@@ -42,7 +42,7 @@ class ConnectionBudget:
 
     api_processes: int
     api_connections: int
-    """Of each."""
+    """Connections that each API process may open."""
     workers: int
     available: int
 

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Interval, delete, exists, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Interval, Select, delete, exists, insert, literal, or_, select, update
 from sqlalchemy.orm import Session, aliased, sessionmaker
 
 from service.lifecycle.datasets import close_gap
@@ -24,6 +25,9 @@ from service.store.objects import dataset_key, step_prefix
 from service.store.tables import Audit, AuditLogEntry, AuditStep, Dataset, Export, Job
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Select[*tuple[Any, ...]])
+"""A query, whatever its columns."""
 
 Expire = Callable[[Session], str | None]
 """Deletes one thing that is too old and returns its id; None: there is none."""
@@ -76,14 +80,8 @@ def _expire_one(sessions: sessionmaker[Session], expire: Expire) -> bool:
 
 def expire_export(session: Session, age: timedelta) -> str | None:
     """Delete one export that ended so long ago, with its file."""
-    found = session.execute(
-        select(Export.id, Export.workspace_id)
-        .join(Job, Job.id == Export.job_id)
-        .where(_ended(age))
-        .order_by(Job.finished_at)
-        .limit(1)
-        .with_for_update(of=Job, skip_locked=True, key_share=True)
-    ).one_or_none()
+    exports = select(Export.id, Export.workspace_id).join(Job, Job.id == Export.job_id)
+    found = session.execute(_longest_ended(exports, age)).one_or_none()
     if found is None:
         return None
     export_id, workspace_id = found
@@ -103,14 +101,8 @@ def expire_audit(session: Session, age: timedelta) -> str | None:
         job_of_export.id == Export.job_id,
         job_of_export.state.not_in(sorted(TERMINAL)),
     )
-    found = session.execute(
-        select(Audit.id, Audit.workspace_id)
-        .join(Job, Job.id == Audit.job_id)
-        .where(_ended(age), ~exported)
-        .order_by(Job.finished_at)
-        .limit(1)
-        .with_for_update(of=Job, skip_locked=True, key_share=True)
-    ).one_or_none()
+    audits = select(Audit.id, Audit.workspace_id).join(Job, Job.id == Audit.job_id).where(~exported)
+    found = session.execute(_longest_ended(audits, age)).one_or_none()
     if found is None:
         return None
     audit_id, workspace_id = found
@@ -123,14 +115,8 @@ def expire_recordings(session: Session, age: timedelta) -> str | None:
     trained = (AuditStep.step_key.startswith("train:"), AuditStep.state == "succeeded")
     unknown_or_some = or_(AuditStep.bytes.is_(None), AuditStep.bytes > 0)
     stored = exists().where(AuditStep.audit_id == Audit.id, *trained, unknown_or_some)
-    found = session.execute(
-        select(Audit.id, Audit.workspace_id, Job.state)
-        .join(Job, Job.id == Audit.job_id)
-        .where(_ended(age), stored)
-        .order_by(Job.finished_at)
-        .limit(1)
-        .with_for_update(of=Job, skip_locked=True, key_share=True)
-    ).one_or_none()
+    audits = select(Audit.id, Audit.workspace_id, Job.state).join(Job, Job.id == Audit.job_id).where(stored)
+    found = session.execute(_longest_ended(audits, age)).one_or_none()
     if found is None:
         return None
     audit_id, workspace_id, state = found
@@ -164,8 +150,14 @@ def expire_dataset(session: Session, age: timedelta) -> str | None:
     return _record(session, dataset.workspace_id, "dataset.expire", dataset.id)
 
 
-def _ended(age: timedelta) -> ColumnElement[bool]:
-    return Job.state.in_(sorted(TERMINAL)) & (Job.finished_at < _before(age))
+def _longest_ended(query: S, age: timedelta) -> S:
+    """Narrow a query over jobs to the one that ended first, at least `age` ago. It is locked; locked ones are left."""
+    return (
+        query.where(Job.state.in_(sorted(TERMINAL)), Job.finished_at < _before(age))
+        .order_by(Job.finished_at)
+        .limit(1)
+        .with_for_update(of=Job, skip_locked=True, key_share=True)
+    )
 
 
 def _before(age: timedelta) -> ColumnElement[datetime]:

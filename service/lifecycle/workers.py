@@ -34,7 +34,7 @@ class WorkerStatus:
     device_failed_at: datetime | None
     """Since when it takes no jobs, because its device failed and has passed no check since."""
     memory_bytes: int | None
-    """Of its device; None: it does not train, or the device could not be read."""
+    """Memory of the worker's device; None if it does not train or the device could not be read."""
 
 
 @dataclass(frozen=True)

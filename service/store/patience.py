@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Patience:
-    """Of one who reads or writes. A folder takes the time that its file system takes."""
+    """Time limits and repetitions for reading or writing a bucket. A folder takes as long as its file system does."""
 
     answer_seconds: float
     """A request that has no answer by then is sent again, or fails."""
     attempts: int
-    """Of the client for one request."""
+    """How often the S3 client sends one request."""
     repeats: int
-    """Of all that, by the file system over the client, which repeats what has timed out."""
+    """How often s3fs starts the client's attempts again after they have timed out."""
     object_seconds: float | None = None
     """From an object's opening, after which nothing more of it is asked for; None: as long as it takes."""
 

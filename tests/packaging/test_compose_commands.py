@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from service.local.postgres import SUPERUSER, EmbeddedPostgres
 from tests.support.compose import DOCKERFILE, SERVICES, command_of
+from tests.support.ports import free_port
 
 BIN = Path(sys.executable).parent
 
@@ -83,9 +83,7 @@ def test_migrate_then_api_then_sign_in(environment: dict[str, str], tmp_path: Pa
     prepare(environment, tmp_path)
     migrated = subprocess.run(command("migrate"), env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert migrated.returncode == 0, migrated.stderr
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     api = [{"0.0.0.0": "127.0.0.1", "8000": port}.get(word, word) for word in command("api")]
     log = tmp_path / "api.log"
     with running(api, environment, log) as process:

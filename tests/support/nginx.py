@@ -2,16 +2,16 @@
 
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.support.ports import free_port, wait_until_it_listens
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "operating.md"
 UPSTREAM = "http://127.0.0.1:8000"
@@ -48,9 +48,7 @@ def nginx(target: str, location: str) -> Iterator[str]:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin:/opt/homebrew/bin")
     if program is None:
         pytest.skip("no nginx here (Debian: apt-get install nginx)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     location = location.replace(UPSTREAM, f"http://{urlsplit(target).netloc}")
     with tempfile.TemporaryDirectory(prefix="ft-") as folder:
         configuration = Path(folder, "nginx.conf")
@@ -58,19 +56,7 @@ def nginx(target: str, location: str) -> Iterator[str]:
         command = [program, "-e", f"{folder}/error.log", "-p", folder, "-c", str(configuration)]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             try:
-                _wait_until_it_listens(port, process)
+                wait_until_it_listens(port, process, lambda: process.stderr and process.stderr.read())
                 yield f"http://127.0.0.1:{port}"
             finally:
                 process.terminate()
-
-
-def _wait_until_it_listens(port: int, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < end, "nginx does not listen"
-            time.sleep(0.05)

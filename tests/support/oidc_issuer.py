@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
 from tests.support.pages import Page
+from tests.support.ports import free_port
 
 CLIENT_ID = "finetooth"
 CLIENT_SECRET = "a secret of the issuer's client"
@@ -31,9 +31,7 @@ CLIENT_SECRET = "a secret of the issuer's client"
 @contextlib.contextmanager
 def real_issuer(log: Path) -> Iterator[str]:
     """Address of an `oidc-provider-mock` of its own process, for the time of the block."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "oidc_provider_mock", "--port", str(port), "--require-nonce", "true"]
     with (
         log.open("wb") as output,

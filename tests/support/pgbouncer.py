@@ -2,10 +2,8 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from sqlalchemy import make_url
 
 from service.local.postgres import PORT, SUPERUSER, USER, EmbeddedPostgres
+from tests.support.ports import free_port, wait_until_it_listens
 
 CONFIGURATION = """
 [databases]
@@ -45,9 +44,7 @@ def pgbouncer(server: EmbeddedPostgres, *, pool_size: int, ignored: str = "") ->
     program = shutil.which("pgbouncer", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
     if program is None:
         pytest.skip("no PgBouncer here (Debian: apt-get install pgbouncer)")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="ft-") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -62,7 +59,7 @@ def pgbouncer(server: EmbeddedPostgres, *, pool_size: int, ignored: str = "") ->
             command = [program, str(configuration)]
             process = subprocess.Popen(command, cwd=server.folder, user=owner, stdout=log, stderr=log)
         try:
-            _wait_until_it_listens(port, process, folder / "log")
+            wait_until_it_listens(port, process, (folder / "log").read_text)
             yield port
         finally:
             process.kill()  # told to end, a current one first waits for all its clients to go
@@ -73,15 +70,3 @@ def through(port: int, database_url: str) -> str:
     """The same database, by way of the pooler at `port`."""
     url = make_url(database_url).set(host="127.0.0.1", port=port, query={})
     return url.render_as_string(hide_password=False)
-
-
-def _wait_until_it_listens(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    end = time.monotonic() + 30
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < end, "PgBouncer does not listen"
-            time.sleep(0.05)

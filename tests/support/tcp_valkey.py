@@ -1,6 +1,5 @@
 """Valkey servers on TCP ports, and a Valkey Sentinel that watches them."""
 
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,15 +9,10 @@ from pathlib import Path
 import redis
 
 from service.local.valkey import _program
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 GROUP = "wakers"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from service.ops.broker_check import broker_answers
 from service.settings import Settings
 from service.store.tables import Audit, Job
 from tests.support.children.scripting import FINISHED, OUTPUTS
-from tests.support.tcp_valkey import GROUP, free_port, sentinel, tcp_valkey
+from tests.support.ports import free_port
+from tests.support.tcp_valkey import GROUP, sentinel, tcp_valkey
 from tests.support.waiting import wait_for
 
 StartWorker = Callable[..., subprocess.Popen[bytes]]
@@ -52,6 +53,11 @@ def waited(sessions: sessionmaker[Session], audit: Audit) -> float:
     assert (job.state, job.attempt) == ("succeeded", 1)
     assert job.started_at is not None
     return (job.started_at - job.created_at).total_seconds()
+
+
+def with_brokers(settings: Settings, address: str) -> Settings:
+    """The same settings with other brokers, checked as those of an installation are."""
+    return Settings(**{**settings.model_dump(exclude_unset=True), "broker_url": address})
 
 
 def has_heartbeat(sessions: sessionmaker[Session]) -> bool:
@@ -131,7 +137,7 @@ def test_a_second_broker_stands_in_for_a_dead_one(
     """Through messages alone: nobody looks into the database."""
     with tcp_valkey(tmp_path) as second:
         address = f"redis://127.0.0.1:{free_port()}/0;redis://127.0.0.1:{second}/0"
-        both = Settings(**{**settings.model_dump(exclude_unset=True), "broker_url": address})
+        both = with_brokers(settings, address)
         assert broker_answers(both)
         start_on(start_worker, address)
         woken(both, make_audit, state)
@@ -147,7 +153,7 @@ def test_a_second_broker_stands_in_for_one_that_dies(
     with ExitStack() as first_one, tcp_valkey(tmp_path) as second:
         first = first_one.enter_context(tcp_valkey(tmp_path))
         address = f"redis://127.0.0.1:{first}/0;redis://127.0.0.1:{second}/0"
-        both = Settings(**{**settings.model_dump(exclude_unset=True), "broker_url": address})
+        both = with_brokers(settings, address)
         start_on(start_worker, address)
         woken(both, make_audit, state)
         first_one.close()
@@ -165,7 +171,7 @@ def test_sentinels_name_the_master_and_the_next_one(
         master = master_one.enter_context(tcp_valkey(tmp_path))
         with tcp_valkey(tmp_path, "--replicaof", f"127.0.0.1 {master}") as replica, sentinel(tmp_path, master) as at:
             address = f"sentinel://127.0.0.1:{at}/0?master_name={GROUP};sentinel://127.0.0.1:{free_port()}"
-            watched = Settings(**{**settings.model_dump(exclude_unset=True), "broker_url": address})
+            watched = with_brokers(settings, address)
             assert broker_answers(watched)
             start_on(start_worker, address)
             woken(watched, make_audit, state)

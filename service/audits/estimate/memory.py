@@ -28,12 +28,13 @@ class Lengths:
     """A dataset's texts in characters, from its statistics."""
 
     mean: float
-    """Of a sample."""
+    """Characters of a sample on average."""
     longest: int
-    """At most."""
+    """Characters of the longest sample."""
     answer_share: float
+    """The share of all characters that stand in answers."""
     turns: float
-    """Mean of a sample."""
+    """Turns of a sample on average."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class ProbeSize:
     sides: int
     """2 where every item has a reference answer, else 1."""
     longest: int
-    """Tokens of an item, at most."""
+    """Tokens of the longest item."""
     answer_share: float
-    """Of an item's tokens, those of its answer, at most."""
+    """The largest share of an item's tokens that its answer has."""
 
 
 def memory_of(

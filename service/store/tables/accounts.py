@@ -22,11 +22,11 @@ class Workspace(Base):
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = created_at()
     max_queued_audits: Mapped[int | None]
-    """Its own limit, in place of the setting of this name; None: that of the setting."""
+    """The workspace's own limit of waiting audits; None: `Settings.max_queued_audits` holds."""
     max_running_audits: Mapped[int | None]
-    """Likewise."""
+    """The workspace's own limit of running audits; None: `Settings.max_running_audits` holds."""
     max_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Likewise, in place of `max_workspace_bytes`."""
+    """The workspace's own limit of storage; None: `Settings.max_workspace_bytes` holds."""
     __table_args__ = (
         CheckConstraint("max_queued_audits > 0 AND max_running_audits > 0 AND max_bytes > 0", name="limits"),
     )

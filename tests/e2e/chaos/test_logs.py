@@ -1,7 +1,6 @@
 """What an upload and an audit leave in the logs of API and worker: who and which request, and no word of the data."""
 
 import json
-import socket
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import pytest
 from service.keys.secrets import create_key
 from tests.support.chaos import Chaos
 from tests.support.pages import OURS
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -20,9 +20,7 @@ REQUEST = "request-of-this-test"
 
 
 def test_a_request_is_followed_down_to_the_worker_and_no_text_is_logged(chaos: Chaos) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     log = chaos.folder / "api.log"
     with chaos.sessions.begin() as session:
         _, secret = create_key(session, workspace_id=chaos.workspace_id, name="test", scopes=["admin"])

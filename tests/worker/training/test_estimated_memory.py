@@ -28,6 +28,14 @@ from worker.training.batches import TokenBatch, forward
 from worker.training.lora import with_lora
 
 SAMPLES, TOKENS = 2, 64
+SMALL = Shape(
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=3,
+    num_attention_heads=8,
+    num_key_value_heads=2,
+    vocab_size=128,
+)
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -58,41 +66,25 @@ def kept_bytes(model: Any) -> int:
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ALL, ("down_proj",)], ids=["qv", "all", "down"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_activations_of_a_layer(dtype: Literal["bfloat16", "float32"], targets: tuple[str, ...]) -> None:
-    shape = Shape(
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=128,
-    )
     config = TrainingConfig(dtype=dtype, target_modules=targets, lora_r=1)
     three, two = (
-        kept_bytes(with_lora(model_of(shape, getattr(torch, dtype), layers), config).train()) for layers in (3, 2)
+        kept_bytes(with_lora(model_of(SMALL, getattr(torch, dtype), layers), config).train()) for layers in (3, 2)
     )
     counted = (three - two) / (SAMPLES * TOKENS)
     # The rest are LoRA's own narrow products and attention's sums.
-    assert activation_bytes(shape, config) == pytest.approx(counted, rel=0.05)
+    assert activation_bytes(SMALL, config) == pytest.approx(counted, rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_layer_that_is_computed_again(dtype: Literal["bfloat16", "float32"]) -> None:
-    shape = Shape(
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=128,
-    )
     config = TrainingConfig(dtype=dtype, gradient_checkpointing=True)
     found = []
     for layers in (3, 2):
-        model = with_lora(model_of(shape, getattr(torch, dtype), layers), config).train()
+        model = with_lora(model_of(SMALL, getattr(torch, dtype), layers), config).train()
         checkpoint_activations(model)
         found.append(kept_bytes(model))
     counted = (found[0] - found[1]) / (SAMPLES * TOKENS)
-    estimated = [token_bytes(shape.model_copy(update={"num_hidden_layers": layers}), config, 1.0) for layers in (3, 2)]
+    estimated = [token_bytes(SMALL.model_copy(update={"num_hidden_layers": layers}), config, 1.0) for layers in (3, 2)]
     assert estimated[0] - estimated[1] == pytest.approx(counted, rel=0.05)
 
 
