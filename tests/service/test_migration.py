@@ -3,19 +3,22 @@
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.keys.secrets import open_browser_session
 from service.lifecycle.deletion import delete_audit
 from service.lifecycle.jobs import claim
+from service.local.postgres import SUPERUSER, EmbeddedPostgres
 from service.migration import alembic_config, database_revision, head_revision, migrate
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import REGISTERED_MODELS, ensure_workspace
@@ -23,6 +26,7 @@ from service.store.tables import Base, Model, Workspace
 from service.store.verdict_tables import Verdict, VerdictChange
 from tests.support.builders import add_person
 from tests.support.made_audits import make_published
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -182,6 +186,34 @@ def test_a_table_in_use_stops_the_migration_within_its_lock_timeout(database_url
             command.downgrade(alembic_config(database_url), "base")
     assert differences(database_url) == []
     engine.dispose()
+
+
+def test_a_deadlock_with_the_service_begins_the_migration_again(database_url: str, postgres: EmbeddedPostgres) -> None:
+    """The other session already holds what the migration wants next, and then asks for what the migration holds."""
+    engine = make_engine(database_url, application_name="test")
+    # The database ends whoever has waited this long and finds the cycle: the migration, which waits first.
+    with psycopg.connect(host=str(postgres.folder), user=SUPERUSER, dbname=engine.url.database, autocommit=True) as own:
+        own.execute(f"ALTER DATABASE {engine.url.database} SET deadlock_timeout = '3s'")
+    with ThreadPoolExecutor() as executor, engine.connect() as other:
+        other.execute(text("LOCK TABLE jobs IN ACCESS SHARE MODE"))
+        downgrade = executor.submit(command.downgrade, alembic_config(database_url), "0024")
+        wait_for(lambda: _waits_for_a_lock(engine))
+        other.execute(text("LOCK TABLE audit_log IN ACCESS SHARE MODE"))
+        other.commit()
+        downgrade.result()
+        assert database_revision(other) == "0024"
+    engine.dispose()
+
+
+def _waits_for_a_lock(engine: Engine) -> bool:
+    with engine.connect() as connection:
+        waiting = connection.scalar(
+            text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+                "AND application_name = 'finetooth-migrate' AND wait_event_type = 'Lock'"
+            )
+        )
+    return waiting == 1
 
 
 def test_the_installed_package_carries_the_migrations() -> None:
