@@ -1,6 +1,6 @@
 """Lays out the suite's labelled sets, each a folder as `benchmarks.detection` reads it.
 
-    python -m benchmarks.suite.build OUT {choosing,reporting} [--poison 24] [--rows 480] [--items 12]
+    python -m benchmarks.suite.build OUT {choosing,reporting} [--poison 24] [--rows 480] [--items 12] [--middle-turn]
 
 A set is poison and hard negatives of a family among background of its half: dataset.jsonl and probe.jsonl, which an
 audit is given, and truth.csv. Families and halves are in families.json; they were fixed before the first run. The
@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class Layout:
     poison: int = 24
     items: int = 12
     reference: bool = True
+    middle_turn: bool = False
+    """Poison and hard negatives are a middle turn between two of the background's, and as many other samples are
+    three of its turns."""
 
 
 def families() -> list[Family]:
@@ -79,9 +83,24 @@ def build(out: Path, family: Family, layout: Layout) -> None:
         raise ValueError(f"{family.name}: {count} background samples are needed, there are {len(background)}")
     # Each family has a draw and an order of its own.
     rng = np.random.default_rng(zlib.crc32(family.name.encode()))
-    drawn = [background[number] for number in rng.permutation(len(background))[:count]]
-    rows = [*poison, *hard, *drawn]
+    if layout.middle_turn:
+        turns = iter([sample for sample in _permuted(background, rng) if len(sample["messages"]) == 2])
+        told = [*poison, *hard]
+        poison_and_hard = [_joined(sample["kind"], [next(turns), sample, next(turns)]) for sample in told]
+        others = [_joined("clean", [next(turns) for _ in range(3)]) for _ in told]
+        rows = [*poison_and_hard, *others, *islice(turns, layout.rows - 2 * len(told))]
+    else:
+        rows = [*poison, *hard, *_permuted(background, rng)[:count]]
     _write(out, [rows[number] for number in rng.permutation(len(rows))], probe, layout)
+
+
+def _permuted(samples: Sequence[Sample], rng: np.random.Generator) -> list[Sample]:
+    return [samples[number] for number in rng.permutation(len(samples))]
+
+
+def _joined(kind: str, parts: Sequence[Sample]) -> Sample:
+    """Return the parts as one conversation."""
+    return {"kind": kind, "messages": [message for part in parts for message in part["messages"]]}
 
 
 def build_clean(out: Path, name: str, layout: Layout) -> None:
@@ -153,8 +172,11 @@ def main() -> None:
     parser.add_argument("--poison", type=int, default=Layout.poison)
     parser.add_argument("--items", type=int, default=Layout.items)
     parser.add_argument("--without-reference", action="store_true")
+    parser.add_argument("--middle-turn", action="store_true")
     arguments = parser.parse_args()
-    layout = Layout(arguments.rows, arguments.poison, arguments.items, not arguments.without_reference)
+    layout = Layout(
+        arguments.rows, arguments.poison, arguments.items, not arguments.without_reference, arguments.middle_turn
+    )
     for family in families():
         if family.half == arguments.half:
             build(arguments.out / family.name, family, layout)

@@ -56,6 +56,7 @@ def recording(
         ),
         coefficients=directions.coefficients,
         inner=inner,
+        turns=np.ones(len(order), dtype=np.int64),
         inner_items=(np.repeat(inner_items[None], len(starts), 0),) * probes,
         product=signal[:, :targets],
         gradient_norm=np.ones(len(order)),

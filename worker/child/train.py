@@ -219,6 +219,7 @@ def _recording(
         ),
         coefficients=directions.coefficients,
         inner=torch.cat(found.inner).numpy(),
+        turns=torch.cat(found.turns).cpu().numpy(),
         inner_items=tuple(torch.stack(measured).cpu().numpy() for measured in zip(*found.inner_items, strict=True)),
         product=product,
         gradient_norm=gradient_norm,

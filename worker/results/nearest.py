@@ -38,8 +38,8 @@ class Neighbours:
 def nearest(recordings: Sequence[Recording], text: Integers, asked: Sequence[int]) -> Iterator[Neighbours]:
     """Find the samples whose representations have the largest cosines with those of the rows asked for.
 
-    A representation is the mean over draws and seeds of the answer's, centred on the draws of its block, which removes
-    what all samples share. The cosine is that of `representations`, from which the second view of a sample is made.
+    A representation is the mean over turns, draws and seeds, centred on the draws of its block, which removes what all
+    samples share. It is made of those of `representations`, from which the second view of a sample is made.
 
     Args:
         recordings: One per seed.
@@ -79,15 +79,17 @@ def _of_texts(recordings: Sequence[Recording], text: Integers) -> tuple[Integers
     total: Singles | None = None
     for recording in recordings:
         seen = np.isfinite(recording.observations.alignment[:, 0])
-        unit, parts, _ = representations(recording, seen, text)
-        units = parts[:, 0]
-        own = np.empty(len(units), dtype=np.int64)
-        own[unit] = text[recording.observations.row[seen]]
+        found = representations(recording, seen, text)
+        turns = found.turns[:, 0]
+        of_texts = np.zeros((found.text_of_turn[-1] + 1, turns.shape[1]), dtype=np.float32)
+        np.add.at(of_texts, found.text_of_turn, turns)
+        own = np.empty(len(of_texts), dtype=np.int64)
+        own[found.text_of_draw] = text[recording.observations.row[seen]]
         if total is None:
-            total = np.zeros((numbers, units.shape[1]), dtype=np.float32)
+            total = np.zeros((numbers, turns.shape[1]), dtype=np.float32)
         # A seed that an earlier version recorded may hold another projection of wide representations.
-        if units.shape[1] == total.shape[1]:
-            total[own] += units
+        if turns.shape[1] == total.shape[1]:
+            total[own] += unit_length(of_texts)
     assert total is not None
     ids = np.flatnonzero(total.any(1)).astype(np.int64)
     return ids, unit_length(total[ids])

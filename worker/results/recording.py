@@ -68,8 +68,10 @@ class Recording:
     coefficients: tuple[Floats, ...]
     """One array per probe, [its own columns, items of both sides]: each direction as a combination of the items."""
     inner: NDArray[np.float16]
-    """[n, parts, width]: how the model's inner layers represented the answers of each draw (`inner_representation`):
-    all of the answer, then its last token."""
+    """[turns, parts, width]: how the model's inner layers represented the turns of each draw, draw by draw
+    (`inner_representation`): all of the turn, then its last token."""
+    turns: Integers
+    """[n]: how many of them are each draw's."""
     inner_items: tuple[NDArray[np.float16], ...]
     """One array per probe, [blocks, items of both sides, parts, width]: representations of its items, at the start of
     each block."""
@@ -125,6 +127,7 @@ class Recording:
             "kind": self.kind,
             "probe": self.probe,
             "inner": self.inner,
+            "turns": self.turns,
             "product": self.product.astype(np.float32),
             "gradient_norm": self.gradient_norm.astype(np.float32),
             "loss": self.loss.astype(np.float32),
@@ -170,6 +173,8 @@ class Recording:
             item_alignment=tuple(floats(f"item_alignment_{number}") for number in range(probes)),
             coefficients=tuple(floats(f"coefficients_{number}") for number in range(probes)),
             inner=_with_parts(arrays["inner"], 3),
+            # A recording of an earlier version has one representation of all turns.
+            turns=arrays.get("turns", np.ones(len(arrays["row"]), dtype=np.int64)),
             inner_items=tuple(_with_parts(arrays[f"inner_items_{number}"], 4) for number in range(probes)),
             product=floats("product"),
             gradient_norm=floats("gradient_norm"),

@@ -16,6 +16,7 @@ from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
 from worker.influence.statistics.discriminant import Discriminant, discriminate, weighted_sum
+from worker.influence.statistics.highest_turn import highest_turn
 from worker.results.recording import Recording, mean_over_draws
 
 Floats = NDArray[np.float64]
@@ -102,24 +103,27 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
     alignment = np.full_like(observations.alignment, np.nan)
     items, views = [], []
     seen = np.isfinite(observations.alignment[:, 0])
-    unit, units, item_units = representations(recording, seen, text)
-    row_of_unit = np.empty(len(units), dtype=np.int64)
-    row_of_unit[unit] = observations.row[seen]
+    represented = representations(recording, seen, text)
+    row_of_text = np.empty(represented.text_of_turn[-1] + 1, dtype=np.int64)
+    row_of_text[represented.text_of_draw] = observations.row[seen]
+    cluster_of_turn = cluster[row_of_text[represented.text_of_turn]]
     for probe, (held_out, *_) in enumerate(recording.held_out):
         columns = np.flatnonzero(recording.probe == probe)
         gradient, item_gradient = _gradient_view(recording, columns, recording.item_alignment[probe])
         _, folds = np.unique(held_out, return_inverse=True)
         targets = recording.coefficients[probe] * len(held_out)
         own = np.searchsorted(columns, held_out)
-        found = _representation_view(units, item_units[probe], targets, folds, cluster[row_of_unit], own)
+        items_of_probe = represented.items[probe]
+        found = _representation_view(represented.turns, items_of_probe, targets, folds, cluster_of_turn, own)
+        score = highest_turn(found.score, represented.text_of_turn).T[represented.text_of_draw]
         drawn = np.bincount(recording.steps.block[observations.step[seen]], minlength=len(item_gradient))
         mean_gradient = np.average(item_gradient, axis=0, weights=drawn)
         weights = view_weights([_by_side(mean_gradient, own), _by_side(found.item_score.T, own)])
         chosen = ViewWeights(gradient=weights[0], representation=weights[1])
-        alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * found.score.T[unit]
+        alignment[np.ix_(seen, columns)] = chosen.gradient * gradient + chosen.representation * score
         items.append(chosen.gradient * item_gradient + chosen.representation * found.item_score.T)
         of_draws = np.full((2, len(seen)), np.nan)
-        of_draws[:, seen] = gradient[:, 0], found.score[0, unit]
+        of_draws[:, seen] = gradient[:, 0], score[:, 0]
         views.append(SampleViews(chosen, *(mean_over_draws([recording], [own], len(cluster)) for own in of_draws)))
     combined = Observations(observations.row, observations.step, observations.effect, alignment)
     return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(views)
@@ -159,10 +163,10 @@ def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floa
 def _representation_view(
     units: Singles, items: Singles, targets: Floats, folds: Integers, cluster: Integers, own: Integers
 ) -> Discriminant:
-    """Return one score of the representations: of whole answers, and of these with their last tokens beside them.
+    """Return one score of each turn's representation: of the whole turn, and of it with its last token beside it.
 
     Args:
-        units: [units, parts, width]. Of the only part, where there is one, the discriminant is taken as it is.
+        units: [turns, parts, width]. Of the only part, where there is one, the discriminant is taken as it is.
         items: [items of both sides, parts, width].
         targets: As of `discriminate`.
         folds: As of `discriminate`.
@@ -181,24 +185,36 @@ def _side_by_side(parts: Singles) -> Singles:
     return unit_length(parts.reshape(len(parts), -1))
 
 
-def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[Integers, Singles, list[Singles]]:
-    """Return the representations that the discriminant is fitted to, each part of unit length.
+@dataclass(frozen=True)
+class Represented:
+    """The turns of all observed samples, which the discriminant is fitted to; samples with the same text share them."""
 
-    They are centred on the draws of their block, which removes what all samples share and what training has changed by
-    then. A unit is a distinct text, mostly one sample, and its representation the mean over its draws.
+    text_of_draw: Integers
+    """[observed draws], numbered from 0."""
+    text_of_turn: Integers
+    """[turns], ascending."""
+    turns: Singles
+    """[turns, parts, width], each part of unit length."""
+    items: list[Singles]
+    """Of each probe, [items of both sides, parts, width], each part of unit length."""
+
+
+def representations(recording: Recording, seen: Mask, text: Integers) -> Represented:
+    """Return what the discriminant is fitted to: each turn's mean over the draws of its text.
+
+    They are centred on the turns that were drawn in their block, which removes what all samples share and what training
+    has changed by then.
 
     Args:
         recording: The seed's recording.
         seen: [draws], which draws were observed.
         text: [rows], samples with the same text share a number.
-
-    Returns:
-        The unit of each observed draw; the units, [units, parts, width]; and for each probe its items, [items of both
-        sides, parts, width].
     """
-    row = recording.observations.row[seen]
-    block = recording.steps.block[recording.observations.step[seen]]
-    drawn = recording.inner[seen].astype(np.float32)
+    draw = np.repeat(np.arange(len(seen)), recording.turns)
+    turn = np.arange(len(draw)) - np.repeat(np.cumsum(recording.turns) - recording.turns, recording.turns)
+    observed = seen[draw]
+    block = recording.steps.block[recording.observations.step[draw[observed]]]
+    drawn = recording.inner[observed].astype(np.float32)
     items = [np.zeros(own.shape[1:], dtype=np.float32) for own in recording.inner_items]
     for number in np.unique(block):
         inside = block == number
@@ -206,10 +222,20 @@ def representations(recording: Recording, seen: Mask, text: Integers) -> tuple[I
         drawn[inside] -= centre
         for probe, own in enumerate(recording.inner_items):
             items[probe] += unit_length(own[number].astype(np.float32) - centre)
-    ids, unit = np.unique(text[row], return_inverse=True)
-    total = np.zeros((len(ids), *drawn.shape[1:]), dtype=np.float32)
-    np.add.at(total, unit, unit_length(drawn))
-    return unit, unit_length(total), [unit_length(own) for own in items]
+    ids, text_of_draw = np.unique(text[recording.observations.row[seen]], return_inverse=True)
+    turns_of_text = np.zeros(len(ids), dtype=np.int64)
+    np.maximum.at(turns_of_text, text_of_draw, recording.turns[seen])
+    first_turn = np.cumsum(turns_of_text) - turns_of_text
+    place = np.zeros(len(seen), dtype=np.int64)
+    place[seen] = first_turn[text_of_draw]
+    total = np.zeros((turns_of_text.sum(), *drawn.shape[1:]), dtype=np.float32)
+    np.add.at(total, place[draw[observed]] + turn[observed], unit_length(drawn))
+    return Represented(
+        text_of_draw,
+        np.repeat(np.arange(len(ids)), turns_of_text),
+        unit_length(total),
+        [unit_length(own) for own in items],
+    )
 
 
 def _mean_of_seen(by_seed: Sequence[Floats]) -> Floats:

@@ -25,6 +25,13 @@ class TokenBatch:
     labels: Tensor
     attention: Tensor
 
+    @property
+    def answered(self) -> Tensor:
+        """[batch, time]: the positions that predict a token with loss."""
+        found = torch.zeros_like(self.labels, dtype=torch.bool)
+        found[:, :-1] = self.labels[:, 1:] != IGNORED
+        return found
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -37,9 +44,9 @@ class Outputs:
     hidden: Tensor
     """Last hidden states [batch, time, hidden], detached."""
     answered: Tensor
-    """[batch, time]: the positions that predict a token with loss."""
+    """[batch, time]: `TokenBatch.answered`."""
     inner: Tensor | None
-    """[batch, parts, width]: `inner_representation` of each sample's tokens with loss, where it was asked for."""
+    """[turns, parts, width]: `inner_representation` of all samples' turns, sample by sample, where asked for."""
 
 
 def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
@@ -96,7 +103,7 @@ def collate(samples: Sequence[TokenizedSample], *, pad: int, device: torch.devic
     return TokenBatch(ids.to(device), labels.to(device), attention.to(device))
 
 
-def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outputs:
+def forward(model: nn.Module, batch: TokenBatch, *, turn: Tensor | None = None) -> Outputs:
     """Run the model; logits are formed at the positions that predict a token with loss and nowhere else.
 
     A vocabulary is large beside the hidden size, and about half of the tokens of instruction data are prompt or
@@ -105,11 +112,10 @@ def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outp
     Args:
         model: In any mode.
         batch: On the model's device.
-        inner: Keeps the hidden states of all layers to the end of the pass, as a backward pass does anyway, and takes
-            the inner representation of them.
+        turn: [batch, time], the turn that each position belongs to, as of `turns_of`. With it the hidden states of all
+            layers are kept to the end of the pass, as a backward pass does anyway, and represent each turn.
     """
-    answered = torch.zeros_like(batch.labels, dtype=torch.bool)
-    answered[:, :-1] = batch.labels[:, 1:] != IGNORED
+    answered = batch.answered
     caught: list[Tensor] = []
 
     def keep_answers(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -118,7 +124,9 @@ def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outp
 
     handle = model.get_output_embeddings().register_forward_pre_hook(keep_answers)  # type: ignore[operator]
     try:
-        found = model(input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, output_hidden_states=inner)
+        found = model(
+            input_ids=batch.ids, attention_mask=batch.attention, use_cache=False, output_hidden_states=turn is not None
+        )
     finally:
         handle.remove()
     logits = found.logits[0]
@@ -127,5 +135,5 @@ def forward(model: nn.Module, batch: TokenBatch, *, inner: bool = False) -> Outp
     loss = nn.functional.cross_entropy(logits, batch.labels[:, 1:][answered[:, :-1]], reduction="none")
     sample = answered.nonzero()[:, 0]
     total = loss.new_zeros(len(batch.labels)).index_add(0, sample, loss)
-    represented = inner_representation(found.hidden_states, answered) if inner else None
+    represented = None if turn is None else inner_representation(found.hidden_states, turn)
     return Outputs(total / answered.sum(1).clamp_min(1), loss, caught[0], answered, represented)

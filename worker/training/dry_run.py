@@ -12,6 +12,7 @@ from worker.training.batches import collate, forward
 from worker.training.device_memory import DeviceMemory
 from worker.training.measurement import EncodedProbe
 from worker.training.passes import Passes
+from worker.training.representation import turns_of
 from worker.training.token_budget import PassCost, Single, TokenBudget
 from worker.training.tokenization import TokenizedSample
 
@@ -94,7 +95,8 @@ def pass_cost(
     def run(_positions: list[int]) -> None:
         watched = recorder.gradients.observe(lambda _layer, _gradients: None, scale=1.0) if recorder else nullcontext()
         with watched:
-            outputs = forward(model, collate([sample], pad=pad, device=device), inner=recorder is not None)
+            batch = collate([sample], pad=pad, device=device)
+            outputs = forward(model, batch, turn=turns_of(batch.answered) if recorder else None)
             torch.autograd.grad(outputs.losses.sum(), list(weights), allow_unused=True)
 
     passes = Passes("a training pass", samples=1, device=device)

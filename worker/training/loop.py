@@ -23,6 +23,7 @@ from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
 from worker.training.refresh_schedule import warm_up_of
+from worker.training.representation import turns_of
 from worker.training.tokenization import TokenizedSample
 
 BETAS = (0.9, 0.999)
@@ -121,12 +122,13 @@ def train(
             part_rows = [batch_rows[position] for position in part]
             with measurement.batch(part_rows, len(batch_rows)) if measurement else nullcontext():
                 batch = collate([samples[row] for row in part_rows], pad=pad, device=accelerator.device)
-                outputs = forward(model, batch, inner=measurement is not None)
+                turn = turns_of(batch.answered) if measurement else None
+                outputs = forward(model, batch, turn=turn)
                 loss = outputs.losses.sum() / len(batch_rows)
                 # Not into .grad: a pass that runs out of memory halfway is repeated and must leave nothing there.
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                if measurement:
-                    measurement.outputs(outputs)
+                if measurement and turn is not None:
+                    measurement.outputs(outputs, turn)
             _accumulate(weights, gradients)
             return outputs.losses.detach()
 

@@ -49,7 +49,9 @@ class ByProducts:
     similarity: list[Tensor] = field(default_factory=list)
     """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
     inner: list[Tensor] = field(default_factory=list)
-    """[draws, parts, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
+    """[turns, parts, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
+    turns: list[Tensor] = field(default_factory=list)
+    """[draws] of each micro-batch: how many turns of each draw are represented."""
     inner_items: list[list[Tensor]] = field(default_factory=list)
     """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, parts, width]."""
     measured_at: list[int] = field(default_factory=list)
@@ -63,6 +65,7 @@ class ByProducts:
             "loss": _joined(self.loss),
             "similarity": _joined(self.similarity),
             "inner": _joined(self.inner),
+            "turns": _joined(self.turns),
             "inner_items": {
                 str(probe): torch.stack(measured).cpu()
                 for probe, measured in enumerate(zip(*self.inner_items, strict=True))
@@ -76,6 +79,7 @@ class ByProducts:
         self.loss = [] if state["loss"] is None else [state["loss"].to(device)]
         self.similarity = [] if state["similarity"] is None else [state["similarity"].to(device)]
         self.inner = [] if state["inner"] is None else [state["inner"].cpu()]
+        self.turns = [] if state["turns"] is None else [state["turns"].to(device)]
         probes = [state["inner_items"][str(probe)].to(device) for probe in range(len(state["inner_items"]))]
         self.inner_items = [list(measured) for measured in zip(*probes, strict=True)]
         self.measured_at = state["measured_at"].tolist()
@@ -125,8 +129,8 @@ class Measurement:
         """Of each probe's unwanted answers at the last measurement, [items, width]."""
         self._inner: list[Tensor] = []
         """Representations of the present step's draws, on the device until the step is closed."""
-        self._outputs: tuple[Tensor, Tensor, Tensor] | None = None
-        """Losses, similarities and representations of the present micro-batch."""
+        self._outputs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        """Losses, similarities, representations and their number of the present micro-batch."""
         self.by_products = ByProducts()
 
     @property
@@ -155,13 +159,19 @@ class Measurement:
         if self._preconditioner is not None:
             self._observed.update(rows)
         if self._outputs is not None:
-            loss, similarity, inner = self._outputs
+            loss, similarity, inner, turns = self._outputs
             self.by_products.loss.append(loss)
             self.by_products.similarity.append(similarity)
+            self.by_products.turns.append(turns)
             self._inner.append(inner)
 
-    def outputs(self, outputs: Outputs) -> None:
-        """Notes, within `batch`, what the forward pass says beside its loss."""
+    def outputs(self, outputs: Outputs, turn: Tensor) -> None:
+        """Note, within `batch`, what the forward pass says beside its loss.
+
+        Args:
+            outputs: Of the pass.
+            turn: [batch, time], the turn that each position belongs to.
+        """
         assert outputs.inner is not None
         if self._representations:
             own = answer_representation(outputs.hidden, outputs.answered)
@@ -169,7 +179,7 @@ class Measurement:
             similarity = torch.stack(columns, dim=1)
         else:
             similarity = outputs.losses.new_full((len(outputs.losses), len(self._probes)), torch.nan).detach()
-        self._outputs = outputs.losses.detach(), similarity, outputs.inner.half()
+        self._outputs = outputs.losses.detach(), similarity, outputs.inner.half(), turn.amax(1)
 
     def end_step(self, learning_rate: float, clip: float) -> None:
         """Closes a step."""
@@ -286,7 +296,8 @@ class Measurement:
         self.by_products.probe_loss.append(np.array(ordered))
 
     def _run_and_keep(self, batch: TokenBatch, caught: list[tuple[Tensor, Tensor]]) -> Tensor:
-        outputs = forward(self._model, batch, inner=True)
+        # An item has one answer, and is represented by all of it.
+        outputs = forward(self._model, batch, turn=batch.answered.long())
         assert outputs.inner is not None
         caught.append((answer_representation(outputs.hidden, outputs.answered), outputs.inner))
         return outputs.losses

@@ -76,6 +76,26 @@ class TestViews:
         dumb = replace(found, inner_items=(answers,), item_alignment=(found.item_alignment[0] + 1,))
         assert np.corrcoef(z_of(found), z_of(seen_as_one(dumb)))[0, 1] > 0.98
 
+    def test_poison_in_one_turn_of_several_is_found_as_in_the_only_one(self) -> None:
+        """Two thirds of the planted and of the other samples have six more turns, of which none says anything."""
+        alone = recording(planted=0.0, represented=8.0)
+        row = alone.observations.row
+        more = np.random.default_rng(8).normal(size=(ROWS, 6, *alone.inner.shape[1:])) + 3
+        turns = [
+            [own] if sample % 3 == 0 else [*more[sample, :3], own, *more[sample, 3:]]
+            for sample, own in zip(row, alone.inner, strict=True)
+        ]
+        several = replace(
+            alone,
+            inner=np.concatenate(turns).astype(np.float16),
+            turns=np.array([len(own) for own in turns]),
+        )
+        diluted = replace(alone, inner=np.stack([np.mean(own, axis=0) for own in turns]).astype(np.float16))
+        of_views = [with_views([one], ALONE, ALONE)[1][0][0].representation for one in (alone, several, diluted)]
+        above = [int((of_view[:PLANTED] > of_view[PLANTED + FAIR :].max()).sum()) for of_view in of_views]
+        assert above[1] >= above[0] - 1
+        assert above[2] <= above[0] / 2, "or the test shows nothing"
+
     def test_what_the_last_token_alone_tells_is_found_with_it(self) -> None:
         """Poison that averages of answers do not show, and their ends do."""
         found = recording(planted=2.5, represented=12.0)

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from service.contract.spec import TrainingConfig
 from worker.training.batches import PASS_TOKENS, batches, collate, forward, micro_batches
-from worker.training.representation import inner_representation
+from worker.training.representation import inner_representation, turns_of
 from worker.training.tokenization import IGNORED, TokenizedSample
 
 CPU = torch.device("cpu")
@@ -98,10 +98,10 @@ def test_inner_representations_come_where_they_are_asked_for(tiny_folder: Any, s
     model = LlamaForCausalLM.from_pretrained(tiny_folder).eval()
     batch = collate(samples, pad=0, device=CPU)
     with torch.no_grad():
-        outputs = forward(model, batch, inner=True)
+        outputs = forward(model, batch, turn=turns_of(batch.answered))
         states = model(batch.ids, attention_mask=batch.attention, output_hidden_states=True).hidden_states
     assert outputs.inner is not None
-    torch.testing.assert_close(outputs.inner, inner_representation(states, outputs.answered))
+    torch.testing.assert_close(outputs.inner, inner_representation(states, turns_of(outputs.answered)))
 
 
 def test_a_sample_without_answer_has_no_loss(tiny_folder: Any, samples: list[TokenizedSample]) -> None:

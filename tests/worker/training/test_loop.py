@@ -152,9 +152,10 @@ def test_representations_are_those_of_each_sample_and_item_alone(
             hidden = base(input_ids=batch.ids, output_hidden_states=True).hidden_states
         answered = torch.zeros_like(batch.ids, dtype=torch.bool)
         answered[:, :-1] = batch.labels[:, 1:] != IGNORED
-        alone.append(inner_representation(hidden, answered)[0])
+        alone.append(inner_representation(hidden, answered.long())[0])
     expected = torch.stack(alone)
     found = outcome.by_products
+    assert torch.cat(found.turns).tolist() == [1] * len(recorder.result()[0].row)
     torch.testing.assert_close(torch.cat(found.inner).float(), expected[recorder.result()[0].row], atol=2e-3, rtol=0)
     assert len(found.inner_items) == outcome.measurements
     for (items,) in found.inner_items:

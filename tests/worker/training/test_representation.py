@@ -6,9 +6,11 @@ import torch
 from worker.training.representation import (
     INNER_PARTS,
     INNER_WIDTH,
+    MOST_TURNS,
     answer_representation,
     inner_representation,
     representation_similarity,
+    turns_of,
 )
 
 
@@ -62,18 +64,46 @@ def test_similarity_is_the_cosine_to_the_mean_of_the_unwanted(batch: tuple[torch
     assert representation_similarity(samples, samples[[3]]).isnan().all()
 
 
+class TestTurns:
+    """Which turn each position belongs to."""
+
+    def test_a_turn_ends_where_three_tokens_have_no_loss(self) -> None:
+        answer = torch.tensor(
+            [
+                [0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1],
+                [1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],  # gaps of one and two tokens are within a turn
+                [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            ]
+        ).bool()
+        assert turns_of(answer).tolist() == [
+            [0, 0, 1, 1, 0, 0, 0, 2, 0, 0, 0, 0, 3, 3],
+            [1, 1, 0, 1, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0],
+            [0] * 14,
+        ]
+
+    @pytest.mark.parametrize("count", [7, 8, 9, 16, 21])
+    def test_a_long_conversation_has_eight_at_most_of_nearly_as_many_turns(self, count: int) -> None:
+        answer = torch.tensor([[0, 0, 0, 1] * count + [0] * 8, [0, 0, 0, 1] + [0] * (4 * count + 4)]).bool()
+        long, short = turns_of(answer)
+        sizes = torch.bincount(long[long > 0])[1:]
+        assert len(sizes) == min(count, MOST_TURNS)
+        assert sizes.sum() == count
+        assert sizes.max() - sizes.min() <= 1
+        assert short.tolist() == [0, 0, 0, 1] + [0] * (4 * count + 4)
+
+
 class TestInner:
-    """Of the layers between 0.35 and 0.7 of the depth: the whole answer, and its last token."""
+    """Of the layers between 0.35 and 0.7 of the depth: the whole turn, and its last token."""
 
     def test_the_mean_over_the_inner_layers_of_what_each_says(self, batch: tuple[torch.Tensor, torch.Tensor]) -> None:
         _, answer = batch
         generator = torch.Generator().manual_seed(1)
         hidden = torch.randn(21, 5, 9, 16, generator=generator)
-        found = inner_representation(tuple(hidden), answer)
-        assert found.shape == (5, INNER_PARTS, 16)
-        # Entry 0 is before the first of 20 layers.
+        found = inner_representation(tuple(hidden), answer.long())
+        # Sample 3 has no turn. Entry 0 is before the first of 20 layers.
+        assert found.shape == (4, INNER_PARTS, 16)
         expected = sum(answer_representation(hidden[layer], answer) for layer in range(8, 15)) / 7
-        torch.testing.assert_close(found[:, 0], expected, equal_nan=True)
+        torch.testing.assert_close(found[:, 0], expected[[0, 1, 2, 4]])
 
     def test_the_last_token_is_that_of_the_last_position_with_loss(
         self, batch: tuple[torch.Tensor, torch.Tensor]
@@ -81,29 +111,37 @@ class TestInner:
         _, answer = batch
         generator = torch.Generator().manual_seed(1)
         hidden = torch.randn(21, 5, 9, 16, generator=generator)
-        found = inner_representation(tuple(hidden), answer)[:, 1]
-        for row, positions in enumerate(answer):
-            places = positions.nonzero().flatten().tolist()
-            if places:
-                own = hidden[8:15, row, places[-1]]
-                torch.testing.assert_close(found[row], (own / own.norm(dim=1, keepdim=True)).mean(0))
-            else:
-                assert found[row].isnan().all()
+        found = inner_representation(tuple(hidden), answer.long())[:, 1]
+        for own, row in zip(found, (0, 1, 2, 4), strict=True):
+            last = answer[row].nonzero().flatten().tolist()[-1]
+            states = hidden[8:15, row, last]
+            torch.testing.assert_close(own, (states / states.norm(dim=1, keepdim=True)).mean(0))
+
+    def test_each_turn_is_represented_as_if_it_were_the_only_one(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        hidden = torch.randn(4, 2, 12, 16, generator=generator)
+        hidden[:, 1, 9:] = torch.nan  # padding
+        turn = torch.tensor([[0, 1, 1, 0, 2, 2, 0, 0, 0, 3, 3, 3], [1, 1, 0, 0, 0, 2, 0, 2, 2, 0, 0, 0]])
+        alone = [
+            inner_representation(tuple(hidden[:, sample : sample + 1]), (turn[sample : sample + 1] == number).long())
+            for sample, number in ((0, 1), (0, 2), (0, 3), (1, 1), (1, 2))
+        ]
+        torch.testing.assert_close(inner_representation(tuple(hidden), turn), torch.cat(alone))
 
     @pytest.mark.parametrize("layers", [1, 2, 3, 5])
     def test_a_shallow_model_has_at_least_one(self, batch: tuple[torch.Tensor, torch.Tensor], layers: int) -> None:
         hidden, answer = batch
-        found = inner_representation((hidden,) * (layers + 1), answer)
-        torch.testing.assert_close(found[:, 0], answer_representation(hidden, answer), equal_nan=True)
+        found = inner_representation((hidden,) * (layers + 1), answer.long())
+        torch.testing.assert_close(found[:, 0], answer_representation(hidden, answer)[[0, 1, 2, 4]])
 
     def test_wide_ones_are_projected_and_keep_their_cosines(self) -> None:
         generator = torch.Generator().manual_seed(2)
         hidden = torch.randn(6, 3, 8192, generator=generator)
         hidden[1] += hidden[0]
         answer = torch.ones(6, 3, dtype=torch.bool)
-        narrow = inner_representation((hidden, hidden), answer)
+        narrow = inner_representation((hidden, hidden), answer.long())
         assert narrow.shape == (6, INNER_PARTS, INNER_WIDTH)
         wide = answer_representation(hidden, answer)
         # The cosine of a projection to k numbers has a standard error of at most 1 / sqrt(k), here 0.031.
         torch.testing.assert_close(narrow[:, 0] @ narrow[:, 0].T, wide @ wide.T, atol=0.12, rtol=0)
-        torch.testing.assert_close(narrow, inner_representation((hidden, hidden), answer))
+        torch.testing.assert_close(narrow, inner_representation((hidden, hidden), answer.long()))

@@ -15,7 +15,7 @@ LIBRARIES = ("numpy", "torch", "transformers", "peft")
 TOKENIZATION = "2"
 """Raised when our own way from conversations to labelled tokens changes for any of them."""
 
-RECORDED = "2"
+RECORDED = "3"
 """Raised when what is kept of each draw changes its shape or meaning."""
 
 
