@@ -38,6 +38,7 @@ UNREACHED = (
     ("certificate|SSL", "it does not agree on TLS"),
     ("server closed the connection|terminating connection|connection is closed|lost", "it ended the connection"),
 )
+"""What drivers say where no connection comes about, as a pattern, and what we say instead."""
 
 
 def cause_of(error: BaseException) -> str:

@@ -191,3 +191,4 @@ PROBLEM_CODES: dict[str, Meaning] = {
         "says of what it stores how much",
     ),
 }
+"""Every code of a problem, with its statuses and its meaning; docs/api.md lists them."""

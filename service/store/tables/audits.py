@@ -20,14 +20,17 @@ from service.store.base import Base, created_at
 
 
 class AuditData(Base):
-    """What hangs on an audit's id and may be large: scores, findings, verdicts. They stand on this row and not on the
-    audit's, so that a deleted audit is gone at once, and what it leaves is cleared away behind it, none forgotten."""
+    """Stands for what belongs to an audit and may be large: scores, findings, verdicts.
+
+    They refer to this row and not to the audit's, so that a deleted audit is gone at once, and what it leaves is
+    deleted later, none of it forgotten.
+    """
 
     __tablename__ = "audit_data"
     audit_id: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     purge_at: Mapped[datetime | None]
-    """The audit is deleted: from then on its data are, and this row at last. See service.lifecycle.purging."""
+    """When its data may be deleted, because the audit is deleted; this row goes last. See service.lifecycle.purging."""
     __table_args__ = (
         UniqueConstraint("workspace_id", "audit_id"),
         Index("ix_audit_data_purge", "purge_at", postgresql_where=text("purge_at IS NOT NULL")),
@@ -113,7 +116,7 @@ class AuditStep(Base):
     attempt: Mapped[int | None]
     """That ran it last; its output files lie under it."""
     bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of its output files in the object store. None: it has not succeeded, or had before this was counted."""
+    """Size of its output files in the object store; None: it has not succeeded, or had before this was counted."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (

@@ -24,11 +24,19 @@ from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
 
 STREAM_MAGIC = b"\xff\xff\xff\xff"
+"""The first bytes of an Arrow stream's messages."""
+
 FILE_MAGIC = b"ARROW1\0\0"
+"""The first bytes of an Arrow file."""
+
 _END = b"ARROW1"
 
 FOOTER_BYTES = 32 * 2**20
+"""The largest footer that is read, since all of it is in memory at once."""
+
 MAX_LEAVES = 2000
+"""The most columns, nested ones included: each takes memory for every batch."""
+
 MAX_BATCHES = 100_000
 """Batches of a file, whose footer may list the same one many times; a stream holds the bytes of each."""
 

@@ -16,6 +16,8 @@ from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, shown_key
 
 BATCH_ROWS = 64
+"""Rows that are made into records at once; they are Python objects, and larger than their text."""
+
 PART_BYTES = 8 * 2**20
 """Bytes of rows that are read at once, if their texts may be long; a text that they share counts in each."""
 

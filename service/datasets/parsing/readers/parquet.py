@@ -22,12 +22,19 @@ from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
 
 MAGIC = b"PAR1"
+"""The first and the last bytes of a Parquet file."""
+
 BUFFER_BYTES = 1 << 20
 """Bytes that are read at a time of each column, so that a row group of any size needs no more memory."""
 
 FOOTER_BYTES = 32 * 2**20
+"""The largest footer that is read, since all of it is in memory at once."""
+
 MAX_LEAVES = 2000
+"""The most columns, nested ones included: each takes memory for every row group."""
+
 MAX_ROW_GROUPS = 100_000
+"""The most row groups, since the footer describes every column of each."""
 
 
 class ParquetRows:
