@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from service.cli.server import Server
 
 OVER_LIMIT = 3
+"""Exit code where more samples are flagged than --max-flagged allows."""
+
 INTERRUPTED = 130
+"""Exit code after Ctrl+C, as shells have it: 128 and the number of SIGINT."""
 
 UsageError: Any = typer.BadParameter.__base__
 """Typer's error for a wrong call, which it does not export."""
@@ -34,7 +37,16 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command as `TyperGroup.main` does."""
+        """Run the command as `TyperGroup.main` does, and print errors of its use as one line.
+
+        Args:
+            args: The command line; None: that of this process.
+            prog_name: Name of the program in help; None: what this process was called as.
+            complete_var: Environment variable of shell completion.
+            standalone_mode: End the process with the exit code instead of returning it.
+            windows_expand_args: Expand patterns of file names on Windows.
+            **extra: As for `TyperGroup.main`.
+        """
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except UsageError as error:

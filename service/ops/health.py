@@ -35,13 +35,13 @@ AnyKey = Annotated[Principal, Depends(RequireScope())]
 
 
 class Health(BaseModel):
-    """It serves."""
+    """The process serves requests."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Health):
-    """It can serve; and how what it does not need to serve is doing."""
+    """Whether the process can serve, and how the parts are doing that it can serve without."""
 
     objects: Literal["ok", "away"]
     """away: the object store does not answer; uploads, downloads and samples are refused, and the rest is served."""

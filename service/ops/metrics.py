@@ -32,6 +32,7 @@ ENDINGS = ("published", "cancelled", "released", *map(str, ErrorCode))
 """How an attempt may end."""
 
 STAGES = tuple(map(str, Stage))
+"""The stages of an audit, as labels."""
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class RequestMetrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that has ended.
+
+        Args:
+            method: Its method.
+            route: The path of its route, with names for ids.
+            status: Status of the answer; 0: the client went away before one.
+            seconds: How long it took.
+        """
         self._seconds.labels(method, route, f"{status // 100}xx" if status else "aborted").observe(seconds)
 
     def collect(self) -> bytes:
-        """Nothing from one of several processes that share nothing: its share would pass for the whole."""
+        """Return the counts so far, in the text format of Prometheus."""
         if self._shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
@@ -72,6 +81,13 @@ class MeasuredRequests:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request and count it, by method, route, status and time.
+
+        Args:
+            scope: Of ASGI, as the other two.
+            receive: Returns what the client sends next.
+            send: Sends a part of the answer.
+        """
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,6 +117,7 @@ class JobMetrics(Collector):
         self._heartbeat_seconds = heartbeat_seconds
 
     def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as the database has them now."""
         states = GaugeMetricFamily("finetooth_jobs", "Jobs by lane and state.", labels=["lane", "state"])
         for lane, state, number in self._session.execute(
             select(Job.lane, Job.state, func.count()).group_by(Job.lane, Job.state).order_by(Job.lane, Job.state)
@@ -199,7 +216,13 @@ def queue_ages(session: Session) -> dict[str, float]:
 
 
 def exposition(session: Session, requests: RequestMetrics, *, heartbeat_seconds: float) -> bytes:
-    """The whole answer to a scrape. heartbeat_seconds: how often workers say that they are alive."""
+    """Return the whole answer to a scrape, in the text format of Prometheus.
+
+    Args:
+        session: An open transaction.
+        requests: The counters of this process's requests.
+        heartbeat_seconds: How often workers report.
+    """
     registry = CollectorRegistry()
     registry.register(JobMetrics(session, heartbeat_seconds))
     return generate_latest(registry) + requests.collect()

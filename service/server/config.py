@@ -9,6 +9,7 @@ from uvicorn._types import ASGIApplication
 from service.server.protocol import MOST_HEAD_BYTES, BoundedH11
 
 APPLICATION = "service.app:create_app"
+"""Where uvicorn finds the application."""
 
 
 def server_config(
