@@ -147,7 +147,8 @@ def _added_as_routes(tree: ast.Module) -> set[str]:
 def _constants(tree: ast.Module, lines: list[str]) -> Iterator[tuple[ast.stmt, str]]:
     """Yield constants that share a line, such as `LOW, HIGH = 1, 2`, and public ones without a reason.
 
-    Type variables are no constants. The reason is a comment, in the lines of the assignment or above it, or a string below it.
+    Type variables are no constants. The reason is a comment, in the lines of the assignment or above it, or a string
+    below it.
     """
     for node, below in zip(tree.body, [*tree.body[1:], None], strict=True):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)

@@ -13,6 +13,7 @@ from worker.results.views import over_seeds, with_views
 from worker.text.duplicate_clusters import sample_clusters, sample_texts
 
 PARTS = 5
+"""How many parts of the scoring are reported as progress."""
 
 
 def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
