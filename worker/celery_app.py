@@ -18,7 +18,11 @@ from service.settings import (
 
 
 def make_app(settings: Settings) -> Celery:
-    """Make the Celery application."""
+    """The Celery application.
+
+    Raises:
+        BadSettingsError: The database or the broker is missing, or a folder cannot be used.
+    """
     if settings.broker_url is None or settings.database_url is None:
         raise BadSettingsError(
             "a worker needs FINETOOTH_DATABASE_URL and FINETOOTH_BROKER_URL (on a laptop, `finetooth up` sets both)"

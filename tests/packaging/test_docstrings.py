@@ -11,7 +11,10 @@ ROOT = Path(__file__).parents[2]
 NOT_YET = {
     "worker/influence/capture/preconditioner.py",
     "worker/influence/capture/recorder.py",
-    "worker/training",
+    "worker/training/batches.py",
+    "worker/training/checkpointing/format.py",
+    "worker/training/loop.py",
+    "worker/training/measurement.py",
 }
 """Packages and modules whose docstrings do not follow the convention yet. Remove what is done, and add nothing."""
 

@@ -147,9 +147,12 @@ def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> Encod
     """Return a probe as tokens.
 
     Args:
-        probe: ?
-        tokenizer: ?
-        config: ?
+        probe: Its items become conversations of one question and one answer, which alone has loss.
+        tokenizer: The model's.
+        config: Says how long a conversation may be.
+
+    Raises:
+        TrainingError: An item cannot be encoded, or its answer lies beyond max_length.
     """
 
     def side(answers: Sequence[str]) -> list[TokenizedSample]:

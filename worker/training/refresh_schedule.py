@@ -50,7 +50,12 @@ class RefreshSchedule:
         return step >= self._due and self._left > 0
 
     def measured(self, step: int, cosine: float | None) -> None:
-        """A measurement was made before `step`; cosine: with the one before, None at the first."""
+        """Record a measurement, and decide when the next one is due.
+
+        Args:
+            step: The step before which it was made.
+            cosine: Of the probe gradients with those of the measurement before; None at the first.
+        """
         self._left -= 1
         if cosine is not None:
             # The angle grows about linearly with the steps between.

@@ -27,6 +27,7 @@ _MARK_CHARACTERS = (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))
 """Noncharacters of Unicode, then its private use area: no template takes them for space or for letters."""
 
 NO_TEMPLATE = "use a model whose chat template is sound, or a base model without a chat template"
+"""What to do where a model's chat template cannot be used."""
 
 
 class RefusedRowError(Exception):

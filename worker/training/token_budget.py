@@ -15,6 +15,7 @@ LEAST_LENGTH = 8
 """Tokens that training.max_length allows, at least."""
 
 GB = 1e9
+"""Bytes of a gigabyte, as makers of GPUs count."""
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ AT_ONCE = 8
 """Samples of one pass, at most."""
 
 WHAT = "a pass that splits alignments over tokens"
+"""What notices and errors about memory call this pass."""
 
 AGREEMENT = 0.1
 """How far the sum over a sample's tokens may be from what a backward pass gives, beside the size of its parts. Half
