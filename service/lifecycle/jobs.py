@@ -5,7 +5,10 @@ Commands lock the job's row first, so that they follow one another; a worker's c
 may follow what is in transitions.py. Times are the database's.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -109,15 +112,11 @@ def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECOND
     Returns:
         The seconds that are left, counted from this statement; None if the claim no longer holds the job.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, partial(transitions.renew, lease=timedelta(seconds=lease_seconds)))
+    if moved is None or moved.snapshot.lease_expires_at is None:
         return None
-    job, at = found
-    snapshot = transitions.renew(read_snapshot(job), claim.token, now=at, lease=timedelta(seconds=lease_seconds))
-    if snapshot is None or snapshot.lease_expires_at is None:
-        return None
-    write_snapshot(session, job, snapshot)
-    return (snapshot.lease_expires_at - at).total_seconds()
+    write_snapshot(session, moved.job, moved.snapshot)
+    return (moved.snapshot.lease_expires_at - moved.at).total_seconds()
 
 
 def cancel_requested(session: Session, claim: Claim) -> bool:
@@ -143,16 +142,12 @@ def succeed(session: Session, claim: Claim) -> Job | None:
     Returns:
         The job; None if the claim no longer holds it or a cancel came first, and then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, transitions.succeed)
+    if moved is None:
         return None
-    job, at = found
-    snapshot = transitions.succeed(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
-        return None
-    write_snapshot(session, job, snapshot)
+    write_snapshot(session, moved.job, moved.snapshot)
     count(session, Counted.ATTEMPTS, "published")
-    return job
+    return moved.job
 
 
 def fail(
@@ -177,15 +172,10 @@ def fail(
     Returns:
         False if the claim no longer holds the job; then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, partial(transitions.fail, retry=retry, backoff=timedelta(seconds=retry_seconds)))
+    if moved is None:
         return False
-    job, at = found
-    backoff = timedelta(seconds=retry_seconds)
-    snapshot = transitions.fail(read_snapshot(job), claim.token, now=at, retry=retry, backoff=backoff)
-    if snapshot is None:
-        return False
-    _write_failure(session, job, snapshot, failure, at)
+    _write_failure(session, moved.job, moved.snapshot, failure, moved.at)
     return True
 
 
@@ -199,16 +189,12 @@ def mark_cancelled(session: Session, claim: Claim) -> bool:
     Returns:
         False if the claim no longer holds the job or nobody asked for a cancel; then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, transitions.confirm_cancel)
+    if moved is None:
         return False
-    job, at = found
-    snapshot = transitions.confirm_cancel(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
-        return False
-    write_snapshot(session, job, snapshot)
+    write_snapshot(session, moved.job, moved.snapshot)
     count(session, Counted.ATTEMPTS, "cancelled")
-    append_state(session, job, "Cancelled.")
+    append_state(session, moved.job, "Cancelled.")
     return True
 
 
@@ -222,16 +208,31 @@ def release(session: Session, claim: Claim) -> bool:
     Returns:
         False if the claim no longer holds the job; then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
-        return False
-    job, at = found
-    snapshot = transitions.release(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
+    moved = _moved(session, claim, transitions.release)
+    if moved is None:
         return False
     count(session, Counted.ATTEMPTS, "released")
-    _write_return(session, job, snapshot, "The worker was stopped; queued again.", level="info")
+    _write_return(session, moved.job, moved.snapshot, "The worker was stopped; queued again.", level="info")
     return True
+
+
+class _Moved(NamedTuple):
+    """A claim's job, locked, and its next state, which is not written yet."""
+
+    job: Job
+    snapshot: JobSnapshot
+    at: datetime
+    """The database's time."""
+
+
+def _moved(session: Session, claim: Claim, move: Callable[..., JobSnapshot | None]) -> _Moved | None:
+    """Apply one of a worker's transitions to the claim's job; None if it is fenced or may not go that way."""
+    found = held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    snapshot = move(read_snapshot(job), claim.token, now=at)
+    return None if snapshot is None else _Moved(job, snapshot, at)
 
 
 def stop(session: Session, job: Job, at: datetime, *, within_seconds: float) -> None:

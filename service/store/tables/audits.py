@@ -17,6 +17,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.base import Base, created_at
+from service.store.tables.job_subject import JobSubject
 
 
 class AuditData(Base):
@@ -37,7 +38,7 @@ class AuditData(Base):
     )
 
 
-class Audit(Base):
+class Audit(JobSubject, Base):
     """One audit: what was asked, how far it is, which attempt's results are public."""
 
     __tablename__ = "audits"
@@ -55,19 +56,10 @@ class Audit(Base):
     group_column: Mapped[str | None]
     trusted_column: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
-    key_id: Mapped[str | None]
-    """Who asked for it: a key, or a person; of older ones nobody knows."""
-    user_id: Mapped[str | None]
     step_key: Mapped[str | None]
     """The step under way, while running."""
     stage: Mapped[str | None]
     """A contract.Stage, while running."""
-    progress_done: Mapped[int | None] = mapped_column(BigInteger)
-    progress_total: Mapped[int | None] = mapped_column(BigInteger)
-    progress_unit: Mapped[str | None]
-    eta_at: Mapped[datetime | None]
-    progressed_at: Mapped[datetime | None]
-    """When the audit last moved on."""
     published_attempt: Mapped[int | None]
     """Readers of scores, findings and summary see this attempt only."""
     summary: Mapped[dict[str, Any] | None]

@@ -12,6 +12,8 @@ import pyarrow as pa
 from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.arrow_records import (
     DAMAGES,
+    FOOTER_BYTES,
+    MAX_LEAVES,
     ArrowRecords,
     DecodedBytes,
     Reading,
@@ -30,12 +32,6 @@ FILE_MAGIC = b"ARROW1\0\0"
 """The first bytes of an Arrow file."""
 
 _END = b"ARROW1"
-
-FOOTER_BYTES = 32 * 2**20
-"""The largest footer that is read, since all of it is in memory at once."""
-
-MAX_LEAVES = 2000
-"""The most columns, nested ones included: each takes memory for every batch."""
 
 MAX_BATCHES = 100_000
 """Batches of a file, whose footer may list the same one many times; a stream holds the bytes of each."""

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.arrow_records import (
     DAMAGES,
+    FOOTER_BYTES,
+    MAX_LEAVES,
     ArrowRecords,
     DecodedBytes,
     Reading,
@@ -26,12 +28,6 @@ MAGIC = b"PAR1"
 
 BUFFER_BYTES = 1 << 20
 """Bytes that are read at a time of each column, so that a row group of any size needs no more memory."""
-
-FOOTER_BYTES = 32 * 2**20
-"""The largest footer that is read, since all of it is in memory at once."""
-
-MAX_LEAVES = 2000
-"""The most columns, nested ones included: each takes memory for every row group."""
 
 MAX_ROW_GROUPS = 100_000
 """The most row groups, since the footer describes every column of each."""
