@@ -19,7 +19,10 @@ from service.secret_files import BadSettingsError, SecretFiles
 from service.sign_in_settings import SignInSettings
 
 Lane = Literal["gpu", "io"]
-"""A worker process serves one, so that short jobs never wait behind an audit of hours."""
+"""The queue that a job waits in; columns of the database and arguments call it `lane`.
+
+A worker process serves one, so that short jobs never wait behind an audit of hours.
+"""
 
 LANES: tuple[Lane, ...] = get_args(Lane)
 """All queues."""
@@ -152,7 +155,7 @@ class Settings(SignInSettings):
     """Host headers answered; anything else is refused (DNS rebinding)."""
 
     train_on: Literal["gpu", "any"] = "gpu"
-    """What a worker of the lane gpu trains on. gpu: it does not start without one. any: else on the CPU."""
+    """What a worker of the queue gpu trains on. gpu: it does not start without one. any: else on the CPU."""
 
     root_path: str = ""
     """Under which path of its host a proxy serves us, such as /finetooth; empty: the host is ours alone."""

@@ -1,4 +1,4 @@
-"""`python -m worker.health [LANE] [--liveness]`: whether this host's workers make progress. 0, or 1 with the reason.
+"""`python -m worker.health [QUEUE] [--liveness]`: whether this host's workers make progress. 0, or 1 with the reason.
 
 With --liveness, what no restart of the worker would mend is well: a database that does not answer.
 

@@ -47,7 +47,7 @@ Report = Callable[[str], None]
 
 
 def worker_command(lane: str) -> list[str]:
-    """The Celery worker of one lane: one job at a time, and no talk with other workers, which need none."""
+    """Return the command of the Celery worker of one queue: one job at a time, and no talk with other workers."""
     worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
     return [
         *worker,

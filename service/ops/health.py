@@ -48,7 +48,7 @@ class Readiness(Health):
     broker: Literal["ok", "away"]
     """away: nothing is lost; queued audits start some seconds later than else."""
     queue_age_seconds: dict[str, float]
-    """By lane: how long the oldest due job has waited. It grows while no worker takes jobs."""
+    """By queue: how long the oldest due job has waited. It grows while no worker takes jobs."""
 
 
 class Limits(BaseModel):

@@ -1,7 +1,7 @@
 """/metrics in the format of Prometheus: what the database knows of jobs and workers, and how requests were answered.
 
 Whatever concerns jobs is read from the database at each scrape, so that every API process gives the same figures and
-none is lost with a worker. Labels hold lanes, states, stages, codes and route templates: nothing of a workspace.
+none is lost with a worker. Labels hold queues, states, stages, codes and route templates: nothing of a workspace.
 """
 
 import logging
@@ -118,20 +118,20 @@ class JobMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as the database has them now."""
-        states = GaugeMetricFamily("finetooth_jobs", "Jobs by lane and state.", labels=["lane", "state"])
+        states = GaugeMetricFamily("finetooth_jobs", "Jobs by queue and state.", labels=["queue", "state"])
         for lane, state, number in self._session.execute(
             select(Job.lane, Job.state, func.count()).group_by(Job.lane, Job.state).order_by(Job.lane, Job.state)
         ):
             states.add_metric([lane, state], number)
         yield states
         age = GaugeMetricFamily(
-            "finetooth_queue_age_seconds", "How long the oldest due job of the lane has waited.", labels=["lane"]
+            "finetooth_queue_age_seconds", "How long the oldest due job of the queue has waited.", labels=["queue"]
         )
         ages = queue_ages(self._session)
         for lane in LANES:
             age.add_metric([lane], ages[lane])
         yield age
-        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive.", labels=["lane", "state"])
+        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive.", labels=["queue", "state"])
         alive = self._workers()
         for lane in LANES:
             for state, busy in (("busy", True), ("idle", False)):
@@ -139,7 +139,7 @@ class JobMetrics(Collector):
         yield workers
         devices = GaugeMetricFamily(
             "finetooth_worker_devices",
-            "Workers of the lane gpu that are alive, by what they train on.",
+            "Workers of the queue gpu that are alive, by what they train on.",
             labels=["device"],
         )
         for device, number in self._devices():
@@ -156,7 +156,7 @@ class JobMetrics(Collector):
         return [(device, number) for device, number in found]
 
     def _workers(self) -> dict[tuple[str, bool], int]:
-        """(lane, whether it holds a job) to how many there are."""
+        """(queue, whether it holds a job) to how many there are."""
         held = select(Job.id).where(Job.owner == Worker.owner, Job.lease_expires_at.is_not(None))
         busy = held.exists().label("busy")
         found = self._session.execute(
@@ -170,8 +170,8 @@ class JobMetrics(Collector):
             (
                 Counted.STARTED,
                 "finetooth_attempts_started",
-                "Attempts that workers have begun, by lane.",
-                "lane",
+                "Attempts that workers have begun, by queue.",
+                "queue",
                 LANES,
             ),
             (Counted.ATTEMPTS, "finetooth_attempts", "Attempts that ended, by how.", "reason", ENDINGS),
@@ -206,7 +206,7 @@ class JobMetrics(Collector):
 
 
 def queue_ages(session: Session) -> dict[str, float]:
-    """Seconds that the oldest due job of each lane has waited; 0 where none is due."""
+    """Seconds that the oldest due job of each queue has waited; 0 where none is due."""
     now = func.statement_timestamp()
     waited = func.extract("epoch", now - func.min(Job.next_attempt_at))
     found = session.execute(

@@ -30,5 +30,5 @@ def list_all(principal: Reader, session: SessionDep, settings: SettingsDep) -> P
 
 @router.get("/queue", operation_id="get_queue")
 def get(principal: Reader, session: SessionDep, settings: SettingsDep) -> Queue:
-    """What waits for workers, by lane, in the order in which it is taken; other workspaces' jobs are counted."""
+    """What waits for workers, by queue, in the order in which it is taken; other workspaces' jobs are counted."""
     return read_queue(session, principal, settings)
