@@ -207,7 +207,7 @@ def cancel(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int
 def cancel_all(
     status: Annotated[Literal["queued", "running"], typer.Option(help="Only audits in this state.")] = "queued",
     created_by: Annotated[
-        str | None, typer.Option(help="Only those of this key or person, by id, or `me`; else everybody's.")
+        str | None, typer.Option(help="Only audits of this key or person: an id, or `me`. Default: everybody's.")
     ] = None,
 ) -> int:
     """Cancel all audits of the workspace that wait, or that run."""
@@ -269,7 +269,7 @@ def report(
 
 @app.command()
 def workspaces() -> int:
-    """List the workspaces that your key may see, with what they have and may have."""
+    """List the workspaces that your key may see: waiting and running audits, storage, and the limits of each."""
     from service.cli.workspaces import print_workspaces
 
     return _guarded(lambda: print_workspaces(get_settings()))
@@ -277,12 +277,18 @@ def workspaces() -> int:
 
 @app.command("set-limits")
 def set_limits(
-    workspace: Annotated[str, typer.Argument(help="Its id or name.")],
-    max_queued_audits: Annotated[str | None, typer.Option(help="Audits that wait; default: the setting's.")] = None,
-    max_running_audits: Annotated[str | None, typer.Option(help="Audits that run at once; likewise.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Bytes of uploads, recordings and exports; likewise.")] = None,
+    workspace: Annotated[str, typer.Argument(help="The workspace's id or name.")],
+    max_queued_audits: Annotated[
+        str | None, typer.Option(help="The most audits that may wait: a number, or `default`.")
+    ] = None,
+    max_running_audits: Annotated[
+        str | None, typer.Option(help="The most audits that may run at once: a number, or `default`.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="The most bytes of uploads, recordings and exports: a number, or `default`.")
+    ] = None,
 ) -> int:
-    """Set limits of a workspace, as an admin of the installation."""
+    """Set limits of a workspace, as an admin of the installation; `default` is the limit of the server's settings."""
     from service.cli.workspaces import set_limits as run
 
     typed = {
