@@ -23,7 +23,7 @@ MOST_CONNECTIONS = 4096
 """The most connections at a time; each takes a file descriptor and some memory."""
 
 RESERVED_FILES = 256
-"""Of the files that the process may have open, so many are not for connections: the database's, objects, uploads."""
+"""How many of the files that the process may have open are not for connections: the database's, objects, uploads."""
 
 
 def most_connections() -> int:

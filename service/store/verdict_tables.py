@@ -146,7 +146,7 @@ class Opinion(Base):
     reviewer_id: Mapped[str] = mapped_column(primary_key=True)
     """Id of the key or the person."""
     revision: Mapped[int] = mapped_column(Integer)
-    """Of the change that it is."""
+    """Revision of the change that said it."""
     verdict: Mapped[str]
     __table_args__ = (
         ForeignKeyConstraint(

@@ -19,7 +19,7 @@ from worker.training.refresh_schedule import warm_up_of
 from worker.training.tokenization import IGNORED
 
 PAD = 0
-"""Of probe items in one batch; any id serves, since padding has neither attention nor loss."""
+"""Fills up probe items in one batch; any id serves, since padding has neither attention nor loss."""
 
 
 class InfluenceCallback(TrainerCallback):

@@ -8,13 +8,13 @@ STEADY = 0.9
 """Cosine of the probe gradient with its last measurement at which measurements are rightly spaced."""
 
 SHARE = 0.06
-"""Of the run's tokens that measurements may cost for one probe."""
+"""The share of the run's tokens that measurements may cost for one probe."""
 
 FURTHER_PROBE = 0.3
-"""What each further probe adds to it, of the first one's: eight probes cost a fifth of a run, and not two fifths."""
+"""How much of that each further probe adds: eight probes cost a fifth of a run, and not two fifths."""
 
 MIN_MEASUREMENTS = 6
-"""Of every run, whatever they cost: on few samples accuracy matters more than minutes."""
+"""Measurements that every run has, whatever they cost: on few samples accuracy matters more than minutes."""
 
 FIRST_INTERVAL = 10
 """Optimiser steps from the first measurement to the second."""

@@ -43,7 +43,8 @@ class TrainedTurn:
     start: int
     content_end: int
     end: int
-    """Of an answer's end-of-turn mark, which begins at content_end. Other turns have loss on their content alone."""
+    """End of an answer's end-of-turn mark, which begins at content_end. Other turns have loss on their content alone.
+    """
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class ReadConversation:
     rendering: Rendering
     tokens: Sequence[Token]
     parts: Sequence[int]
-    """Of each token CONTENT or END_MARK where it has loss, else 0."""
+    """CONTENT or END_MARK for each token with loss, 0 for all others."""
     control_tokens: int
 
 
