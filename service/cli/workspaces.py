@@ -61,7 +61,7 @@ def find(client: Client, workspace: str) -> dict[str, Any]:
     """Find the workspace of this id or name.
 
     Args:
-        client: Of the service.
+        client: The client of the service.
         workspace: Its id or name.
 
     Raises:

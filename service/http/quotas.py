@@ -124,7 +124,7 @@ def check_datasets(
         session: An open transaction, which keeps others from creating in the workspace until it ends.
         workspace_id: Whose dataset it becomes.
         settings: Hold the quotas.
-        more_bytes: Of the upload, where they are known.
+        more_bytes: Size of the upload, where it is known.
         more_rows: Likewise its samples.
         besides: Id of an unfinished upload that does not count: the one that becomes the dataset.
 

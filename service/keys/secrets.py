@@ -42,8 +42,8 @@ def adopt_key(session: Session, secret: str, *, workspace_id: str, name: str, sc
     Args:
         session: An open transaction.
         secret: The well-formed text.
-        workspace_id: Of the key.
-        name: Of the key.
+        workspace_id: Id of the key's workspace.
+        name: What people call the key.
         scopes: What it may do.
 
     Returns:
@@ -208,7 +208,7 @@ def open_browser_session(
 
     Args:
         session: An open transaction.
-        workspace_id: Of the key, or one in which the person is.
+        workspace_id: Id of the key's workspace, or of one in which the person is.
         key_id: A key that works; the session ends with it. None: a person signs in.
         user_id: Who signs in; None: somebody with a key.
         hours: How long the browser stays signed in.

@@ -54,7 +54,7 @@ def queue_version_comparison(session: Session, *, workspace_id: str, dataset_id:
         session: An open transaction.
         workspace_id: Whose dataset it is.
         dataset_id: The newer of the two.
-        request_id: Of the request that makes them neighbours.
+        request_id: Id of the request that makes them neighbours.
     """
     add_job(session, kind="version", subject_id=dataset_id, workspace_id=workspace_id, request_id=request_id)
 
@@ -88,7 +88,7 @@ def close_gap(session: Session, dataset: Dataset, *, request_id: str | None) -> 
     Args:
         session: An open transaction.
         dataset: The one that goes, read in this session.
-        request_id: Of the request that deletes it.
+        request_id: Id of the request that deletes it.
     """
     # Whoever is just naming it as replaced holds this row a little, and is waited for.
     session.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())

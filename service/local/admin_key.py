@@ -55,7 +55,7 @@ def make_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[
 
     Args:
         session: An open transaction.
-        workspace_id: Of the key.
+        workspace_id: Id of the key's workspace.
         path: Is written as a whole or not at all, with mode 0600.
 
     Returns:

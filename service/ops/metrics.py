@@ -84,7 +84,7 @@ class MeasuredRequests:
         """Serve a request and count it, by method, route, status and time.
 
         Args:
-            scope: Of ASGI, as the other two.
+            scope: What ASGI tells of the request.
             receive: Returns what the client sends next.
             send: Sends a part of the answer.
         """

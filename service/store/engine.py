@@ -36,7 +36,7 @@ def make_engine(
 
     Args:
         url: postgresql+psycopg://...
-        pool_size: Of connections.
+        pool_size: The most connections.
         statement_timeout_ms: Bounds every statement. None: unbounded, for workers.
         idle_transaction_seconds: A transaction in which nothing happens for so long is ended by the database: a frozen
             process must not keep its locks. None: never.

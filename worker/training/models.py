@@ -96,7 +96,7 @@ def pad_id(tokenizer: Any, model: Any) -> int:
     """Return the id that pads: the tokenizer's own where it has one, else any, since padding has no attention.
 
     Args:
-        tokenizer: Of the model; may know neither a padding nor an end token.
+        tokenizer: The tokenizer of the model; may know neither a padding nor an end token.
         model: Its embeddings bound the ids.
     """
     own = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), tokenizer.eos_token_id)

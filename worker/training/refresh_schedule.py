@@ -54,7 +54,7 @@ class RefreshSchedule:
 
         Args:
             step: The step before which it was made.
-            cosine: Of the probe gradients with those of the measurement before; None at the first.
+            cosine: Cosine of the probe gradients with those of the measurement before; None at the first.
         """
         self._left -= 1
         if cosine is not None:

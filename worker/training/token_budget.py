@@ -58,7 +58,7 @@ class TokenBudget:
         """Begin.
 
         Args:
-            cost: Of a pass.
+            cost: What a pass takes.
             free: Reads how many bytes are free.
         """
         self.cost, self._free = cost, free

@@ -107,7 +107,7 @@ def merged(places: Sequence[Place | None], values: Sequence[float]) -> tuple[lis
     """Add up the values of tokens that share characters.
 
     Args:
-        places: Of each token, in the order of the text.
+        places: The place of each token, in the order of the text.
         values: One a token.
 
     Returns:

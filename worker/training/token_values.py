@@ -54,7 +54,7 @@ def token_values(
         direction: u by layer, as `Recorder.unit_direction` gives it.
         samples: Each with a token that has loss.
         pad: Id that pads.
-        device: Of the model.
+        device: Where the model is.
         passes: Runs the samples, at most AT_ONCE of them at a time; None: passes of AT_ONCE.
         on_sample: Is told how many are done.
 

@@ -69,7 +69,7 @@ def memory_of(
         shape: None: it is not known.
         training: How the model is trained.
         longest: Tokens of the longest sample, after truncation; None: not known.
-        lengths: Of the dataset; None: not known.
+        lengths: Lengths of the dataset's samples; None: not known.
         probes: That are measured.
         largest_worker: Bytes of memory of the largest worker that is alive; None: there is none, or it is not known.
     """
@@ -212,7 +212,7 @@ def token_bytes(shape: Shape, training: TrainingConfig, learnt: float) -> float:
     """Count what a pass keeps of a token for its backward pass.
 
     Args:
-        shape: Of the model.
+        shape: The shape of the model.
         training: How it is trained.
         learnt: Share of tokens that have loss.
     """

@@ -67,7 +67,7 @@ class AuditChanges:
         """Take a place among the requests that may wait; call `leave` afterwards.
 
         Args:
-            workspace_id: Of whoever waits.
+            workspace_id: Id of the workspace for which the request waits.
 
         Raises:
             UnavailableError: `too_many_waiting` or `waiting_share_taken`.

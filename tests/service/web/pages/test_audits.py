@@ -177,7 +177,7 @@ def test_a_running_audit_of_several_seeds_tells_which(sign_in: SignIn, sessions:
     client = sign_in()
     page = Page(client.get(f"/audits/{audit.id}").text)
     assert "seed 2 of 2" in page.text
-    assert page.all("figure", id="loss")[0][1].strip().startswith("Of seed 8.")
+    assert page.all("figure", id="loss")[0][1].strip().startswith("The run with seed 8.")
     assert "Training and measuring, seed 2 of 2 · 13 %" in Page(client.get("/audits").text).text
     with sessions.begin() as session:
         assert start_step(session, taken, "combine", "a" * 64)
