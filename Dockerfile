@@ -1,6 +1,6 @@
 # Two images from one file:
-#   docker build --target api    --tag finetooth-api .      the API, migrations and the io lane; no torch
-#   docker build --target worker --tag finetooth-worker .   the gpu lane; on Linux x86-64 torch brings CUDA with it
+#   docker build --target api    --tag finetooth-api .      the API, migrations and the io queue; no torch
+#   docker build --target worker --tag finetooth-worker .   the gpu queue; on Linux x86-64 torch brings CUDA with it
 
 FROM python:3.12-slim-bookworm AS base
 ENV PATH=/opt/finetooth/bin:$PATH \

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-slow gpu-check browser lint docs wrap openapi wheel install hooks clean
+.PHONY: help demo test test-slow coverage gpu-check browser lint docs wrap openapi wheel install hooks clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,11 @@ test: install lint ## Everything but the slow proofs
 test-slow: install ## The proofs that take many minutes
 	$(BIN)/pytest -m slow
 	$(BIN)/pytest -m hypothesis --hypothesis-profile=exploring
+
+coverage: install ## Lines that the tests reach, by package
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser" \
+	  --cov --cov-report=json:build/coverage.json
+	@$(BIN)/python scripts/coverage_by_package.py build/coverage.json
 
 gpu-check: install ## The acceptance on a GPU, at most 10 minutes
 	$(BIN)/python -m benchmarks.gpu_check

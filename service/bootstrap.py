@@ -31,10 +31,19 @@ from service.store.engine import DatabaseUnreachableError, check_reachable, make
 from service.store.seed import ensure_workspace
 
 USAGE = "usage: python -m service.bootstrap [own-database | sign-in-link https://HOST | new-key | generate-key]"
+"""What is shown after a wrong call."""
 
 
 def main(arguments: list[str], settings: Settings) -> int:
-    """Exit code: 0, 2 for a wrong call or setting, 1 where the database refuses what is to be done."""
+    """Run one command of an operator.
+
+    Args:
+        arguments: What was given on the command line.
+        settings: The settings of the installation.
+
+    Returns:
+        Exit code: 0, 2 for a wrong call or setting, 1 where the database refuses what is to be done.
+    """
     if arguments == ["generate-key"]:
         print(new_key())  # noqa: T201
         return 0
@@ -71,7 +80,12 @@ def main(arguments: list[str], settings: Settings) -> int:
 
 
 def prepare(url: str, settings: Settings) -> None:
-    """Schema, workspace, admin key."""
+    """Bring the schema up to date, and make the first workspace and its admin key where they are missing.
+
+    Args:
+        url: Address of the database, for SQLAlchemy.
+        settings: The settings of the installation.
+    """
     ensure_folder(settings, settings.data_dir)
     with _session(url, settings):
         pass  # reachable: migrations would not say so in one line
@@ -82,7 +96,12 @@ def prepare(url: str, settings: Settings) -> None:
 
 
 def make_new_key(url: str, settings: Settings) -> None:
-    """One more admin key, in the file, for whoever has lost theirs."""
+    """Make one more admin key and put it into the file, for operators who have lost theirs.
+
+    Args:
+        url: Address of the database, for SQLAlchemy.
+        settings: The settings of the installation.
+    """
     ensure_folder(settings, settings.data_dir)
     with _session(url, settings) as session:
         workspace = ensure_workspace(session)
@@ -102,7 +121,16 @@ def give_database(url: str) -> None:
 
 
 def sign_in_link(url: str, settings: Settings, base: str) -> str:
-    """A new link with the rights of the admin key: the one given, else the file's, else the oldest that works."""
+    """Make a sign-in link with the rights of the admin key: the one given, else the file's, else the oldest.
+
+    Args:
+        url: Address of the database, for SQLAlchemy.
+        settings: The settings of the installation.
+        base: Address of the service, without a slash at its end.
+
+    Returns:
+        The link.
+    """
     with _session(url, settings) as session:
         key_id, _ = _admin_key(session, settings)
         token = create_sign_in_link(session, key_id=key_id, minutes=settings.sign_in_link_minutes)

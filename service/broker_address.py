@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlsplit, urlunsplit
 
 LISTED = ("redis", "rediss", "sentinel")
-"""Of which there may be several."""
+"""Schemes of addresses that may be lists of several."""
 
 
 def checked_address(text: str) -> str:

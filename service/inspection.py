@@ -10,6 +10,7 @@ import logging
 import sys
 
 PR_SET_DUMPABLE = 4
+"""The number of this call in Linux's <sys/prctl.h>; Python has no name for it."""
 
 log = logging.getLogger(__name__)
 

@@ -68,6 +68,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as JSON, without the message of its error."""
         line = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -82,9 +83,10 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """For a person at a terminal."""
+    """Formats records for a person at a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a line, and the stack of its error below it."""
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         context = "".join(f" {name}={value}" for name, value in _context.get().items())
         line = f"{time} {record.levelname:<7} {record.name}: {record.getMessage()}{context}"
@@ -103,5 +105,5 @@ def describe_error(error: BaseException | None) -> str:
 
 
 def describe_stack(trace: TracebackType | None) -> list[str]:
-    """Its frames."""
+    """Return the frames of a stack as text, each with its line of code."""
     return [line.rstrip() for line in traceback.format_tb(trace)]

@@ -12,12 +12,12 @@ class Principal:
 
     workspace_id: str
     key_id: str | None
-    """None for a person."""
+    """Id of its key; None for a person."""
     scopes: frozenset[str]
     in_first_workspace: bool = False
     """Whether the workspace is the one that the installation started with."""
     user_id: str | None = None
-    """None for a key."""
+    """Id of the person; None for a key."""
     user_name: str | None = None
     """What the person is called; None for a key."""
     workspace_name: str = ""
@@ -39,7 +39,11 @@ class Principal:
         return scope in self.scopes or "admin" in self.scopes
 
     def require_installation_admin(self) -> None:
-        """Raise ForbiddenError `installation_admin_only` unless it administers the installation."""
+        """Refuse whoever does not administer the installation.
+
+        Raises:
+            ForbiddenError: `installation_admin_only`.
+        """
         if not self.administers_installation:
             raise ForbiddenError(
                 "installation_admin_only", "Only an admin of the installation's first workspace may do this."

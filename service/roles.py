@@ -15,6 +15,7 @@ ROLES: Mapping[Role, frozenset[Scope]] = {
     "editor": frozenset({"findings:read", "verdicts:write", "datasets:write", "audits:write"}),
     "admin": frozenset({"admin"}),
 }
+"""What each role may do, as the scopes of a key."""
 
 
 def strongest(roles: Iterable[Role]) -> Role:

@@ -23,12 +23,22 @@ R = TypeVar("R", bound=Owned)
 
 
 def owned(table: type[Owned], principal: Principal) -> ColumnElement[bool]:
-    """The condition that a row belongs to the principal's workspace."""
+    """Return the condition that a row belongs to the principal's workspace.
+
+    Args:
+        table: The table that the statement is about.
+        principal: Who asks.
+    """
     return cast(ColumnElement[bool], table.workspace_id == principal.workspace_id)
 
 
 def scoped(table: type[R], principal: Principal) -> Select[R]:
-    """Select the rows of the principal's workspace, and no other's."""
+    """Select the rows of the principal's workspace, and no other's.
+
+    Args:
+        table: The table that is selected.
+        principal: Who asks.
+    """
     return select(table).where(owned(table, principal))
 
 

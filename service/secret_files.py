@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 SUFFIX = "_FILE"
+"""What follows the name of a variable that names a file."""
 
 
 class BadSettingsError(ValueError):
@@ -28,7 +29,7 @@ class SecretFiles(PydanticBaseSettingsSource):
     """Reads each secret setting from the file that its variable with SUFFIX names, without white space at the ends."""
 
     def __call__(self) -> dict[str, Any]:
-        """Read them.
+        """Read all secrets that files hold, by the name of their setting.
 
         Raises:
             BadSettingsError: A file cannot be read or is empty, or both it and the secret itself are given.
@@ -52,5 +53,16 @@ class SecretFiles(PydanticBaseSettingsSource):
         return found
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Unused: all are read at once."""
+        """Is not used, since all fields are read at once; the base class asks for it.
+
+        Args:
+            field: The setting.
+            field_name: Its name.
+
+        Returns:
+            Nothing: it always raises.
+
+        Raises:
+            NotImplementedError: Always.
+        """
         raise NotImplementedError

@@ -19,18 +19,28 @@ from service.secret_files import BadSettingsError, SecretFiles
 from service.sign_in_settings import SignInSettings
 
 Lane = Literal["gpu", "io"]
-"""A worker process serves one, so that short jobs never wait behind an audit of hours."""
+"""The queue that a job waits in; columns of the database and arguments call it `lane`.
+
+A worker process serves one, so that short jobs never wait behind an audit of hours.
+"""
 
 LANES: tuple[Lane, ...] = get_args(Lane)
+"""All queues."""
 
 PREFIX = "FINETOOTH_"
+"""How the environment variable of every setting begins."""
 
 LEASE_SECONDS = 90.0
+"""A worker that has not renewed its lease for this long loses its job."""
+
 CANCEL_SECONDS = 15.0
+"""How long a worker has to stop a job that was cancelled, before it loses it."""
+
 RETRY_SECONDS = 15.0
+"""How long a job waits after a failure before it is tried again."""
 
 MISSED_BEATS = 3
-"""So many heartbeats late, a worker counts as gone."""
+"""How many heartbeats late a worker counts as gone."""
 
 
 class Settings(SignInSettings):
@@ -70,7 +80,7 @@ class Settings(SignInSettings):
     database_pool_size: int = Field(default=16, ge=2, le=200)
     """Connections a process. The API's thread limit is the same, so that no thread waits for a connection."""
     statement_timeout_ms: int = Field(default=5_000, ge=100)
-    """Of the API's statements; workers use none."""
+    """How long a statement of the API may take; workers have no such limit."""
 
     max_waiting_requests: int = Field(default=500, ge=0)
     """Requests that the API holds until an audit changes: long-polls and event streams. 0: none.
@@ -78,10 +88,10 @@ class Settings(SignInSettings):
     Each is an open socket, and 1,024 files are often all that a process may have."""
 
     max_upload_bytes: int = Field(default=20 * 2**30, ge=1)
-    """Of one dataset, compressed or not."""
+    """The most bytes of one dataset, compressed or not."""
     max_decompression_ratio: int = Field(default=200, ge=2)
     max_line_bytes: int = Field(default=16 * 2**20, ge=1024)
-    """Of one JSONL record."""
+    """The most bytes of one JSONL record."""
     max_dataset_rows: int = Field(default=20_000_000, ge=1)
     max_queued_audits: int = Field(default=200, ge=1)
     """How many audits one workspace may have queued; running ones do not count. A workspace may have its own limit."""
@@ -145,7 +155,7 @@ class Settings(SignInSettings):
     """Host headers answered; anything else is refused (DNS rebinding)."""
 
     train_on: Literal["gpu", "any"] = "gpu"
-    """What a worker of the lane gpu trains on. gpu: it does not start without one. any: else on the CPU."""
+    """What a worker of the queue gpu trains on. gpu: it does not start without one. any: else on the CPU."""
 
     root_path: str = ""
     """Under which path of its host a proxy serves us, such as /finetooth; empty: the host is ours alone."""
@@ -159,7 +169,15 @@ class Settings(SignInSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """From arguments, else from the environment, else from files that it names."""
+        """Take a setting from arguments, or else from the environment, or else from a file that the environment names.
+
+        Args:
+            settings_cls: The class of the settings.
+            init_settings: Reads arguments.
+            env_settings: Reads the environment.
+            dotenv_settings: Reads a file .env, which is not used.
+            file_secret_settings: Reads a folder of secrets, which is not used.
+        """
         return init_settings, env_settings, SecretFiles(settings_cls)
 
     @field_validator("root_path")
@@ -236,10 +254,10 @@ class Settings(SignInSettings):
 
 @lru_cache
 def get_settings() -> Settings:
-    """The process's settings.
+    """Return the settings of this process.
 
     Raises:
-        BadSettingsError: One of them cannot be used.
+        BadSettingsError: A setting is missing or wrong.
     """
     try:
         return Settings()

@@ -11,9 +11,10 @@ from pydantic_settings import BaseSettings, NoDecode
 from service.roles import Role
 
 HEADER = "^[A-Za-z0-9-]{1,60}$"
-"""Names of headers."""
+"""A pattern of names of headers."""
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Names of this machine, to which http is as safe as https."""
 
 
 class SignInSettings(BaseSettings):

@@ -1,4 +1,4 @@
-"""Celery and its settings, each with the reason. `celery -A worker.celery_app worker --pool threads -c 1 -Q LANE`.
+"""Celery and its settings, each with the reason. `celery -A worker.celery_app worker --pool threads -c 1 -Q QUEUE`.
 
 Celery carries wake-ups only; the `jobs` row is the job.
 """
@@ -48,7 +48,7 @@ def make_app(settings: Settings) -> Celery:
         # The child does the work: this process only waits, forks nothing and stays able to answer.
         worker_pool="threads",
         worker_concurrency=1,
-        # A misspelt lane is an error at once, not a queue that nobody reads.
+        # A misspelt name is an error at once, not a queue that nobody reads.
         task_queues=[Queue(lane, Exchange(lane), routing_key=lane) for lane in LANES],
         task_default_queue=LANES[0],
         task_create_missing_queues=False,

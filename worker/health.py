@@ -1,4 +1,4 @@
-"""`python -m worker.health [LANE] [--liveness]`: whether this host's workers make progress. 0, or 1 with the reason.
+"""`python -m worker.health [QUEUE] [--liveness]`: whether this host's workers make progress. 0, or 1 with the reason.
 
 With --liveness, what no restart of the worker would mend is well: a database that does not answer.
 
@@ -22,6 +22,7 @@ from service.store.engine import make_engine, make_sessions
 from service.store.tables import Job
 
 LIVENESS = "--liveness"
+"""The argument that asks only whether the process has to be started again."""
 
 STUCK_AFTER = timedelta(minutes=30)
 """Longer than fetching a model of 8 billion parameters takes, in which an audit or export shows no progress."""
@@ -31,7 +32,15 @@ DEAF_AFTER = timedelta(minutes=2)
 
 
 def main(arguments: list[str], settings: Settings) -> int:
-    """Prints what it has found; the exit code."""
+    """Print how this host's workers are.
+
+    Args:
+        arguments: What was given on the command line: a queue, LIVENESS, both or neither.
+        settings: The settings of the installation.
+
+    Returns:
+        Exit code: 0, 2 for a wrong call or setting, 1 where a worker does not do its work.
+    """
     lanes = [argument for argument in arguments if argument != LIVENESS]
     if len(lanes) > 1 or not set(lanes) <= set(LANES):
         print(f"usage: python -m worker.health [{'|'.join(LANES)}] [{LIVENESS}]")  # noqa: T201
@@ -68,7 +77,14 @@ def main(arguments: list[str], settings: Settings) -> int:
 def complaint_of(
     session: Session, *, host: str, lanes: list[str] | tuple[str, ...], heartbeat_seconds: float
 ) -> str | None:
-    """What is wrong with the host's workers of these lanes; None: they make progress."""
+    """Return what is wrong with a host's workers; None if they make progress.
+
+    Args:
+        session: An open transaction.
+        host: Name of the host.
+        lanes: The queues whose workers are meant.
+        heartbeat_seconds: How often workers report.
+    """
     mine = [
         worker
         for worker in live_workers(session, heartbeat_seconds=heartbeat_seconds)

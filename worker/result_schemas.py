@@ -25,32 +25,32 @@ _TRACE_KEYS = frozenset({"row", "probe_no", "seed", "step"})
 
 
 def scores_schema() -> pa.Schema:
-    """Of scores.parquet: the fields of contract.ScoreRow."""
+    """Return the columns of scores.parquet: the fields of contract.ScoreRow."""
     return pa.schema(
         [pa.field(name, _TYPES[kind], nullable=name in NULLABLE_SCORE_COLUMNS) for name, kind in SCORE_COLUMNS.items()]
     )
 
 
 def traces_schema() -> pa.Schema:
-    """Of traces.parquet: contract.TRACE_COLUMNS."""
+    """Return the columns of traces.parquet: contract.TRACE_COLUMNS."""
     return pa.schema(
         [pa.field(name, _TYPES[kind], nullable=name not in _TRACE_KEYS) for name, kind in TRACE_COLUMNS.items()]
     )
 
 
 def tokens_schema() -> pa.Schema:
-    """Of tokens.parquet: contract.TOKEN_COLUMNS."""
+    """Return the columns of tokens.parquet: contract.TOKEN_COLUMNS."""
     places = {"message", "start", "end"}
     return pa.schema([pa.field(name, _TYPES[kind], nullable=name in places) for name, kind in TOKEN_COLUMNS.items()])
 
 
 def nearest_schema() -> pa.Schema:
-    """Of nearest.parquet: contract.NEAREST_COLUMNS."""
+    """Return the columns of nearest.parquet: contract.NEAREST_COLUMNS."""
     return pa.schema([pa.field(name, _TYPES[kind], nullable=False) for name, kind in NEAREST_COLUMNS.items()])
 
 
 def baselines_schema() -> pa.Schema:
-    """Of baselines.parquet: `row` and contract.BASELINE_COLUMNS."""
+    """Return the columns of baselines.parquet: `row` and contract.BASELINE_COLUMNS."""
     return pa.schema(
         [pa.field("row", pa.int64(), nullable=False), *(pa.field(name, pa.float64()) for name in BASELINE_COLUMNS)]
     )

@@ -47,7 +47,7 @@ def create(
         principal: Who is asking.
         body: What to audit.
         settings: For waking a worker.
-        request_id: Of the request that asks for it.
+        request_id: Id of the request that asks for it.
         later: Runs its first argument, with the others, after the commit.
 
     Raises:
@@ -145,7 +145,7 @@ def retry(
         principal: Who is asking.
         audit_id: Which audit.
         settings: For waking a worker.
-        request_id: Of the request that asks for it.
+        request_id: Id of the request that asks for it.
         later: Runs its first argument, with the others, after the commit.
 
     Raises:

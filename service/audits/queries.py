@@ -88,7 +88,14 @@ def find_state(session: Session, principal: Principal, audit_id: str) -> State:
 
 
 def list_events(session: Session, audit_id: str, *, after: int, limit: int) -> list[AuditEvent]:
-    """Read the audit's events behind number `after`, the oldest first, at most `limit` of them."""
+    """Read the events of an audit behind one of them, the oldest first.
+
+    Args:
+        session: An open transaction.
+        audit_id: Id of the audit.
+        after: Number of the event before the first; 0: from the beginning.
+        limit: How many to read at most.
+    """
     query = select(AuditEvent).where(AuditEvent.audit_id == audit_id, AuditEvent.seq > after)
     return list(session.scalars(query.order_by(AuditEvent.seq).limit(limit)))
 
@@ -243,14 +250,24 @@ def show_audit(session: Session, principal: Principal, audit_id: str, settings: 
 
 
 def render_audit(found: AuditRow, waiting: Waiting | None = None) -> Audit:
-    """Show the audit with its summary and, if it is queued, its place."""
+    """Show the audit with its summary and, if it is queued, its place.
+
+    Args:
+        found: The audit as a query of this module returned it.
+        waiting: Its place in the queue; None: it does not wait, or it is not shown.
+    """
     audit = found[0]
     summary = None if audit.summary is None else Summary.model_validate(audit.summary)
     return Audit(**dict(render_audit_summary(found, waiting)), summary=summary)
 
 
 def render_audit_summary(found: AuditRow, waiting: Waiting | None = None) -> AuditSummary:
-    """Show the audit without its summary, as lists do."""
+    """Show the audit without its summary, as lists do.
+
+    Args:
+        found: The audit as a query of this module returned it.
+        waiting: Its place in the queue; None: it does not wait, or it is not shown.
+    """
     audit, job, now, probe_ids = found
     held = job.state in HELD
     return AuditSummary(
@@ -288,7 +305,12 @@ def _step(audit: AuditTable) -> Step | None:
 
 
 def render_progress(subject: AuditTable | Export, now: datetime) -> Progress | None:
-    """Show how far the subject of a job is at the time `now`; None before it has begun."""
+    """Show how far the subject of a job is; None before it has begun.
+
+    Args:
+        subject: The row of the audit or export.
+        now: The database's time.
+    """
     if subject.progress_done is None:
         return None
     eta = subject.eta_at

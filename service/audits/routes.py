@@ -50,7 +50,7 @@ REFUSALS = (
     "trusted_column_not_found",
     "trusted_column_invalid",
 )
-"""Codes of `check_request`."""
+"""The codes of problems that `check_request` may answer."""
 
 RETRY_AFTER = {"Retry-After": str(actions.POLL_SECONDS)}
 """Sent with an audit that has not ended."""
@@ -83,8 +83,10 @@ def create(
 def estimate(
     body: AuditCreate, principal: Reader, session: SessionDep, settings: SettingsDep, rows: RowsDep
 ) -> Estimate:
-    """What such an audit would cost: steps, tokens, memory, time, each with what it rests on; and what speaks against
-    it, such as a weak probe. Nothing is queued."""
+    """What such an audit would cost, and what speaks against it, such as a weak probe.
+
+    Steps, tokens, memory and time, each with what it rests on. Nothing is queued.
+    """
     model = check_request(session, principal, body)
     return estimate_audit(session, principal, body, model, rows=rows, heartbeat_seconds=settings.heartbeat_seconds)
 
@@ -130,8 +132,10 @@ async def get(
     conditions: ConditionsDep,
     wait: PreferredWaitDep,
 ) -> Response:
-    """One audit: state, place in the queue, stage, progress with ETA, error or summary. With If-None-Match and
-    `Prefer: wait=30`, as soon as it has changed."""
+    """One audit: state, place in the queue, stage, progress with ETA, error or summary.
+
+    With If-None-Match and `Prefer: wait=30`, as soon as it has changed.
+    """
 
     def look(session: Session) -> Response:
         if conditions.asked:
@@ -201,8 +205,10 @@ def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: S
 def retry(
     audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks
 ) -> Audit:
-    """Queues a failed or cancelled audit again: it goes on where it was. Idempotent: one that is queued or runs is
-    left alone."""
+    """Queues a failed or cancelled audit again: it goes on where it was.
+
+    Idempotent: one that is queued or runs is left alone.
+    """
     return actions.retry(
         session, principal, audit_id, settings=settings, request_id=request_id.get(), later=background.add_task
     )

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from service.cli.server import Server
 
 OVER_LIMIT = 3
+"""Exit code where more samples are flagged than --max-flagged allows."""
+
 INTERRUPTED = 130
+"""Exit code after Ctrl+C, as shells have it: 128 and the number of SIGINT."""
 
 UsageError: Any = typer.BadParameter.__base__
 """Typer's error for a wrong call, which it does not export."""
@@ -34,7 +37,16 @@ class OneLineErrors(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command as `TyperGroup.main` does."""
+        """Run the command as `TyperGroup.main` does, and print errors of its use as one line.
+
+        Args:
+            args: The command line; None: that of this process.
+            prog_name: Name of the program in help; None: what this process was called as.
+            complete_var: Environment variable of shell completion.
+            standalone_mode: End the process with the exit code instead of returning it.
+            windows_expand_args: Expand patterns of file names on Windows.
+            **extra: As for `TyperGroup.main`.
+        """
         try:
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except UsageError as error:
@@ -195,7 +207,7 @@ def cancel(audit: Annotated[str, typer.Argument(help="The audit's id.")]) -> int
 def cancel_all(
     status: Annotated[Literal["queued", "running"], typer.Option(help="Only audits in this state.")] = "queued",
     created_by: Annotated[
-        str | None, typer.Option(help="Only those of this key or person, by id, or `me`; else everybody's.")
+        str | None, typer.Option(help="Only audits of this key or person: an id, or `me`. Default: everybody's.")
     ] = None,
 ) -> int:
     """Cancel all audits of the workspace that wait, or that run."""
@@ -257,7 +269,7 @@ def report(
 
 @app.command()
 def workspaces() -> int:
-    """List the workspaces that your key may see, with what they have and may have."""
+    """List the workspaces that your key may see: waiting and running audits, storage, and the limits of each."""
     from service.cli.workspaces import print_workspaces
 
     return _guarded(lambda: print_workspaces(get_settings()))
@@ -265,12 +277,18 @@ def workspaces() -> int:
 
 @app.command("set-limits")
 def set_limits(
-    workspace: Annotated[str, typer.Argument(help="Its id or name.")],
-    max_queued_audits: Annotated[str | None, typer.Option(help="Audits that wait; default: the setting's.")] = None,
-    max_running_audits: Annotated[str | None, typer.Option(help="Audits that run at once; likewise.")] = None,
-    max_bytes: Annotated[str | None, typer.Option(help="Bytes of uploads, recordings and exports; likewise.")] = None,
+    workspace: Annotated[str, typer.Argument(help="The workspace's id or name.")],
+    max_queued_audits: Annotated[
+        str | None, typer.Option(help="The most audits that may wait: a number, or `default`.")
+    ] = None,
+    max_running_audits: Annotated[
+        str | None, typer.Option(help="The most audits that may run at once: a number, or `default`.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option(help="The most bytes of uploads, recordings and exports: a number, or `default`.")
+    ] = None,
 ) -> int:
-    """Set limits of a workspace, as an admin of the installation."""
+    """Set limits of a workspace, as an admin of the installation; `default` is the limit of the server's settings."""
     from service.cli.workspaces import set_limits as run
 
     typed = {

@@ -19,6 +19,8 @@ from service.cli.results import COLUMNS_EXPLAINED, findings_table, output_consol
 from service.cli.server import Server
 
 POISON = "poison"
+"""What the demo's list of planted samples calls those that teach the behaviour."""
+
 MIN_FOUND = 14
 """How many of the 20 planted samples must be flagged."""
 
@@ -26,6 +28,7 @@ MAX_FALSE_SHARE = 0.15
 """Which share of the flags may be false."""
 
 TOP = 25
+"""How many findings are shown: all planted samples, and a few behind them."""
 
 
 @dataclass(frozen=True)

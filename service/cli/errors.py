@@ -3,7 +3,10 @@
 from service.client import ApiError
 
 BAD_INPUT = 2
+"""Exit code where the command was called in a wrong way, or with a file that cannot be used."""
+
 FAILED = 1
+"""Exit code where the command was right and its work failed."""
 
 
 class CommandError(Exception):

@@ -12,6 +12,7 @@ from service.cli.progress import ProgressDisplay
 from service.cli.results import output_console
 from service.client import ExportError
 from service.settings import Settings
+from service.text.wording import data_size
 
 
 def run_export(
@@ -65,7 +66,7 @@ def run_export(
         except OSError as error:
             raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
     console = output_console()
-    console.print(f"{out}: {out.stat().st_size} bytes", markup=False)
+    console.print(f"{out}: {data_size(out.stat().st_size)}", markup=False)
     if cut := last["rows_truncated"]:
         samples = "1 sample in it was" if cut == 1 else f"{cut} samples in it were"
         console.print(

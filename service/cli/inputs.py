@@ -10,6 +10,7 @@ from service.client.dataset_files import files_of
 from service.contract.spec import ProbeItem
 
 MAX_PROBE_BYTES = 64 << 20
+"""The largest file that is read as a probe; a larger one is a dataset given in its place."""
 
 
 def check_dataset(path: Path) -> None:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 PROGRAM = "finetooth"
+"""The name of the command that users type."""
 
 
 def typed(arguments: str) -> str:

@@ -10,6 +10,7 @@ from service.cli.server import Server
 from service.client import ApiError
 
 DEMO_MODEL = "smollm2-135m-instruct"
+"""The model that comes with Finetooth and needs no download."""
 
 
 def choose_model(server: Server, wanted: str | None, report: Callable[[str], None]) -> str:

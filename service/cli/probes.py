@@ -10,6 +10,8 @@ from service.cli.inputs import file_name, read_probe
 from service.client import ApiError, Client
 
 PACK = "pack:"
+"""How --probe names a pack that comes with Finetooth instead of a file."""
+
 _PARAMETER = re.compile(r":(?=[a-z_]+=)")
 
 

@@ -30,6 +30,7 @@ class ProgressDisplay:
             )
         self._task: TaskID | None = None
         self._act = ""
+        self._act_at = 0.0
         self._line_at = 0.0
 
     def __enter__(self) -> Self:
@@ -63,9 +64,15 @@ class ProgressDisplay:
                 self._task = self._bars.add_task(act, total=total, done=text, eta=eta)
             assert self._task is not None
             self._bars.update(self._task, completed=done, total=total, done=text, eta=eta)
-        elif new or time.monotonic() - self._line_at >= LINE_SECONDS:
-            self._line_at = time.monotonic()
-            self._console.print("  ".join(part for part in (act, text, eta) if part), markup=False, highlight=False)
+            return
+        now = time.monotonic()
+        if new:
+            self._act_at = now
+        if new or now - self._line_at >= LINE_SECONDS:
+            self._line_at = now
+            # The same line again would look as if it had begun anew.
+            told = text or ("" if new else f"{duration(now - self._act_at)} so far")
+            self._console.print("  ".join(part for part in (act, told, eta) if part), markup=False, highlight=False)
 
     def upload(self, sent: int, total: int) -> None:
         """Show the progress of an upload.

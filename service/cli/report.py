@@ -9,6 +9,7 @@ from service.cli.errors import FAILED, CommandError
 from service.cli.outputs import check_output_file
 from service.cli.results import output_console
 from service.settings import Settings
+from service.text.wording import data_size
 
 
 def write_report(settings: Settings, audit_id: str, out: Path | None) -> int:
@@ -43,5 +44,5 @@ def write_report(settings: Settings, audit_id: str, out: Path | None) -> int:
         os.replace(file.name, out)
     except OSError as error:
         raise CommandError(f"{out}: cannot be written: {error.strerror}", FAILED) from None
-    output_console().print(f"{out}: {len(content)} bytes", markup=False)
+    output_console().print(f"{out}: {data_size(len(content))}", markup=False)
     return 0

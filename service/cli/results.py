@@ -21,21 +21,37 @@ from service.text.visible_text import excerpt
 from service.text.wording import effect_places
 
 FINDINGS_FILE = "findings.jsonl"
+"""The file in the folder of results that holds every finding, one a line."""
+
 SUMMARY_FILE = "summary.json"
+"""The file in the folder of results that holds the audit's summary."""
+
 FIELDS = (
     "row", "rank", "n", "tokens_left_out", "strongest_probe", "mu", "mu_low", "mu_high", "mu_composed", "z",
     "z_reference", "z_gradient", "z_representation", "side", "probability_unwanted", "probability_fair", "p", "q",
     "flagged", "cluster", "group",
 )  # fmt: skip
 TOP = 10
+"""How many findings are shown."""
+
 PIPE_WIDTH = 120
+"""Columns of a table that is printed to a file or a pipe, which have no width of their own."""
+
 NAME_CHARACTERS = 60
-PROMPT_CHARACTERS, ANSWER_CHARACTERS = 40, 60
+"""Characters of a probe's name that are shown."""
+
+PROMPT_CHARACTERS = 40
+"""Characters of a sample's prompt that the table shows."""
+
+ANSWER_CHARACTERS = 60
+"""Characters of a sample's answer that the table shows."""
+
 COLUMNS_EXPLAINED = (
     "z: how unusual what the sample teaches is among these samples. Flags follow z.\n"
     "mu: how far it moved this one run. It can be near zero for a flagged sample, as when the sample was drawn while "
     "the learning rate was near zero."
 )
+"""What is printed below the table."""
 
 
 def output_console() -> Console:

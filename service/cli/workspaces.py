@@ -1,6 +1,6 @@
 """Workspaces on the command line: what each has, and its limits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -10,6 +10,7 @@ from service.cli.errors import CommandError
 from service.cli.results import output_console
 from service.client import Client
 from service.settings import Settings
+from service.text.wording import data_size, whole
 
 DEFAULT = "default"
 """Typed in place of a number: the limit of the installation's settings."""
@@ -19,12 +20,14 @@ def print_workspaces(settings: Settings) -> int:
     """Print the workspaces that the key may see with what they have. Returns the exit code."""
     with open_running_server(settings) as server:
         rows = [(found, server.client.workspace_usage(found["id"])) for found in server.client.workspaces()]
-    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Bytes")
+    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Storage")
     for workspace, usage in rows:
         table.add_row(
             workspace["name"],
             workspace["id"],
-            *(_in_words(usage[name]) for name in ("queued_audits", "running_audits", "storage")),
+            _in_words(usage["queued_audits"], whole),
+            _in_words(usage["running_audits"], whole),
+            _in_words(usage["storage"], data_size),
         )
     output_console().print(table)
     return 0
@@ -58,7 +61,7 @@ def find(client: Client, workspace: str) -> dict[str, Any]:
     """Find the workspace of this id or name.
 
     Args:
-        client: Of the service.
+        client: The client of the service.
         workspace: Its id or name.
 
     Raises:
@@ -74,7 +77,7 @@ def _limit(name: str, text: str) -> int | None:
     if text == DEFAULT:
         return None
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise CommandError(f"{_option(name)} is a whole number from 1 on or `{DEFAULT}`, not {text!r}")
+        raise CommandError(f"{_option(name)} must be a whole number from 1 on, or `{DEFAULT}`, not {text!r}")
     return int(text)
 
 
@@ -82,5 +85,5 @@ def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _in_words(use: Mapping[str, Any]) -> str:
-    return f"{use['used']:,}" if use["limit"] is None else f"{use['used']:,} of {use['limit']:,}"
+def _in_words(use: Mapping[str, Any], shown: Callable[[int], str]) -> str:
+    return shown(use["used"]) if use["limit"] is None else f"{shown(use['used'])} of {shown(use['limit'])}"

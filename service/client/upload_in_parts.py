@@ -14,6 +14,7 @@ MOST_FAILURES = 8
 """How often in a row a request may fail without the service having kept a byte."""
 
 TUS = {"Tus-Resumable": "1.0.0"}
+"""The header that names the version of the protocol, tus 1.0.0."""
 
 
 def upload_in_parts(

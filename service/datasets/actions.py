@@ -42,7 +42,7 @@ def record(
         parsed: The parser's report.
         replaces: Id of the dataset of which it is the next version.
         besides: Id of the upload in parts that it was, which does not count beside it.
-        request_id: Of the request that brings it.
+        request_id: Id of the request that brings it.
         settings: Hold the quotas.
 
     Raises:
@@ -86,7 +86,7 @@ def delete(session: Session, principal: Principal, dataset_id: str, *, request_i
         session: An open transaction.
         principal: Who is asking.
         dataset_id: Which dataset.
-        request_id: Of the request that deletes it.
+        request_id: Id of the request that deletes it.
 
     Raises:
         NotFoundError: `dataset_not_found`.

@@ -246,7 +246,11 @@ class Intake:
         self._objects.delete_tree(self._folder)
 
     def abort(self) -> None:
-        """Kill the child and remove everything. It may be called twice, and after a failed start."""
+        """Kill the child and remove everything. It may be called twice, and after a failed start.
+
+        Raises:
+            _Abandoned: Inside only, so that the files' context managers see an error; callers get none.
+        """
         if self._child is not None:
             _end(self._child)
         # On a full disk, what a file's buffer still holds cannot be written when it is closed either.

@@ -3,16 +3,21 @@
 from service.contract.notices import CONTROL_TOKENS, UNDESIRED_ANSWERS, UNTRAINED_COLUMNS, ZERO_WEIGHTS
 
 BIDI = "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+"""Characters that change the direction of text, as the inside of a character class."""
 
 ZERO_WIDTH = (
     "\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u2060-\u2064\u206a-\u206f\u3164\ufe00-\ufe0d\uffa0"
 )
+"""Characters that take no room and have no other effect on what is read."""
 
 JOINERS = "\u200c\u200d\ufe0e\ufe0f"
+"""Characters without room that emoji and some scripts need."""
 
 TAGS = "\U000e0000-\U000e01ef"
+"""Tag characters and variation selectors, which can carry a whole text that nobody sees."""
 
 CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f"
+"""Control characters but for tab and ends of lines."""
 
 KINDS: dict[str, tuple[str, str]] = {
     "bidi_characters": (BIDI, "Turns of the writing direction: a text may read otherwise than it is."),
@@ -38,18 +43,25 @@ TOKENS = (
 """Control tokens of chat templates and tokenizers, as Python and RE2 read it."""
 
 EMPTY_ANSWER = "empty_answers"
+"""Counts samples whose last turn is empty."""
 
 EMPTY_TURNS = "empty_turns"
+"""Counts turns before the last one that are empty."""
 
 TOOL_CALLS = "tool_calls_as_text"
+"""Counts turns whose tool calls became text."""
 
 LEFT_OUT_COLUMNS = "left_out_columns"
+"""Counts columns that are not kept."""
 
 LEFT_OUT_VALUES = "left_out_values"
+"""Counts values that are not kept."""
 
 IGNORED_KEYS = "ignored_turn_keys"
+"""Counts keys of turns that say nothing we read."""
 
 SKIPPED_MARK = "byte_order_mark_at_start"
+"""The file began with a byte order mark, which was skipped."""
 
 MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
     CONTROL_TOKENS: "Texts hold control tokens of chat templates. A tokenizer may read them as the beginning or end of "
@@ -69,3 +81,4 @@ MEANINGS = {name: meaning for name, (_, meaning) in KINDS.items()} | {
     IGNORED_KEYS: "Turns have keys that no audit uses; they are not in the stored rows.",
     SKIPPED_MARK: "The file begins with a byte order mark, which was skipped.",
 }
+"""What each kind of notice says to users."""

@@ -16,7 +16,7 @@ Column = Annotated[str, Field(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 @dataclass(frozen=True)
 class UploadForm:
-    """The query, checked."""
+    """What the query of an upload says of its file, checked."""
 
     name: str | None
     format: str
@@ -44,7 +44,15 @@ async def upload_form(
         Storable,
     ] = None,
 ) -> UploadForm:
-    """Check the query.
+    """Check the query of an upload.
+
+    Args:
+        name: What to call the dataset; None: its id.
+        format: How the file is written; auto: find out.
+        prompt_column: Which column holds the prompt; None: the format says.
+        answer_column: Which column holds the answer.
+        system_column: Which column holds the system's turn; None: no column.
+        replaces: Id of the dataset of which it becomes the next version; None: it has none before it.
 
     Raises:
         Problem: 422 `unknown_format`, or `invalid_request` where columns are named in part.

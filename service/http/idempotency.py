@@ -32,9 +32,16 @@ from service.settings import Settings
 from service.store.tables import IdempotencyRecord
 
 HEADER = "Idempotency-Key"
+"""The header by which a client marks a request that it may send again."""
+
 REPLAYED = "Idempotency-Replayed"
+"""The header of an answer that was recorded earlier."""
+
 RECORD_HOURS = 24
+"""How long an answer is recorded."""
+
 MAX_KEY_LENGTH = 255
+"""The most characters of a key."""
 
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{MAX_KEY_LENGTH}}}")
 
@@ -60,6 +67,7 @@ class Idempotent:
 
 
 IDEMPOTENT = Depends(Idempotent())
+"""Marks routes whose answers are recorded as they are."""
 
 FORGETFUL = Depends(Idempotent(forget=("secret",)))
 """Marks routes that answer with a key's text, which is not recorded."""

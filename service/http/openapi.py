@@ -29,6 +29,7 @@ CODES_KEY = "x-problem-codes"
 """The key under which a response lists the codes of its problem documents."""
 
 PAGE_OF = "Page_"
+"""How FastAPI begins the name of a page's schema; the item's follows."""
 
 
 def install_openapi(app: FastAPI, root: str) -> None:

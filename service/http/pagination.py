@@ -11,8 +11,13 @@ from pydantic import BaseModel
 from service.errors import InvalidCursorError
 
 DEFAULT_LIMIT = 50
+"""Items of a page if the request does not say."""
+
 MAX_LIMIT = 1000
+"""The most items of a page."""
+
 CURSOR = "^[A-Za-z0-9_-]*$"
+"""What cursors look like: URL-safe base64 without padding."""
 
 R = TypeVar("R")
 T = TypeVar("T")

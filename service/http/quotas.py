@@ -21,12 +21,20 @@ class Limits:
 
     max_queued_audits: int
     max_running_audits: int | None
-    """None: any number."""
+    """How many audits run at once; None: any number.
+
+    Sends JSON that routes have made themselves.
+    """
     max_bytes: int
 
 
 def limits_of(workspace: Workspace, settings: Settings) -> Limits:
-    """Give the workspace's own limits and, where it has none, those of the settings."""
+    """Return the workspace's own limits and, where it has none, those of the settings.
+
+    Args:
+        workspace: The row of the workspace.
+        settings: The settings of the installation.
+    """
     return Limits(
         max_queued_audits=workspace.max_queued_audits or settings.max_queued_audits,
         max_running_audits=workspace.max_running_audits or settings.max_running_audits,
@@ -116,7 +124,7 @@ def check_datasets(
         session: An open transaction, which keeps others from creating in the workspace until it ends.
         workspace_id: Whose dataset it becomes.
         settings: Hold the quotas.
-        more_bytes: Of the upload, where they are known.
+        more_bytes: Size of the upload, where it is known.
         more_rows: Likewise its samples.
         besides: Id of an unfinished upload that does not count: the one that becomes the dataset.
 

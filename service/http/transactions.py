@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 def share_pool(pool_size: int) -> tuple[int, int]:
-    """Split the connections of a pool into (those for requests' transactions, those for authentication)."""
+    """Split the connections of a pool between requests' transactions and authentication.
+
+    Returns:
+        The connections for transactions, and those for authentication.
+    """
     authentication = max(1, pool_size // 4)
     return pool_size - authentication, authentication
 

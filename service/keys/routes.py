@@ -28,8 +28,11 @@ Admin = Annotated[Principal, Depends(RequireScope("admin"))]
     responses=declared_problems(403),
 )
 def create(body: KeyCreate, principal: Admin, session: SessionDep, response: Response) -> KeyWithSecret:
-    """Makes a key of this workspace. Its text is in this answer and never again: it is null where an Idempotency-Key
-    brings the answer back. Rotate the key then."""
+    """Makes a key of this workspace.
+
+    Its text is in this answer and never again: it is null where an Idempotency-Key brings the answer back. Rotate the
+    key then.
+    """
     key = actions.create(session, principal, body, workspace_id=principal.workspace_id)
     response.headers["Location"] = f"/v1/keys/{key.id}"
     return key

@@ -10,7 +10,10 @@ from service.principal import Scope
 from service.store.tables import ApiKey, BrowserSession
 
 MAX_OVERLAP_SECONDS = 30 * 24 * 3600
+"""For how long the text before a rotation may work on: 30 days."""
+
 MAX_LIFETIME = timedelta(days=36_525)
+"""A hundred years; what is longer is a mistake, and some clients cannot read its date."""
 
 
 def _ahead(expires_at: datetime) -> datetime:
@@ -74,7 +77,12 @@ def render_key(key: ApiKey) -> Key:
 
 
 def render_key_with_secret(key: ApiKey, secret: str) -> KeyWithSecret:
-    """Show the key with its text."""
+    """Show the key with its text, as only the answer that creates or rotates it does.
+
+    Args:
+        key: The row of the key.
+        secret: Its text.
+    """
     return KeyWithSecret(**render_key(key).model_dump(), secret=secret)
 
 

@@ -17,7 +17,18 @@ from service.store.tables import ApiKey, BrowserSession, SignInLink
 def create_key(
     session: Session, *, workspace_id: str, name: str, scopes: Sequence[Scope], expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """A new key and its text, which nobody can read again."""
+    """Create a key with a new text, which nobody can read again.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        name: What people call it.
+        scopes: What it may do.
+        expires_at: When it ends; None: never.
+
+    Returns:
+        The key's row and its text.
+    """
     secret = new_key()
     key = _key_of(secret, workspace_id=workspace_id, name=name, scopes=scopes, expires_at=expires_at)
     session.add(key)
@@ -31,8 +42,8 @@ def adopt_key(session: Session, secret: str, *, workspace_id: str, name: str, sc
     Args:
         session: An open transaction.
         secret: The well-formed text.
-        workspace_id: Of the key.
-        name: Of the key.
+        workspace_id: Id of the key's workspace.
+        name: What people call the key.
         scopes: What it may do.
 
     Returns:
@@ -48,7 +59,12 @@ def adopt_key(session: Session, secret: str, *, workspace_id: str, name: str, sc
 
 
 def oldest_admin_key(session: Session, *, workspace_id: str) -> str | None:
-    """Id of the workspace's oldest key that works and has the scope admin."""
+    """Return the id of the workspace's oldest key that works and has the scope admin; None if it has none.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+    """
     admins = ApiKey.workspace_id == workspace_id, ApiKey.scopes.contains(["admin"])
     return session.scalars(select(ApiKey.id).where(*admins, *_valid()).order_by(ApiKey.id).limit(1)).one_or_none()
 
@@ -68,17 +84,30 @@ def _key_of(
 
 
 def find_key_by_secret(session: Session, secret: str) -> ApiKey | None:
-    """The key that has this text now, if it is neither revoked nor expired; not one that has been rotated since."""
+    """Return the key that has this text now; None if it was rotated, revoked, has expired, or never was.
+
+    Args:
+        session: An open transaction.
+        secret: Text of the key.
+    """
     if not is_well_formed(secret):
         return None
     return session.scalars(select(ApiKey).where(ApiKey.secret_sha256 == digest(secret), *_valid())).one_or_none()
 
 
 def rotate_key(session: Session, key: ApiKey, *, overlap_seconds: int = 0) -> str:
-    """Gives the key a new text and returns it.
+    """Give a key a new text.
 
-    Without an overlap the old text ends at once, and so do the key's browsers: it may have leaked. With one, both
-    go on, the old text for so long. A text that is older still ends in any case.
+    Without an overlap the old text ends at once, and so do the key's browser sessions: it may have leaked. With one,
+    both go on, the old text until the overlap is over. A text that is older still ends in any case.
+
+    Args:
+        session: An open transaction.
+        key: The row of the key.
+        overlap_seconds: How long the old text works on.
+
+    Returns:
+        The new text.
     """
     rights_changed(session)
     secret = new_key()
@@ -97,7 +126,12 @@ def rotate_key(session: Session, key: ApiKey, *, overlap_seconds: int = 0) -> st
 
 
 def revoke_key(session: Session, key: ApiKey) -> None:
-    """Ends the key, all its texts, and the browser sessions that stand on it. Idempotent."""
+    """End a key, all its texts, and the browser sessions that it opened. Revoking it again changes nothing.
+
+    Args:
+        session: An open transaction.
+        key: The row of the key.
+    """
     rights_changed(session)
     if key.revoked_at is None:
         key.revoked_at = func.now()
@@ -110,7 +144,16 @@ def _forget_previous(key: ApiKey) -> None:
 
 
 def create_sign_in_link(session: Session, *, key_id: str, minutes: int) -> str:
-    """A token that signs in one browser, once, within `minutes`, with the rights of the key."""
+    """Create a link that signs in one browser, once, with the rights of a key.
+
+    Args:
+        session: An open transaction.
+        key_id: Id of the key.
+        minutes: How long the link works.
+
+    Returns:
+        The link's token.
+    """
     token = new_token()
     workspace_id = session.scalars(select(ApiKey.workspace_id).where(ApiKey.id == key_id)).one()
     session.add(
@@ -126,7 +169,16 @@ def create_sign_in_link(session: Session, *, key_id: str, minutes: int) -> str:
 
 
 def redeem_sign_in_link(session: Session, token: str, *, hours: int) -> str | None:
-    """Uses the link up and opens a browser session of `hours`; returns the cookie, or None for a spent or bad link."""
+    """Use a link up, and open a browser session.
+
+    Args:
+        session: An open transaction.
+        token: The link's token.
+        hours: How long the session lasts.
+
+    Returns:
+        The text of the cookie; None if the link was used before, has expired, or never was.
+    """
     used = session.execute(
         update(SignInLink)
         .where(
@@ -156,7 +208,7 @@ def open_browser_session(
 
     Args:
         session: An open transaction.
-        workspace_id: Of the key, or one in which the person is.
+        workspace_id: Id of the key's workspace, or of one in which the person is.
         key_id: A key that works; the session ends with it. None: a person signs in.
         user_id: Who signs in; None: somebody with a key.
         hours: How long the browser stays signed in.
@@ -181,7 +233,12 @@ def open_browser_session(
 
 
 def end_browser_session(session: Session, cookie: str) -> None:
-    """Signs the browser out; an unknown cookie is no error."""
+    """Sign a browser out; an unknown cookie is no error.
+
+    Args:
+        session: An open transaction.
+        cookie: The text of its cookie.
+    """
     rights_changed(session)
     own = BrowserSession.token_sha256 == digest(cookie)
     browser = session.scalars(delete(BrowserSession).where(own).returning(BrowserSession)).one_or_none()
@@ -190,7 +247,12 @@ def end_browser_session(session: Session, cookie: str) -> None:
 
 
 def sign_out(session: Session, which: ColumnElement[bool]) -> int:
-    """End the browser sessions for which the condition holds, and return how many they were."""
+    """End browser sessions, and return how many they were.
+
+    Args:
+        session: An open transaction.
+        which: Condition on their rows.
+    """
     rights_changed(session)
     return len(session.scalars(delete(BrowserSession).where(which).returning(BrowserSession.id)).all())
 

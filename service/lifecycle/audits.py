@@ -56,10 +56,28 @@ def create_audit(
     key_id: str | None = None,
     user_id: str | None = None,
 ) -> Audit:
-    """Writes an audit with its probes, its steps, its queued job and its first event.
+    """Write an audit with its probes, its steps, its queued job and its first event.
 
-    One step trains with each of the `seeds` seeds training.seed, training.seed + 1, ...; the last one combines them.
-    Raises sqlalchemy.exc.IntegrityError if the dataset, a probe or the model is not the workspace's.
+    One step trains with each of the seeds training.seed, training.seed + 1, ...; the last step combines them.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        dataset_id: Id of the dataset that is audited.
+        probe_ids: Ids of the probes, in the order in which results show them.
+        model_id: Id of the registered model.
+        training: How each run trains.
+        seeds: How many runs there are, each with a seed of its own.
+        q: The false discovery rate that findings keep, between 0 and 1.
+        group_column: Column of the dataset whose values name a sample's group; None: no groups.
+        trusted_column: Column that marks samples known to be clean; None: no such samples.
+        priority: Which of the workspace's jobs are taken first.
+        request_id: Id of the request that asks for it, for the logs; None without one.
+        key_id: Id of the key that asks for it; None where a person does.
+        user_id: Id of the person who asks for it; None where a key does.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: The dataset, a probe or the model is not the workspace's.
     """
     audit_id = new_id("aud")
     job = add_job(
@@ -99,12 +117,26 @@ def create_audit(
 
 
 def step_keys(seed: int, seeds: int) -> list[str]:
-    """The steps of an audit in the order in which they run: training with `seeds` seeds from `seed` on, combining."""
+    """Return the keys of an audit's steps in the order in which they run: one training step a seed, then the combining.
+
+    Args:
+        seed: The first seed.
+        seeds: How many seeds there are.
+    """
     return [*(train_step_key(seed + number) for number in range(seeds)), COMBINE]
 
 
 def record_progress(session: Session, claim: Claim, event: ProgressEvent) -> bool:
-    """Shows how far an audit is; a new stage is an event too. False: fenced."""
+    """Show how far an audit is; a new stage becomes an event as well.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        event: What the child reported.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing is written.
+    """
     found = held(session, claim)
     if found is None:
         return False
@@ -126,7 +158,19 @@ def record_progress(session: Session, claim: Claim, event: ProgressEvent) -> boo
 def record_event(
     session: Session, claim: Claim, *, level: Level, type: str, message: str, data: dict[str, Any] | None = None
 ) -> bool:
-    """Appends to what users read about the audit: `type` is metric or notice, never sample text. False: fenced."""
+    """Append an event to those that users read about the audit.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        level: How serious it is.
+        type: metric or notice.
+        message: A sentence for users; never sample text.
+        data: Values that belong to it, for programs.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing is written.
+    """
     found = held(session, claim)
     if found is None:
         return False
@@ -136,7 +180,20 @@ def record_event(
 
 
 def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) -> bool:
-    """Notes that a child starts on the step. False: fenced. Raises LookupError for a step the audit does not have."""
+    """Record that a child starts on the step.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        step_key: Which step it is.
+        spec_sha256: Hash of what the child is told to do, as hexadecimal digits.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing is written.
+
+    Raises:
+        LookupError: The audit has no such step.
+    """
     found = held(session, claim)
     if found is None:
         return False
@@ -162,9 +219,20 @@ def start_step(session: Session, claim: Claim, step_key: str, spec_sha256: str) 
 
 
 def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool, *, size: int | None = None) -> bool:
-    """Notes how the step's child ended, and how many bytes its stored files have. False: fenced.
+    """Record how the step's child ended.
 
-    Raises LookupError for a step the audit does not have.
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        step_key: Which step it was.
+        succeeded: Whether the step has its result.
+        size: Bytes of its stored files; None if they are not known.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing is written.
+
+    Raises:
+        LookupError: The audit has no such step.
     """
     found = held(session, claim)
     if found is None:
@@ -179,9 +247,15 @@ def finish_step(session: Session, claim: Claim, step_key: str, succeeded: bool, 
 
 
 def publish(session: Session, claim: Claim, summary: Summary) -> bool:
-    """Makes this attempt's scores, findings and summary public and ends the job, all in one flip.
+    """Make this attempt's scores, findings and summary visible and end the job, in one transaction.
 
-    False, and nothing changes: fenced, or a cancel came first.
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        summary: What the audit found.
+
+    Returns:
+        False if the claim no longer holds the job or a cancel came first; then nothing changes.
     """
     job = succeed(session, claim)
     if job is None:
@@ -198,10 +272,21 @@ def publish(session: Session, claim: Claim, summary: Summary) -> bool:
 def request_cancel(
     session: Session, *, workspace_id: str, audit_id: str, within_seconds: float = CANCEL_SECONDS
 ) -> Job:
-    """Asks for the audit to stop: at once where no worker has it; a finished one stays as it is. Idempotent.
+    """Ask for an audit to stop. Asking again changes nothing.
 
-    Its worker has `within_seconds` for that, and loses the job then. Raises LookupError if the workspace has no such
-    audit.
+    An audit that no worker has is cancelled at once, and one that has ended stays as it is.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        within_seconds: How long its worker may take to stop before it loses the job.
+
+    Returns:
+        The audit's newest job.
+
+    Raises:
+        LookupError: The workspace has no such audit.
     """
     job, at = current_job(session, workspace_id, audit_id)
     stop(session, job, at, within_seconds=within_seconds)
@@ -217,10 +302,18 @@ def request_cancel_all(
     limit: int,
     within_seconds: float = CANCEL_SECONDS,
 ) -> list[str]:
-    """Asks for audits in that state to stop, the oldest first, as request_cancel does for each.
+    """Ask for all audits in one state to stop, the oldest first, as `request_cancel` does for one.
 
-    `creator_id` is the id of a key or a person (None: everybody's). Returns the ids of those that it has asked for, at
-    most `limit` of them.
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        state: The state that the audits are in.
+        creator_id: Id of the key or person whose audits are meant; None: everybody's.
+        limit: How many to stop at most.
+        within_seconds: How long each worker may take to stop before it loses the job.
+
+    Returns:
+        The ids of the audits that were asked to stop.
     """
     query = (
         locked()
@@ -239,10 +332,22 @@ def request_cancel_all(
 
 
 def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_id: str | None = None) -> Job:
-    """Queues a failed or cancelled audit again; one that is queued or runs is left as it is. Idempotent.
+    """Queue a failed or cancelled audit again; one that is queued or runs stays as it is.
 
-    What is tried again is another job: the old one stays as it ended. Raises LookupError if the workspace has no such
-    audit, and NotRetryableError where it has succeeded or is just being cancelled.
+    The retry is another job: the old one stays as it ended.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        request_id: Id of the request that asks for it, for the logs; None without one.
+
+    Returns:
+        The audit's newest job.
+
+    Raises:
+        LookupError: The workspace has no such audit.
+        NotRetryableError: The audit has succeeded or is just being cancelled.
     """
     job, at = current_job(session, workspace_id, audit_id)
     state = State(job.state)
@@ -270,7 +375,19 @@ def retry_audit(session: Session, *, workspace_id: str, audit_id: str, request_i
 
 
 def current_job(session: Session, workspace_id: str, audit_id: str) -> tuple[Job, datetime]:
-    """The audit's newest job, locked, with the time. Raises LookupError."""
+    """Lock an audit's newest job.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+
+    Returns:
+        The job and the database's time.
+
+    Raises:
+        LookupError: The workspace has no such audit.
+    """
     # Not locked: a worker's commands lock the job first and then its audit, and two orders would meet in a deadlock.
     newest = select(Audit.job_id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)
     while True:

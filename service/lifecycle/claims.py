@@ -18,14 +18,14 @@ class Claim:
 
     job_id: str
     kind: str
-    """audit, export or dataset."""
+    """What kind of job it is: audit, export, dataset or version."""
     subject_id: str
     """The id of the audit, export or dataset."""
     workspace_id: str
     attempt: int
     owner: str
     request_id: str | None = None
-    """Of the request that asked for it."""
+    """Id of the request that asked for the job."""
 
     @property
     def token(self) -> FencingToken:
@@ -39,13 +39,26 @@ def locked(*, skip_locked: bool = False) -> "Select[Job, datetime]":
 
 
 def first(session: Session, query: "Select[Job, datetime]") -> tuple[Job, datetime] | None:
-    """The one that the query finds, or None."""
+    """Return the one job that a query finds, with the database's time; None if it finds none.
+
+    Args:
+        session: An open transaction.
+        query: What `locked` returned, narrowed to at most one job.
+    """
     row = session.execute(query.execution_options(populate_existing=True)).one_or_none()
     return None if row is None else (row[0], row[1])
 
 
 def held(session: Session, claim: Claim) -> tuple[Job, datetime] | None:
-    """The claim's job, locked, with the time, if it is still the claim's."""
+    """Lock the claim's job; None if the claim no longer holds it.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+
+    Returns:
+        The job and the database's time.
+    """
     found = first(session, locked().where(Job.id == claim.job_id))
     if found is None or not transitions.is_held(read_snapshot(found[0]), claim.token, found[1]):
         return None

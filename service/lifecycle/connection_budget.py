@@ -16,10 +16,10 @@ from service.store.database_errors import cause_of
 from service.store.tables import Worker
 
 WORKER_CONNECTIONS = 5
-"""One each: for the scores that are copied, a look for a cancel meanwhile, lease, heartbeat, reconciler."""
+"""A worker opens one for each of: copying scores, looking for a cancel meanwhile, lease, heartbeat, reconciler."""
 
 RECONCILER = "finetooth-reconciler"
-"""As what the one connection of each API process that is always open is known to Postgres."""
+"""The name by which Postgres knows the one connection that each API process always keeps open."""
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +29,12 @@ AVAILABLE = text(
     "nullif((SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user), -1), "
     "nullif((SELECT datconnlimit FROM pg_database WHERE datname = current_database()), -1))"
 )
-"""Those kept for superusers are not ours, and role and database may have a limit of their own."""
+"""Selects how many connections this role may open here; those kept for superusers are not among them."""
 
 API_PROCESSES = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = :name"
 )
+"""Counts the connections of reconcilers, of which each API process keeps exactly one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,12 @@ class ConnectionBudget:
 
 
 def read_budget(session: Session, settings: Settings) -> ConnectionBudget:
-    """Counts the processes that are alive; others are taken to have the pool size of these settings."""
+    """Count the processes that are alive, and what they may open together.
+
+    Args:
+        session: An open transaction.
+        settings: This process's settings; all others are taken to have the same pool size.
+    """
     workers = select(func.count()).select_from(Worker).where(is_alive(settings.heartbeat_seconds))
     return ConnectionBudget(
         api_processes=session.scalar(API_PROCESSES, {"name": RECONCILER}) or 0,
@@ -70,7 +76,14 @@ def read_budget(session: Session, settings: Settings) -> ConnectionBudget:
 
 
 def tell_budget(sessions: sessionmaker[Session], settings: Settings) -> None:
-    """Logs the budget, as a warning where it does not hold. A pooler of transactions has limits of its own."""
+    """Log the budget, as a warning where Postgres has fewer connections than may be opened.
+
+    With a pooler of transactions nothing is logged: it has limits of its own.
+
+    Args:
+        sessions: Opens sessions of the database.
+        settings: This process's settings.
+    """
     if settings.database_pooler == "transaction":
         return
     try:

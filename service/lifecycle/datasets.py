@@ -1,5 +1,7 @@
-"""Commands on what is counted of a dataset in the background: its near-duplicates, and what has changed from the
-version before. The dataset is whole without either. And what a deleted version leaves to its neighbours."""
+"""Commands on what is found out about a dataset in the background: its near-duplicates, and what changed in a version.
+
+The dataset can be used without either. Also what a deleted version leaves to the versions beside it.
+"""
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -13,12 +15,28 @@ from service.store.tables import Dataset
 
 
 def queue_duplicate_count(session: Session, *, workspace_id: str, dataset_id: str, request_id: str | None) -> None:
-    """Writes the queued job that counts the near-duplicates of a dataset just recorded."""
+    """Write the queued job that counts the near-duplicates of a dataset that was just recorded.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        dataset_id: Id of the dataset.
+        request_id: Id of the request that asks for it, for the logs; None without one.
+    """
     add_job(session, kind="dataset", subject_id=dataset_id, workspace_id=workspace_id, request_id=request_id)
 
 
 def publish_near_duplicates(session: Session, claim: Claim, counted: NearDuplicates | None) -> bool:
-    """Writes what was counted (None: the dataset is gone), and ends the job. False: fenced, and nothing changes."""
+    """Store the count of near-duplicates and end the job.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        counted: What was counted; None if the dataset has been deleted meanwhile.
+
+    Returns:
+        False if the claim no longer holds the job or a cancel came first; then nothing changes.
+    """
     job = succeed(session, claim)
     if job is None:
         return False
@@ -36,7 +54,7 @@ def queue_version_comparison(session: Session, *, workspace_id: str, dataset_id:
         session: An open transaction.
         workspace_id: Whose dataset it is.
         dataset_id: The newer of the two.
-        request_id: Of the request that makes them neighbours.
+        request_id: Id of the request that makes them neighbours.
     """
     add_job(session, kind="version", subject_id=dataset_id, workspace_id=workspace_id, request_id=request_id)
 
@@ -70,7 +88,7 @@ def close_gap(session: Session, dataset: Dataset, *, request_id: str | None) -> 
     Args:
         session: An open transaction.
         dataset: The one that goes, read in this session.
-        request_id: Of the request that deletes it.
+        request_id: Id of the request that deletes it.
     """
     # Whoever is just naming it as replaced holds this row a little, and is waited for.
     session.execute(select(Dataset.id).where(Dataset.id == dataset.id).with_for_update())

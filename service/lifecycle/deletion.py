@@ -21,9 +21,17 @@ class ExportsNotEndedError(Exception):
 
 
 def delete_audit(session: Session, *, workspace_id: str, audit_id: str) -> None:
-    """Deletes an audit that has ended, with its exports and everything else; what is large is purged behind it.
+    """Delete an audit that has ended, with its exports. Its scores and files are purged later by the reconciler.
 
-    Raises LookupError if the workspace has no such audit, NotEndedError, and ExportsNotEndedError.
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+
+    Raises:
+        LookupError: The workspace has no such audit.
+        NotEndedError: The audit is queued or runs.
+        ExportsNotEndedError: An export of the audit is queued or runs.
     """
     # Its job first, as whoever else writes it: a retry waits here, and then finds nothing.
     job = current_job(session, workspace_id, audit_id)[0]

@@ -36,10 +36,23 @@ def create_export(
     key_id: str | None = None,
     user_id: str | None = None,
 ) -> Export:
-    """Writes an export with its queued job.
+    """Write an export with its queued job.
 
-    Raises LookupError if the workspace has no such audit (any more), and sqlalchemy.exc.IntegrityError if the values do
-    not go together.
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        kind: What is exported: the samples that are left, the flagged ones, or all scores.
+        format: The format of the file.
+        filter: Which samples count as flagged; None for scores.
+        max_q: The false discovery rate at which samples are flagged; None: the audit's.
+        request_id: Id of the request that asks for it, for the logs; None without one.
+        key_id: Id of the key that asks for it; None where a person does.
+        user_id: Id of the person who asks for it; None where a key does.
+
+    Raises:
+        LookupError: The workspace has no such audit, or no longer.
+        sqlalchemy.exc.IntegrityError: The values do not go together.
     """
     # Whoever deletes the audit waits, and finds the export; or has come first.
     audit = select(Audit.id).where(Audit.workspace_id == workspace_id, Audit.id == audit_id)
@@ -68,7 +81,19 @@ def create_export(
 def record_export_progress(
     session: Session, claim: Claim, *, done: int, total: int, unit: str, eta_seconds: float | None
 ) -> bool:
-    """Shows how far the export is. False: fenced."""
+    """Show how far an export is.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        done: How many units are done.
+        total: How many units there are.
+        unit: What is counted, in the plural.
+        eta_seconds: Estimated seconds until the end; None: not known.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing is written.
+    """
     found = held(session, claim)
     if found is None:
         return False
@@ -79,9 +104,18 @@ def record_export_progress(
 def publish_export(
     session: Session, claim: Claim, *, rows: int, bytes: int, sha256: str, rows_truncated: int | None = None
 ) -> bool:
-    """Makes the object that this attempt has stored the export's content, and ends the job.
+    """Make the object that this attempt has stored the export's content, and end the job.
 
-    False, and nothing changes: fenced, or a cancel came first.
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        rows: How many records the file has.
+        bytes: Size of the file.
+        sha256: Hash of the file, as hexadecimal digits.
+        rows_truncated: How many of its samples the audit did not measure to their end; None where that is not known.
+
+    Returns:
+        False if the claim no longer holds the job or a cancel came first; then nothing changes.
     """
     job = succeed(session, claim)
     if job is None:
@@ -97,16 +131,36 @@ def publish_export(
 def request_cancel_export(
     session: Session, *, workspace_id: str, export_id: str, within_seconds: float = CANCEL_SECONDS
 ) -> Job:
-    """Asks for the export to stop, as commands.request_cancel does for an audit. Idempotent. Raises LookupError."""
+    """Ask for an export to stop, as `audits.request_cancel` does for an audit.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        export_id: Id of the export.
+        within_seconds: How long its worker may take to stop before it loses the job.
+
+    Returns:
+        The export's job.
+
+    Raises:
+        LookupError: The workspace has no such export.
+    """
     job, at = _job_of(session, workspace_id, export_id)
     stop(session, job, at, within_seconds=within_seconds)
     return job
 
 
 def delete_export(session: Session, *, workspace_id: str, export_id: str) -> None:
-    """Deletes an export that has ended, and its job. Its objects are deleted behind it.
+    """Delete an export that has ended, and its job. Its file is purged later by the reconciler.
 
-    Raises LookupError if the workspace has no such export, and NotEndedError.
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        export_id: Id of the export.
+
+    Raises:
+        LookupError: The workspace has no such export.
+        NotEndedError: The export is queued or runs.
     """
     job = _job_of(session, workspace_id, export_id)[0]
     if State(job.state) not in TERMINAL:

@@ -1,7 +1,6 @@
-"""How an act is written down: the job's row, the progress of its subject, an audit's steps and events. Internal to the
-lifecycle.
+"""Writes what happens to a job: its row, the progress of its subject, an audit's steps and events.
 
-Whoever calls has the job's row locked. Times are the database's.
+For the lifecycle alone. Its callers have locked the job's row. Times are the database's.
 """
 
 from datetime import datetime, timedelta
@@ -31,7 +30,7 @@ Priority = Literal["low", "normal", "high"]
 """Which of a workspace's own waiting audits go first; other workspaces' turns are not changed by it."""
 
 PRIORITIES: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
-"""As `jobs.priority` holds them."""
+"""The numbers by which `jobs.priority` holds them; the smallest is served first."""
 
 
 def priority_of(job: Job) -> Priority:
@@ -48,7 +47,16 @@ def add_job(
     request_id: str | None,
     priority: Priority = "normal",
 ) -> Job:
-    """A queued job, added to the session and not yet flushed."""
+    """Add a queued job to the session, without flushing it.
+
+    Args:
+        session: An open transaction.
+        kind: What is done: a key of LANES.
+        subject_id: Id of the audit, export, dataset or version that it is about.
+        workspace_id: Id of the workspace.
+        request_id: Id of the request that asks for it, for the logs; None without one.
+        priority: Which of the workspace's jobs are taken first.
+    """
     job = Job(
         id=new_id("job"),
         workspace_id=workspace_id,
@@ -68,7 +76,7 @@ def now() -> ColumnElement[datetime]:
 
 
 def read_snapshot(job: Job) -> JobSnapshot:
-    """What the row says."""
+    """Return a job as its row says."""
     return JobSnapshot(
         state=State(job.state),
         attempt=job.attempt,
@@ -80,7 +88,13 @@ def read_snapshot(job: Job) -> JobSnapshot:
 
 
 def write_snapshot(session: Session, job: Job, snapshot: JobSnapshot) -> None:
-    """Writes what the row says from now on, and what follows from the state alone."""
+    """Write a job's new state to its row, and to its subject what follows from the state alone.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+        snapshot: The job as it is from now on.
+    """
     left = State(job.state) if job.state is not None else State.QUEUED
     job.state = snapshot.state
     job.attempt = snapshot.attempt
@@ -108,7 +122,12 @@ def write_snapshot(session: Session, job: Job, snapshot: JobSnapshot) -> None:
 
 
 def start_progress(session: Session, job: Job) -> None:
-    """Shows that an attempt has begun."""
+    """Show that an attempt has begun.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+    """
     if job.kind == "audit":
         write_stage(session, job, ProgressEvent(stage=Stage.PREPARING, done=0))
     else:
@@ -116,7 +135,13 @@ def start_progress(session: Session, job: Job) -> None:
 
 
 def write_stage(session: Session, job: Job, event: ProgressEvent) -> None:
-    """Shows how far an audit is."""
+    """Show which stage an audit is in, and how far.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+        event: What the child reported.
+    """
     write_progress(
         session,
         job,
@@ -138,7 +163,17 @@ def write_progress(
     eta_seconds: float | None = None,
     **more: Any,
 ) -> None:
-    """Shows how far the job's subject is, where it shows that."""
+    """Show how far the job's subject is, if subjects of its kind show that.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+        done: How many units are done.
+        total: How many units there are; None: not known.
+        unit: What is counted, in the plural.
+        eta_seconds: Estimated seconds until the end; None: not known.
+        **more: Further columns of the subject, and their values.
+    """
     eta = None if eta_seconds is None else now() + literal(timedelta(seconds=eta_seconds), Interval())
     _write_subject(
         session,
@@ -161,14 +196,31 @@ def _write_subject(session: Session, job: Job, **values: Any) -> None:
 def append_state(
     session: Session, job: Job, message: str, *, level: Level = "info", data: dict[str, Any] | None = None
 ) -> None:
-    """The event that tells users of an audit's new state."""
+    """Append the event that tells users of an audit's new state; jobs of other kinds have no events.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+        message: A sentence for users.
+        level: How serious it is.
+        data: Values for programs, beside the state.
+    """
     append_event(session, job, level=level, type="state", message=message, data={"state": job.state, **(data or {})})
 
 
 def append_event(
     session: Session, job: Job, *, level: Level, type: str, message: str, data: dict[str, Any] | None
 ) -> None:
-    """Only audits tell what has happened to them. The job's row is locked, or new, so the number is free."""
+    """Append an event to those of an audit; jobs of other kinds have no events.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked or new, so that the next number is free.
+        level: How serious it is.
+        type: What kind of event it is.
+        message: A sentence for users.
+        data: Values for programs; None: none.
+    """
     if job.kind != "audit":
         return
     last = session.scalar(select(func.max(AuditEvent.seq)).where(AuditEvent.audit_id == job.subject_id))

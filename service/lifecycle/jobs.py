@@ -5,7 +5,10 @@ Commands lock the job's row first, so that they follow one another; a worker's c
 may follow what is in transitions.py. Times are the database's.
 """
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,7 +42,7 @@ def lease_lost(kind: str) -> Failure:
 
 
 class NotEndedError(Exception):
-    """It is queued or runs, so it cannot be deleted: `state` is which."""
+    """The job is queued or runs, as `state` says, so what it is about cannot be deleted."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state)
@@ -54,14 +57,19 @@ def claim(
     lease_seconds: float = LEASE_SECONDS,
     max_running: int | None = None,
 ) -> Claim | None:
-    """Takes a due job of the lane for `owner`, or None where none is due.
+    """Take a due job for `owner`; None where there is none.
 
     Workspaces take turns (`service.lifecycle.turns`), so a workspace with hundreds of jobs keeps no other one waiting
     for more than a job that runs. Within the workspace it is the job of the highest priority, and of those the oldest.
 
-    `owner` names one process for good (a restarted worker is another owner). It has the job for `lease_seconds`, and
-    longer with every `renew`. Of a workspace that has as many running audits as it may (`max_running`, where it has no
-    limit of its own; None: any number) no other one is taken. Others of the lane wait until the transaction ends.
+    Other claims on the same queue wait until the transaction ends.
+
+    Args:
+        session: An open transaction.
+        lane: The queue that jobs of this kind wait in.
+        owner: Names one process for good: a worker that was started again is another owner.
+        lease_seconds: How long the worker has the job without a `renew`.
+        max_running: How many audits a workspace without a limit of its own runs at once; None: any number.
     """
     take_turns(session, lane)
     found = None
@@ -94,23 +102,30 @@ def claim(
 
 
 def renew(session: Session, claim: Claim, *, lease_seconds: float = LEASE_SECONDS) -> float | None:
-    """Keeps the job for `lease_seconds` from now, but no longer than it was where a cancel is under way.
+    """Keep the job for `lease_seconds` from now; while a cancel is under way, for no longer than it was held before.
 
-    Returns the seconds that are left, counted from this statement; None: fenced.
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        lease_seconds: The length of the lease.
+
+    Returns:
+        The seconds that are left, counted from this statement; None if the claim no longer holds the job.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, partial(transitions.renew, lease=timedelta(seconds=lease_seconds)))
+    if moved is None or moved.snapshot.lease_expires_at is None:
         return None
-    job, at = found
-    snapshot = transitions.renew(read_snapshot(job), claim.token, now=at, lease=timedelta(seconds=lease_seconds))
-    if snapshot is None or snapshot.lease_expires_at is None:
-        return None
-    write_snapshot(session, job, snapshot)
-    return (snapshot.lease_expires_at - at).total_seconds()
+    write_snapshot(session, moved.job, moved.snapshot)
+    return (moved.snapshot.lease_expires_at - moved.at).total_seconds()
 
 
 def cancel_requested(session: Session, claim: Claim) -> bool:
-    """Whether the worker should stop: a user asked for it, or the job is no longer this claim's."""
+    """Say whether the worker should stop: a user asked for it, or the claim no longer holds the job.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+    """
     state = session.scalar(
         select(Job.state).where(Job.id == claim.job_id, Job.attempt == claim.attempt, Job.owner == claim.owner)
     )
@@ -118,20 +133,21 @@ def cancel_requested(session: Session, claim: Claim) -> bool:
 
 
 def succeed(session: Session, claim: Claim) -> Job | None:
-    """Ends the job as succeeded, for a command that makes its result public in the same transaction.
+    """End the job as succeeded, for a command that makes its result visible in the same transaction.
 
-    None, and nothing changes: fenced, or a cancel came first.
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+
+    Returns:
+        The job; None if the claim no longer holds it or a cancel came first, and then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, transitions.succeed)
+    if moved is None:
         return None
-    job, at = found
-    snapshot = transitions.succeed(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
-        return None
-    write_snapshot(session, job, snapshot)
+    write_snapshot(session, moved.job, moved.snapshot)
     count(session, Counted.ATTEMPTS, "published")
-    return job
+    return moved.job
 
 
 def fail(
@@ -142,53 +158,92 @@ def fail(
     retry: bool = False,
     retry_seconds: float = RETRY_SECONDS,
 ) -> bool:
-    """Ends the attempt: the job has failed, or with `retry` waits for the next attempt while it has failures left.
+    """End the attempt: the job has failed, or is queued again for a later attempt.
 
-    A job whose cancel had been asked for is cancelled. False: fenced.
+    A job whose cancel was asked for is cancelled.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+        failure: What went wrong, for users.
+        retry: Whether another attempt may succeed; it is made while the job has failures left.
+        retry_seconds: How long the job waits before its next attempt.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing changes.
     """
-    found = held(session, claim)
-    if found is None:
+    moved = _moved(session, claim, partial(transitions.fail, retry=retry, backoff=timedelta(seconds=retry_seconds)))
+    if moved is None:
         return False
-    job, at = found
-    backoff = timedelta(seconds=retry_seconds)
-    snapshot = transitions.fail(read_snapshot(job), claim.token, now=at, retry=retry, backoff=backoff)
-    if snapshot is None:
-        return False
-    _write_failure(session, job, snapshot, failure, at)
+    _write_failure(session, moved.job, moved.snapshot, failure, moved.at)
     return True
 
 
 def mark_cancelled(session: Session, claim: Claim) -> bool:
-    """Ends the job as cancelled. False: fenced, or nobody asked for a cancel."""
-    found = held(session, claim)
-    if found is None:
+    """End the job as cancelled.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+
+    Returns:
+        False if the claim no longer holds the job or nobody asked for a cancel; then nothing changes.
+    """
+    moved = _moved(session, claim, transitions.confirm_cancel)
+    if moved is None:
         return False
-    job, at = found
-    snapshot = transitions.confirm_cancel(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
-        return False
-    write_snapshot(session, job, snapshot)
+    write_snapshot(session, moved.job, moved.snapshot)
     count(session, Counted.ATTEMPTS, "cancelled")
-    append_state(session, job, "Cancelled.")
+    append_state(session, moved.job, "Cancelled.")
     return True
 
 
 def release(session: Session, claim: Claim) -> bool:
-    """Gives the job back, queued, as a worker that has to end does; a cancel asked for is a cancel. False: fenced."""
-    found = held(session, claim)
-    if found is None:
-        return False
-    job, at = found
-    snapshot = transitions.release(read_snapshot(job), claim.token, now=at)
-    if snapshot is None:
+    """Queue the job again, as a worker that has to end does. A job whose cancel was asked for is cancelled.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+
+    Returns:
+        False if the claim no longer holds the job; then nothing changes.
+    """
+    moved = _moved(session, claim, transitions.release)
+    if moved is None:
         return False
     count(session, Counted.ATTEMPTS, "released")
-    _write_return(session, job, snapshot, "The worker was stopped; queued again.", level="info")
+    _write_return(session, moved.job, moved.snapshot, "The worker was stopped; queued again.", level="info")
     return True
 
 
+class _Moved(NamedTuple):
+    """A claim's job, locked, and its next state, which is not written yet."""
+
+    job: Job
+    snapshot: JobSnapshot
+    at: datetime
+    """The database's time."""
+
+
+def _moved(session: Session, claim: Claim, move: Callable[..., JobSnapshot | None]) -> _Moved | None:
+    """Apply one of a worker's transitions to the claim's job; None if it is fenced or may not go that way."""
+    found = held(session, claim)
+    if found is None:
+        return None
+    job, at = found
+    snapshot = move(read_snapshot(job), claim.token, now=at)
+    return None if snapshot is None else _Moved(job, snapshot, at)
+
+
 def stop(session: Session, job: Job, at: datetime, *, within_seconds: float) -> None:
-    """Writes down that a user wants the locked job to stop; one that has ended stays as it is."""
+    """Record that a user wants a job to stop. One that has ended stays as it is.
+
+    Args:
+        session: An open transaction.
+        job: The row of the job, locked.
+        at: The database's time.
+        within_seconds: How long its worker may take before it loses the job.
+    """
     snapshot = transitions.request_cancel(read_snapshot(job), now=at, within=timedelta(seconds=within_seconds))
     if snapshot is None:
         return
@@ -200,9 +255,16 @@ def stop(session: Session, job: Job, at: datetime, *, within_seconds: float) -> 
 
 
 def expire_one(session: Session, *, retry_seconds: float = RETRY_SECONDS) -> Job | None:
-    """Takes one job back whose lease has run out: queued again, failed, or cancelled. None where there is none.
+    """Take back one job whose lease has run out: it is queued again, failed, or cancelled.
 
-    Passes over jobs that somebody else is just writing.
+    Jobs that another transaction is writing just now are passed over.
+
+    Args:
+        session: An open transaction.
+        retry_seconds: How long the job waits before its next attempt.
+
+    Returns:
+        The job; None if no lease has run out.
     """
     found = first(
         session,

@@ -10,7 +10,15 @@ from service.store.tables import AuditStep, Export
 def leftover_prefixes(
     session: Session, *, kind: str, workspace_id: str, subject_id: str, up_to_attempt: int
 ) -> list[str]:
-    """Where attempts up to this one at a job of that kind may have left files that nobody needs."""
+    """Return where attempts at a job may have left files that nobody needs, as prefixes of the object store.
+
+    Args:
+        session: An open transaction.
+        kind: What kind of job it is.
+        workspace_id: Id of the workspace.
+        subject_id: Id of the job's subject, such as an audit.
+        up_to_attempt: The newest attempt whose files are no longer needed.
+    """
     match kind:
         case "audit":
             return _of_steps(session, workspace_id, subject_id, up_to_attempt)
@@ -34,6 +42,11 @@ def _of_steps(session: Session, workspace_id: str, audit_id: str, up_to_attempt:
 
 
 def purge(objects: ObjectStore, prefixes: list[str]) -> None:
-    """Deletes them; nothing there is no error."""
+    """Delete everything below some prefixes; one with nothing below it is no error.
+
+    Args:
+        objects: The object store.
+        prefixes: Prefixes of the object store.
+    """
     for prefix in prefixes:
         objects.delete_tree(prefix)

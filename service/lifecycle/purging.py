@@ -18,13 +18,14 @@ from service.store.tables import AuditData, Finding, ObjectPurge, Score, ScoreLi
 from service.store.verdict_tables import Opinion, Verdict, VerdictBulk, VerdictChange
 
 READERS_SECONDS = 60.0
-"""So long after it was deleted an audit's data stay: who was just reading them reads to the end."""
+"""How long an audit's data stay after it was deleted, for requests that were just reading them."""
 
 LATE_SECONDS = 3600.0
-"""So long after a deletion its objects are deleted once more: a worker that had lost the job may have been storing."""
+"""When after a deletion its objects are deleted once more: a worker that had lost the job may have been storing some.
+"""
 
 AGAIN_SECONDS = 120.0
-"""Between two attempts at objects that could not be deleted."""
+"""The time between two attempts at objects that could not be deleted."""
 
 BATCH = 20_000
 """Rows deleted in one transaction."""
@@ -52,21 +53,43 @@ class _Place(NamedTuple):
 
 
 def purge_data(session: Session, audit_id: str) -> None:
-    """Notes that the data of an audit that is being deleted are to be deleted behind it."""
+    """Record that the scores and findings of an audit that is being deleted are to be deleted later.
+
+    Args:
+        session: An open transaction.
+        audit_id: Id of the audit.
+    """
     at = now() + _seconds(READERS_SECONDS)
     session.execute(update(AuditData).where(AuditData.audit_id == audit_id).values(purge_at=at))
 
 
 def purge_objects(session: Session, workspace_id: str, *prefixes: str) -> None:
-    """Notes that the objects under these prefixes are to be deleted, once the session's transaction is committed."""
+    """Record that the objects below some prefixes are to be deleted once the transaction is committed.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        *prefixes: Prefixes of the object store.
+    """
     values = [{"prefix": prefix, "workspace_id": workspace_id} for prefix in prefixes]
     session.execute(insert(ObjectPurge).values(values).on_conflict_do_nothing())
 
 
 def purge_due(sessions: sessionmaker[Session], objects: ObjectStore, *, seconds: float) -> bool:
-    """Clears away what is due, for `seconds` and the act that is under way then. Whether nothing due is left.
+    """Delete what is due, until the time is up and the batch under way then is done.
 
-    Several processes may do it at once. Raises sqlalchemy.exc.OperationalError while the database is away.
+    Several processes may do it at once.
+
+    Args:
+        sessions: Opens sessions of the database.
+        objects: The object store.
+        seconds: How long to go on.
+
+    Returns:
+        Whether nothing that is due is left.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: The database does not answer.
     """
     until = time.monotonic() + seconds
     progress: dict[str, _Place] = {}

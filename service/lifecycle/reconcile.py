@@ -1,5 +1,4 @@
-"""What looks after all jobs: takes back those whose worker is gone, wakes workers for those that are due, and clears
-away what deleted resources have left.
+"""Looks after all jobs: takes them back from workers that died, wakes workers, and deletes what deletions have left.
 
 Every API and worker process runs a Reconciler in a thread; the one that holds the scheduler's row does the work. Were
 two to do it at once, each job would still be locked by one of them only, and a wake-up too many finds nothing to do.
@@ -32,7 +31,7 @@ from service.store.objects import ObjectStore
 from service.store.tables import Scheduler
 
 PURGING = 0.4
-"""Of the time between two rounds, what is spent at most on clearing away deleted resources."""
+"""The largest part of the time between two rounds that is spent on purging deleted resources."""
 
 SWEEP_SECONDS = 3600.0
 """Between two looks for objects of datasets that were never recorded, and for what is kept no longer."""
@@ -40,11 +39,17 @@ SWEEP_SECONDS = 3600.0
 log = logging.getLogger(__name__)
 
 MISSED_ROUNDS = 3
-"""So many rounds late, the process that reconciles counts as gone, and another takes its place."""
+"""How many rounds late the process that reconciles counts as gone, and another takes its place."""
 
 
 def hold_scheduler(session: Session, *, owner: str, seconds: float) -> bool:
-    """Takes or keeps the scheduler's row for `seconds`; False where another process has it."""
+    """Take or keep the one row that makes a process the scheduler; False where another process has it.
+
+    Args:
+        session: An open transaction.
+        owner: Names the process.
+        seconds: How long it is the scheduler without calling this again.
+    """
     until = now() + literal(timedelta(seconds=seconds), Interval())
     held = session.scalar(
         insert(Scheduler)

@@ -79,7 +79,15 @@ def _expire_one(sessions: sessionmaker[Session], expire: Expire) -> bool:
 
 
 def expire_export(session: Session, age: timedelta) -> str | None:
-    """Delete one export that ended so long ago, with its file."""
+    """Delete the export that ended longest ago, with its file.
+
+    Args:
+        session: An open transaction.
+        age: How long ago it must have ended.
+
+    Returns:
+        Its id; None if no export is that old.
+    """
     exports = select(Export.id, Export.workspace_id).join(Job, Job.id == Export.job_id)
     found = session.execute(_longest_ended(exports, age)).one_or_none()
     if found is None:
@@ -90,9 +98,17 @@ def expire_export(session: Session, age: timedelta) -> str | None:
 
 
 def expire_audit(session: Session, age: timedelta) -> str | None:
-    """Delete one audit that ended so long ago, with all that hangs on it, unless an export of it is under way.
+    """Delete the audit that ended longest ago, with all that belongs to it, unless it is being exported.
 
-    Raises ExportsNotEndedError where that is asked for just now.
+    Args:
+        session: An open transaction.
+        age: How long ago it must have ended.
+
+    Returns:
+        Its id; None if no audit is that old.
+
+    Raises:
+        ExportsNotEndedError: An export of the audit was asked for just now.
     """
     job_of_export = aliased(Job)
     exported = exists().where(
@@ -111,7 +127,15 @@ def expire_audit(session: Session, age: timedelta) -> str | None:
 
 
 def expire_recordings(session: Session, age: timedelta) -> str | None:
-    """Delete the recordings of one audit that ended so long ago. Its results stay; a retry trains anew."""
+    """Delete the recordings of the audit that ended longest ago. Its results stay; a retry has to train again.
+
+    Args:
+        session: An open transaction.
+        age: How long ago it must have ended.
+
+    Returns:
+        The audit's id; None if no audit that old has recordings.
+    """
     trained = (AuditStep.step_key.startswith("train:"), AuditStep.state == "succeeded")
     unknown_or_some = or_(AuditStep.bytes.is_(None), AuditStep.bytes > 0)
     stored = exists().where(AuditStep.audit_id == Audit.id, *trained, unknown_or_some)
@@ -132,7 +156,15 @@ def expire_recordings(session: Session, age: timedelta) -> str | None:
 
 
 def expire_dataset(session: Session, age: timedelta) -> str | None:
-    """Delete one dataset that was uploaded so long ago and on which no audit stands, with its files."""
+    """Delete the oldest dataset that no audit uses, with its files.
+
+    Args:
+        session: An open transaction.
+        age: How long ago it must have been uploaded.
+
+    Returns:
+        Its id; None if no such dataset is that old.
+    """
     used = exists().where(Audit.workspace_id == Dataset.workspace_id, Audit.dataset_id == Dataset.id)
     dataset = session.scalars(
         select(Dataset)

@@ -20,13 +20,13 @@ class State(StrEnum):
 
 
 TERMINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
-"""States that never change."""
+"""The states that never change."""
 
 HELD = frozenset({State.RUNNING, State.CANCELLING})
 """States in which a worker owns the job."""
 
 MAX_FAILURES = 3
-"""So many failures end a job, whatever they were."""
+"""How many failures end a job, whatever they were."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class JobSnapshot:
     state: State = State.QUEUED
     attempt: int = 0
     owner: str | None = None
-    """Of the attempt under way, or of the one that ended the job."""
+    """The worker process that has the attempt under way, or that had the one which ended the job."""
     lease_expires_at: datetime | None = None
     """While a worker owns the job: from then on it does not."""
     failures: int = 0
@@ -52,7 +52,13 @@ class FencingToken:
 
 
 def is_held(snapshot: JobSnapshot, token: FencingToken, now: datetime) -> bool:
-    """Whether the job is still the worker's. A lease that has run out is lost, even if nobody has taken over."""
+    """Say whether a worker still holds a job. A lease that has run out is lost, even if nobody has taken over.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+    """
     return (
         snapshot.state in HELD
         and (snapshot.attempt, snapshot.owner) == (token.attempt, token.owner)
@@ -65,7 +71,14 @@ def is_held(snapshot: JobSnapshot, token: FencingToken, now: datetime) -> bool:
 
 
 def claim(snapshot: JobSnapshot, *, owner: str, now: datetime, lease: timedelta) -> JobSnapshot | None:
-    """A worker takes a queued job that is due."""
+    """Return a queued job that is due as taken by a worker; None if it is neither.
+
+    Args:
+        snapshot: The job as its row says.
+        owner: Names the worker's process.
+        now: The database's time.
+        lease: How long the worker has it.
+    """
     if snapshot.state is not State.QUEUED or now < snapshot.next_attempt_at:
         return None
     return replace(
@@ -74,14 +87,33 @@ def claim(snapshot: JobSnapshot, *, owner: str, now: datetime, lease: timedelta)
 
 
 def renew(snapshot: JobSnapshot, token: FencingToken, *, now: datetime, lease: timedelta) -> JobSnapshot | None:
-    """Its worker is alive. While a cancel is under way the lease is not made longer."""
+    """Return the job with a lease from now on; while a cancel is under way the lease is not made longer.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+        lease: How long the worker has it.
+
+    Returns:
+        None if the worker no longer holds the job.
+    """
     if not is_held(snapshot, token, now):
         return None
     return replace(snapshot, lease_expires_at=now + lease) if snapshot.state is State.RUNNING else snapshot
 
 
 def succeed(snapshot: JobSnapshot, token: FencingToken, *, now: datetime) -> JobSnapshot | None:
-    """Its worker publishes the result; not after a cancel was asked for."""
+    """Return the job as succeeded.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+
+    Returns:
+        None if the worker no longer holds the job or a cancel was asked for.
+    """
     if not is_held(snapshot, token, now) or snapshot.state is not State.RUNNING:
         return None
     return _end(snapshot, State.SUCCEEDED)
@@ -90,19 +122,45 @@ def succeed(snapshot: JobSnapshot, token: FencingToken, *, now: datetime) -> Job
 def fail(
     snapshot: JobSnapshot, token: FencingToken, *, now: datetime, retry: bool, backoff: timedelta
 ) -> JobSnapshot | None:
-    """Its worker gives up: for good, or until a later attempt while there are failures left."""
+    """Return the job as failed, or as queued for a later attempt.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+        retry: Whether another attempt may succeed; it is made while the job has failures left.
+        backoff: How long the job waits before its next attempt.
+
+    Returns:
+        None if the worker no longer holds the job.
+    """
     return _failed(snapshot, now=now, retry=retry, backoff=backoff) if is_held(snapshot, token, now) else None
 
 
 def confirm_cancel(snapshot: JobSnapshot, token: FencingToken, *, now: datetime) -> JobSnapshot | None:
-    """Its worker has stopped, as asked."""
+    """Return the job as cancelled, now that its worker has stopped.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+
+    Returns:
+        None if the worker no longer holds the job or nobody asked for a cancel.
+    """
     if not is_held(snapshot, token, now) or snapshot.state is not State.CANCELLING:
         return None
     return _end(snapshot, State.CANCELLED)
 
 
 def release(snapshot: JobSnapshot, token: FencingToken, *, now: datetime) -> JobSnapshot | None:
-    """Its worker has to end and gives it back. That is no failure."""
+    """Return the job as queued again without a failure, for a worker that has to end; None if it does not hold it.
+
+    Args:
+        snapshot: The job as its row says.
+        token: What the worker was given with the job.
+        now: The database's time.
+    """
     return give_back(snapshot) if is_held(snapshot, token, now) else None
 
 
@@ -110,7 +168,16 @@ def release(snapshot: JobSnapshot, token: FencingToken, *, now: datetime) -> Job
 
 
 def request_cancel(snapshot: JobSnapshot, *, now: datetime, within: timedelta) -> JobSnapshot | None:
-    """A user wants it stopped: its worker has `within` for that, and then loses the job."""
+    """Return the job as a user's wish to stop it leaves it: cancelled if it was queued, cancelling if it ran.
+
+    Args:
+        snapshot: The job as its row says.
+        now: The database's time.
+        within: How long its worker may take before it loses the job.
+
+    Returns:
+        None if the job has ended or is being cancelled already.
+    """
     if snapshot.state is State.QUEUED:
         return _end(snapshot, State.CANCELLED)
     if snapshot.state is not State.RUNNING or snapshot.lease_expires_at is None:
@@ -119,7 +186,16 @@ def request_cancel(snapshot: JobSnapshot, *, now: datetime, within: timedelta) -
 
 
 def expire(snapshot: JobSnapshot, *, now: datetime, backoff: timedelta) -> JobSnapshot | None:
-    """Its worker has not been heard of for a lease: a failure, and the next attempt may go on."""
+    """Return a job whose lease has run out as failed, or as queued for its next attempt.
+
+    Args:
+        snapshot: The job as its row says.
+        now: The database's time.
+        backoff: How long the job waits before its next attempt.
+
+    Returns:
+        None if no lease has run out.
+    """
     if snapshot.state not in HELD or snapshot.lease_expires_at is None or now < snapshot.lease_expires_at:
         return None
     return _failed(snapshot, now=now, retry=True, backoff=backoff)
@@ -135,7 +211,15 @@ def give_back(snapshot: JobSnapshot) -> JobSnapshot | None:
 
 
 def follow_up(snapshot: JobSnapshot, *, now: datetime) -> JobSnapshot | None:
-    """The life of another job that tries again what this one has not brought to its end; attempts count on."""
+    """Return the first state of another job that tries a failed or cancelled one again; its attempts count on.
+
+    Args:
+        snapshot: The job as its row says.
+        now: The database's time.
+
+    Returns:
+        None if the job has neither failed nor been cancelled.
+    """
     if snapshot.state not in (State.FAILED, State.CANCELLED):
         return None
     return JobSnapshot(next_attempt_at=now, attempt=snapshot.attempt)

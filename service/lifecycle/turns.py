@@ -1,5 +1,6 @@
-"""Whose turn it is in a lane. Workspaces take turns: the one with the fewest running jobs, then the one that was served
-the longest ago.
+"""Decides which workspace is served next in a queue.
+
+It is the one with the fewest running jobs there, and of those the one that was served the longest ago.
 """
 
 from collections.abc import Sequence
@@ -49,7 +50,7 @@ class Line:
     """Since when its next job could have been taken."""
     first_id: str
     max_running: int | None
-    """So many of its jobs of the lane run at once, at most."""
+    """How many of its jobs in the queue may run at once; None: any number."""
     waiting: int
     """Its due jobs; at least 1."""
 

@@ -22,9 +22,15 @@ log = logging.getLogger(__name__)
 
 
 def wake(settings: Settings, lane: str, slots: int = 1) -> bool:
-    """Tells as many of the lane's workers as `slots` to look for a job: so many wake-ups wait then, and never more.
+    """Tell workers of a queue to look for a job.
 
-    False, and a warning in the log, if the broker did not take them.
+    Args:
+        settings: The settings of the installation.
+        lane: The queue that jobs of this kind wait in.
+        slots: How many messages are to wait in the queue; those that wait already are counted, so there are never more.
+
+    Returns:
+        False if the broker did not take them, which is also logged as a warning.
     """
     if settings.broker_url is None:
         log.warning("wake-up not sent: no broker is configured (FINETOOTH_BROKER_URL)", extra={"lane": lane})
@@ -54,10 +60,16 @@ def wake(settings: Settings, lane: str, slots: int = 1) -> bool:
 
 
 def wake_idle(session: Session, settings: Settings, lane: Lane, later: Callable[..., None]) -> None:
-    """Wakes an idle worker, if there is one, for what has just been queued; a busy one looks by itself.
+    """Wake idle workers, if there are any, for what has just been queued; busy ones look by themselves.
 
-    `later` is given the act and its arguments, and runs it after the commit and after the answer: whether the broker is
-    there concerns nobody who asks.
+    for the broker.
+
+    Args:
+        session: An open transaction.
+        settings: The settings of the installation.
+        lane: The queue that jobs of this kind wait in.
+        later: Called with a function and its arguments; runs it after the commit and the response, so that no client
+            waits
     """
     slots = wake_ups_due(session, lane, settings)
     if slots:

@@ -14,6 +14,7 @@ from service.settings import MISSED_BEATS, Lane, Settings
 from service.store.tables import Audit, Export, Job, Worker
 
 FORGOTTEN_AFTER = timedelta(days=1)
+"""Rows of workers that died are deleted after this time."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class WorkerStatus:
     started_at: datetime
     seen_at: datetime
     kind: str | None
-    """Of the job that it runs: audit, export or dataset; None: it is idle."""
+    """What it runs: audit, export, dataset or version; None: it is idle."""
     subject_id: str | None
     progressed_at: datetime | None
     """When that audit or export last moved on."""
@@ -88,7 +89,12 @@ def beat(
 
 
 def leave(session: Session, *, owner: str) -> None:
-    """The worker ends."""
+    """Remove a worker that ends from those that are listed.
+
+    Args:
+        session: An open transaction.
+        owner: Names the worker's process.
+    """
     session.execute(delete(Worker).where(Worker.owner == owner))
 
 
@@ -98,7 +104,12 @@ def delete_stale_workers(session: Session) -> None:
 
 
 def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerStatus]:
-    """The workers that are alive, the oldest first, with what they run."""
+    """Return the workers that are alive, the oldest first, with what they run.
+
+    Args:
+        session: An open transaction.
+        heartbeat_seconds: How often workers report.
+    """
     found = session.execute(
         select(Worker, Job.kind, Job.subject_id, func.coalesce(Audit.progressed_at, Export.progressed_at))
         .outerjoin(Job, (Job.owner == Worker.owner) & Job.state.in_(sorted(HELD)))
@@ -126,10 +137,15 @@ def live_workers(session: Session, *, heartbeat_seconds: float) -> list[WorkerSt
 
 
 def wake_ups_due(session: Session, lane: Lane, settings: Settings) -> int:
-    """How many wake-ups the lane can use: one for each idle worker, as far as there are due jobs for them.
+    """Return how many wake-ups a queue can use: one for each idle worker, as far as there are due jobs for them.
 
     While any is due, one more for each worker whose device failed: it looks again whether it can take jobs, and takes
     no wake-up from another.
+
+    Args:
+        session: An open transaction.
+        lane: The queue that jobs of this kind wait in.
+        settings: The settings of the installation.
     """
     holds = select(Job.id).where(Job.owner == Worker.owner, Job.state.in_(sorted(HELD)))
     failed = Worker.device_failed_at.is_not(None)

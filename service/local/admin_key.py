@@ -9,6 +9,7 @@ from service.keys.secrets import create_key, find_key_by_secret
 from service.settings import Settings
 
 NAME = "laptop admin"
+"""What the key is called in the list of keys."""
 
 
 def admin_key_file(settings: Settings) -> Path:
@@ -17,7 +18,16 @@ def admin_key_file(settings: Settings) -> Path:
 
 
 def ensure_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[str, str]:
-    """Id and text of the key in `path`; a new one replaces a file that holds no working key of this database."""
+    """Return the admin key in a file; a new one replaces a file that holds no working key of this database.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+        path: Path of the file.
+
+    Returns:
+        The key's id and its text.
+    """
     key_id = admin_key_of_file(session, path)
     if key_id is not None:
         return key_id, path.read_text().strip()
@@ -25,7 +35,12 @@ def ensure_admin_key(session: Session, *, workspace_id: str, path: Path) -> tupl
 
 
 def admin_key_of_file(session: Session, path: Path) -> str | None:
-    """Id of the key in `path`; None where there is none, or it does not work in this database."""
+    """Return the id of the key in a file; None where there is none, or it does not work in this database.
+
+    Args:
+        session: An open transaction.
+        path: Path of the file.
+    """
     try:
         secret = path.read_text().strip()
     except (FileNotFoundError, UnicodeDecodeError):
@@ -40,7 +55,7 @@ def make_admin_key(session: Session, *, workspace_id: str, path: Path) -> tuple[
 
     Args:
         session: An open transaction.
-        workspace_id: Of the key.
+        workspace_id: Id of the key's workspace.
         path: Is written as a whole or not at all, with mode 0600.
 
     Returns:

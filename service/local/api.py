@@ -9,6 +9,7 @@ import sys
 from service.server.config import serve, server_config
 
 GRACEFUL_SECONDS = 5
+"""How long open requests have to end; on a laptop nobody waits for them."""
 
 
 def main(descriptor: int) -> None:

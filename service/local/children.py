@@ -17,6 +17,8 @@ PLAIN_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 """For programs that are not ours: no secret of ours, and no PGPORT or its like, which would change what they do."""
 
 LAUNCH = Path(__file__).with_name("launch.py")
+"""The program by which children are started; see there."""
+
 START_TIME_TOLERANCE = 1.0
 """Seconds between two readings of one process's start time (the clock may be corrected in between)."""
 
@@ -78,7 +80,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the program, its session and its process group."""
+        """Number of the program's process, which is that of its session and its process group as well."""
         return self.process.pid
 
     @property

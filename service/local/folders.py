@@ -22,7 +22,11 @@ def private_folder(path: Path) -> None:
 
 
 def check_socket_path(path: Path) -> None:
-    """Raises StackError where the system could not bind or reach a socket of this name."""
+    """Check that the system can bind and reach a Unix socket of this name.
+
+    Raises:
+        StackError: The path is too long.
+    """
     length = len(bytes(path))
     if length > MAX_SOCKET_PATH:
         raise StackError(

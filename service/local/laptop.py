@@ -32,17 +32,22 @@ from service.store.engine import DatabaseUnreachableError, check_reachable, make
 from service.store.seed import ensure_workspace
 
 HOST = "127.0.0.1"
+"""The only address that the laptop's API listens on."""
+
 READY_SECONDS = 120.0
+"""How long the API may take to start, the database's migrations included."""
+
 WORKER_STOP_SECONDS = 60.0
 """A worker first ends its training child."""
 API_STOP_SECONDS = 10.0
+"""How long the API may take to end."""
 
 Report = Callable[[str], None]
 """Is told in a few words what is being done."""
 
 
 def worker_command(lane: str) -> list[str]:
-    """The Celery worker of one lane: one job at a time, and no talk with other workers, which need none."""
+    """Return the command of the Celery worker of one queue: one job at a time, and no talk with other workers."""
     worker = [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", "--loglevel", "INFO"]
     return [
         *worker,
@@ -132,7 +137,11 @@ class LaptopStack:
         return f"{self.url}/sign-in?token={token}"
 
     def check(self) -> None:
-        """Raises PartEndedError where one of the parts has ended by itself."""
+        """Check that no part has ended by itself.
+
+        Raises:
+            PartEndedError: One has.
+        """
         for child in (*self._servers, self._api, *self._workers):
             if child is not None and child.exit_code is not None:
                 raise PartEndedError(_ended(child))

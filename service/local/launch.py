@@ -13,6 +13,7 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+"""The number of this call in Linux's <sys/prctl.h>; Python has no name for it."""
 
 
 def main(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ from service.local.errors import AlreadyRunningError
 from service.local.folders import make_folder
 
 NAME = "lock"
+"""The name of the lock's file, which also tells who has it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,11 @@ class DataFolderLock:
         return self._descriptor is not None
 
     def acquire(self) -> None:
-        """Raises AlreadyRunningError where another process holds it."""
+        """Take the lock, which ends with this process at the latest.
+
+        Raises:
+            AlreadyRunningError: Another process has it.
+        """
         make_folder(self.path.parent)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:

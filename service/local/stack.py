@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from service.local.lock import Running
 
 WATCH_SECONDS = 0.5
+"""How often the parts are looked at."""
+
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end the stack."""
 
 
 def up(port: int) -> int:
@@ -64,12 +67,20 @@ def _ready(stack: "LaptopStack") -> str:
 def start_stack(
     settings: Settings, port: int = 0, *, report: Callable[[str], None] = lambda _: None
 ) -> "Iterator[LaptopStack]":
-    """The whole stack, ready, for the time of the block: `url`, `admin_key`, `settings` with both URLs filled in.
+    """Start the whole stack, ready for use, and stop it at the end of the block.
 
-    port 0: a free one. From now on other processes of this user cannot read the environment of this one, from which the
-    stack's settings come. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
-    Raises StackError: AlreadyRunningError, PortInUseError, LocalExtraMissingError, or a part that did not start; and
-    BadSettingsError: a folder cannot be used.
+    From now on other processes of this user cannot read the environment of this one, from which the stack's settings
+    come. Called in the main thread, SIGTERM and SIGHUP also leave the block, as Stopped.
+
+    Args:
+        settings: The settings of the installation.
+        port: Where the API listens; 0: on a free port.
+        report: Called with a line for each part that starts.
+
+    Raises:
+        LocalExtraMissingError: The extra `local` is not installed.
+        StackError: Finetooth runs already, the port is taken, or a part did not start.
+        BadSettingsError: A folder cannot be used.
     """
     if find_spec("psutil") is None:
         raise LocalExtraMissingError
@@ -96,7 +107,7 @@ def find_running(settings: Settings) -> "Running | None":
 
 
 class Stopped(SystemExit):
-    """SIGTERM or SIGHUP came."""
+    """SIGTERM or SIGHUP came, so the stack is to stop."""
 
 
 @contextmanager

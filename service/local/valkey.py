@@ -12,8 +12,13 @@ from service.local.errors import LocalExtraMissingError, StackError
 from service.local.folders import check_socket_path, private_folder
 
 SOCKET = "valkey.sock"
+"""The name of its socket."""
+
 START_SECONDS = 15.0
+"""How long it may take to start."""
+
 STOP_SECONDS = 5.0
+"""How long it may take to end; it has nothing to save."""
 
 
 class EmbeddedValkey:
@@ -28,16 +33,20 @@ class EmbeddedValkey:
 
     @property
     def socket(self) -> Path:
-        """Where it listens."""
+        """Path of the socket that it listens on."""
         return self.folder / SOCKET
 
     @property
     def url(self) -> str:
-        """For `Settings.broker_url` and kombu."""
+        """Its address, for `Settings.broker_url` and kombu."""
         return f"redis+socket://{quote(str(self.socket))}"
 
     def start(self) -> Child:
-        """Starts it and waits until it answers. Raises StackError."""
+        """Start Valkey and wait until it answers.
+
+        Raises:
+            StackError: It is not installed, or did not answer in time.
+        """
         program = _program()
         private_folder(self.folder)
         self.socket.unlink(missing_ok=True)
@@ -66,7 +75,7 @@ class EmbeddedValkey:
         return self.child
 
     def stop(self) -> None:
-        """Stops it in order."""
+        """Stop it; it has nothing to save."""
         if self.child is not None:
             self.child.stop(STOP_SECONDS)
             self.child = None

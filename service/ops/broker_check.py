@@ -1,4 +1,4 @@
-"""Whether the broker answers."""
+"""Finds out whether the broker answers."""
 
 import time
 
@@ -9,6 +9,7 @@ from service.broker_address import kombu_address
 from service.settings import Settings
 
 PATIENCE_SECONDS = 0.5
+"""How long the broker may take to answer a health check."""
 
 ASKED_AGAIN_AFTER = 2.0
 """Seconds for which an answer is good: anybody may ask /readyz, as often as they like."""
@@ -33,7 +34,7 @@ class BrokerCheck:
 
 
 def broker_answers(settings: Settings) -> bool:
-    """One connection and a PING, within PATIENCE_SECONDS each."""
+    """Say whether the broker answers: it takes a connection and a PING, within PATIENCE_SECONDS each."""
     if settings.broker_url is None:
         return False
     # Imported here, as it takes long and a starting API needs it for nothing else.

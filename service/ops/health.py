@@ -35,20 +35,20 @@ AnyKey = Annotated[Principal, Depends(RequireScope())]
 
 
 class Health(BaseModel):
-    """It serves."""
+    """The process serves requests."""
 
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Health):
-    """It can serve; and how what it does not need to serve is doing."""
+    """Whether the process can serve, and how the parts are doing that it can serve without."""
 
     objects: Literal["ok", "away"]
     """away: the object store does not answer; uploads, downloads and samples are refused, and the rest is served."""
     broker: Literal["ok", "away"]
     """away: nothing is lost; queued audits start some seconds later than else."""
     queue_age_seconds: dict[str, float]
-    """By lane: how long the oldest due job has waited. It grows while no worker takes jobs."""
+    """By queue: how long the oldest due job has waited. It grows while no worker takes jobs."""
 
 
 class Limits(BaseModel):

@@ -1,7 +1,7 @@
 """/metrics in the format of Prometheus: what the database knows of jobs and workers, and how requests were answered.
 
 Whatever concerns jobs is read from the database at each scrape, so that every API process gives the same figures and
-none is lost with a worker. Labels hold lanes, states, stages, codes and route templates: nothing of a workspace.
+none is lost with a worker. Labels hold queues, states, stages, codes and route templates: nothing of a workspace.
 """
 
 import logging
@@ -32,6 +32,7 @@ ENDINGS = ("published", "cancelled", "released", *map(str, ErrorCode))
 """How an attempt may end."""
 
 STAGES = tuple(map(str, Stage))
+"""The stages of an audit, as labels."""
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,18 @@ class RequestMetrics:
         )
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request that has ended.
+
+        Args:
+            method: Its method.
+            route: The path of its route, with names for ids.
+            status: Status of the answer; 0: the client went away before one.
+            seconds: How long it took.
+        """
         self._seconds.labels(method, route, f"{status // 100}xx" if status else "aborted").observe(seconds)
 
     def collect(self) -> bytes:
-        """Nothing from one of several processes that share nothing: its share would pass for the whole."""
+        """Return the counts so far, in the text format of Prometheus."""
         if self._shared:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
@@ -72,6 +81,13 @@ class MeasuredRequests:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request and count it, by method, route, status and time.
+
+        Args:
+            scope: What ASGI tells of the request.
+            receive: Returns what the client sends next.
+            send: Sends a part of the answer.
+        """
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,20 +117,21 @@ class JobMetrics(Collector):
         self._heartbeat_seconds = heartbeat_seconds
 
     def collect(self) -> Iterator[Metric]:
-        states = GaugeMetricFamily("finetooth_jobs", "Jobs by lane and state.", labels=["lane", "state"])
+        """Yield the metrics as the database has them now."""
+        states = GaugeMetricFamily("finetooth_jobs", "Jobs by queue and state.", labels=["queue", "state"])
         for lane, state, number in self._session.execute(
             select(Job.lane, Job.state, func.count()).group_by(Job.lane, Job.state).order_by(Job.lane, Job.state)
         ):
             states.add_metric([lane, state], number)
         yield states
         age = GaugeMetricFamily(
-            "finetooth_queue_age_seconds", "How long the oldest due job of the lane has waited.", labels=["lane"]
+            "finetooth_queue_age_seconds", "How long the oldest due job of the queue has waited.", labels=["queue"]
         )
         ages = queue_ages(self._session)
         for lane in LANES:
             age.add_metric([lane], ages[lane])
         yield age
-        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive.", labels=["lane", "state"])
+        workers = GaugeMetricFamily("finetooth_workers", "Workers that are alive.", labels=["queue", "state"])
         alive = self._workers()
         for lane in LANES:
             for state, busy in (("busy", True), ("idle", False)):
@@ -122,7 +139,7 @@ class JobMetrics(Collector):
         yield workers
         devices = GaugeMetricFamily(
             "finetooth_worker_devices",
-            "Workers of the lane gpu that are alive, by what they train on.",
+            "Workers of the queue gpu that are alive, by what they train on.",
             labels=["device"],
         )
         for device, number in self._devices():
@@ -139,7 +156,7 @@ class JobMetrics(Collector):
         return [(device, number) for device, number in found]
 
     def _workers(self) -> dict[tuple[str, bool], int]:
-        """(lane, whether it holds a job) to how many there are."""
+        """(queue, whether it holds a job) to how many there are."""
         held = select(Job.id).where(Job.owner == Worker.owner, Job.lease_expires_at.is_not(None))
         busy = held.exists().label("busy")
         found = self._session.execute(
@@ -153,8 +170,8 @@ class JobMetrics(Collector):
             (
                 Counted.STARTED,
                 "finetooth_attempts_started",
-                "Attempts that workers have begun, by lane.",
-                "lane",
+                "Attempts that workers have begun, by queue.",
+                "queue",
                 LANES,
             ),
             (Counted.ATTEMPTS, "finetooth_attempts", "Attempts that ended, by how.", "reason", ENDINGS),
@@ -189,7 +206,7 @@ class JobMetrics(Collector):
 
 
 def queue_ages(session: Session) -> dict[str, float]:
-    """Seconds that the oldest due job of each lane has waited; 0 where none is due."""
+    """Seconds that the oldest due job of each queue has waited; 0 where none is due."""
     now = func.statement_timestamp()
     waited = func.extract("epoch", now - func.min(Job.next_attempt_at))
     found = session.execute(
@@ -199,7 +216,13 @@ def queue_ages(session: Session) -> dict[str, float]:
 
 
 def exposition(session: Session, requests: RequestMetrics, *, heartbeat_seconds: float) -> bytes:
-    """The whole answer to a scrape. heartbeat_seconds: how often workers say that they are alive."""
+    """Return the whole answer to a scrape, in the text format of Prometheus.
+
+    Args:
+        session: An open transaction.
+        requests: The counters of this process's requests.
+        heartbeat_seconds: How often workers report.
+    """
     registry = CollectorRegistry()
     registry.register(JobMetrics(session, heartbeat_seconds))
     return generate_latest(registry) + requests.collect()

@@ -7,6 +7,7 @@ from service.people.identity import Identity
 from service.settings import Settings
 
 MOST_CHARACTERS = 255
+"""The longest name that we take from a proxy's header; providers keep theirs below it."""
 
 
 def proxied_identity(request: Request, settings: Settings) -> Identity | None:

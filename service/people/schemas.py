@@ -11,6 +11,7 @@ from service.store.tables import Membership
 from service.store.tables import User as UserTable
 
 MOST_EMAIL_CHARACTERS = 254
+"""The longest address that mail can be sent to (RFC 5321, section 4.5.3.1.3, without its brackets)."""
 
 
 def _address(text: str) -> str:

@@ -9,6 +9,7 @@ from uvicorn._types import ASGIApplication
 from service.server.protocol import MOST_HEAD_BYTES, BoundedH11
 
 APPLICATION = "service.app:create_app"
+"""Where uvicorn finds the application."""
 
 
 def server_config(
@@ -24,7 +25,7 @@ def server_config(
         app: What to serve; None: APPLICATION, made from the environment when the server starts.
         graceful_seconds: How long open requests get to end once it is told to stop; None: as long as they take.
         proxy_headers: Whether X-Forwarded-* of the proxies in FORWARDED_ALLOW_IPS is believed.
-        log_level: Of uvicorn's own log; None: info.
+        log_level: Level of uvicorn's own log; None: info.
     """
     return uvicorn.Config(
         app or APPLICATION,

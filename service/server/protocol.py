@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_HEAD_BYTES = 64 * 2**10
-"""Of a request line and its headers together, and of a chunk's header or a body's trailers."""
+"""The most bytes of a request line and its headers, and of a chunk's header or a body's trailers."""
 
 HEAD_SECONDS = 8.0
 """A connection on which no request is being answered gets so long to bring the next one's headers."""
@@ -20,13 +20,14 @@ STALLED_SECONDS = 60.0
 """A client that takes nothing of its answer for so long is let go."""
 
 MOST_CONNECTIONS = 4096
+"""The most connections at a time; each takes a file descriptor and some memory."""
 
 RESERVED_FILES = 256
-"""Of the files that the process may have open, so many are not for connections: the database's, objects, uploads."""
+"""How many of the files that the process may have open are not for connections: the database's, objects, uploads."""
 
 
 def most_connections() -> int:
-    """As many as the process may have files for, up to MOST_CONNECTIONS."""
+    """Return how many connections are served at a time: as many as there may be files, up to MOST_CONNECTIONS."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
@@ -40,6 +41,7 @@ class BoundedH11(H11Protocol):
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to serve a connection, or refuse it where there are too many."""
         super().connection_made(transport)
         # What X-Forwarded-For says stands in the scope's client; this is who it comes from (`trusted_proxy`).
         self.app_state = {**self.app_state, "peer": self.client[0] if self.client else None}
@@ -49,24 +51,29 @@ class BoundedH11(H11Protocol):
         self._watch_for_head()
 
     def data_received(self, data: bytes) -> None:
+        """Read what a client has sent, and limit how long it takes to send a request's head."""
         super().data_received(data)
         self._watch_for_head()
 
     def on_response_complete(self) -> None:
+        """Wait for the connection's next request, which has to come within the limit."""
         super().on_response_complete()
         self._watch_for_head()
 
     def pause_writing(self) -> None:
+        """Watch that a client which is slow to read takes something of its answer."""
         super().pause_writing()
         if self._stalled is None:
             self._watch_for_progress(self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
+        """Stop watching a client that has caught up."""
         super().resume_writing()
         _cancel(self._stalled)
         self._stalled = None
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all clocks of the connection."""
         _cancel(self._late)
         super().connection_lost(exc)
         _cancel(self._stalled)

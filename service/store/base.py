@@ -14,6 +14,7 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
+"""Constraints get the same name in every database, so that a migration can drop one."""
 
 
 class Base(DeclarativeBase):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from service.store.tables import Counter
 
 LOCK_TIMEOUT_MS = 500
+"""Counting takes milliseconds; who keeps a row for longer has stopped in the middle."""
 
 
 class Counted(StrEnum):
@@ -28,7 +29,14 @@ class Counted(StrEnum):
 
 
 def count(session: Session, name: Counted, label: str = "", by: float = 1.0) -> None:
-    """Adds to a counter, in the session's transaction."""
+    """Add to a counter, in the session's transaction.
+
+    Args:
+        session: An open transaction.
+        name: What is counted.
+        label: Which kind of it; empty where there is one alone.
+        by: How much is added.
+    """
     statement = insert(Counter).values(name=name, label=label, value=by)
     session.execute(
         statement.on_conflict_do_update(
@@ -38,10 +46,20 @@ def count(session: Session, name: Counted, label: str = "", by: float = 1.0) -> 
 
 
 def count_aside(session: Session, amounts: Mapping[tuple[Counted, str], float]) -> bool:
-    """Adds to several counters by (name, label), in a transaction that does nothing else. True.
+    """Add to several counters, in a transaction that does nothing else.
 
-    Raises sqlalchemy.exc.OperationalError rather than wait: a process that was frozen while it counted keeps its rows
-    locked for a while, and no other may stand still for that.
+    It fails rather than wait: a process that was frozen while it counted keeps its rows locked for a while, and no
+    other one may stand still for that.
+
+    Args:
+        session: An open transaction.
+        amounts: What is added, by name and label.
+
+    Returns:
+        True, for callers that retry until something is returned.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: A row stayed locked for LOCK_TIMEOUT_MS, or the database does not answer.
     """
     session.execute(text(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"))
     # In one order, so that two processes cannot wait for each other.
@@ -51,5 +69,5 @@ def count_aside(session: Session, amounts: Mapping[tuple[Counted, str], float]) 
 
 
 def read_counters(session: Session) -> Mapping[tuple[str, str], float]:
-    """(name, label) to value."""
+    """Return the value of every counter, by name and label."""
     return {(row.name, row.label): row.value for row in session.scalars(select(Counter))}

@@ -38,14 +38,15 @@ UNREACHED = (
     ("certificate|SSL", "it does not agree on TLS"),
     ("server closed the connection|terminating connection|connection is closed|lost", "it ended the connection"),
 )
+"""What drivers say where no connection comes about, as a pattern, and what we say instead."""
 
 
 def cause_of(error: BaseException) -> str:
     """Why the database did not do what it was asked for, in one line of our own words.
 
     Args:
-        error: Of SQLAlchemy or of psycopg. Its message is looked through for known phrases, and never quoted: it may
-            hold an address, a role or a sample.
+        error: An error of SQLAlchemy or psycopg. Its message is looked through for known phrases, and never quoted: it
+            may hold an address, a role or a sample.
 
     Returns:
         Such as "28P01, it refuses the password", or the kind of the error where nothing more is known.

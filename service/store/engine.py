@@ -20,6 +20,7 @@ Pooler = Literal["session", "transaction"]
 transaction: one that gives us another server connection with every transaction."""
 
 OPTIONS_LOST = "the connection has not the options that it was opened with"
+"""The text of the error that a pooler causes which gives a transaction another connection than the one we set up."""
 
 
 def make_engine(
@@ -35,7 +36,7 @@ def make_engine(
 
     Args:
         url: postgresql+psycopg://...
-        pool_size: Of connections.
+        pool_size: The most connections.
         statement_timeout_ms: Bounds every statement. None: unbounded, for workers.
         idle_transaction_seconds: A transaction in which nothing happens for so long is ended by the database: a frozen
             process must not keep its locks. None: never.
@@ -139,7 +140,11 @@ class DatabaseUnreachableError(Exception):
 
 
 def check_reachable(engine: Engine) -> None:
-    """Opens a connection. Raises DatabaseUnreachableError where none comes about."""
+    """Open a connection, and close it again.
+
+    Raises:
+        DatabaseUnreachableError: No connection came about.
+    """
     try:
         with engine.connect():
             pass

@@ -24,11 +24,12 @@ class LocalObjects(ObjectStore):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path(self, key: str) -> Path:
-        """Where the object lies or would lie. Raises ValueError for a bad key."""
+        """Return where an object lies or would lie."""
         return self._root.joinpath(*key_parts(key))
 
     @contextmanager
     def create(self, key: str) -> Iterator[IO[bytes]]:
+        """Write an object beside its place, and put it there once the block has ended well."""
         target = self.path(key)
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with NamedTemporaryFile(dir=target.parent, prefix=".", suffix=".part", delete=False) as file:
@@ -43,6 +44,11 @@ class LocalObjects(ObjectStore):
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
+        """Open an object for reading, with the position at its start.
+
+        Raises:
+            ObjectMissingError: There is no such object.
+        """
         try:
             file = self.path(key).open("rb")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -51,9 +57,11 @@ class LocalObjects(ObjectStore):
             yield file
 
     def exists(self, key: str) -> bool:
+        """Say whether there is such an object."""
         return self.path(key).is_file()
 
     def all_keys(self) -> Iterator[str]:
+        """Yield the keys of all objects, in no order."""
         for folder, _, names in os.walk(self._root):
             # What is being written has a name with a dot, as no key does that ids make.
             for name in names:
@@ -61,10 +69,21 @@ class LocalObjects(ObjectStore):
                     yield Path(folder, name).relative_to(self._root).as_posix()
 
     def check(self) -> None:
+        """Check that the folder is there.
+
+        Raises:
+            ObjectStoreUnavailableError: The folder is missing.
+        """
         if not self._root.is_dir():
             raise ObjectStoreUnavailableError(f"{self._root} is no folder")
 
     def untouched(self, prefix: str, span: timedelta) -> list[str]:
+        """Return the names right under a prefix beneath which nothing was written for a while.
+
+        Args:
+            prefix: Where to look, without a slash at its end.
+            span: For how long nothing was written.
+        """
         before = time.time() - span.total_seconds()
         try:
             children = list(self.path(prefix).iterdir())
@@ -73,6 +92,7 @@ class LocalObjects(ObjectStore):
         return sorted(child.name for child in children if _last_write(child) < before)
 
     def delete_tree(self, prefix: str) -> bool:
+        """Delete all objects below a prefix."""
         whole = True
 
         def report(_function: object, _path: str, error: tuple[object, BaseException, object]) -> None:

@@ -7,9 +7,14 @@ from service.store.patience import OF_A_WORKER, Patience
 
 
 def make_object_store(settings: Settings, patience: Patience = OF_A_WORKER) -> ObjectStore:
-    """The store that the settings name. Connects to nothing yet.
+    """Make the store that the settings name. It connects to nothing yet.
 
-    Raises BadSettingsError where a bucket is named and the client for buckets is not installed.
+    Args:
+        settings: The settings of the installation.
+        patience: How long it waits for answers of a bucket.
+
+    Raises:
+        BadSettingsError: A bucket is named, and the client for buckets is not installed.
     """
     # Imported here, since the clients of buckets take long to import and most installations need none.
     if settings.object_url is not None:

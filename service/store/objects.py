@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 COPY_BYTES = 1 << 20
+"""Bytes that are copied at a time."""
 
 
 class ObjectMissingError(LookupError):
@@ -63,24 +64,43 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def untouched(self, prefix: str, span: timedelta) -> list[str]:
-        """Names right under `prefix/` beneath which nothing was written for `span`, not even what is unfinished.
+        """Return the names right under a prefix beneath which nothing, finished or not, was written for a while.
 
-        Raises ObjectStoreUnavailableError.
+        Args:
+            prefix: Where to look, without a slash at its end.
+            span: For how long nothing was written.
+
+        Raises:
+            ObjectStoreUnavailableError: The store does not answer.
         """
 
     def put_file(self, key: str, source: Path) -> None:
-        """Copies a file in. Raises as `create` does."""
+        """Copy a file into the store. Errors are those of `create`.
+
+        Args:
+            key: The object's key.
+            source: Path of the file.
+        """
         with source.open("rb") as reader, self.create(key) as writer:
             shutil.copyfileobj(reader, writer, COPY_BYTES)
 
     def fetch(self, key: str, target: Path) -> None:
-        """Copies an object out, into a file of its own. Raises as `open` does, and OSError."""
+        """Copy an object into a new file. Errors are those of `open`, and OSError.
+
+        Args:
+            key: The object's key.
+            target: Path of the file.
+        """
         with self.open(key) as reader, target.open("wb") as writer:
             shutil.copyfileobj(reader, writer, COPY_BYTES)
 
 
 def key_parts(key: str) -> list[str]:
-    """The parts of a key or prefix. Raises ValueError for one that could lead elsewhere."""
+    """Split a key or prefix at its slashes.
+
+    Raises:
+        ValueError: A part is empty or could lead elsewhere, such as "..".
+    """
     parts = key.split("/")
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise ValueError(f"not an object key: {key!r}")
@@ -88,7 +108,13 @@ def key_parts(key: str) -> list[str]:
 
 
 def dataset_key(workspace_id: str, dataset_id: str, name: str = "") -> str:
-    """`name` is `original` or `rows.parquet`; empty gives the dataset's folder."""
+    """Return the key of a file of a dataset.
+
+    Args:
+        workspace_id: Id of the workspace.
+        dataset_id: Id of the dataset.
+        name: `original` or `rows.parquet`; empty: the prefix of all of the dataset's files.
+    """
     return "/".join(part for part in (workspace_id, "datasets", dataset_id, name) if part)
 
 
@@ -98,40 +124,89 @@ def datasets_prefix(workspace_id: str) -> str:
 
 
 def upload_prefix(workspace_id: str, upload_id: str) -> str:
-    """All that has come of an upload in parts."""
+    """Return the prefix of all that has come of an upload in parts.
+
+    Args:
+        workspace_id: Id of the workspace.
+        upload_id: Id of the upload.
+    """
     return f"{workspace_id}/uploads/{upload_id}"
 
 
 def upload_key(workspace_id: str, upload_id: str, part: str) -> str:
-    """One part of an upload. It has a folder of its own, so that it can be deleted alone."""
+    """Return the key of one part of an upload. Each has a prefix of its own, so that it can be deleted alone.
+
+    Args:
+        workspace_id: Id of the workspace.
+        upload_id: Id of the upload.
+        part: Name of the part.
+    """
     return f"{upload_prefix(workspace_id, upload_id)}/{part}/content"
 
 
 def audit_prefix(workspace_id: str, audit_id: str) -> str:
-    """All output files of an audit."""
+    """Return the prefix of all output files of an audit.
+
+    Args:
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+    """
     return f"{workspace_id}/audits/{audit_id}"
 
 
 def step_prefix(workspace_id: str, audit_id: str, attempt: int, step_key: str) -> str:
-    """The output files of one step of one attempt."""
+    """Return the prefix of the output files of one step of one attempt.
+
+    Args:
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        attempt: Number of the attempt, from 1.
+        step_key: Key of the step, such as `train:1`.
+    """
     return f"{audit_prefix(workspace_id, audit_id)}/{attempt}/{step_key.replace(':', '-')}"
 
 
 def checkpoints_prefix(workspace_id: str, audit_id: str, step_key: str = "") -> str:
-    """The checkpoints of one step, of whatever attempt; without a step key, of all steps."""
+    """Return the prefix of the checkpoints of one step, of whatever attempt.
+
+    Args:
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        step_key: Key of the step, such as `train:1`; empty: of all steps.
+    """
     return "/".join(filter(None, (audit_prefix(workspace_id, audit_id), "checkpoints", step_key.replace(":", "-"))))
 
 
 def audit_key(workspace_id: str, audit_id: str, attempt: int, step_key: str, name: str) -> str:
-    """An output file of one step of one attempt."""
+    """Return the key of an output file of one step of one attempt.
+
+    Args:
+        workspace_id: Id of the workspace.
+        audit_id: Id of the audit.
+        attempt: Number of the attempt, from 1.
+        step_key: Key of the step, such as `train:1`.
+        name: Name of the file.
+    """
     return f"{step_prefix(workspace_id, audit_id, attempt, step_key)}/{name}"
 
 
 def export_prefix(workspace_id: str, export_id: str, attempt: int | None = None) -> str:
-    """What one attempt at an export has written; without an attempt, what all have."""
+    """Return the prefix of what attempts at an export have written.
+
+    Args:
+        workspace_id: Id of the workspace.
+        export_id: Id of the export.
+        attempt: Number of the attempt, from 1; None: all attempts.
+    """
     return "/".join([workspace_id, "exports", export_id, *([] if attempt is None else [str(attempt)])])
 
 
 def export_key(workspace_id: str, export_id: str, attempt: int) -> str:
-    """The content of an export, as one attempt has written it."""
+    """Return the key of an export's content, as one attempt has written it.
+
+    Args:
+        workspace_id: Id of the workspace.
+        export_id: Id of the export.
+        attempt: Number of the attempt, from 1.
+    """
     return f"{export_prefix(workspace_id, export_id, attempt)}/content"

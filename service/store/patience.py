@@ -18,6 +18,9 @@ class Patience:
 
 
 OF_A_WORKER = Patience(answer_seconds=20, attempts=3, repeats=5)
+"""A job that takes minutes or hours outlasts a store that is away for a minute."""
+
 OF_A_REQUEST = Patience(answer_seconds=8, attempts=1, repeats=2, object_seconds=25)
 """With the wait for a thread (service.http.object_reads) an answer within the 65 s that a proxy is asked for."""
 OF_A_CHECK = Patience(answer_seconds=1, attempts=1, repeats=1)
+"""A health check has to say soon that the store does not answer."""

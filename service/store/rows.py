@@ -12,12 +12,14 @@ from itertools import accumulate, pairwise
 from typing import IO, Any
 
 COLUMNS = ["row", "messages", "extra"]
+"""The columns that make up a sample."""
 
 PAGE_CHARACTERS = 8_000_000
 """A page ends after the row that passes this many characters of text, however many rows were asked for."""
 
 
 ROWS_AT_ONCE = 256
+"""Few enough that a row group's long texts are not all in memory, to read one of its rows."""
 
 
 class RowNotFoundError(LookupError):
@@ -29,7 +31,7 @@ class Footer:
     """What a file's end says of its row groups, parsed."""
 
     metadata: Any
-    """A pyarrow.parquet.FileMetaData."""
+    """What pyarrow parsed it to, a pyarrow.parquet.FileMetaData."""
     starts: tuple[int, ...]
     """The first row of every row group, then the number of rows."""
 
@@ -40,14 +42,23 @@ class Footer:
 
 
 def read_footer(file: IO[bytes]) -> Footer:
-    """Parses it."""
+    """Parse the footer of a Parquet file."""
     metadata = _open(file).metadata
     groups = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
     return Footer(metadata, tuple(accumulate(groups, initial=0)))
 
 
 def read_row(file: IO[bytes], row: int, footer: Footer | None = None) -> dict[str, Any]:
-    """One row; of its row group, what lies before it is decoded and no more. Raises RowNotFoundError."""
+    """Read one sample. Of its row group, only what lies before the row is decoded.
+
+    Args:
+        file: The dataset as Parquet, open for reading.
+        row: Number of the row, from 0.
+        footer: What `read_footer` found in the file; None: it is read.
+
+    Raises:
+        RowNotFoundError: The dataset has no such row.
+    """
     footer = footer or read_footer(file)
     if not 0 <= row < footer.starts[-1]:
         raise RowNotFoundError(f"the dataset has no row {row}")
@@ -63,7 +74,15 @@ def read_row(file: IO[bytes], row: int, footer: Footer | None = None) -> dict[st
 
 
 def read_rows(file: IO[bytes], rows: Sequence[int]) -> list[dict[str, Any]]:
-    """The rows in the order asked for; each row group is read once. Raises RowNotFoundError."""
+    """Read some samples in the order asked for; each row group is read once.
+
+    Args:
+        file: The dataset as Parquet, open for reading.
+        rows: Numbers of the rows, from 0.
+
+    Raises:
+        RowNotFoundError: The dataset has not all of these rows.
+    """
     wanted = set(rows)
     found: dict[int, dict[str, Any]] = {}
     footer = read_footer(file)
@@ -80,9 +99,13 @@ def read_rows(file: IO[bytes], rows: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def page(file: IO[bytes], after_row: int | None, limit: int, footer: Footer | None = None) -> list[dict[str, Any]]:
-    """At most `limit` rows after `after_row` (None: from the first), in order; fewer where their text is long.
+    """Read a page of samples in the order of their rows; it is empty only where no row follows.
 
-    Empty only when no row follows.
+    Args:
+        file: The dataset as Parquet, open for reading.
+        after_row: The row before the first one; None: from the beginning.
+        limit: How many rows to read at most; fewer come where their text is long.
+        footer: What `read_footer` found in the file; None: it is read.
     """
     first = 0 if after_row is None else max(after_row + 1, 0)
     samples: list[dict[str, Any]] = []

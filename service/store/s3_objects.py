@@ -29,10 +29,12 @@ from service.store.patience import OF_A_WORKER, Patience
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 << 20
-"""Of one upload request; 10,000 of them make the largest object."""
+"""Bytes of one upload request; 10,000 of them make the largest object."""
 PARTS_AT_ONCE = 4
+"""Requests of one upload at a time; with PART_BYTES, the memory that an upload takes."""
+
 READ_BYTES = 4 << 20
-"""Fetched at least, with each request."""
+"""The fewest bytes that a request fetches."""
 
 
 class S3Objects(ObjectStore):
@@ -70,6 +72,7 @@ class S3Objects(ObjectStore):
 
     @contextmanager
     def create(self, key: str) -> Iterator[IO[bytes]]:
+        """Write an object into a local file without a name, which is sent once the block has ended well."""
         path = self._path(key)
         self._spool.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=self._spool) as file:
@@ -80,6 +83,12 @@ class S3Objects(ObjectStore):
             self._send(f"/dev/fd/{file.fileno()}", path)
 
     def put_file(self, key: str, source: Path) -> None:
+        """Send a file to the bucket.
+
+        Args:
+            key: The object's key.
+            source: Path of the file.
+        """
         self._send(str(source), self._path(key))
 
     def _send(self, source: str, path: str) -> None:
@@ -88,6 +97,11 @@ class S3Objects(ObjectStore):
 
     @contextmanager
     def open(self, key: str) -> Iterator[IO[bytes]]:
+        """Open an object for reading, with the position at its start.
+
+        Raises:
+            FileNotFoundError: There is no such object; callers get it as ObjectMissingError.
+        """
         path = self._path(key)
         seconds = self._patience.object_seconds
         until = None if seconds is None else time.monotonic() + seconds
@@ -99,6 +113,7 @@ class S3Objects(ObjectStore):
             yield reader
 
     def exists(self, key: str) -> bool:
+        """Say whether there is such an object."""
         path = self._path(key)
         try:
             with self._answers(missing=key):
@@ -107,14 +122,22 @@ class S3Objects(ObjectStore):
             return False
 
     def all_keys(self) -> Iterator[str]:
+        """Yield the keys of all objects."""
         with self._answers():
             found = self._bucket.find(f"{self._root}/")
         yield from (name.removeprefix(f"{self._root}/") for name in found)
 
     def check(self) -> None:
+        """Ask the bucket for an object, which need not be there."""
         self.exists("check/of/readiness")
 
     def untouched(self, prefix: str, span: timedelta) -> list[str]:
+        """Return the names right under a prefix beneath which nothing was written for a while.
+
+        Args:
+            prefix: Where to look, without a slash at its end.
+            span: For how long nothing was written.
+        """
         path = f"{self._path(prefix)}/"
         with self._answers():
             found = self._bucket.find(path, detail=True)
@@ -127,6 +150,7 @@ class S3Objects(ObjectStore):
         return sorted(child for child, at in last.items() if at < before)
 
     def delete_tree(self, prefix: str) -> bool:
+        """Delete all objects below a prefix; False, and a warning in the log, if the bucket does not answer."""
         path = self._path(prefix)
         try:
             with self._answers():

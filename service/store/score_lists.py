@@ -35,7 +35,17 @@ class PublishedAudit:
 
 
 def add_lists(session: Session, *, audit_id: str, attempt: int, probes: int) -> list[int]:
-    """Makes the attempt's lists; their numbers by probe_no: the headline's and, with several probes, each one's."""
+    """Create the score lists of an attempt: the headline's, and with several probes one for each.
+
+    Args:
+        session: An open transaction.
+        audit_id: Id of the audit.
+        attempt: Number of the attempt, from 1.
+        probes: How many probes the audit has.
+
+    Returns:
+        The lists' numbers, by probe_no.
+    """
     numbers = range(probes + 1) if probes > 1 else range(1)
     rows = [{"audit_id": audit_id, "attempt": attempt, "probe_no": number} for number in numbers]
     found = session.execute(insert(ScoreList).returning(ScoreList.probe_no, ScoreList.id), rows)
@@ -43,7 +53,7 @@ def add_lists(session: Session, *, audit_id: str, attempt: int, probes: int) -> 
 
 
 def published_lists() -> ScalarSelect[list[int]]:
-    """Of a statement on `audits`: the numbers of the lists that are public, by probe_no; null where there are none."""
+    """Select an audit's published lists by probe_no, for a statement that selects from `audits`; null: it has none."""
     return (
         select(func.array_agg(aggregate_order_by(ScoreList.id, ScoreList.probe_no)))
         .where(ScoreList.audit_id == Audit.id, ScoreList.attempt == Audit.published_attempt)
@@ -53,7 +63,12 @@ def published_lists() -> ScalarSelect[list[int]]:
 
 
 def find_headline(session: Session, audit: Audit) -> int:
-    """The number of the headline of an audit that has succeeded."""
+    """Return the number of an audit's headline list.
+
+    Args:
+        session: An open transaction.
+        audit: An audit that has succeeded.
+    """
     return session.scalars(
         select(ScoreList.id).where(
             ScoreList.audit_id == audit.id,

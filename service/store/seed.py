@@ -44,7 +44,12 @@ def ensure_workspace(session: Session) -> Workspace:
 
 
 def add_registered_models(session: Session, workspace_id: str) -> None:
-    """Registers REGISTERED_MODELS in the workspace, but for names that it has."""
+    """Register REGISTERED_MODELS in the workspace, except those whose names it has.
+
+    Args:
+        session: An open transaction.
+        workspace_id: Id of the workspace.
+    """
     for model in REGISTERED_MODELS:
         session.execute(
             insert(Model)

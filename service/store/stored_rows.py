@@ -14,10 +14,10 @@ MOST_GROUPS = 5_000
 
 
 class StoredRows:
-    """Reads rows.parquet and remembers the footers: objects never change, and parsing a large dataset's footer takes
-    longer than reading a row. Safe for threads.
+    """Reads samples of datasets and remembers the footers of their files. Safe for threads.
 
-    Every method raises ObjectMissingError and ObjectStoreUnavailableError.
+    Objects never change, and parsing a large dataset's footer takes longer than reading a row. Every method raises
+    ObjectMissingError and ObjectStoreUnavailableError.
     """
 
     def __init__(self, objects: ObjectStore, most_groups: int = MOST_GROUPS, *, most_readers: int = 16) -> None:
@@ -30,13 +30,29 @@ class StoredRows:
         self._lock = threading.Lock()
 
     def row(self, workspace_id: str, dataset_id: str, row: int) -> dict[str, Any]:
-        """One row. Raises RowNotFoundError."""
+        """Read one sample of a dataset.
+
+        Args:
+            workspace_id: Id of the workspace.
+            dataset_id: Id of the dataset.
+            row: Number of the row, from 0.
+
+        Raises:
+            RowNotFoundError: The dataset has no such row.
+        """
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
         with self.readers.place(), self._objects.open(key) as file:
             return read_row(file, row, self._footer(key, file))
 
     def page(self, workspace_id: str, dataset_id: str, after_row: int | None, limit: int) -> list[dict[str, Any]]:
-        """As rows.page."""
+        """Read a page of samples, as `rows.page` does.
+
+        Args:
+            workspace_id: Id of the workspace.
+            dataset_id: Id of the dataset.
+            after_row: The row before the first one; None: from the beginning.
+            limit: How many rows to read at most.
+        """
         key = dataset_key(workspace_id, dataset_id, ROWS_FILE)
         with self.readers.place(), self._objects.open(key) as file:
             return page(file, after_row, limit, self._footer(key, file))

@@ -20,10 +20,14 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.store.base import Base, created_at
 
 KINDS = "verdict IN ('confirmed','rejected','unsure')"
+"""Condition that the column holds what a person may say about a sample."""
+
 OUTCOMES = "IN ('confirmed','rejected','unsure','disputed')"
+"""The same for what the opinions on a sample come to, behind the name of a column."""
 
 
 ONE_ACTOR = "num_nonnulls(key_id, user_id) = 1"
+"""Condition that either a key or a person did it."""
 
 
 class ByActor:
@@ -57,7 +61,7 @@ class Verdict(ByActor, Base):
     rank: Mapped[int] = mapped_column(BigInteger)
     """In the headline. Kept here, since a published result never changes: precision at k reads this table alone."""
     flagged: Mapped[bool] = mapped_column(Boolean)
-    """In the headline."""
+    """Whether the sample was flagged by the audit's headline."""
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "audit_id"], ["audit_data.workspace_id", "audit_data.audit_id"]),
         CheckConstraint(f"verdict {OUTCOMES}", name="verdict"),
@@ -142,7 +146,7 @@ class Opinion(Base):
     reviewer_id: Mapped[str] = mapped_column(primary_key=True)
     """Id of the key or the person."""
     revision: Mapped[int] = mapped_column(Integer)
-    """Of the change that it is."""
+    """Revision of the change that said it."""
     verdict: Mapped[str]
     __table_args__ = (
         ForeignKeyConstraint(

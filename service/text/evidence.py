@@ -47,7 +47,7 @@ def bulk_words(calibration: results.Calibration) -> str:
         return "How many samples have a small p was not counted."
     return (
         f"{whole(tail.observed)} of {counted(calibration.samples, 'sample')} have p ≤ {tail.p:g}; chance alone would "
-        f"give {whole(tail.low)} to {whole(tail.high)}. Those beyond that are what the audit looks for."
+        f"give {whole(tail.low)} to {whole(tail.high)}. The surplus is what the audit looks for."
     )
 
 
@@ -56,12 +56,12 @@ def placebo_words(placebo: results.Placebo | None) -> str:
     if placebo is None:
         return "Not checked against placebo directions: the probe has too few items to make them."
     tail = shown_tail(placebo.calibration)
-    flagged = f"A direction that means nothing flags {decimal(placebo.flagged_per_direction)} samples on average."
+    flagged = f"A placebo direction flags {decimal(placebo.flagged_per_direction)} samples on average."
     if tail is None:
         return flagged
     fits = "as it should be" if tail.low <= tail.observed <= tail.high else "which does not fit: read p and q with care"
     return (
-        f"With {counted(placebo.directions, 'placebo direction')}, {whole(tail.observed)} of "
+        f"With {counted(placebo.directions, 'placebo direction')} (which mean nothing), {whole(tail.observed)} of "
         f"{whole(placebo.calibration.samples)} results had p ≤ {tail.p:g}, where {whole(tail.low)} to "
         f"{whole(tail.high)} are expected: {fits}. {flagged}"
     )
@@ -76,9 +76,10 @@ def sensitivity_words(sensitivity: results.Sensitivity | None) -> str:
         )
     whole_ones = [point for point in sensitivity.points if point.strength == 1]
     point = min(whole_ones, key=lambda one: abs(one.inserted - SHOWN_TRACERS))
+    answers = "an answer" if point.inserted == 1 else "answers"
     found = (
-        f"Of {counted(point.inserted, 'hidden tracer')} the audit would have found {percent(point.flagged)} "
-        f"({interval(point.low, point.high)})"
+        f"Of {counted(point.inserted, 'tracer')} ({answers} of the probe hidden among the samples) the audit would "
+        f"have found {percent(point.flagged)} ({interval(point.low, point.high)})"
     )
     weaker = [one for one in sensitivity.points if one.strength == WEAKER]
     if not weaker:
@@ -97,12 +98,11 @@ def kind_words(probe: results.ProbeSummary) -> str | None:
     if not probe.flagged:
         return there
     rest = max(probe.flagged - kinds.flagged_unwanted - (kinds.flagged_fair or 0), 0)
-    parts = [f"{about(kinds.flagged_unwanted)} of the unwanted kind"]
-    if kinds.flagged_fair is not None:
-        parts.append(f"{about(kinds.flagged_fair)} fair")
+    fair = "" if kinds.flagged_fair is None else f", {about(kinds.flagged_fair)} are fair"
     return (
-        f"{there} Of the {whole(probe.flagged)} flagged ones expect {', '.join(parts)} and {about(rest)} of neither; "
-        f"about {about(missed)} of the unwanted kind are not flagged."
+        f"{there} Of the {whole(probe.flagged)} flagged samples about {about(kinds.flagged_unwanted)} are of the "
+        f"unwanted kind{fair} and {about(rest)} are neither; about {about(missed)} of the unwanted kind are not "
+        "flagged."
     )
 
 
@@ -148,12 +148,12 @@ def probe_words(probe: results.ProbeSummary, summary: results.Summary) -> str:
 def consistency_words(consistency: results.Consistency) -> str:
     """Return sentences on how far the seeds agree."""
     words = (
-        f"{consistency.seeds} runs with other seeds order the samples alike to a rank correlation of "
+        f"The rankings of {consistency.seeds} runs with different seeds have a mean rank correlation of "
         f"{decimal(consistency.spearman_z)} (TracIn: {decimal(consistency.spearman_tracin)})."
     )
     if consistency.jaccard_flagged is None:
         return f"{words} No seed flags any sample on its own."
-    words += f" Two seeds share {percent(consistency.jaccard_flagged)} of what either flags"
+    words += f" On average two seeds share {percent(consistency.jaccard_flagged)} of the samples that either flags"
     if consistency.jaccard_tracin is None:
         return f"{words}."
     return f"{words} (TracIn: {percent(consistency.jaccard_tracin)})."

@@ -18,6 +18,7 @@ Typed = Mapping[str, str]
 that is ticked, `pack`, `pack.{pack}.{parameter}`, `probe_name`, `item.{number}.{part}`, `pasted`, and each option."""
 
 PARTS: tuple[Literal["prompt", "unwanted", "reference"], ...] = ("prompt", "unwanted", "reference")
+"""The fields of one item of a probe."""
 
 FIRST_ITEMS = 3
 """Empty items in a new form."""
@@ -26,6 +27,7 @@ MOST_ITEMS = 200
 """Items that have fields of their own; more can be pasted."""
 
 ABSENT = "Fill this in."
+"""What stands beside a field that was left empty."""
 
 
 class WrongFieldsError(Exception):

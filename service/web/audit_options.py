@@ -114,3 +114,4 @@ ADVANCED = (
 """Settings that few audits change."""
 
 OPTIONS = (*MAIN, *ADVANCED)
+"""All settings that the form shows."""

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 HEIGHT = 48
+"""Height of the tallest bar, in pixels, as are the other two."""
+
 STEP = 16
+"""From the left of one bar to that of the next."""
+
 GAP = 2
+"""The room between two bars."""
 
 
 def bars_svg(counts: Sequence[int], labels: Sequence[str], words: str) -> Markup:

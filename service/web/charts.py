@@ -19,6 +19,7 @@ MAX_POINTS = 400
 """A longer loss curve is averaged down to this many points: more do not fit on a screen."""
 
 CURVE_POINTS = 240
+"""Points of a drawn curve: enough that it looks smooth."""
 
 
 class LossPoint(NamedTuple):

@@ -159,7 +159,7 @@ def changed_row(before: Mapping[str, Any], after: Mapping[str, Any]) -> ShownCha
 def notice_words(notice: Notice) -> str:
     """Say how many rows a notice concerns, and what was found in them."""
     found = ", ".join(f"{name} ({whole(times)})" for name, times in notice.found.items())
-    where = f"In {counted(notice.rows, 'row')}." if notice.rows else "Of the whole file."
+    where = f"In {counted(notice.rows, 'row')}." if notice.rows else "In the whole file."
     return f"{where} Found: {found}." if found else where
 
 

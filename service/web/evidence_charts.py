@@ -10,7 +10,10 @@ from service.findings.schemas import Observation
 from service.web.drawing import PALETTES, Scheme, series_colour, to_svg
 
 CURVE_POINTS = 101
+"""Points of a drawn curve: one for each hundredth."""
+
 MAX_QQ_POINTS = 400
+"""The most points of a Q-Q plot: more do not fit on a screen."""
 
 
 def calibration_svg(probe: results.ProbeSummary, *, scheme: Scheme = "light") -> str:

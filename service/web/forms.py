@@ -19,6 +19,7 @@ FORM_FIELDS = 1_000
 """The most fields of a form."""
 
 MEDIA_TYPE = "application/x-www-form-urlencoded"
+"""The media type of a form without files."""
 
 
 async def read_form(request: Request) -> dict[str, str]:

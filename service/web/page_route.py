@@ -16,6 +16,8 @@ from service.web.templating import render
 from service.web.ways_in import ways_in
 
 TITLES_BY_CODE = {"sign_in_link_invalid": "This link no longer works", "cross_site": "Nothing was done"}
+"""Titles of error pages, by the code of the problem."""
+
 TITLES = {
     401: "Please sign in",
     403: "You may not see this",
@@ -23,6 +25,7 @@ TITLES = {
     409: "This is not possible now",
     503: "Please try again",
 }
+"""Titles of all other error pages, by their status."""
 
 
 class OpenPageRoute(APIRoute):

@@ -20,6 +20,7 @@ from service.store.tables import ApiKey, Audit, AuditEvent, AuditStep, Dataset, 
 from service.web.charts import LossPoint
 
 EVENTS_SHOWN = 100
+"""The newest events that an audit's page lists."""
 
 PACE_METRICS = 10
 """How many of the last metrics the samples per second are computed from."""

@@ -43,7 +43,10 @@ TURN_CHARACTERS = 1200
 """Characters of a turn that are shown."""
 
 GROUPS = 30
+"""Groups that a report lists."""
+
 GROUP_CURVES = 6
+"""Groups whose trade-off curves a report draws."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ Reader = Annotated[Principal, Depends(RequireScope("findings:read"))]
 """Who may read the findings may read the report, which has their text."""
 
 MEDIA_TYPE = "text/html; charset=utf-8"
+"""The media type of a report, a page in one file."""
 
 
 @router.get(

@@ -15,7 +15,10 @@ from service.text import evidence, visible_text, wording
 from service.web import charts
 
 HERE = Path(__file__).parent
+"""The folder of the pages' code."""
+
 STATIC = HERE / "static"
+"""The folder of files that are sent as they are."""
 
 
 def render(template: str, context: Mapping[str, Any], *, status: int = 200) -> HTMLResponse:

@@ -17,15 +17,15 @@ from service.scoping import scoped
 from service.settings import LANES, Lane, Settings
 from service.store.tables import Audit, Export, Job
 from service.store.tables import Worker as WorkerTable
-from service.workers.schemas import HeldJob, Queue, QueuedJob, QueueLane, Worker
+from service.workers.schemas import HeldJob, JobQueue, Queue, QueuedJob, Worker
 from service.workers.waiting import read_waiting
 
 JOBS_SHOWN = 100
-"""Waiting jobs of a lane that are listed; the rest is counted."""
+"""Waiting jobs of a queue that are listed; the rest is counted."""
 
 
 def list_workers(session: Session, principal: Principal, *, heartbeat_seconds: float) -> list[Worker]:
-    """Read all workers that were heard of within a day, those of each lane together, the oldest first.
+    """Read all workers that were heard of within a day, those of each queue together, the oldest first.
 
     Args:
         session: An open transaction.
@@ -48,7 +48,7 @@ def list_workers(session: Session, principal: Principal, *, heartbeat_seconds: f
     return [
         Worker(
             id=worker_id(worker.owner),
-            lane=worker.lane,
+            queue=worker.lane,
             host=worker.host if open_about_hosts else None,
             pid=worker.pid if open_about_hosts else None,
             started_at=worker.started_at,
@@ -80,17 +80,17 @@ def worker_id(owner: str) -> str:
 
 
 def read_queue(session: Session, principal: Principal, settings: Settings) -> Queue:
-    """Read what waits in each lane: the workspace's own jobs, and how many others there are.
+    """Read what waits in each queue: the workspace's own jobs, and how many others there are.
 
     Args:
         session: An open transaction.
         principal: Who is asking.
         settings: Hold the limit of running audits, and how often workers say that they are alive.
     """
-    return Queue(lanes=[_read_lane(session, principal, lane, settings) for lane in LANES])
+    return Queue(queues=[_read_queue(session, principal, lane, settings) for lane in LANES])
 
 
-def _read_lane(session: Session, principal: Principal, lane: Lane, settings: Settings) -> QueueLane:
+def _read_queue(session: Session, principal: Principal, lane: Lane, settings: Settings) -> JobQueue:
     mine, queued = Job.workspace_id == principal.workspace_id, Job.state == State.QUEUED
     running, running_elsewhere, waiting, waiting_elsewhere = session.execute(
         select(
@@ -106,8 +106,8 @@ def _read_lane(session: Session, principal: Principal, lane: Lane, settings: Set
             WorkerTable.lane == lane, is_alive(settings.heartbeat_seconds)
         )
     ).one()
-    return QueueLane(
-        lane=lane,
+    return JobQueue(
+        queue=lane,
         workers=alive,
         idle=idle,
         running=running,

@@ -31,7 +31,7 @@ class Worker(BaseModel):
 
     object: Literal["worker"] = "worker"
     id: str
-    lane: Lane
+    queue: Lane = Field(description="The queue of which it takes jobs: gpu or io.")
     host: str | None = Field(description="Null unless you administer the installation.")
     pid: int | None = Field(description="Null unless you administer the installation.")
     started_at: datetime
@@ -51,7 +51,7 @@ class Waiting(BaseModel):
     """Where a job stands in the queue."""
 
     position: int | None = Field(
-        description="1: of all jobs of the lane, every workspace's, it is the next one, if nothing changes. Null: it "
+        description="1: of all jobs of the queue, every workspace's, it is the next one, if nothing changes. Null: it "
         "cannot be told."
     )
     expected_start_at: datetime | None = Field(
@@ -69,16 +69,16 @@ class QueuedJob(Waiting):
         description="The id of the audit, the export, or the dataset whose duplicates are counted (`dataset`) or which "
         "is compared with the version before it (`version`)."
     )
-    priority: Priority = Field(description="Among the workspace's own jobs of the lane.")
+    priority: Priority = Field(description="Among the workspace's own jobs of the queue.")
     attempt: int = Field(description="How often it has been tried.")
     created_at: datetime
     due_at: datetime = Field(description="Before that it is not taken: after a failure, jobs wait a while.")
 
 
-class QueueLane(BaseModel):
+class JobQueue(BaseModel):
     """The queue of one kind of worker."""
 
-    lane: Lane = Field(description="gpu: audits. io: exports, and the counting of near-duplicates.")
+    queue: Lane = Field(description="gpu: audits. io: exports, and the counting of near-duplicates.")
     workers: int = Field(description="Workers that are alive.")
     idle: int = Field(description="Workers that are alive, hold no job and could take one.")
     running: int = Field(description="Jobs of the workspace that workers hold.")
@@ -92,4 +92,4 @@ class Queue(BaseModel):
     """What waits for workers. Workspaces take turns."""
 
     object: Literal["queue"] = "queue"
-    lanes: list[QueueLane]
+    queues: list[JobQueue]

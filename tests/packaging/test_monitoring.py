@@ -104,7 +104,7 @@ def test_everything_that_is_asked_for_is_exposed(exposed: dict[str, dict[str, se
             assert {label for label, _ in matchers} <= set(exposed[name]) | OF_PROMETHEUS, what
             for label, value in matchers:
                 # Of those that every installation has at once, whatever has happened there.
-                if (name, label) in {("finetooth_attempts_total", "reason"), ("finetooth_workers", "lane")}:
+                if (name, label) in {("finetooth_attempts_total", "reason"), ("finetooth_workers", "queue")}:
                     assert set(value.split("|")) <= exposed[name][label], f"{what} asks for {label} {value}"
     assert asked > 30
 

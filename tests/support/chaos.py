@@ -124,7 +124,7 @@ class Servers:
 
 
 class Worker:
-    """A Celery worker of the lane `gpu`, as in production, in a session of its own."""
+    """A Celery worker of the queue `gpu`, as in production, in a session of its own."""
 
     def __init__(self, chaos: "Chaos", number: int, environment: Mapping[str, str]) -> None:
         self.log = chaos.folder / f"worker-{number}.log"

@@ -134,11 +134,11 @@ def _is_shown_to_users(node: Function) -> bool:
 
 
 def _added_as_routes(tree: ast.Module) -> set[str]:
-    """Return the names of functions that the module passes to `add_api_route`."""
+    """Return the names of functions that the module passes to `add_api_route`, or to a function of its own like it."""
     return {
         argument.id
         for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "add_api_route"
+        if isinstance(call, ast.Call) and re.search(r"\b_?add_\w*route$", ast.unparse(call.func))
         for argument in call.args
         if isinstance(argument, ast.Name)
     }
@@ -147,13 +147,16 @@ def _added_as_routes(tree: ast.Module) -> set[str]:
 def _constants(tree: ast.Module, lines: list[str]) -> Iterator[tuple[ast.stmt, str]]:
     """Yield constants that share a line, such as `LOW, HIGH = 1, 2`, and public ones without a reason.
 
-    The reason is a comment, in the lines of the assignment or above it, or a string below it.
+    Type variables are no constants. The reason is a comment, in the lines of the assignment or above it, or a string
+    below it.
     """
     for node, below in zip(tree.body, [*tree.body[1:], None], strict=True):
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         if isinstance(target, ast.Tuple) and all(ast.unparse(name).isupper() for name in target.elts):
             yield node, f"defines {ast.unparse(target)} in one line; give each a line and its reason"
         if not isinstance(target, ast.Name) or not target.id.isupper() or target.id.startswith("_"):
+            continue
+        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) == "TypeVar":
             continue
         described = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         own = lines[node.lineno - 1 : node.end_lineno]

@@ -1,4 +1,4 @@
-"""A supervisor of the io lane for exports, and what a bystander sees."""
+"""A supervisor of the queue io for exports, and what a bystander sees."""
 
 import threading
 from collections.abc import Collection

@@ -8,7 +8,7 @@ import sys
 import torch
 
 SIDE = 2048
-"""Of the square matrices that are multiplied: sums of so many ones, which float32 holds exactly."""
+"""Side of the square matrices that are multiplied: sums of so many ones, which float32 holds exactly."""
 
 
 def main() -> int:

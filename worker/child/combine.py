@@ -13,6 +13,10 @@ from worker.results.views import over_seeds, with_views
 from worker.text.duplicate_clusters import sample_clusters, sample_texts
 
 PARTS = 5
+"""How many parts of the scoring are reported as progress."""
+
+UNIT = "parts of the work"
+"""What users read behind the number of parts."""
 
 
 def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
@@ -28,24 +32,24 @@ def combine(folder: Path, spec: StepSpec, reporter: Reporter) -> None:
     """
     inputs = read_inputs(folder, spec)
     recordings, messages = inputs.recordings, inputs.messages
-    reporter.stage(Stage.SCORING, PARTS, "parts")
+    reporter.stage(Stage.SCORING, PARTS, UNIT)
     question = Question(len(messages), spec.q, sample_texts(messages), sample_clusters(messages), inputs.trusted)
-    reporter.progress(1, PARTS, "parts")
+    reporter.progress(1, PARTS, UNIT)
 
     viewed, by_seed = with_views(recordings, question.text, question.cluster)
     views = over_seeds(by_seed)
     scores = score(viewed, question)
-    reporter.progress(2, PARTS, "parts")
+    reporter.progress(2, PARTS, UNIT)
     baselines = baselines_of(recordings, messages, [item.unwanted for probe in spec.probes for item in probe.items])
-    reporter.progress(3, PARTS, "parts")
+    reporter.progress(3, PARTS, UNIT)
 
     summary = summarise(spec, viewed, [own.weights for own in views], question, scores, baselines, inputs.groups)
     for caution in summary.warnings:
         reporter.event(NoticeEvent(level="warning", code=caution.code, message=caution.message))
-    reporter.progress(4, PARTS, "parts")
+    reporter.progress(4, PARTS, UNIT)
 
     write_tables(folder, inputs, scores, views, baselines, question, spec)
-    reporter.progress(PARTS, PARTS, "parts")
+    reporter.progress(PARTS, PARTS, UNIT)
     reporter.close()
     seconds = {**summary.seconds, **{name: summary.seconds.get(name, 0) + s for name, s in reporter.seconds.items()}}
     write_summary(folder, summary.model_copy(update={"seconds": seconds}))

@@ -47,7 +47,12 @@ class StopRequest:
 
 
 def obey(descriptor: int, request: StopRequest) -> NoReturn:
-    """Follows the commands read from `descriptor` until this process has to end; runs in a thread of its own."""
+    """Follow the supervisor's commands until this process has to end. It runs in a thread of its own.
+
+    Args:
+        descriptor: A pipe from which commands are read, one a line.
+        request: Told when the training has to stop or to save.
+    """
     deadline: float | None = None
     unread = b""
     while True:

@@ -1,7 +1,7 @@
-"""The child that counts: `python -m worker.child.count_near_duplicates FOLDER`. It ends by itself when its supervisor
-is gone.
+"""The child that counts near-duplicates: `python -m worker.child.count_near_duplicates FOLDER`.
 
-It finds rows.parquet in the folder and leaves COUNTED_FILE there. No torch.
+It finds rows.parquet in the folder and leaves COUNTED_FILE there. It imports no torch, and ends by itself when its
+supervisor is gone.
 """
 
 import os
@@ -20,7 +20,7 @@ from worker.text.words import SIMILAR
 
 
 def main(folder: Path) -> None:
-    """Counts."""
+    """Count the near-duplicates of the dataset in the folder."""
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     counted = count_near_duplicates(lambda: _conversations(folder / ROWS_FILE), folder)
     result = NearDuplicates(rows=counted.rows, exact=counted.exact, threshold=SIMILAR, method=METHOD)

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from service.contract.protocol import ProgressEvent, Stage
 
 PROGRESS_SECONDS = 0.5
+"""The shortest time between two reports of progress."""
 
 
 class Reporter:
@@ -21,18 +22,31 @@ class Reporter:
         self.seconds: dict[str, float] = {}
 
     def event(self, event: BaseModel) -> None:
-        """One JSON line."""
+        """Write an event as a line of JSON."""
         self._stream.write(event.model_dump_json() + "\n")
         self._stream.flush()
 
     def stage(self, stage: Stage, total: int | None = None, unit: str = "") -> None:
-        """Begins a stage and notes how long the last one took."""
+        """Begin a stage and note how long the last one took.
+
+        Args:
+            stage: The stage that begins.
+            total: How many units it has; None: not known.
+            unit: What is counted, in the plural.
+        """
         self.close()
         self._stage, self._started, self._last = stage, time.monotonic(), 0.0
         self.event(ProgressEvent(stage=stage, done=0, total=total, unit=unit))
 
     def progress(self, done: int, total: int, unit: str, eta: float | None = None) -> None:
-        """Progress within the stage; dropped when the last was less than half a second ago, unless it is the last."""
+        """Report progress within the stage, unless the last report was half a second ago or less and the stage goes on.
+
+        Args:
+            done: How many units are done.
+            total: How many units there are.
+            unit: What is counted, in the plural.
+            eta: Estimated seconds until the end of the stage; None: not known.
+        """
         assert self._stage is not None
         now = time.monotonic()
         if done < total and now - self._last < PROGRESS_SECONDS:

@@ -21,6 +21,7 @@ from worker.training.fault_kinds import (
 from worker.training.out_of_memory import RAN_OUT
 
 RETRY = "Then retry the audit."
+"""The end of hints: what to do once the cause is gone."""
 
 KNOWN: Mapping[str, tuple[ErrorCode, str, str]] = {
     "jinja2.SecurityError": (
@@ -80,6 +81,7 @@ OUT_OF_MEMORY_HINTS = {
     Memory.HOST: "Give the worker's machine or container more memory, or take a smaller dataset or model; see whether "
     "something else runs on it.",
 }
+"""What to do where memory ran out, by which memory it was."""
 
 
 def failure_of(error: Exception) -> Failure:

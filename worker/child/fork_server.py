@@ -1,10 +1,9 @@
-"""The fork server: `python -P -m worker.child.fork_server DESCRIPTOR ROOM` imports what steps need and forks their
-children.
+"""Imports what steps need and forks their children: `python -P -m worker.child.fork_server DESCRIPTOR ROOM`.
 
 DESCRIPTOR is a Unix socket to the supervisor (worker/process/fork_client.py); ROOM is there to be overwritten by a
-child's title. It is started with the very environment of its children, runs no thread and touches no device: what
-comes after the fork is `worker.child.run` as in a fresh interpreter. It ends with the supervisor, and holds nothing
-but imported code.
+child's title. It is started with the very environment of its children, runs no thread and touches no device: what comes
+after the fork is `worker.child.run` as in a fresh interpreter. It ends with the supervisor, and holds nothing but
+imported code.
 """
 
 import errno
@@ -95,7 +94,16 @@ def has_touched_a_gpu() -> bool:
 
 
 def fork(folder: Path, descriptors: Sequence[int], control: socket.socket) -> Mapping[str, int]:
-    """Forks a child that is nobody's; what it says of itself once it is set up: its pid, or an errno."""
+    """Fork a child that is nobody's child, so that the supervisor need not wait for it.
+
+    Args:
+        folder: The folder of the step.
+        descriptors: Its stdin, stdout and stderr, and a pipe that says when it may go.
+        control: The socket to the supervisor, which the child closes.
+
+    Returns:
+        What the child says once it is set up: its `pid`, or an `errno`.
+    """
     told, telling = os.pipe()
     try:
         between = os.fork()
@@ -122,7 +130,13 @@ def fork(folder: Path, descriptors: Sequence[int], control: socket.socket) -> Ma
 
 
 def become_child(folder: Path, descriptors: Sequence[int], telling: int) -> NoReturn:
-    """What Popen does for a spawned child, and then its program."""
+    """Do what Popen does for a spawned child, and run the child's program.
+
+    Args:
+        folder: The folder of the step.
+        descriptors: Its stdin, stdout and stderr, and a pipe that says when it may go.
+        telling: A pipe for its `pid`, or an `errno`.
+    """
     *stdio, go = descriptors
     try:
         try:

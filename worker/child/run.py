@@ -1,9 +1,9 @@
-"""The child: `python -m worker.child.run FOLDER` runs one step. No database, no broker, no web: a local folder and two
-pipes.
+"""The child that runs one step: `python -m worker.child.run FOLDER`.
 
-Reads spec.json and what the step needs from the folder, leaves the step's files there (service/contract/), prints
-contract events as JSON lines on stdout and reads commands on stdin. Exits 0 after `finished`, 1 after `failed`, 3 when
-it was told to stop or left alone (worker/child/control.py), and 4 when it was told to save first and has.
+It knows no database, broker or web: it has a local folder and two pipes. Reads spec.json and what the step needs from
+the folder, leaves the step's files there (service/contract/), prints contract events as JSON lines on stdout and reads
+commands on stdin. Exits 0 after `finished`, 1 after `failed`, 3 when it was told to stop or left alone
+(worker/child/control.py), and 4 when it was told to save first and has.
 """
 
 import faulthandler
@@ -22,6 +22,7 @@ from worker.child.failures import failure_of
 from worker.training.errors import StoppedError
 
 EXIT_FAILED = 1
+"""Exit code after an event that says what failed."""
 
 LEFT_OUT = ("bitsandbytes", "boto3")
 """Peft and accelerate import these wherever they are installed, a third of a child's start: the first brings a
@@ -59,7 +60,16 @@ def main(folder: Path) -> int:
 
 
 def run(folder: Path, reporter: Reporter, request: StopRequest) -> None:
-    """Runs the step that spec.json describes and writes its files. Raises StoppedError where the request was heeded."""
+    """Run the step that spec.json describes and write its files.
+
+    Args:
+        folder: The folder of the step.
+        reporter: Tells the supervisor how far the step is.
+        request: Says whether the training has to stop or to save.
+
+    Raises:
+        StoppedError: The request was followed.
+    """
     reporter.stage(Stage.LOADING)
     spec = StepSpec.model_validate_json((folder / SPEC_FILE).read_bytes())
     # Imported here, not above: a bad spec is answered at once, and progress is told before the seconds this takes.

@@ -42,6 +42,7 @@ from worker.training.rendering import RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
 
 PACKAGES = ("finetooth", "torch", "transformers", "peft", "accelerate")
+"""Packages whose versions are recorded: another one may give other numbers."""
 
 
 def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRequest) -> None:
@@ -128,7 +129,12 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
 
 
 def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
-    """The plan of all directions; items that share sentences are held out together."""
+    """Plan all directions of an audit; items that share sentences are held out together.
+
+    Args:
+        probes: The audit's probes.
+        seed: Seed of the placebo directions.
+    """
     shapes = []
     for probe in probes:
         folds = probe_folds([(item.prompt, item.unwanted, item.reference) for item in probe.items])
@@ -138,7 +144,7 @@ def directions_of(probes: Sequence[Probe], *, seed: int) -> Directions:
 
 
 def encoded_probe(probe: Probe, tokenizer: Any, config: TrainingConfig) -> EncodedProbe:
-    """The probe as tokens.
+    """Return a probe as tokens.
 
     Args:
         probe: Its items become conversations of one question and one answer, which alone has loss.

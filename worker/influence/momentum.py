@@ -21,7 +21,7 @@ class Momentum:
     corrected: bool
     """Whether the sum is a mean corrected for its start, as in Adam; SGD's is a plain sum."""
     dampening: float = 0.0
-    """Of SGD, whose first step has none."""
+    """The dampening of SGD, whose first step has none."""
     nesterov: bool = False
     """Whether the step looks ahead, as SGD can."""
 

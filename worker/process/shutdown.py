@@ -26,7 +26,7 @@ class GracePeriods:
     cancelled: float = 5.0
     """From the command to stop to SIGTERM."""
     terminated: float = 5.0
-    """From SIGTERM to SIGKILL."""
+    """Seconds from SIGTERM to SIGKILL."""
     final_event: float = 10.0
     """From its event `finished` or `failed` to the command to stop."""
 

@@ -22,7 +22,6 @@ from service.contract.results import (
     Sensitivity,
     SensitivityPoint,
     Summary,
-    TailCount,
     TokenSplit,
     ViewWeights,
 )
@@ -87,9 +86,7 @@ def summarise(
         seeds=spec.seeds,
         consistency=_consistency(recordings, scores.probes[0], question),
         gaussianity=_gaussianity(first, scores.probes[0]),
-        baselines=tuple(
-            BaselineComparison(name=c.name, spearman=c.spearman, top_overlap=c.top_overlap, auc=c.auc) for c in compared
-        ),
+        baselines=tuple(BaselineComparison.model_validate(one, from_attributes=True) for one in compared),
         groups=_groups(first, scores, group_of, described),
         steps=first.facts.steps,
         tokens=first.facts.tokens,
@@ -157,14 +154,7 @@ def _target(run: Recording, probe: int) -> int:
 
 
 def _calibration(found: calibration.Calibration) -> Calibration:
-    return Calibration(
-        samples=found.samples,
-        tails=tuple(
-            TailCount(p=t.p, observed=t.observed, expected=t.expected, low=t.low, high=t.high) for t in found.tails
-        ),
-        qq_expected=found.qq_expected,
-        qq_observed=found.qq_observed,
-    )
+    return Calibration.model_validate(found, from_attributes=True)
 
 
 def _placebo(scores: ProbeScores, question: Question) -> Placebo | None:
@@ -200,10 +190,7 @@ def _sensitivity(question: Question, scores: ProbeScores) -> Sensitivity | None:
     return Sensitivity(
         tracers=found.tracers,
         clusters=found.clusters,
-        points=tuple(
-            SensitivityPoint(strength=p.strength, inserted=p.inserted, flagged=p.flagged, low=p.low, high=p.high)
-            for p in found.points
-        ),
+        points=tuple(SensitivityPoint.model_validate(point, from_attributes=True) for point in found.points),
         effect_mu=tuple(mu.tolist()),
         flagged_given_mu=tuple(probability.tolist()),
     )

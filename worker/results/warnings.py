@@ -84,7 +84,7 @@ def cautions(
         yield Caution(
             code="many_groups",
             message=f"There are {groups} groups; the summary describes the {described} largest. Each "
-            "finding names its own all the same. A column with fewer values says more as group_column.",
+            "finding names its own all the same. Choose a group_column with fewer values to have all described.",
         )
     for name in suffices(compared):
         yield Caution(
@@ -99,8 +99,8 @@ def _doubted(scores: Scores) -> Iterator[Caution]:
     if len(rows):
         yield Caution(
             code="trusted_samples_doubted",
-            message=f"{_rows(rows)} given as known to be clean, but would be flagged if not. Known samples are never "
-            "flagged: look at these, and audit again with those that are not clean left out of the known ones.",
+            message=f"{_rows(rows)} marked as known to be clean, but would be flagged otherwise. Samples marked so are "
+            "never flagged: read these, and audit again without the mark on those that are not clean.",
         )
 
 
@@ -111,8 +111,9 @@ def _divided(question: Question, scores: Scores) -> Iterator[Caution]:
     if len(rows):
         yield Caution(
             code="near_duplicates_divided",
-            message=f"{_rows(rows)} flagged, but not all of their near-duplicates. Small changes can turn what an "
-            "answer says, and clean near-copies can be put beside a sample to hide it: compare them before you decide.",
+            message=f"{_rows(rows)} flagged, but not all of their near-duplicates. A small change can reverse what "
+            "an answer says, and clean near-copies can be put beside a sample to hide it: compare them before "
+            "you decide.",
         )
 
 
@@ -127,14 +128,14 @@ def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caut
         yield Caution(
             code="samples_left_out",
             message="Neither trained on nor scored, since they cannot be encoded for this model: "
-            f"{_samples(encoding.left_out)}. Why, of the first: {encoding.reason}. To have them audited, change these "
-            "rows, or use a model whose chat template takes them.",
+            f"{_samples(encoding.left_out)}. The reason for the first: {encoding.reason}. To have them audited, change "
+            "these rows, or use a model whose chat template takes them.",
         )
     if encoding.control_tokens.count:
         yield Caution(
             code="control_tokens",
-            message=f"Control tokens of this model are spelled in the text of {_samples(encoding.control_tokens)}. The "
-            "audit took them for text. Another trainer may take them for turns, with answers that this audit did not "
+            message=f"Control tokens of this model occur in the text of {_samples(encoding.control_tokens)}. The "
+            "audit read them as text. Another trainer may read them as turns, with answers that this audit did not "
             "measure: read these rows before you train on them.",
         )
     if encoding.answers_cut.count:
@@ -142,9 +143,10 @@ def _encoding_cautions(spec: StepSpec, encoding: EncodingFacts) -> Iterator[Caut
         answer = "answer " if spec.training.audit_turns == "assistant" else ""
         yield Caution(
             code="answers_cut",
-            message=f"Behind the limit of {spec.training.max_length} tokens a sample lie {tokens} {answer}"
-            f"{'token' if tokens == 1 else 'tokens'} of {_samples(encoding.answers_cut)}. They were neither trained on "
-            "nor measured, and exports hold them all the same. Raise training.max_length to audit them.",
+            message=f"{tokens} {answer}{'token' if tokens == 1 else 'tokens'} of {_samples(encoding.answers_cut)} "
+            f"{'lies' if tokens == 1 else 'lie'} beyond the limit of {spec.training.max_length} tokens a sample. What "
+            "lies there was neither trained on nor measured, but exports contain it. Raise training.max_length to "
+            "audit it.",
         )
 
 

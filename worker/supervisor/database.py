@@ -19,6 +19,7 @@ AWAY_SECONDS = 120.0
 """For how long an important write is retried. A database that restarts is back within a minute."""
 
 LONGEST_PAUSE_SECONDS = 5.0
+"""The longest time between two tries of a write."""
 
 PROGRESS_SECONDS = 1.0
 """Progress within a stage is written at most this often."""

@@ -10,9 +10,10 @@ from service.lifecycle.workers import Device
 from worker.process.visible_gpus import count_visible_gpus, first_visible_gpu
 
 CPU = "cpu"
-"""As torch calls it."""
+"""The name that torch has for the processor."""
 
 NO_GPU = "this worker sees no GPU, and would train on the CPU"
+"""Why a worker that should have a GPU takes no jobs."""
 
 
 def read_device() -> Device | None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 log = logging.getLogger(__name__)
 
 CHECK_COMMAND = (sys.executable, "-P", "-m", "worker.child.check_device")
+"""The program that checks the device, in a process of its own, since a failed driver may hang or abort it."""
+
 CHECK_SECONDS = 300.0
 """A check that takes longer has failed: a driver may not answer at all."""
 

@@ -16,18 +16,22 @@ RETRIED = frozenset(
 """Failures from outside, which another attempt may get past. All others would only come again."""
 
 FREE_SPACE = "Free space in the worker's data and cache folders, or give it a larger disk."
+"""The beginning of hints where a disk is full."""
 
 DISK_FULL = Failure(
     code=ErrorCode.DISK_FULL, message="The worker's disk is full.", hint=f"{FREE_SPACE} {NEXT_STEP['audit']}"
 )
+"""The failure of an audit whose worker has no room left."""
 
 CUDA_ERROR = "CUDA error: "
+"""How PyTorch begins what it prints where CUDA fails."""
 
 DEVICE_FAILED = Failure(
     code=ErrorCode.DEVICE_FAILED,
     message="The worker's GPU or its driver failed, and the training process was aborted.",
     hint="Look at it with nvidia-smi and in the system's log (Xid), and at the worker's log. " + NEXT_STEP["audit"],
 )
+"""The failure of an audit whose GPU or driver failed."""
 
 
 def is_retried(failure: Failure) -> bool:
@@ -36,7 +40,12 @@ def is_retried(failure: Failure) -> bool:
 
 
 def failure_of(error: Exception, kind: str = "audit") -> Failure:
-    """Return the failure for an error in the worker itself, which was at work on a job of that `kind`."""
+    """Return the failure to show for an error in the worker itself.
+
+    Args:
+        error: What was raised.
+        kind: What kind of job it was at work on.
+    """
     if isinstance(
         error, OperationalError | InterfaceError | ObjectStoreUnavailableError | ConnectionError | TimeoutError
     ):

@@ -18,6 +18,7 @@ from worker.supervisor.failures import failure_of, is_retried
 log = logging.getLogger(__name__)
 
 FENCED = "no longer ours"
+"""What the log says of a job that another worker has, or nobody."""
 
 
 class AttemptOutcome:

@@ -34,7 +34,7 @@ class QueueWatch:
         """Look every so many `seconds` until `stopping` is set.
 
         Args:
-            sessions: Of the worker's process.
+            sessions: Opens the sessions of the worker's process.
             lanes: Whose jobs the worker takes.
             seconds: Between two looks.
             run_if_idle: Runs the due jobs of a lane, unless the worker is at work.

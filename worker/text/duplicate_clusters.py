@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from worker.text.minhash import BANDS, SLOTS, Signatures, band_keys, signatures_of_hashes
 from worker.text.text_scores import identical
 from worker.text.turns import answer, prompt
 from worker.text.words import SIMILAR, Shingles, number, shingles
@@ -17,12 +18,6 @@ them."""
 
 COMMON_TEXTS = 20
 """A trigram in no more texts than this is never boilerplate: in small datasets 5 % are few texts."""
-
-BANDS = 32
-"""Bands of the MinHash signature. A pair at 0.8 shares none with probability (1 - 0.8^4)^32 = 5e-8."""
-
-ROWS = 4
-"""MinHash values in a band; texts are candidates if all of them are equal."""
 
 WINDOW = 32
 """Number of neighbours in a band, on each side, that a text is compared with."""
@@ -36,8 +31,8 @@ FIRST_SAMPLES = 1_000
 PAIRS_AT_ONCE = 20_000
 """Pairs compared at once, which bounds the memory of intermediate arrays."""
 
-SHINGLES_AT_ONCE = 4_096
-"""Shingles hashed at once, for the same reason."""
+TEXTS_AT_ONCE = 1_000
+"""Texts whose signatures are computed at once, for the same reason."""
 
 
 def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:
@@ -95,7 +90,7 @@ def near_duplicate_clusters(texts: Sequence[str]) -> NDArray[np.int64]:
     ones share no trigram, a frequent template's own trigrams are boilerplate), and clusters of more than 5 % of the
     different texts, whose shared trigrams count as boilerplate too.
 
-    Candidates come from MinHash bands (Broder 1997; Leskovec, Rajaraman, Ullman, ch. 3) and are then compared exactly.
+    Candidates come from MinHash bands (`worker.text.minhash`) and are then compared exactly.
     Up to 33 texts in a band are all compared with each other; in larger bands only neighbours are, at most 64
     comparisons per text in total, so that time and memory grow with the dataset and not with its square.
     """
@@ -181,23 +176,20 @@ def _incidence(text: NDArray[np.int32], column: NDArray[np.int64], shape: tuple[
     return sparse.csr_array((np.ones(len(text), np.int32), (text, column)), shape=shape)
 
 
-def _signatures(sets: Shingles, boilerplate: NDArray[np.bool_], texts: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """Return MinHash signatures [texts, BANDS * ROWS] over trigrams that are not boilerplate; each text needs one."""
-    generator = np.random.default_rng(0)
-    factors = generator.integers(0, 2**64, BANDS * ROWS, dtype=np.uint64) | np.uint64(1)
-    signature = np.full((len(texts), BANDS * ROWS), 2**32 - 1, np.uint32)
-    for at, text in enumerate(texts):
-        for start in range(sets.starts[text], sets.starts[text + 1], SHINGLES_AT_ONCE):
-            span = slice(start, min(start + SHINGLES_AT_ONCE, sets.starts[text + 1]))
-            hashes = sets.hashes[span][~boilerplate[sets.ids[span]]]
-            values = (np.multiply.outer(factors, hashes) >> np.uint64(32)).astype(np.uint32)
-            signature[at] = np.minimum(signature[at], values.min(axis=1, initial=2**32 - 1))
-    return signature
+def _signatures(sets: Shingles, boilerplate: NDArray[np.bool_], texts: NDArray[np.int64]) -> Signatures:
+    """Return MinHash signatures of the texts over trigrams that are not boilerplate; each text needs one."""
+    parts = []
+    for start in range(0, len(texts), TEXTS_AT_ONCE):
+        spans = [slice(sets.starts[text], sets.starts[text + 1]) for text in texts[start : start + TEXTS_AT_ONCE]]
+        telling = [sets.hashes[span][~boilerplate[sets.ids[span]]] for span in spans]
+        starts = np.r_[0, np.cumsum([len(hashes) for hashes in telling])]
+        parts.append(signatures_of_hashes(np.concatenate(telling), starts))
+    return np.concatenate(parts)
 
 
-def _candidates(signature: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
+def _candidates(signature: Signatures) -> Iterator[NDArray[np.int64]]:
     """Yield pairs [pairs, 2] of texts that share a band and are neighbours in it, nearest neighbours first."""
-    keys = [_band_key(signature[:, band * ROWS : (band + 1) * ROWS]) for band in range(BANDS)]
+    keys = [band_keys(signature[:, band * SLOTS : (band + 1) * SLOTS]) for band in range(BANDS)]
     # Within a band, texts that also share the next one are most likely similar: sort them next to each other.
     orders = [np.lexsort((keys[(band + 1) % BANDS], keys[band])) for band in range(BANDS)]
     for distance in range(1, WINDOW + 1):
@@ -212,15 +204,6 @@ def _candidates(signature: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:
             if not len(pairs):
                 return
             yield pairs
-
-
-def _band_key(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Return a hash of each row of four columns, [texts]; a collision only costs one comparison."""
-    key = np.zeros(len(columns), np.uint64)
-    for column in columns.T:
-        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    return key
 
 
 def _components(edges: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:

@@ -15,16 +15,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rensa import RMinHash
 
+from worker.text.minhash import BANDS, SLOTS, band_keys, signatures_of_tokens
 from worker.text.turns import Conversation, answer, prompt
 from worker.text.words import SHINGLE, SIMILAR, normalise, split
-
-BANDS = 32
-"""Bands of the signature. A pair at 0.8 shares none with probability (1 - 0.8^4)^32 = 5e-8."""
-
-SLOTS = 4
-"""MinHash values in a band; texts are candidates if all of them are equal."""
 
 METHOD = f"MinHash of {BANDS * SLOTS} slots over word {SHINGLE}-grams of the normalised text"
 """The method as it is named to users beside the count."""
@@ -108,8 +102,7 @@ def _write_signatures(texts: Iterable[str], folder: Path) -> NDArray[np.uint64]:
         for batch in _batches(texts):
             hashed = [blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in batch]
             digests.append(np.frombuffer(b"".join(hashed), np.uint64))
-            matrix = RMinHash.digest_matrix_from_token_sets([_tokens(text) for text in batch], BANDS * SLOTS, 0)
-            signatures = np.array(matrix.to_rows(), np.uint32)
+            signatures = signatures_of_tokens([_tokens(text) for text in batch])
             for band, file in enumerate(bands):
                 file.write(signatures[:, band * SLOTS : (band + 1) * SLOTS].tobytes())
     return np.concatenate([*digests, np.empty(0, np.uint64)])
@@ -151,14 +144,14 @@ def _read_band(folder: Path, band: int) -> NDArray[np.uint32]:
 
 def _candidates(band: int, labels: Labels, folder: Path) -> Iterator[tuple[Labels, Labels]]:
     """Yield pairs of texts that share the band, are neighbours in it, and are not in one cluster yet."""
-    key = _keys(_read_band(folder, band))
+    key = band_keys(_read_band(folder, band))
     order = np.argsort(key, kind="stable")
     alone = np.ones(len(key), dtype=bool)
     shares = key[order[1:]] == key[order[:-1]]
     alone[order[1:][shares]] = alone[order[:-1][shares]] = False
     members = np.flatnonzero(~alone)
     # Texts that also share the next band are most likely similar: sort them next to each other.
-    next_key = _keys(_read_band(folder, (band + 1) % BANDS))[members]
+    next_key = band_keys(_read_band(folder, (band + 1) % BANDS))[members]
     order = members[np.lexsort((next_key, key[members]))]
     for distance in range(1, min(WINDOW, len(order) - 1) + 1):
         one, other = order[:-distance], order[distance:]
@@ -171,15 +164,6 @@ def _candidates(band: int, labels: Labels, folder: Path) -> Iterator[tuple[Label
             apart = labels[one[span]] != labels[other[span]]
             if apart.any():
                 yield one[span][apart], other[span][apart]
-
-
-def _keys(columns: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Return a hash of each row, [texts]; a collision only costs one comparison."""
-    key = np.zeros(len(columns), np.uint64)
-    for column in columns.T:
-        key = (key ^ column) * np.uint64(0x9E3779B97F4A7C15)
-        key ^= key >> np.uint64(29)
-    return key
 
 
 def _similarity(one: Labels, other: Labels, folder: Path) -> NDArray[np.float64]:

@@ -35,7 +35,7 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Of one forward pass."""
+    """What one forward pass gives."""
 
     losses: Tensor
     """Mean token loss of each sample, [batch], whatever its padding and its neighbours."""
@@ -90,7 +90,13 @@ def micro_batches(
 
 
 def collate(samples: Sequence[TokenizedSample], *, pad: int, device: torch.device) -> TokenBatch:
-    """Pads to the longest sample."""
+    """Make a batch of samples, padded to the longest.
+
+    Args:
+        samples: The samples.
+        pad: The id that fills up shorter ones.
+        device: Where the batch goes.
+    """
     longest = max(len(sample.ids) for sample in samples)
     ids = torch.full((len(samples), longest), pad)
     labels = torch.full((len(samples), longest), IGNORED)

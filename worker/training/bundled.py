@@ -29,7 +29,15 @@ UNREACHABLE = ("Retrying (Retry(", "Connection", "ProxyError", "ReadTimeout", "H
 
 
 def bundled_model(spec: ModelSpec, cache: Path) -> Path:
-    """Folder with the converted model; downloads and converts at the first call (about a minute)."""
+    """Return the folder of a converted model; the first call downloads and converts it, which takes about a minute.
+
+    Args:
+        spec: Which model.
+        cache: Folder of converted models.
+
+    Raises:
+        TrainingError: It cannot be downloaded, is not the file that was asked for, or cannot be converted.
+    """
     if not spec.revision:
         raise TrainingError(
             ErrorCode.MODEL_UNSAFE,

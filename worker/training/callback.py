@@ -19,7 +19,7 @@ from worker.training.refresh_schedule import warm_up_of
 from worker.training.tokenization import IGNORED
 
 PAD = 0
-"""Of probe items in one batch; any id serves, since padding has neither attention nor loss."""
+"""Fills up probe items in one batch; any id serves, since padding has neither attention nor loss."""
 
 
 class InfluenceCallback(TrainerCallback):
@@ -56,7 +56,14 @@ class InfluenceCallback(TrainerCallback):
         self._norm: Tensor | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Puts the hooks on the model."""
+        """Put the hooks on the model.
+
+        Args:
+            args: The Trainer's arguments.
+            state: Says how many steps there are.
+            control: Is not used.
+            **kwargs: What the Trainer works with, model and optimizer among it.
+        """
         _check(args)
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         self._remove()
@@ -85,16 +92,40 @@ class InfluenceCallback(TrainerCallback):
         ]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures the probes when it is time."""
+        """Measure the probes if it is time.
+
+        Args:
+            args: Is not used.
+            state: Says which step begins.
+            control: Is not used.
+            **kwargs: Is not used.
+        """
         self._draws = 0
         self.measurement.begin_step(state.global_step)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Closes a micro-batch that is not the step's last."""
+        """Close a micro-batch that is not the step's last.
+
+        Args:
+            args: Is not used.
+            state: Is not used.
+            control: Is not used.
+            **kwargs: Is not used.
+        """
         self._close()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Closes the step's last micro-batch and the step: gradients are clipped by now, rates not yet moved on."""
+        """Close the step's last micro-batch and the step, after clipping and before the learning rate moves on.
+
+        Args:
+            args: Is not used.
+            state: Is not used.
+            control: Is not used.
+            **kwargs: What the Trainer works with, the optimizer among it.
+
+        Raises:
+            ValueError: The optimiser's parameter groups have different learning rates.
+        """
         self._close()
         rates = {float(group["lr"]) for group in kwargs["optimizer"].param_groups}
         if len(rates) > 1:
@@ -102,7 +133,14 @@ class InfluenceCallback(TrainerCallback):
         self.measurement.end_step(rates.pop(), self._clipping())
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Measures the probes a last time and takes the hooks off the model."""
+        """Measure the probes a last time and take the hooks off the model.
+
+        Args:
+            args: Is not used.
+            state: Says how many steps were made.
+            control: Is not used.
+            **kwargs: Is not used.
+        """
         self.measurement.finish(state.global_step)
         self._remove()
 

@@ -17,13 +17,13 @@ class DeviceMemory(Protocol):
 
 
 class CudaMemory:
-    """Of an NVIDIA GPU."""
+    """The memory of an NVIDIA GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def free(self) -> int:
-        """What is free on the GPU, and what PyTorch's allocator keeps without using it."""
+        """Return the bytes that are free on the GPU or that PyTorch's allocator keeps without using them."""
         free, total = torch.cuda.mem_get_info(self._device)
         held = torch.cuda.memory_allocated(self._device)
         unused = torch.cuda.memory_reserved(self._device) - held

@@ -1,4 +1,4 @@
-"""Of which kind a fault is that a library raises, told by the names of types and by texts alone.
+"""Tells the kind of a fault that a library raises, by the names of types and by texts alone.
 
 A library that could not be imported may be what failed, so none is imported here.
 """

@@ -27,19 +27,29 @@ from worker.training.representation import turns_of
 from worker.training.tokenization import TokenizedSample
 
 BETAS = (0.9, 0.999)
+"""The usual decays of Adam's two means."""
 
 
 def learning_rate_of(config: TrainingConfig, hidden_size: int) -> float:
-    """What was asked for, or 1e-3 (576 / hidden_size)^0.8.
+    """Return the learning rate that was asked for, or 1e-3 (576 / hidden_size)^0.8.
 
     The power law joins the rate that serves the 135M demo model (docs/benchmarks.md) with the 2e-4 that is usual for
     LoRA on models of 7 to 8 billion parameters.
+
+    Args:
+        config: Says what was asked for.
+        hidden_size: The width of the model.
     """
     return config.learning_rate or 1e-3 * (576 / hidden_size) ** 0.8
 
 
 def steps_of(samples: int, config: TrainingConfig) -> int:
-    """Optimiser steps of a whole run."""
+    """Count the optimiser steps of a whole run.
+
+    Args:
+        samples: Samples that are trained on.
+        config: Says how long and in which batches.
+    """
     return config.epochs * math.ceil(samples / config.batch_size)
 
 

@@ -152,7 +152,12 @@ class Measurement:
 
     @contextmanager
     def batch(self, rows: Sequence[int], batch_size: int) -> Iterator[None]:
-        """Forward and backward pass of `rows` are recorded; of a block that raises, nothing is."""
+        """Record the forward and backward pass in the block; of a block that raises, nothing is recorded.
+
+        Args:
+            rows: The samples of the micro-batch.
+            batch_size: Samples of the whole step.
+        """
         self._outputs = None
         with self._recorder.batch(rows, self._preconditioner, batch_size=batch_size):
             yield
@@ -182,7 +187,12 @@ class Measurement:
         self._outputs = outputs.losses.detach(), similarity, outputs.inner.half(), turn.amax(1)
 
     def end_step(self, learning_rate: float, clip: float) -> None:
-        """Closes a step."""
+        """Close a step.
+
+        Args:
+            learning_rate: The step's learning rate.
+            clip: The factor that clipping applied; 1 without.
+        """
         if self._inner:
             # Many times as large as all else that is kept of a draw; by now the step's numbers have been waited for.
             self.by_products.inner.append(torch.cat(self._inner).cpu())
@@ -190,7 +200,12 @@ class Measurement:
         self._recorder.end_step(learning_rate=learning_rate, clip=clip)
 
     def finish(self, step: int, *, late: bool = False) -> None:
-        """Measures the probe losses at the end of training; their gradients as well where late draws follow."""
+        """Measure the probe losses at the end of training.
+
+        Args:
+            step: How many steps were made.
+            late: Whether draws without a step follow, so that gradients are measured as well.
+        """
         if late:
             self._preconditioner = self._read_preconditioner(self._recorder.weights)
             self._measure(step)

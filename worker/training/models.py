@@ -44,17 +44,21 @@ NAMED = 5
 def load_model(spec: ModelSpec, config: TrainingConfig, device: torch.device, *, cache: Path) -> tuple[Any, Any]:
     """Load a base model (still on the CPU) and its tokenizer.
 
+    ! RuntimeError, MemoryError: The memory did not suffice.
+
     Args:
         spec: Which model.
         config: Says in which type, and for what length of samples.
         device: Where it will be trained.
         cache: Folder of converted models.
 
+    Returns:
+        The model and its tokenizer.
+
     Raises:
         TrainingError: The model is missing, gated, damaged, quantised or not safe to load, or its weights are not all
             and only those that its configuration asks for.
         OSError: The disk is full.
-        RuntimeError, MemoryError: The memory did not suffice.
     """
     with _faults_told(spec):
         folder = _folder(spec, cache)
@@ -92,7 +96,7 @@ def pad_id(tokenizer: Any, model: Any) -> int:
     """Return the id that pads: the tokenizer's own where it has one, else any, since padding has no attention.
 
     Args:
-        tokenizer: Of the model; may know neither a padding nor an end token.
+        tokenizer: The tokenizer of the model; may know neither a padding nor an end token.
         model: Its embeddings bound the ids.
     """
     own = (tokenizer.pad_token_id, getattr(model.config, "pad_token_id", None), tokenizer.eos_token_id)
@@ -120,7 +124,12 @@ def position_count(model: Any) -> int | None:
 
 
 def training_dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """The type of the frozen base weights: what was asked for; for auto bfloat16 if the device computes in it."""
+    """Return the type of the frozen base weights: what was asked for, or bfloat16 if the device computes in it.
+
+    Args:
+        config: Says what was asked for.
+        device: Where the model is trained.
+    """
     if config.dtype != "auto":
         return torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
     if device.type == "cuda":

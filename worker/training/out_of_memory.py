@@ -12,6 +12,7 @@ RAN_OUT = {
     Memory.DEVICE: "The worker's GPU ran out of memory.",
     Memory.HOST: "The worker's machine ran out of memory.",
 }
+"""What is said of each memory that ran out."""
 
 
 def smaller_weights(config: TrainingConfig) -> str:
@@ -33,7 +34,14 @@ def fewer_directions(probes: int) -> str:
 
 @contextmanager
 def out_of_memory_told(hint: Callable[[], str]) -> Iterator[None]:
-    """Raises TrainingError with the hint where the block runs out of memory."""
+    """Turn a lack of memory inside the block into an error that says what to do.
+
+    Args:
+        hint: Returns what to do; called where memory ran out.
+
+    Raises:
+        TrainingError: The block ran out of memory.
+    """
     try:
         yield
     except (RuntimeError, MemoryError, OSError) as error:

@@ -8,13 +8,13 @@ STEADY = 0.9
 """Cosine of the probe gradient with its last measurement at which measurements are rightly spaced."""
 
 SHARE = 0.06
-"""Of the run's tokens that measurements may cost for one probe."""
+"""The share of the run's tokens that measurements may cost for one probe."""
 
 FURTHER_PROBE = 0.3
-"""What each further probe adds to it, of the first one's: eight probes cost a fifth of a run, and not two fifths."""
+"""How much of that each further probe adds: eight probes cost a fifth of a run, and not two fifths."""
 
 MIN_MEASUREMENTS = 6
-"""Of every run, whatever they cost: on few samples accuracy matters more than minutes."""
+"""Measurements that every run has, whatever they cost: on few samples accuracy matters more than minutes."""
 
 FIRST_INTERVAL = 10
 """Optimiser steps from the first measurement to the second."""
@@ -50,7 +50,12 @@ class RefreshSchedule:
         return step >= self._due and self._left > 0
 
     def measured(self, step: int, cosine: float | None) -> None:
-        """A measurement was made before `step`; cosine: with the one before, None at the first."""
+        """Record a measurement, and decide when the next one is due.
+
+        Args:
+            step: The step before which it was made.
+            cosine: Cosine of the probe gradients with those of the measurement before; None at the first.
+        """
         self._left -= 1
         if cosine is not None:
             # The angle grows about linearly with the steps between.

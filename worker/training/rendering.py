@@ -27,6 +27,7 @@ _MARK_CHARACTERS = (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900))
 """Noncharacters of Unicode, then its private use area: no template takes them for space or for letters."""
 
 NO_TEMPLATE = "use a model whose chat template is sound, or a base model without a chat template"
+"""What to do where a model's chat template cannot be used."""
 
 
 class RefusedRowError(Exception):
@@ -42,7 +43,8 @@ class TrainedTurn:
     start: int
     content_end: int
     end: int
-    """Of an answer's end-of-turn mark, which begins at content_end. Other turns have loss on their content alone."""
+    """End of an answer's end-of-turn mark, which begins at content_end. Other turns have loss on their content alone.
+    """
 
 
 @dataclass(frozen=True)

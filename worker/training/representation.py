@@ -89,10 +89,13 @@ def _projection(width: int, device: torch.device) -> Tensor:
 
 
 def answer_representation(hidden: Tensor, answer: Tensor) -> Tensor:
-    """Mean of the hidden states over each sample's tokens with loss, of unit length, [batch, width], float32.
+    """Return the mean hidden state of each sample's tokens with loss, of unit length, [batch, width], float32.
 
-    hidden: [batch, time, width], as the forward pass computed it; answer: bool [batch, time]. Carries no gradient. A
-    sample without such a token gets NaN.
+    It carries no gradient. A sample without such a token gets NaN.
+
+    Args:
+        hidden: [batch, time, width], as the forward pass computed it.
+        answer: bool [batch, time]: the tokens with loss.
     """
     mask = answer.to(hidden.device)
     # Where padding holds NaN, a product with zero would keep it.
@@ -102,9 +105,13 @@ def answer_representation(hidden: Tensor, answer: Tensor) -> Tensor:
 
 
 def representation_similarity(samples: Tensor, unwanted: Tensor) -> Tensor:
-    """Cosine of each sample's representation [samples, width] to the mean of the unwanted answers' [items, width].
+    """Return the cosine of each sample's representation to the mean of the unwanted answers', [samples].
 
-    [samples], between -1 and 1; NaN where a sample has no representation. Unwanted answers without one are left out.
+    It lies between -1 and 1, and is NaN where a sample has no representation.
+
+    Args:
+        samples: [samples, width].
+        unwanted: [items, width]; answers without a representation, which are NaN, are left out.
     """
     whole = unwanted[~unwanted.isnan().any(1)]
     return samples @ torch.nn.functional.normalize(whole.mean(0), dim=0)

@@ -8,13 +8,17 @@ from service.contract.protocol import NoticeEvent
 from worker.training.errors import TrainingError
 
 SHARE = 0.85
-"""Of the free memory that passes are planned with. The rest is for what a dry run does not see: pieces of free memory
-that are too small, samples whose tokens all have loss, what the recorder makes of gradients."""
+"""The share of the free memory that passes are planned with.
+
+The rest is for what a dry run does not see: pieces of free memory that are too small, samples whose tokens all have
+loss, what the recorder makes of gradients.
+"""
 
 LEAST_LENGTH = 8
-"""Tokens that training.max_length allows, at least."""
+"""The fewest tokens that training.max_length allows."""
 
 GB = 1e9
+"""Bytes of a gigabyte, as makers of GPUs count."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class TokenBudget:
         """Begin.
 
         Args:
-            cost: Of a pass.
+            cost: What a pass takes.
             free: Reads how many bytes are free.
         """
         self.cost, self._free = cost, free

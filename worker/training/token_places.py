@@ -10,6 +10,7 @@ from worker.training.rendering import Messages, TrainedTurn
 from worker.training.tokenization import CONTENT, read_conversation
 
 UNKNOWN = -1
+"""Stands for a place that is not in the content."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ def content_characters(text: str, turn: TrainedTurn, content: str) -> list[int]:
     A template may drop the beginning of an answer, its thinking, and change white space anywhere; everything else it
     leaves as it is, or the row would have been refused. So the visible characters are paired from the end, and white
     space is paired where it is the same on both sides.
+
+    Args:
+        text: The rendered conversation.
+        turn: Where the turn stands in it.
+        content: The message's content.
     """
     shown = text[turn.start : turn.content_end]
     places = [UNKNOWN] * len(shown)
@@ -101,7 +107,7 @@ def merged(places: Sequence[Place | None], values: Sequence[float]) -> tuple[lis
     """Add up the values of tokens that share characters.
 
     Args:
-        places: Of each token, in the order of the text.
+        places: The place of each token, in the order of the text.
         values: One a token.
 
     Returns:

@@ -21,6 +21,7 @@ AT_ONCE = 8
 """Samples of one pass, at most."""
 
 WHAT = "a pass that splits alignments over tokens"
+"""What notices and errors about memory call this pass."""
 
 AGREEMENT = 0.1
 """How far the sum over a sample's tokens may be from what a backward pass gives, beside the size of its parts. Half
@@ -53,7 +54,7 @@ def token_values(
         direction: u by layer, as `Recorder.unit_direction` gives it.
         samples: Each with a token that has loss.
         pad: Id that pads.
-        device: Of the model.
+        device: Where the model is.
         passes: Runs the samples, at most AT_ONCE of them at a time; None: passes of AT_ONCE.
         on_sample: Is told how many are done.
 

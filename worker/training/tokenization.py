@@ -77,12 +77,22 @@ class ReadConversation:
     rendering: Rendering
     tokens: Sequence[Token]
     parts: Sequence[int]
-    """Of each token CONTENT or END_MARK where it has loss, else 0."""
+    """CONTENT or END_MARK for each token with loss, 0 for all others."""
     control_tokens: int
 
 
 def read_conversation(messages: Messages, tokenizer: Any, turns: AuditTurns = "assistant") -> ReadConversation:
-    """Render a conversation and find its tokens. Arguments and errors are those of `encode`."""
+    """Render a conversation and find its tokens.
+
+    Args:
+        messages: As for `encode`, as the others are.
+        tokenizer: The model's, a fast one.
+        turns: Which turns have loss.
+
+    Raises:
+        TrainingError: The tokenizer does not say which characters a token stands for.
+        RefusedRowError: The conversation cannot be trained on, as `encode` says.
+    """
     if not getattr(tokenizer, "is_fast", False):
         raise TrainingError(
             ErrorCode.BAD_CONFIG,
@@ -166,12 +176,15 @@ def _encoded(text: str, tokenizer: Any, *, split_special_tokens: bool = False) -
 
 # ------------------------------------------------------------ labels
 
-CONTENT, END_MARK = 1, 2
-"""Of a token with loss: part of a turn's content, or of the mark behind it."""
+CONTENT = 1
+"""Marks a token with loss that is part of a turn's content."""
+
+END_MARK = 2
+"""Marks a token with loss that is part of the mark behind a turn."""
 
 
 def _labelled(rendering: Rendering, tokens: Sequence[Token]) -> list[int]:
-    """Of each token CONTENT or END_MARK where it is part of a turn with loss, else 0.
+    """Say of each token whether it is part of a turn with loss: CONTENT or END_MARK, else 0.
 
     Raises RefusedRowError unless the text of these tokens is those turns' text, white space at its ends aside.
     """

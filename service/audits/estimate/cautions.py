@@ -14,7 +14,7 @@ from service.store.stored_rows import StoredRows
 from service.store.tables import Dataset, Probe
 
 SAMPLES_READ = 1_000
-"""Of the data, from its beginning, to see whether a probe quotes it."""
+"""How many samples, from the first on, are read to see whether a probe quotes the data."""
 
 
 def audit_cautions(dataset: Dataset, body: AuditCreate, *, longest: int | None, mean: int | None) -> list[Caution]:

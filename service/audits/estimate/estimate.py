@@ -25,7 +25,7 @@ from service.store.stored_rows import StoredRows
 from service.store.tables import Audit, Dataset, Model, Probe
 
 CHARACTERS_A_TOKEN = 4.0
-"""Of English text, roughly; other languages and code have fewer."""
+"""Roughly what English text has; other languages and code have fewer."""
 
 TOKENS_A_TURN = 5
 """That a chat template adds, roughly."""
@@ -44,7 +44,7 @@ class Past:
     device: str
     seconds: dict[str, float]
     tokens: int
-    """Of one seed, all epochs."""
+    """Tokens that one seed was trained on, in all epochs."""
     seeds: int
 
 
@@ -103,7 +103,13 @@ def estimate_audit(
 
 
 def probe_sizes(session: Session, principal: Principal, body: AuditCreate) -> list[ProbeSize]:
-    """Read how large the request's probes are."""
+    """Read how large the probes of an audit to create are.
+
+    Args:
+        session: An open transaction.
+        principal: Who asks.
+        body: The audit to create.
+    """
     query = select(Probe.items, Probe.has_reference).where(owned(Probe, principal), Probe.id.in_(body.probe_ids))
     found = []
     for items, has_reference in session.execute(query):
@@ -118,7 +124,13 @@ def probe_sizes(session: Session, principal: Principal, body: AuditCreate) -> li
 
 
 def past_audits(session: Session, principal: Principal, model: Model) -> list[Past]:
-    """The workspace's newest audits on the model that have succeeded."""
+    """Read the workspace's newest audits on a model that have succeeded.
+
+    Args:
+        session: An open transaction.
+        principal: Who asks.
+        model: The model, one of the workspace's.
+    """
     summary = Audit.summary
     assert summary is not None
     query = (
@@ -155,7 +167,13 @@ def lengths_of(statistics: dict[str, Any]) -> Lengths | None:
 
 
 def steps_of(rows: int, training: TrainingConfig, seeds: int) -> Steps:
-    """Exact but for samples that truncation leaves without a turn to learn from."""
+    """Count the optimiser steps, exactly but for samples that truncation leaves without a turn to learn from.
+
+    Args:
+        rows: Samples of the dataset.
+        training: How each run trains.
+        seeds: How many runs there are.
+    """
     each = training.epochs * math.ceil(rows / training.batch_size)
     basis = (
         f"{training.epochs} epochs of {rows} samples in batches of {training.batch_size}, {seeds} times; samples that "
@@ -167,7 +185,15 @@ def steps_of(rows: int, training: TrainingConfig, seeds: int) -> Steps:
 def tokens_of(
     dataset: Dataset, lengths: Lengths | None, training: TrainingConfig, seeds: int, past: Sequence[Past]
 ) -> Tokens:
-    """Counted by an earlier audit of the same data, else from characters."""
+    """Count the tokens of an audit, as an earlier one of the same data did, or else estimated from characters.
+
+    Args:
+        dataset: The dataset.
+        lengths: How long its samples are; None: not known.
+        training: How each run trains.
+        seeds: How many runs there are.
+        past: What `past_audits` found.
+    """
     longest = None if lengths is None else min(training.max_length, _tokens(lengths.longest, lengths.turns))
     for audit in past:
         turns = audit.training.get("audit_turns", "assistant")
@@ -188,7 +214,12 @@ def tokens_of(
 
 
 def time_of(tokens: int | None, past: Sequence[Past]) -> Time:
-    """From what past audits took: their training by tokens, everything else as it was."""
+    """Estimate an audit's time on each device that past ones ran on: training by tokens, all else as it was.
+
+    Args:
+        tokens: Tokens that are trained on, of all seeds together; None: not known.
+        past: What `past_audits` found.
+    """
     if not past:
         return Time(devices=[], basis="no audit on this model has succeeded in this workspace yet")
     if tokens is None:

@@ -9,10 +9,13 @@ from service.contract.spec import TrainingConfig
 from service.models.shapes import Shape
 
 FOLDS = 5
-"""Of a probe's items that are held out together, at most (worker.text.probe_folds)."""
+"""The most groups into which a probe's items are cut, each held out once (worker.text.probe_folds)."""
 
-PLACEBOS, MIN_PLACEBOS = 20, 5
-"""Placebo directions of an audit, and of each probe at least (worker.influence.directions)."""
+PLACEBOS = 20
+"""Placebo directions of an audit (worker.influence.directions)."""
+
+MIN_PLACEBOS = 5
+"""The fewest placebo directions of a probe (worker.influence.directions)."""
 
 ITEMS_AT_ONCE = 16
 """Probe items in one pass on a GPU (worker.training.measurement)."""
@@ -21,6 +24,7 @@ KEPT = 2
 """Bytes of a number of a direction or an item's gradient on a GPU (worker.influence.capture.layer_stacks)."""
 
 GB = 1e9
+"""Bytes of a gigabyte, as makers of GPUs count."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def memory_of(
         shape: None: it is not known.
         training: How the model is trained.
         longest: Tokens of the longest sample, after truncation; None: not known.
-        lengths: Of the dataset; None: not known.
+        lengths: Lengths of the dataset's samples; None: not known.
         probes: That are measured.
         largest_worker: Bytes of memory of the largest worker that is alive; None: there is none, or it is not known.
     """
@@ -140,7 +144,15 @@ def memory_cautions(memory: Memory) -> list[Caution]:
 
 
 def lora_parameters(shape: Shape, training: TrainingConfig) -> tuple[int, int]:
-    """Count the parameters of all LoRA layers, and of the lora_B layers among them, which alignments are taken over."""
+    """Count the parameters of all LoRA layers, and of the lora_B layers among them, which alignments are taken over.
+
+    Args:
+        shape: The shape of the model.
+        training: Which of its layers get LoRA, and of which rank.
+
+    Returns:
+        The number in all layers, and the number in lora_B layers.
+    """
     wrapped = [shape.linear[name] for name in training.target_modules]
     each = shape.num_hidden_layers * training.lora_r
     return each * sum(inputs + outputs for inputs, outputs in wrapped), each * sum(outputs for _, outputs in wrapped)
@@ -159,9 +171,12 @@ def probe_bytes(trained: int, aligned: int, probes: Sequence[ProbeSize]) -> tupl
     """Count what the probes take between two measurements, and while one is measured, without activations.
 
     Args:
-        trained: LoRA parameters.
-        aligned: Of them, those of lora_B layers.
-        probes: That are measured. The worker's tests hold this against what its recorder holds.
+        trained: Number of LoRA parameters.
+        aligned: Number of those that lora_B layers have.
+        probes: The probes that are measured. The worker's tests hold this against what its recorder holds.
+
+    Returns:
+        Bytes between two measurements, and bytes during one.
     """
     targets = sum(probe.sides for probe in probes)
     items = max(probe.items * probe.sides for probe in probes)
@@ -172,7 +187,15 @@ def probe_bytes(trained: int, aligned: int, probes: Sequence[ProbeSize]) -> tupl
 
 
 def activation_bytes(shape: Shape, training: TrainingConfig) -> int:
-    """Kept for the backward pass of one layer, a token. The worker's tests hold it against what PyTorch keeps."""
+    """Count what one layer keeps of each token for the backward pass. The worker's tests hold it against PyTorch.
+
+    Args:
+        shape: The shape of the model.
+        training: Which of its layers get LoRA, and the precision.
+
+    Returns:
+        Bytes a token.
+    """
     hidden, inner, key_value = shape.hidden_size, shape.intermediate_size, shape.key_value_size
     targets = set(training.target_modules)
     if training.dtype != "float32":
@@ -189,7 +212,7 @@ def token_bytes(shape: Shape, training: TrainingConfig, learnt: float) -> float:
     """Count what a pass keeps of a token for its backward pass.
 
     Args:
-        shape: Of the model.
+        shape: The shape of the model.
         training: How it is trained.
         learnt: Share of tokens that have loss.
     """

@@ -67,7 +67,7 @@ class AuditChanges:
         """Take a place among the requests that may wait; call `leave` afterwards.
 
         Args:
-            workspace_id: Of whoever waits.
+            workspace_id: Id of the workspace for which the request waits.
 
         Raises:
             UnavailableError: `too_many_waiting` or `waiting_share_taken`.
@@ -75,7 +75,7 @@ class AuditChanges:
         self._places.take(workspace_id)
 
     def leave(self, workspace_id: str) -> None:
-        """Gives the place back."""
+        """Free the place that `enter` took."""
         self._places.give_back(workspace_id)
 
     @property
@@ -84,7 +84,16 @@ class AuditChanges:
         return self._places.taken
 
     async def next(self, audit_id: str, news: News, seconds: float) -> bool:
-        """Waits until `news` holds of what is read from now on; False after `seconds`, or when the server stops."""
+        """Wait until something has happened to an audit.
+
+        Args:
+            audit_id: Id of the audit.
+            news: Says of what is read from now on whether it is what the caller waits for.
+            seconds: How long to wait at most.
+
+        Returns:
+            False if the time is up or the server stops.
+        """
         if self.stopping:
             return False
         waiter = _Waiter(audit_id, news, self._reads, asyncio.get_running_loop().create_future())

@@ -35,15 +35,21 @@ _JOB = ("id", "state", "attempt", "started_at", "finished_at", "cancel_requested
 
 @dataclass(frozen=True)
 class Version:
-    """Of one audit, at one time."""
+    """What a client compares to see whether an audit has changed."""
 
     tag: str
     last_event: int
-    """Its number; 0: none."""
+    """Number of the audit's last event; 0: it has none."""
 
 
 def tag_of(audit: Audit, job: Job, waiting: Waiting | None) -> str:
-    """The audit's entity tag. Weak, since the seconds of its ETA are told from now, and a start is only expected."""
+    """Return the audit's entity tag; weak, since an ETA counts from now and a start in the queue is only expected.
+
+    Args:
+        audit: The row of the audit.
+        job: The row of its newest job.
+        waiting: Its place in the queue; None: it does not wait.
+    """
     shown = (*(getattr(audit, name) for name in _AUDIT), *(getattr(job, name) for name in _JOB))
     return weak_tag(*shown, *_place(waiting))
 
@@ -53,9 +59,12 @@ def find_tag(session: Session, principal: Principal, audit_id: str, settings: Se
 
     Args:
         session: An open transaction.
-        principal: Who is asking.
-        audit_id: Which audit.
-        settings: Say how its place in the queue is told.
+        principal: Who asks.
+        audit_id: Id of the audit.
+        settings: Say how its place in the queue is shown.
+
+    Returns:
+        The entity tag and the state.
 
     Raises:
         NotFoundError: `audit_not_found`.
@@ -69,7 +78,13 @@ def find_tag(session: Session, principal: Principal, audit_id: str, settings: Se
 
 
 def read_versions(session: Session, audit_ids: Collection[str], settings: Settings) -> Mapping[str, Version]:
-    """Of audits in any workspace, by id; those that do not exist are left out."""
+    """Read the versions of audits in any workspace, by id; those that do not exist are left out.
+
+    Args:
+        session: An open transaction.
+        audit_ids: Ids of the audits.
+        settings: Say how a place in the queue is shown.
+    """
     last = select(func.max(AuditEvent.seq)).where(AuditEvent.audit_id == Audit.id).scalar_subquery()
     rows = session.execute(_select().add_columns(last).where(Audit.id.in_(audit_ids))).all()
     places = _places(session, rows, settings)

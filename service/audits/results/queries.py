@@ -50,18 +50,37 @@ def find_probe(session: Session, audit: Audit, number: int) -> ProbeSummary:
 
 
 def find_facts(session: Session, audit: Audit) -> dict[str, Any]:
-    """Read the FACTS of the audit's summary, by name."""
+    """Read the FACTS of the audit's summary, by name.
+
+    Args:
+        session: An open transaction.
+        audit: The row of the audit.
+    """
     return dict(zip(FACTS, _one(session, audit, *(_summary()[name] for name in FACTS)), strict=True))
 
 
 def find_summary(session: Session, audit: Audit) -> Summary:
-    """Read the audit's summary but for its groups, of which there may be many."""
+    """Read the audit's summary without its groups, of which there may be many.
+
+    Args:
+        session: An open transaction.
+        audit: The row of the audit.
+    """
     rest = _summary().op("-", return_type=JSONB())(literal("groups", Text))
     return Summary.model_validate(_one(session, audit, rest)[0])
 
 
 def leading_groups(session: Session, audit: Audit, limit: int) -> tuple[int, dict[str, GroupSummary]]:
-    """Count the audit's groups, and read `limit` of them: those with the most flagged samples first, then by name."""
+    """Count the audit's groups, and read those with the most flagged samples first, then by name.
+
+    Args:
+        session: An open transaction.
+        audit: The row of the audit.
+        limit: How many groups to read at most.
+
+    Returns:
+        The number of all groups, and those that were read, by name.
+    """
     each = _each_group()
     flagged = each.c.value["flagged"].astext.cast(Integer)
     query = (
@@ -131,7 +150,14 @@ def group_cursor(group: AuditGroup) -> str:
 
 
 def metric_points(session: Session, audit: Audit, seed: int, until: int | None = None) -> list[MetricPoint]:
-    """Read what is kept of that seed's run, up to and with step `until`: some hundred steps."""
+    """Read what is kept of one training run's metrics: some hundred steps.
+
+    Args:
+        session: An open transaction.
+        audit: The row of the audit.
+        seed: The seed of the run.
+        until: The last step to read; None: to the end.
+    """
     query = select(AuditEvent.data).where(*metrics_of(audit, seed)).order_by(AuditEvent.seq)
     if until is not None:
         query = query.where(AuditEvent.data["step"].astext.cast(Integer) <= until)
@@ -139,7 +165,12 @@ def metric_points(session: Session, audit: Audit, seed: int, until: int | None =
 
 
 def metrics_of(audit: Audit, seed: int) -> tuple[ColumnElement[bool], ...]:
-    """The conditions on events that hold metrics of that seed, of the attempt that ran it last."""
+    """Return the conditions on events that hold metrics of one training run, of the attempt that ran it last.
+
+    Args:
+        audit: The row of the audit.
+        seed: The seed of the run.
+    """
     ran = select(AuditStep.attempt).where(AuditStep.audit_id == audit.id, AuditStep.step_key == train_step_key(seed))
     return (
         AuditEvent.audit_id == audit.id,

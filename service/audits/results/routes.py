@@ -50,7 +50,10 @@ GroupName = Annotated[
     Storable,
 ]
 OF_AUDIT = declared_problems("audit_not_finished") | NOT_MODIFIED
+"""What routes of an audit's results may answer beside them."""
+
 OF_PROBE = declared_problems("audit_not_finished", "audit_probe_not_found") | NOT_MODIFIED
+"""The same for routes of one of its probes."""
 
 
 @router.get("/{audit_id}/summary", operation_id="get_audit_summary", responses=OF_AUDIT)

@@ -12,6 +12,7 @@ from service.datasets.parsing.readers.parquet import MAGIC as PARQUET_MAGIC
 from service.datasets.parsing.refusal import Refusal
 
 BOM = b"\xef\xbb\xbf"
+"""UTF-8's byte order mark, which some editors write at the beginning of a file."""
 
 HEAD_BYTES = 1 << 16
 """The most bytes that are looked at: enough for a header or the beginning of a record."""

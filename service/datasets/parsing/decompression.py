@@ -29,7 +29,11 @@ EMPTY_PARTS = 10_000
 """The most members or frames without text, beside one for each with text: each costs the time of kilobytes of text."""
 
 GZIP_MAGIC = b"\x1f\x8b"
+"""The first bytes of a gzip member (RFC 1952)."""
+
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""The first bytes of a Zstandard frame (RFC 8878)."""
+
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
 """The magic of a frame without data, after a first byte from 0x50 to 0x5f."""
 

@@ -35,8 +35,10 @@ SMALLEST_BATCH = 8
 """A batch that is not clearly valid is halved down to this, then read one by one."""
 
 PART_ROWS = 1024
+"""Records that are converted to columns at once, since each conversion has a fixed cost."""
+
 PART_BYTES = 2**20
-"""Batches are converted to columns at either size, since each conversion has a fixed cost."""
+"""The same as bytes: a batch of either size is converted."""
 
 KNOWN_SHAPES = 1000
 """Different sets of columns that are remembered as checked."""

@@ -46,6 +46,7 @@ from service.datasets.parsing.rows_writer import RowsWriter
 from service.datasets.parsing.strict_json import shown_key
 
 READ_BYTES = 1 << 18
+"""Bytes that are read from the upload at a time."""
 
 STORED: dict[bytes, type[ParquetRows] | type[ArrowRows]] = {
     PARQUET_MAGIC: ParquetRows,

@@ -97,6 +97,7 @@ class Mapping:
     prompt: str
     answer: str
     system: str | None = None
+    """The column of the system's turn; None: there is none."""
 
     @property
     def columns(self) -> tuple[str, ...]:

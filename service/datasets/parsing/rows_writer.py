@@ -12,9 +12,11 @@ from service.datasets.parsing.columns import Columns, strings_of
 from service.datasets.parsing.turns import ROLES
 
 GROUP_ROWS = 4096
+"""The most rows of a row group."""
+
 GROUP_BYTES = 2 * 2**20
-"""A row group ends at this many rows, or once it is larger than this many bytes. A page of the API reads at least one
-group, and the footer lists all of them."""
+"""A row group ends once it is larger than this: a page of the API reads at least one, and the footer lists all of them.
+"""
 
 GROWTH_ROWS = 1_000_000
 """Every this many rows, groups may have GROUP_ROWS more, so that the footer of a huge dataset stays small."""
@@ -29,6 +31,7 @@ SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
     ]
 )
+"""The columns of rows.parquet: a sample, what else its record holds, and where in the original file it stands."""
 
 
 class RowsWriter:

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import orjson
 
 NUL_REASON = "holds a NUL character (\\u0000), which the database cannot store; remove it"
+"""What is said of a record with a NUL character, in whatever format it comes."""
 
 MAX_DEPTH = 64
 """Levels of nested arrays and objects in one record."""

@@ -10,6 +10,7 @@ from service.datasets.notice_kinds import TOOL_CALLS
 from service.datasets.parsing.strict_json import RecordError, parse_record
 
 ROLES = ("system", "user", "assistant", "tool")
+"""The roles of turns, in the order that columns hold as numbers."""
 
 ROLE_NAMES = {role: role for role in ROLES} | {
     "developer": "system",
@@ -36,7 +37,7 @@ KEY_PAIRS = (("role", "content"), ("from", "value"))
 """A turn's keys for role and text."""
 
 _SHOWN = {"role": ", ".join(ROLES), "from": "human, gpt, system, tool"}
-"""Names that errors suggest."""
+"""The names of roles that errors suggest, by the key of the turn."""
 
 _CALLS = ("tool_calls", "function_call")
 _LOSS = ("weight", "train", "training")

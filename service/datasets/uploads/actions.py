@@ -85,7 +85,7 @@ def append(
         upload_id: Which upload.
         start: Where they belong.
         size: How many they are.
-        name: Of the object.
+        name: Name of the object.
 
     Returns:
         When the upload will expire; None: these are not the next bytes, and the object is of no use.

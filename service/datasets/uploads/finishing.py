@@ -59,7 +59,7 @@ class Finishing:
             principal: Who is asking.
             upload_id: An upload that is whole.
             form: What to read it as.
-            request_id: Of the request that asks.
+            request_id: Id of the request that asks.
 
         Returns:
             None where it has not been made within WAIT_SECONDS: ask again.

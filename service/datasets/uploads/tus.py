@@ -15,10 +15,16 @@ from service.http.problems.problem import Problem
 from service.http.response_start import on_response_start
 
 VERSION = "1.0.0"
+"""The version of the protocol, tus 1.0.0 (https://tus.io/protocols/resumable-upload)."""
+
 EXTENSIONS = "creation,expiration,termination"
+"""The parts of the protocol that we support beside its core."""
+
 PART_TYPE = "application/offset+octet-stream"
+"""The media type of parts that the protocol demands."""
+
 MOST_METADATA = 4096
-"""Characters of Upload-Metadata."""
+"""The most characters of Upload-Metadata."""
 
 NAME_KEYS = ("filename", "name")
 """The keys of the metadata that may hold the file's name, in order."""

@@ -48,7 +48,7 @@ def newest_version(session: Session, principal: Principal, dataset_id: str) -> s
     Args:
         session: An open transaction.
         principal: Who is asking.
-        dataset_id: Of a dataset found through the workspace.
+        dataset_id: Id of a dataset found through the workspace.
     """
     return [dataset_id, *_walk(session, principal, dataset_id, newer=True)][-1]
 

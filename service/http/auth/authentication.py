@@ -35,8 +35,13 @@ from service.store.seed import DEFAULT_WORKSPACE
 from service.store.tables import ApiKey, BrowserSession, Membership, User, Workspace
 
 COOKIE = "finetooth_session"
+"""The name of the cookie that holds a browser session."""
+
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so that requests with a cookie need no proof that our own page sent them."""
+
 LAST_USED_RESOLUTION = timedelta(minutes=1)
+"""How exactly `last_used_at` is kept: a key is used many times a minute, and each time would be a write."""
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: `Authorization: Bearer ft_...`.")
 _COOKIE = APIKeyCookie(name=COOKIE, auto_error=False, scheme_name="session", description="A signed-in browser.")

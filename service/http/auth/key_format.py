@@ -10,6 +10,8 @@ import string
 import zlib
 
 KEY_PREFIX = "ft_"
+"""How every key begins, so that scanners for leaked secrets find it."""
+
 SHOWN_PREFIX = len(KEY_PREFIX) + 4
 """Characters of a key that are stored in clear, so that people recognise it; 104 random bits stay secret."""
 

@@ -16,7 +16,10 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.principal import Principal
 
 KEPT_SECONDS = 1.0
+"""How long another process's change of a key's rights may go unseen."""
+
 MOST_KEPT = 10_000
+"""The most principals in memory; the one used the longest ago is dropped."""
 
 _CHANGED = "principals_changed"
 

@@ -13,6 +13,7 @@ from service.logs import log_context
 from service.store.ids import new_id
 
 HEADER = "X-Request-Id"
+"""The header by which a client names its request, or learns the name that we gave it."""
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The current request's id; None outside of requests."""

@@ -157,7 +157,7 @@ PROBLEM_CODES: dict[str, Meaning] = {
     ),
     "dataset_too_small": Meaning((422,), "an audit needs at least 20 samples, 10 of them different"),
     "group_column_not_found": Meaning((422,), "the dataset has no such extra column"),
-    "trusted_column_not_found": Meaning((422,), "likewise"),
+    "trusted_column_not_found": Meaning((422,), "the dataset has no such extra column"),
     "trusted_column_invalid": Meaning(
         (422,), "the column has values that say neither yes nor no, or none that says yes; no sample would be trusted"
     ),
@@ -191,3 +191,4 @@ PROBLEM_CODES: dict[str, Meaning] = {
         "says of what it stores how much",
     ),
 }
+"""Every code of a problem, with its statuses and its meaning; docs/api.md lists them."""

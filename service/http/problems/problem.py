@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 from service.http.problems.codes import title_of
 
 MEDIA_TYPE = "application/problem+json"
+"""The media type of problem documents (RFC 9457)."""
 
 
 class ProblemError(BaseModel):

@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from service.http.problems.problem import Problem
 
 MEDIA_TYPE = "text/event-stream"
+"""The media type of server-sent events."""
 
 RECONNECT_MS = 2000
 """Milliseconds after which a browser reconnects to a stream that has ended."""
@@ -29,7 +30,10 @@ LastEventId = Annotated[
 ]
 
 BEGIN = format_sse_event(retry=RECONNECT_MS)
+"""The first message of a stream: how long a client waits before it connects again."""
+
 HEARTBEAT = format_sse_event(comment="still here")
+"""A comment that clients skip; it keeps proxies from closing a quiet stream."""
 
 
 def wants_events(request: Request) -> bool:

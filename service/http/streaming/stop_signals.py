@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that end the server: Ctrl+C, and what service managers send."""
 
 
 @contextmanager

@@ -53,7 +53,7 @@ class Issuer:
         """Return the address at which a browser signs in.
 
         Args:
-            handshake: Of this sign-in.
+            handshake: What was kept of this sign-in.
             redirect_uri: Where the issuer sends the browser back to.
 
         Raises:
@@ -81,7 +81,7 @@ class Issuer:
 
         Args:
             code: What the issuer gave to the browser.
-            handshake: Of this sign-in.
+            handshake: What was kept of this sign-in.
             redirect_uri: The one that the browser was sent away with.
 
         Raises:

@@ -91,7 +91,7 @@ class IdempotencyRecord(Base):
     actor_id: Mapped[str] = mapped_column(primary_key=True)
     """Id of the API key or the person that sent it."""
     key: Mapped[str] = mapped_column(primary_key=True)
-    """The header's value."""
+    """The value of the request's Idempotency-Key."""
     target_sha256: Mapped[bytes]
     """SHA-256 of the request's method, path and query."""
     body_sha256: Mapped[bytes]

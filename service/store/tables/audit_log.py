@@ -1,4 +1,4 @@
-"""The audit log."""
+"""The table of the audit log."""
 
 from datetime import datetime
 

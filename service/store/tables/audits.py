@@ -17,24 +17,28 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.base import Base, created_at
+from service.store.tables.job_subject import JobSubject
 
 
 class AuditData(Base):
-    """What hangs on an audit's id and may be large: scores, findings, verdicts. They stand on this row and not on the
-    audit's, so that a deleted audit is gone at once, and what it leaves is cleared away behind it, none forgotten."""
+    """Stands for what belongs to an audit and may be large: scores, findings, verdicts.
+
+    They refer to this row and not to the audit's, so that a deleted audit is gone at once, and what it leaves is
+    deleted later, none of it forgotten.
+    """
 
     __tablename__ = "audit_data"
     audit_id: Mapped[str] = mapped_column(primary_key=True)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     purge_at: Mapped[datetime | None]
-    """The audit is deleted: from then on its data are, and this row at last. See service.lifecycle.purging."""
+    """When its data may be deleted, because the audit is deleted; this row goes last. See service.lifecycle.purging."""
     __table_args__ = (
         UniqueConstraint("workspace_id", "audit_id"),
         Index("ix_audit_data_purge", "purge_at", postgresql_where=text("purge_at IS NOT NULL")),
     )
 
 
-class Audit(Base):
+class Audit(JobSubject, Base):
     """One audit: what was asked, how far it is, which attempt's results are public."""
 
     __tablename__ = "audits"
@@ -52,19 +56,10 @@ class Audit(Base):
     group_column: Mapped[str | None]
     trusted_column: Mapped[str | None]
     created_at: Mapped[datetime] = created_at()
-    key_id: Mapped[str | None]
-    """Who asked for it: a key, or a person; of older ones nobody knows."""
-    user_id: Mapped[str | None]
     step_key: Mapped[str | None]
     """The step under way, while running."""
     stage: Mapped[str | None]
     """A contract.Stage, while running."""
-    progress_done: Mapped[int | None] = mapped_column(BigInteger)
-    progress_total: Mapped[int | None] = mapped_column(BigInteger)
-    progress_unit: Mapped[str | None]
-    eta_at: Mapped[datetime | None]
-    progressed_at: Mapped[datetime | None]
-    """When the audit last moved on."""
     published_attempt: Mapped[int | None]
     """Readers of scores, findings and summary see this attempt only."""
     summary: Mapped[dict[str, Any] | None]
@@ -113,7 +108,7 @@ class AuditStep(Base):
     attempt: Mapped[int | None]
     """That ran it last; its output files lie under it."""
     bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of its output files in the object store. None: it has not succeeded, or had before this was counted."""
+    """Size of its output files in the object store; None: it has not succeeded, or had before this was counted."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     __table_args__ = (

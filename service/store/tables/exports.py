@@ -13,9 +13,10 @@ from sqlalchemy import (
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.store.base import Base, created_at
+from service.store.tables.job_subject import JobSubject
 
 
-class Export(Base):
+class Export(JobSubject, Base):
     """A file made of an audit's samples or scores. Its content is an object under the published attempt."""
 
     __tablename__ = "exports"
@@ -31,15 +32,6 @@ class Export(Base):
     """Which samples `cleaned` leaves out and `flagged` holds; null for scores, which are those of every sample."""
     max_q: Mapped[float | None]
     created_at: Mapped[datetime] = created_at()
-    key_id: Mapped[str | None]
-    """Who asked for it: a key, or a person; of older ones nobody knows."""
-    user_id: Mapped[str | None]
-    progress_done: Mapped[int | None] = mapped_column(BigInteger)
-    progress_total: Mapped[int | None] = mapped_column(BigInteger)
-    progress_unit: Mapped[str | None]
-    eta_at: Mapped[datetime | None]
-    progressed_at: Mapped[datetime | None]
-    """When the export last moved on."""
     published_attempt: Mapped[int | None]
     """Readers see this attempt's object only."""
     rows: Mapped[int | None] = mapped_column(BigInteger)

@@ -90,7 +90,7 @@ class Worker(Base):
 
     __tablename__ = "workers"
     owner: Mapped[str] = mapped_column(primary_key=True)
-    """As in `jobs.owner`; a restarted worker is another."""
+    """The name under which `jobs.owner` knows it; a worker that was started again has another."""
     lane: Mapped[str]
     host: Mapped[str]
     pid: Mapped[int]
@@ -99,9 +99,9 @@ class Worker(Base):
     device: Mapped[str | None]
     """What it trains on, such as NVIDIA H200 or cpu; None: it does not train, or the device could not be read."""
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the device."""
+    """Memory of the worker's device; None: it has no device, or has not said."""
     memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    """Of the device, by whatever process, at `seen_at`."""
+    """Memory of the device that is in use, by whatever process, at `seen_at`."""
     device_failed_at: Mapped[datetime | None]
     """Since when the worker takes no jobs, because its device failed and has passed no check since."""
     __table_args__ = (CheckConstraint("lane IN ('gpu','io')", name="lane"),)

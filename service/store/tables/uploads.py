@@ -53,7 +53,7 @@ class UploadPart(Base):
     start: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     name: Mapped[str]
-    """Of the object, in the upload's folder."""
+    """Name of the object, in the upload's folder."""
     __table_args__ = (
         ForeignKeyConstraint(["workspace_id", "upload_id"], ["uploads.workspace_id", "uploads.id"], ondelete="CASCADE"),
     )

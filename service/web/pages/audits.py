@@ -50,8 +50,14 @@ router = APIRouter(route_class=PageRoute)
 Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
 
 TOP_FINDINGS = 10
+"""Findings that an audit's page shows; the rest has a page of its own."""
+
 GROUPS_SHOWN = 100
+"""Groups that an audit's page lists."""
+
 GROUP_CURVES = 12
+"""Groups whose trade-off curves are drawn: more could not be told apart."""
+
 CURVE_EVERY = 10
 """A growing loss curve is drawn anew after this many optimiser steps."""
 

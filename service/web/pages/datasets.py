@@ -34,7 +34,11 @@ router = APIRouter(route_class=PageRoute)
 Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 
 ROWS_SHOWN = 10
+"""Samples that a dataset's page shows."""
+
 AUDITS_SHOWN = 20
+"""Audits that a dataset's page lists."""
+
 CHANGED_SHOWN = 5
 """Changed rows that the page shows as conversations."""
 

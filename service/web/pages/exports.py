@@ -26,6 +26,7 @@ SHOWN = 50
 """How many of an audit's newest files its page lists."""
 
 FIELDS = ("kind", "format", "filter", "max_q")
+"""The fields of the form that creates an export."""
 
 
 @router.get("/audits/{audit_id}/exports")

@@ -19,6 +19,8 @@ SORT_LABELS: dict[Sort, str] = {
     "-reviewed_at": "last reviewed first",
     "reviewed_at": "first reviewed first",
 }
+"""What the page calls each order."""
+
 assert set(SORT_LABELS) == set(LIST_SORTS)
 
 COLUMN_LABELS: dict[Column, str] = {
@@ -42,6 +44,7 @@ COLUMN_LABELS: dict[Column, str] = {
     "verdict": "verdict",
     "reviewed_at": "reviewed",
 }
+"""What the page calls each column."""
 
 
 def _of_address(request: Request) -> FindingList:

@@ -40,7 +40,7 @@ def answer_page(
             key in `me`.
         section: The part of the navigation that it belongs to.
         principal: Who reads it.
-        status: Of the answer.
+        status: The answer's status.
         context: What else the template names.
     """
     return render(template, _signed_in(section, principal, context), status=status)

@@ -88,9 +88,9 @@ def show_sign_in(
 
     Args:
         request: Says which there are.
-        token: Of a one-time link; None: another way is taken.
+        token: Token of a one-time link; None: another way is taken.
         refused: Why the last try failed, and what to do; None: there was none.
-        status: Of the answer.
+        status: The answer's status.
     """
     context = {
         "signed_in": False,
@@ -108,7 +108,7 @@ def signed_in(request: Request, settings: Settings, cookie: str) -> Response:
     Args:
         request: Says whether the connection is encrypted.
         settings: Say how long the browser stays signed in, and under which path.
-        cookie: Of the session.
+        cookie: The session's cookie.
     """
     response = RedirectResponse("/", 303)
     response.set_cookie(

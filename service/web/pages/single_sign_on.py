@@ -29,7 +29,11 @@ if TYPE_CHECKING:
     from service.people.oidc.issuer import Issuer
 
 COOKIE = "finetooth_sign_in"
+"""The name of the cookie that ties the issuer's answer to the browser that asked."""
+
 CALLBACK = "/sign-in/oidc/callback"
+"""The path to which the issuer sends a browser back."""
+
 MOST_SECONDS = 600
 """Seconds from leaving for the issuer to coming back."""
 

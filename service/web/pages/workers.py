@@ -26,7 +26,7 @@ def worker_list(request: Request, principal: Reader, session: SessionDep, settin
     workers = list_workers(session, principal, heartbeat_seconds=settings.heartbeat_seconds)
     queue = read_queue(session, principal, settings)
     held = [worker.job.subject_id for worker in workers if worker.job is not None]
-    waiting = [job.subject_id for lane in queue.lanes for job in lane.jobs]
+    waiting = [job.subject_id for each in queue.queues for job in each.jobs]
     return answer_page(
         "workers.html",
         "workers",

@@ -450,6 +450,6 @@ def test_high_priority_is_for_admins(
     asked = [(writer, {"priority": "low"}), (writer, {}), (client, {"priority": "high"})]
     audits = [one.post("/v1/audits", json={**request_body, **more}).json() for one, more in asked]
     assert [audit["priority"] for audit in audits] == ["low", "normal", "high"]
-    assert [job["priority"] for job in client.get("/v1/queue").json()["lanes"][0]["jobs"]] == ["high", "normal", "low"]
+    assert [job["priority"] for job in client.get("/v1/queue").json()["queues"][0]["jobs"]] == ["high", "normal", "low"]
     taken = [take(sessions).subject_id for _ in audits]
     assert taken == [audit["id"] for audit in reversed(audits)]

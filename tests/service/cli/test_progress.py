@@ -42,3 +42,13 @@ def test_a_plain_line_has_stage_seed_count_and_time_left() -> None:
         "30 of 85 steps",
         "about 10 min left\n",
     ]
+
+
+def test_a_line_that_comes_again_says_for_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([100.0, 101.0, 110.0, 110.5])
+    monkeypatch.setattr("service.cli.progress.time.monotonic", lambda: next(seconds))
+    output = io.StringIO()
+    with ProgressDisplay(Console(file=output, width=120)) as progress:
+        for act in ("Loading the model", "Loading the model", "Loading the model", "Tokenizing"):
+            progress.report(act)
+    assert output.getvalue().splitlines() == ["Loading the model", "Loading the model  10 s so far", "Tokenizing"]

@@ -43,8 +43,8 @@ def test_the_verdict_says_what_could_have_been_found(probes: int) -> None:
     output = io.StringIO()
     print_summary(Console(file=output, width=200), {"summary": summary}, [])
     printed = output.getvalue()
-    assert printed.count("Of 5 hidden tracers the audit would have found 81 % (62 to 93 %)") == probes
-    assert printed.count("Of the 21 flagged ones expect 20 of the unwanted kind") == probes
+    assert printed.count("Of 5 tracers (answers of the probe hidden among the samples) the audit would") == probes
+    assert printed.count("Of the 21 flagged samples about 20 are of the unwanted kind") == probes
     assert ("praise[U+001B][2J: 21 flagged on its own." in printed) == (probes == 2)
 
 

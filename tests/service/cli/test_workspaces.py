@@ -43,7 +43,7 @@ def test_limits_by_id_and_by_name(
         other_workspace_id,
         "1 of 200",
         "0",
-        "1,000 of 1,099,511,627,776",
+        "1.0 kB of 1.1 TB",
     ]
     result = run("set-limits", "other", "--max-queued-audits", "7", "--max-running-audits", "2")
     assert (result.exit_code, cells(result, other_workspace_id)[2:4]) == (0, ["1 of 7", "0 of 2"])
@@ -60,7 +60,10 @@ def test_what_cannot_be_set_is_one_line(
 ) -> None:  # fmt: skip
     for arguments, words in [
         (["other"], "nothing to set: give at least one of --max-queued-audits"),
-        (["other", "--max-running-audits", "0"], "--max-running-audits is a whole number from 1 on or `default`"),
+        (
+            ["other", "--max-running-audits", "0"],
+            "--max-running-audits must be a whole number from 1 on, or `default`",
+        ),
         (["nobody", "--max-running-audits", "1"], "there is no workspace 'nobody'"),
     ]:
         result = run("set-limits", *arguments)

@@ -44,9 +44,10 @@ def test_the_placebo_s_tail_beside_what_is_expected(observed: int, fits: str) ->
     placebo = make_probe_summary().placebo
     assert placebo is not None
     said = placebo_words(placebo.model_copy(update={"calibration": make_calibration(3000, tails=tails(observed))}))
-    assert f"With 20 placebo directions, {observed} of 3,000 results had p ≤ 0.01, where 19 to 42 are expected" in said
+    assert f"With 20 placebo directions (which mean nothing), {observed} of 3,000 results had p ≤ 0.01, where" in said
+    assert "19 to 42 are expected" in said
     assert fits in said
-    assert "A direction that means nothing flags 0.15 samples on average." in said
+    assert "A placebo direction flags 0.15 samples on average." in said
 
 
 def test_no_placebo_says_why() -> None:
@@ -62,7 +63,8 @@ def test_the_bulk_s_tail_is_no_alarm() -> None:
 def test_what_would_have_been_found() -> None:
     sensitivity = make_probe_summary().sensitivity
     assert sensitivity_words(sensitivity) == (
-        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), and 44 % of tracers "
+        "Of 5 tracers (answers of the probe hidden among the samples) the audit would have found 81 % (62 to 93 %), "
+        "and 44 % of tracers "
         "at 75 % of their strength."
     )
     assert sensitivity is not None
@@ -71,20 +73,23 @@ def test_what_would_have_been_found() -> None:
         SensitivityPoint(inserted=10, flagged=0.9, low=0.7, high=0.97),
     )
     without_strengths = sensitivity.model_copy(update={"points": earlier})
-    assert sensitivity_words(without_strengths) == "Of 1 hidden tracer the audit would have found 66 % (45 to 83 %)."
+    assert sensitivity_words(without_strengths) == (
+        "Of 1 tracer (an answer of the probe hidden among the samples) the audit would have found 66 % (45 to 83 %)."
+    )
     for unknown in (None, sensitivity.model_copy(update={"points": ()})):
         assert "not known" in sensitivity_words(unknown)
 
 
 def test_how_many_of_each_kind_there_are() -> None:
     assert kind_words(make_probe_summary()) == (
-        "About 23 samples are of the unwanted kind, and 11 fair answers on its topic. Of the 21 flagged ones expect 20 "
-        "of the unwanted kind, 0.5 fair and 0.2 of neither; about 3.1 of the unwanted kind are not flagged."
+        "About 23 samples are of the unwanted kind, and 11 fair answers on its topic. Of the 21 flagged samples "
+        "about 20 are of the unwanted kind, 0.5 are fair and 0.2 are neither; "
+        "about 3.1 of the unwanted kind are not flagged."
     )
     without = KindCounts(unwanted=23.4, fair=None, flagged_unwanted=20.3, flagged_fair=None)
     assert kind_words(make_probe_summary(kinds=without)) == (
-        "About 23 samples are of the unwanted kind. Of the 21 flagged ones expect 20 of the unwanted kind and 0.7 of "
-        "neither; about 3.1 of the unwanted kind are not flagged."
+        "About 23 samples are of the unwanted kind. Of the 21 flagged samples about 20 are of the unwanted kind and "
+        "0.7 are neither; about 3.1 of the unwanted kind are not flagged."
     )
     nothing = KindCounts(unwanted=0.6, fair=2.0, flagged_unwanted=0.0, flagged_fair=0.0)
     assert kind_words(make_probe_summary(kinds=nothing, flagged=0)) == (
@@ -113,8 +118,8 @@ def test_one_of_several_probes() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "share 76 % of what either flags (TracIn: 44 %)"),
-        ({"jaccard_tracin": None}, "share 76 % of what either flags."),
+        ({}, "share 76 % of the samples that either flags (TracIn: 44 %)"),
+        ({"jaccard_tracin": None}, "share 76 % of the samples that either flags."),
         ({"jaccard_flagged": None}, "No seed flags any sample"),
     ],
 )

@@ -102,8 +102,8 @@ def test_it_says_what_was_asked_what_came_of_it_and_where_it_is_from(
         *(warning.message for warning in summary.warnings),
         *(dataset.name, dataset.id, dataset.sha256, "120 samples", "54,321 bytes"),
         *(PROBES[0], published.id, published.model_id, "a" * 40, "1, with seed 7", "2.13.0", summary.device),
-        "Of 5 hidden tracers the audit would have found 81 %",
-        "With 20 placebo directions, 31 of",
+        "Of 5 tracers (answers of the probe hidden among the samples) the audit would have found 81 %",
+        "With 20 placebo directions (which mean nothing), 31 of",
         "The first 20 of 21 flagged samples",
         *("Rank 1 ", "Rank 20 "),
         *("docs", "forum", "3 min 21 s"),
@@ -228,7 +228,7 @@ def test_several_probes_and_seeds_each_have_their_part(
     for name in PROBES:
         assert f"{name} : On its own this probe flags" in said or f"{name}: On its own this probe flags" in said
     assert "3, with seeds 7, 8, 9" in said
-    assert "3 runs with other seeds order the samples alike" in said
+    assert "The rankings of 3 runs with different seeds" in said
 
 
 def test_who_may_have_it(

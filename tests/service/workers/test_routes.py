@@ -20,7 +20,7 @@ Sessions = sessionmaker[Session]
 
 
 def lane(client: TestClient, name: str = "gpu") -> dict[str, Any]:
-    return next(lane for lane in client.get("/v1/queue").json()["lanes"] if lane["lane"] == name)
+    return next(lane for lane in client.get("/v1/queue").json()["queues"] if lane["queue"] == name)
 
 
 def waiting(client: TestClient) -> list[tuple[str, int | None]]:
@@ -32,7 +32,7 @@ def test_nothing_yet(client: TestClient) -> None:
     empty = dict.fromkeys(("workers", "idle", "running", "running_elsewhere", "queued", "queued_elsewhere"), 0)
     assert client.get("/v1/queue").json() == {
         "object": "queue",
-        "lanes": [{"lane": name, **empty, "jobs": []} for name in ("gpu", "io")],
+        "queues": [{"queue": name, **empty, "jobs": []} for name in ("gpu", "io")],
     }
 
 
@@ -58,7 +58,7 @@ def test_who_works_on_what(
     with sessions.begin() as session:
         session.execute(text("UPDATE workers SET seen_at = now() - interval '1 hour' WHERE owner = 'gone'"))
     found = client.get("/v1/workers").json()["data"]
-    assert [(w["lane"], w["alive"], w["busy"], w["host"], w["device"]) for w in found] == [
+    assert [(w["queue"], w["alive"], w["busy"], w["host"], w["device"]) for w in found] == [
         ("gpu", True, True, "node-1", "NVIDIA H200"),
         ("gpu", False, False, "node-1", "NVIDIA H200"),
         ("gpu", True, False, "node-1", "NVIDIA H200"),

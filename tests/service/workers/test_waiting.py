@@ -25,7 +25,7 @@ def told(client: TestClient, audit_id: str) -> dict[str, Any]:
     answer: dict[str, Any] = client.get(f"/v1/audits/{audit_id}").json()["waiting"]
     (listed,) = [audit for audit in client.get("/v1/audits").json()["data"] if audit["id"] == audit_id]
     assert listed["waiting"]["position"] == answer["position"]
-    queued = client.get("/v1/queue").json()["lanes"][0]["jobs"]
+    queued = client.get("/v1/queue").json()["queues"][0]["jobs"]
     (job,) = [job for job in queued if job["subject_id"] == audit_id]
     assert (job["position"], job["reason"]) == (answer["position"], answer["reason"])
     return answer
@@ -162,7 +162,7 @@ def test_the_forecast_is_what_happens(
     live(sessions, "w0", "w1")
     positions: dict[int, str] = {}
     for workspace in workspaces:
-        for job in make_client(workspace=workspace.id).get("/v1/queue").json()["lanes"][0]["jobs"]:
+        for job in make_client(workspace=workspace.id).get("/v1/queue").json()["queues"][0]["jobs"]:
             positions[job["position"]] = job["subject_id"]
     taken, running = [], []
     while len(taken) < sum(queued):

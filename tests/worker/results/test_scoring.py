@@ -191,7 +191,7 @@ def test_a_trusted_sample_that_looks_unwanted_is_told() -> None:
     trusted[[0, PLANTED + FAIR + 3]] = True
     one = recording(planted=7.0)
     warnings = {w.code: w.message for w in summary_of([one], question(trusted=trusted)).warnings}
-    assert warnings["trusted_samples_doubted"].startswith("1 sample (row 0) is given as known to be clean")
+    assert warnings["trusted_samples_doubted"].startswith("1 sample (row 0) is marked as known to be clean")
     assert "trusted_samples_doubted" not in [w.code for w in summary_of([one], question()).warnings]
 
 

@@ -20,15 +20,17 @@ scale is another.
 """
 
 SUPPORTED = "torch.optim.AdamW, Adam, SGD and Adafactor, transformers.Adafactor, and Adam or AdamW of bitsandbytes"
+"""The optimisers that can be recorded, for errors."""
 
 _BITSANDBYTES_BLOCK = 256
 """Values that share one scale in a quantised state (bitsandbytes.functional.quantize_blockwise in its optimisers)."""
 
 
 def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
-    """The preconditioner of an optimiser, wrapped (by accelerate, say) or not.
+    """Return what reads the preconditioner of an optimiser, wrapped (by accelerate, say) or not.
 
-    Raises ValueError for one that is not supported, or whose options give its steps another form.
+    Raises:
+        ValueError: The optimiser is not supported, or its options give its steps another form.
     """
     inner = _unwrapped(optimizer)
     read = {
@@ -43,7 +45,11 @@ def preconditioner_of(optimizer: torch.optim.Optimizer) -> Preconditioner:
 
 
 def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum:
-    """How the optimiser carries gradients on. Raises ValueError as `preconditioner_of`, and for groups that differ."""
+    """Return how the optimiser carries gradients from step to step.
+
+    Raises:
+        ValueError: The optimiser is not supported, or its parameter groups differ.
+    """
     inner = _unwrapped(optimizer)
     family = _family(inner)
     found = {_momentum_of_group(family, group) for group in inner.param_groups}
@@ -53,9 +59,16 @@ def momentum_of(optimizer: torch.optim.Optimizer) -> Momentum:
 
 
 def adamw_preconditioner(optimizer: torch.optim.Optimizer, weights: Weights) -> dict[str, Tensor] | None:
-    """P = 1 / (sqrt(v_hat) + eps), of Adam and AdamW; with amsgrad v is the largest so far.
+    """Return P = 1 / (sqrt(v_hat) + eps) of Adam and AdamW; with amsgrad v is the largest so far.
 
     The states of 8-bit Adam are dequantised: P then has the quantiser's error, and is 0 where v was rounded to zero.
+
+    Args:
+        optimizer: The optimiser, unwrapped.
+        weights: The weights whose preconditioner is read, by name.
+
+    Returns:
+        P of each weight, flattened, by name; None before the first step.
     """
     states = _states(optimizer, weights)
     if states is None:
@@ -105,8 +118,10 @@ def _adafactor_preconditioner(optimizer: torch.optim.Optimizer, weights: Weights
 def _transformers_adafactor_preconditioner(
     optimizer: torch.optim.Optimizer, weights: Weights
 ) -> dict[str, Tensor] | None:
-    """P = scale / sqrt(v) of transformers.Adafactor, scale = max(eps2, RMS) with scale_parameter, else 1; v as in
-    torch's. The clipping of whole updates (clip_threshold) depends on the batch and is not in P.
+    """Return P = scale / sqrt(v) of transformers.Adafactor; v is as in torch's.
+
+    scale is max(eps2, RMS) with scale_parameter, else 1. The clipping of whole updates (clip_threshold) depends on the
+    batch and is not in P.
     """
     states = _states(optimizer, weights)
     if states is None:
@@ -155,7 +170,7 @@ def _states(
 
 
 def _second_moment(state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
-    """v before its correction, in float32 at least."""
+    """Return v before its correction, in float32 at least."""
     if "state2" not in state:
         return _float32(state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"])
     stored: Tensor = state["state2"]

@@ -85,11 +85,15 @@ class Recorder:
     def set_directions(
         self, sides: Iterable[Sequence[ProbeGradients]], preconditioner: Preconditioner
     ) -> NDArray[np.float64] | None:
-        """Makes new probe gradients the active directions and begins a new block of steps.
+        """Make new probe gradients the active directions and begin a new block of steps.
 
-        sides: of each probe its unwanted and, where it has one, its reference side. A probe's are not held once the
-        next probe's are asked for, so that an iterator may measure them one by one. Returns the cosine of each target
-        with itself at the refresh before, [targets]; None at the first.
+        Args:
+            sides: For each probe its unwanted and, where it has one, its reference side. A probe's are not held once
+                the next probe's are asked for, so that an iterator may measure them one by one.
+            preconditioner: P of the optimiser.
+
+        Returns:
+            The cosine of each target with itself at the refresh before, [targets]; None at the first.
         """
         before = self._active
         if self._learned is None:
@@ -132,11 +136,18 @@ class Recorder:
 
     @contextmanager
     def batch(self, rows: Sequence[int], preconditioner: Preconditioner | None, *, batch_size: int) -> Iterator[None]:
-        """Forward and backward pass of `rows` in the block are recorded; several micro-batches may make one step.
+        """Record the forward and backward pass in the block; several micro-batches may make one step.
 
-        The backward pass must go through sum_n loss_n / batch_size. preconditioner: P of the step; None before the
-        optimiser has one, and the draw is recorded with NaN signals. Of a block that raises nothing is recorded.
-        Raises RuntimeError without directions or when a layer saw no backward pass.
+        The backward pass must go through sum_n loss_n / batch_size. Of a block that raises, nothing is recorded.
+
+        Args:
+            rows: The samples of the micro-batch.
+            preconditioner: P of the step; None before the optimiser has one, and the draws are recorded with NaN
+                signals.
+            batch_size: Samples of the whole step.
+
+        Raises:
+            RuntimeError: There are no directions yet, or a layer saw no backward pass.
         """
         self._batch_size = batch_size
         if preconditioner is None:
@@ -159,7 +170,12 @@ class Recorder:
         self._signals.append(signals)
 
     def end_step(self, *, learning_rate: float, clip: float) -> None:
-        """Closes an optimiser step: its learning rate and the factor that clipping applied."""
+        """Close an optimiser step.
+
+        Args:
+            learning_rate: The step's learning rate.
+            clip: The factor that clipping applied; 1 without.
+        """
         self._steps.append((learning_rate, clip, self._batch_size, max(self._block, 0)))
 
     def remove(self) -> None:
@@ -167,7 +183,11 @@ class Recorder:
         self.gradients.remove()
 
     def result(self) -> tuple[Observations, Steps]:
-        """Everything recorded so far, on the CPU in float64."""
+        """Return everything recorded so far, on the CPU in float64.
+
+        Returns:
+            The signals of every draw, and the steps.
+        """
         table = np.array(self._steps, dtype=np.float64).reshape(-1, 4)
         observations = Observations(
             row=np.concatenate(self._rows),
@@ -179,7 +199,11 @@ class Recorder:
         return observations, steps
 
     def products(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of each draw, in the order of the observations: plain products [n, targets] and gradient norms [n]."""
+        """Return plain products and gradient norms of each draw, in the order of the observations.
+
+        Returns:
+            The products [n, targets] and the norms [n].
+        """
         return self._column("product"), self._column("norm")
 
     def state_dict(self) -> dict[str, Any]:
@@ -225,7 +249,7 @@ class Recorder:
 
 
 class _Signals:
-    """Of one micro-batch, on the device."""
+    """Holds the signals of one micro-batch, on the device."""
 
     def __init__(self, effect: Tensor, product: Tensor, alignment: Tensor, norm: Tensor) -> None:
         self.effect, self.product, self.alignment, self.norm = effect, product, alignment, norm

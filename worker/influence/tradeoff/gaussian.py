@@ -22,7 +22,7 @@ def gaussian_curve(alpha: ArrayLike, mu: float) -> Floats:
 
     Args:
         alpha: Type I errors, in [0, 1].
-        mu: Of either sign; below zero the curve lies above 1 - alpha.
+        mu: May have either sign; below zero the curve lies above 1 - alpha.
     """
     return np.asarray(ndtr(-ndtri(np.asarray(alpha, dtype=np.float64)) - mu))
 

@@ -24,6 +24,7 @@ UPLOADS_FOLDER = "uploads"
 """A folder beside the child's own ones, with checkpoints that are not in the object store yet."""
 
 INDEX_FILE = "index.json"
+"""The object that lists the checkpoints of a step and their files."""
 
 
 class _Stored(BaseModel):
@@ -70,7 +71,13 @@ def stage_checkpoints(objects: ObjectStore, claim: Claim, step_key: str, folder:
 
 
 def delete_checkpoints(objects: ObjectStore, claim: Claim, step_key: str) -> None:
-    """Delete the checkpoints of a step, whatever attempt has written them."""
+    """Delete the checkpoints of a step, whatever attempt has written them.
+
+    Args:
+        objects: The object store.
+        claim: What the worker holds the job by.
+        step_key: Key of the step, such as `train:1`.
+    """
     objects.delete_tree(checkpoints_prefix(claim.workspace_id, claim.subject_id, step_key))
 
 
@@ -113,7 +120,12 @@ class CheckpointUploads:
             shutil.rmtree(older, ignore_errors=True)
 
     def close(self, seconds: float, *, wanted: bool) -> None:
-        """Wait at most so long until the newest is stored or, if none is `wanted`, until nothing more is written."""
+        """Stop uploading, and wait until that is so.
+
+        Args:
+            seconds: How long to wait at most.
+            wanted: Whether the newest checkpoint is still to be stored.
+        """
         self._given_up = not wanted
         with self._changed:
             self._closing = True

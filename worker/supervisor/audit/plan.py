@@ -27,8 +27,12 @@ class PlannedStep:
 def plan_steps(session: Session, context: AttemptContext) -> list[PlannedStep]:
     """Return the steps that this attempt has to run, in their order.
 
-    A training step is left out if it has succeeded with the same specification, in whatever attempt, and its
-    recording is still stored.
+    A training step is left out if it has succeeded with the same specification, in whatever attempt, and its recording
+    is still stored.
+
+    Args:
+        session: An open transaction.
+        context: What the attempt works with.
     """
     claim = context.claim
     audit = session.get_one(Audit, claim.subject_id)

@@ -33,7 +33,10 @@ from worker.result_schemas import (
 from worker.supervisor.errors import OutputError
 
 CHUNK_ROWS = 50_000
+"""Rows that are copied to the database at once; progress is shown after each."""
+
 TEXTS_AT_ONCE = 500
+"""Findings whose texts are read from the dataset at once, since texts may be long."""
 
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
@@ -97,7 +100,12 @@ def load_results(
 
 
 def score_count(rows: int, probes: int) -> int:
-    """Return how many scores an audit has: one per sample, and with several probes one more for each of them."""
+    """Return how many scores an audit has: one per sample, and with several probes one more for each of them.
+
+    Args:
+        rows: Samples of the dataset.
+        probes: Probes of the audit.
+    """
     return rows * (probes + 1 if probes > 1 else 1)
 
 

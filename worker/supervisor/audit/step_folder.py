@@ -102,7 +102,11 @@ class StepFolder:
         delete_checkpoints(self._objects, self._claim, self.step_key)
 
     def check_recording(self) -> None:
-        """Raise OutputError unless the child has left a readable recording.npz."""
+        """Check that the child has left a readable recording.npz.
+
+        Raises:
+            OutputError: It has not.
+        """
         path = self.path / RECORDING_FILE
         if not path.is_file():
             raise OutputError(f"there is no {RECORDING_FILE}")
@@ -110,7 +114,11 @@ class StepFolder:
             raise OutputError(f"{RECORDING_FILE} is not an npz file")
 
     def read_summary(self) -> Summary:
-        """Return the summary that the child has left; raise OutputError unless it is one of this audit."""
+        """Return the summary that the child has left.
+
+        Raises:
+            OutputError: There is none, or it is not one of this audit.
+        """
         try:
             summary = Summary.model_validate_json((self.path / SUMMARY_FILE).read_bytes())
         except FileNotFoundError:

@@ -56,7 +56,13 @@ class TrainSeed(StepKind):
         folder.stage_checkpoints()
 
     def accept(self, folder: StepFolder, context: AttemptContext, recorder: EventRecorder) -> bool:
-        """Store the recording, so that no later attempt has to run the step again, and delete its checkpoints."""
+        """Store the recording, so that no later attempt has to run the step again, and delete its checkpoints.
+
+        Args:
+            folder: The folder of the child.
+            context: What the attempt works with.
+            recorder: Shows how far this has come.
+        """
         folder.check_recording()
 
         def finish(session: Session) -> bool:
@@ -79,7 +85,13 @@ class Combine(StepKind):
         folder.stage_inputs()
 
     def accept(self, folder: StepFolder, context: AttemptContext, recorder: EventRecorder) -> bool:
-        """Store the results, load them into the database and publish them, in one transaction."""
+        """Store the results, load them into the database and publish them, in one transaction.
+
+        Args:
+            folder: The folder of the child.
+            context: What the attempt works with.
+            recorder: Shows how far this has come.
+        """
         claim, inputs = context.claim, folder.inputs
         probes = len(inputs.spec.probes)
         summary = folder.read_summary()

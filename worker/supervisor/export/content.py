@@ -27,6 +27,7 @@ from worker.supervisor.export.selection import selected
 from worker.supervisor.export.writers import MeasuredFile, Record, SampleLinesWriter, Writer, make_writer
 
 SCORES_AT_ONCE = 10_000
+"""Scores that are read from the database at once."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,15 @@ class ExportWork:
 
 
 def plan_export(session: Session, claim: Claim) -> ExportWork:
-    """Return the claimed export. Raises sqlalchemy.exc.NoResultFound if it was deleted."""
+    """Read what the claimed export is to hold.
+
+    Args:
+        session: An open transaction.
+        claim: What the worker holds the job by.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: It was deleted.
+    """
     export = session.get_one(Export, claim.subject_id)
     audit = session.get_one(Audit, export.audit_id)
     dataset = session.get_one(Dataset, audit.dataset_id)
@@ -94,7 +103,8 @@ class Written:
 class Read(Protocol):
     """Runs one short transaction."""
 
-    def __call__(self, act: Callable[[Session], T], /) -> T: ...
+    def __call__(self, act: Callable[[Session], T], /) -> T:
+        """Run the function in a transaction, and return what it returns."""
 
 
 class Content:

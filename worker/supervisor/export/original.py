@@ -18,6 +18,7 @@ else:
     from backports import zstd
 
 BLOCK_BYTES = 1 << 20
+"""Bytes that are read at a time."""
 
 LINE_ENDS = (b"\n", b"\r\n", b"\r", b"")
 """What may follow a record: the last line needs no end, and a lone carriage return there is none of its record."""

@@ -15,6 +15,7 @@ SAMPLES_SCHEMA = pa.schema(
         pa.field("extra", pa.string(), nullable=False),
     ]
 )
+"""The columns of an exported Parquet file of samples."""
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,11 @@ class MeasuredFile:
 
     @property
     def sha256(self) -> str:
+        """Hash of what was written so far, as hexadecimal digits."""
         return self._sha256.hexdigest()
 
     def write(self, data: Any) -> int:
+        """Write some bytes, and return how many they were."""
         self._sha256.update(data)
         size = len(data)
         self.bytes += size
@@ -39,12 +41,14 @@ class MeasuredFile:
         return size
 
     def tell(self) -> int:
+        """Return how many bytes were written so far."""
         return self.bytes
 
     def flush(self) -> None:
         """Do nothing: whoever owns the file flushes it."""
 
     def writable(self) -> bool:
+        """Return True, as pyarrow asks for."""
         return True
 
 
@@ -60,7 +64,13 @@ class Writer(ABC):
 
 
 def make_writer(format: Format, file: MeasuredFile, schema: pa.Schema) -> Writer:
-    """Return a writer of that format and of records with that schema."""
+    """Return a writer of records.
+
+    Args:
+        format: The format of the file.
+        file: The file to write into.
+        schema: The columns of the records.
+    """
     match format:
         case "jsonl":
             return JsonLinesWriter(file)
@@ -77,6 +87,7 @@ class JsonLinesWriter(Writer):
         self._file = file
 
     def write(self, records: Sequence[Record]) -> None:
+        """Write each record as a line of JSON."""
         self._file.write(b"".join(_json(record) + b"\n" for record in records))
 
 
@@ -99,6 +110,7 @@ class CsvWriter(Writer):
         self._flush()
 
     def write(self, records: Sequence[Record]) -> None:
+        """Write each record as a row."""
         for record in records:
             self._csv.writerow([_cell(self._value(record, name)) for name in self._names])
         self._flush()
@@ -134,10 +146,12 @@ class ParquetWriter(Writer):
         self._parquet = pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema, compression="zstd")
 
     def write(self, records: Sequence[Record]) -> None:
+        """Write the records as a row group."""
         if records:
             self._parquet.write_table(pa.Table.from_pylist(list(records), self._schema))
 
     def finish(self) -> None:
+        """Write the footer."""
         self._parquet.close()
 
 
@@ -151,6 +165,7 @@ class SampleLinesWriter(Writer):
         self._file = file
 
     def write(self, records: Sequence[Record]) -> None:
+        """Write each sample as a line of JSON."""
         self._file.write(b"".join(_sample_line(record["messages"], record["extra"]) for record in records))
 
 

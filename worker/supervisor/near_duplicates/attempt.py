@@ -25,6 +25,7 @@ from worker.supervisor.outcome import FENCED, AttemptOutcome
 log = logging.getLogger(__name__)
 
 COMMAND = (sys.executable, "-m", "worker.child.count_near_duplicates")
+"""The program that counts, in a process of its own, so that it can be stopped."""
 
 ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Nobody waits for the count, so other work on the machine goes first."""

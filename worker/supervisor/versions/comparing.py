@@ -19,10 +19,13 @@ from service.contract.versions import ChangedRow, VersionChanges
 from worker.supervisor.versions.matching import BUCKET_ROWS, Matcher, Pairs
 
 PIECE_ROWS = 100_000
+"""Rows that are compared at once."""
+
 LISTED = 100
 """Rows of each kind that are named."""
 
 SEARCHED_AT_ONCE = 1_000_000
+"""Rows of the mask that are searched at once for changed ones, so that few positions are in memory."""
 
 Mask = NDArray[np.bool_]
 

@@ -16,6 +16,7 @@ BUCKET_ROWS = 1_000_000
 """Rows of both files together that one bucket holds on average: some 100 MB while they are matched."""
 
 DIGEST_BYTES = 32
+"""Size of a SHA-256, by which rows are matched."""
 
 _RECORD = np.dtype([("digest", ">u8", (4,)), ("row", "<i8"), ("side", "<i8")])
 

@@ -20,10 +20,19 @@ RECORDED = "3"
 
 
 def run_identity(spec: StepSpec, rows: Path, device: torch.device, dtype: torch.dtype) -> dict[str, str]:
-    """Of a training step on the samples in `rows`. Its parts are named, so that a difference can be. Raises OSError.
+    """Return what a training step on some samples is known by, in parts with names, so that a difference can be named.
 
     What only the audit's last step reads is left out, and so is what decides about memory and changes no result. The
     kind of device counts, not its make: of two GPUs neither repeats itself to the bit.
+
+    Args:
+        spec: What the step has to do.
+        rows: Path of the samples.
+        device: Where it trains.
+        dtype: The type of the base weights.
+
+    Raises:
+        OSError: The samples cannot be read.
     """
     probes = [probe.model_dump(mode="json", exclude={"name"}) for probe in spec.probes]
     with rows.open("rb") as file:

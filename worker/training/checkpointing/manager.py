@@ -28,8 +28,15 @@ class Checkpoints:
         stop_asked: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """identity: what has to be equal for a checkpoint to be gone on from; every_seconds: 0 for every boundary;
-        stop_asked: looked at at every boundary.
+        """Prepare to write checkpoints; nothing is read or written yet.
+
+        Args:
+            root: Folder of the checkpoints.
+            identity: What has to be equal for a checkpoint to be resumed from.
+            every_seconds: How often one is written; 0: between any two steps.
+            tell: Told of each that is written, and of what prevents one.
+            stop_asked: Asked between any two steps whether the run has to stop.
+            clock: Seconds that only grow.
         """
         self._root, self._identity = root, identity
         self._every, self._tell, self._stop_asked, self._clock = every_seconds, tell, stop_asked, clock
@@ -62,7 +69,14 @@ class Checkpoints:
             self._tell(NoticeEvent(code="started_anew", message="No checkpoint can be used: the run starts anew."))
 
     def boundary(self, state: TrainingState) -> None:
-        """Between two steps: checkpoints where it is time. Raises StoppedError where the run was asked to stop."""
+        """Write a checkpoint between two steps if it is time, or if the run has to stop.
+
+        Args:
+            state: The state of the run.
+
+        Raises:
+            StoppedError: The run was asked to stop.
+        """
         stop = self._stop_asked()
         if not stop and self._clock() < self._due:
             return

@@ -9,7 +9,7 @@ import torch
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """Of Python, NumPy, torch and, where the run is on one, of the GPU."""
+    """Return the state of the random numbers of Python, NumPy, torch and, where the run is on one, of the GPU."""
     version, words, gauss = random.getstate()
     own: Any = np.random.get_state(legacy=False)
     return {
@@ -21,7 +21,12 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Puts every state back to what `random_state` gave."""
+    """Put every state back to what `random_state` returned.
+
+    Args:
+        state: What it returned.
+        device: Where the run trains.
+    """
     version, words, gauss = state["python"]
     random.setstate((version, tuple(words), gauss))
     own = state["numpy"]

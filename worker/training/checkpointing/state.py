@@ -59,7 +59,7 @@ class TrainingState:
         return self._run.steps + self._run.late_batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the present boundary between two steps."""
+        """Return the state of the run between two steps."""
         run = self._run
         moments = self._optimizer.state
         return {

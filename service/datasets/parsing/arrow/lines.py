@@ -35,7 +35,8 @@ HALVINGS = 4
 LONGEST_PAUSE = 64
 """The most texts that are skipped after others of which less than half could be read in this way."""
 
-_USER, _ASSISTANT = ROLES.index("user"), ROLES.index("assistant")
+_USER = ROLES.index("user")
+_ASSISTANT = ROLES.index("assistant")
 _AS_FLOAT = re.compile(rb"\s*:\s*-?[0-9]+[.eE]")
 
 _OPENINGS = pa.array([',{"content":"', '[{"content":"'])

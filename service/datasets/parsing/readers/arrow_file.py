@@ -12,6 +12,8 @@ import pyarrow as pa
 from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.arrow_records import (
     DAMAGES,
+    FOOTER_BYTES,
+    MAX_LEAVES,
     ArrowRecords,
     DecodedBytes,
     Reading,
@@ -24,11 +26,13 @@ from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
 
 STREAM_MAGIC = b"\xff\xff\xff\xff"
+"""The first bytes of an Arrow stream's messages."""
+
 FILE_MAGIC = b"ARROW1\0\0"
+"""The first bytes of an Arrow file."""
+
 _END = b"ARROW1"
 
-FOOTER_BYTES = 32 * 2**20
-MAX_LEAVES = 2000
 MAX_BATCHES = 100_000
 """Batches of a file, whose footer may list the same one many times; a stream holds the bytes of each."""
 

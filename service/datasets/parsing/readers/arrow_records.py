@@ -16,8 +16,16 @@ from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.strict_json import NUL_REASON, RecordError, holds_nul, shown_key
 
 BATCH_ROWS = 64
+"""Rows that are made into records at once; they are Python objects, and larger than their text."""
+
 PART_BYTES = 8 * 2**20
 """Bytes of rows that are read at once, if their texts may be long; a text that they share counts in each."""
+
+FOOTER_BYTES = 32 * 2**20
+"""The largest footer of an Arrow or Parquet file that is read, since all of it is in memory at once."""
+
+MAX_LEAVES = 2000
+"""The most columns, nested ones included: each takes memory for every batch or row group."""
 
 DAMAGES = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for a damaged file; the last one for names that are not UTF-8."""

@@ -9,6 +9,7 @@ from service.datasets.parsing.refusal import Refusal
 from service.datasets.parsing.strict_json import NUL_REASON, RecordError, shown_key
 
 BATCH_ROWS = 128
+"""Records that are handed on together."""
 
 
 class Table(NamedTuple):

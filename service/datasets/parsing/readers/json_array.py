@@ -11,6 +11,7 @@ from service.datasets.parsing.readers.jsonl import Block
 from service.datasets.parsing.refusal import Refusal
 
 BLOCK_TEXTS = 256
+"""Records that are handed on together."""
 
 _MARGIN = 16
 """An error this close to the end of what was read may be due to what is missing: half a number, escape or word."""

@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from service.datasets.parsing.decompression import Limits, check_size
 from service.datasets.parsing.readers.arrow_records import (
     DAMAGES,
+    FOOTER_BYTES,
+    MAX_LEAVES,
     ArrowRecords,
     DecodedBytes,
     Reading,
@@ -22,12 +24,13 @@ from service.datasets.parsing.readers.stored_file import StoredFile
 from service.datasets.parsing.refusal import Refusal
 
 MAGIC = b"PAR1"
+"""The first and the last bytes of a Parquet file."""
+
 BUFFER_BYTES = 1 << 20
 """Bytes that are read at a time of each column, so that a row group of any size needs no more memory."""
 
-FOOTER_BYTES = 32 * 2**20
-MAX_LEAVES = 2000
 MAX_ROW_GROUPS = 100_000
+"""The most row groups, since the footer describes every column of each."""
 
 
 class ParquetRows:

@@ -65,8 +65,10 @@ def test_the_audits_numbers_are_those_of_the_api(sign_in: SignIn, published: str
 def test_how_far_to_trust_a_result_is_told(sign_in: SignIn, published: str) -> None:
     page = Page(sign_in().get(f"/audits/{published}").text)
     for sentence in (
-        "With 20 placebo directions, 31 of 3,000 results had p ≤ 0.01, where 20 to 41 are expected: as it should be.",
-        "Of 5 hidden tracers the audit would have found 81 % (62 to 93 %), and 44 % of tracers "
+        "With 20 placebo directions (which mean nothing), 31 of 3,000 results had p ≤ 0.01, where 20 to 41 are "
+        "expected: as it should be.",
+        "Of 5 tracers (answers of the probe hidden among the samples) the audit would have found 81 % (62 to 93 %), "
+        "and 44 % of tracers "
         "at 75 % of their strength.",
         "moved 0.52 times as far as the recorded effects predict",
         "within gamma = 0.08 of a Gaussian curve",
@@ -115,7 +117,7 @@ def test_several_probes_and_seeds_are_told_one_by_one(sign_in: SignIn, sessions:
     summaries = [" ".join(text.split()) for _, text in page.all("summary")]
     assert summaries[0].startswith("opinion about Orvello On its own this probe flags 21 of 120 samples")
     assert summaries[1].startswith("praise of <b>Vexon</b> On its own")
-    assert "3 runs with other seeds order the samples alike to a rank correlation of 0.84" in page.text
+    assert "The rankings of 3 runs with different seeds have a mean rank correlation of 0.84" in page.text
     for name in ("histogram", "calibration", "sensitivity", "drift"):
         assert client.get(f"/audits/{audit}/{name}.svg?probe=2").status_code == 200
         assert client.get(f"/audits/{audit}/{name}.svg?probe=3").status_code == 404
@@ -175,7 +177,7 @@ def test_a_running_audit_of_several_seeds_tells_which(sign_in: SignIn, sessions:
     client = sign_in()
     page = Page(client.get(f"/audits/{audit.id}").text)
     assert "seed 2 of 2" in page.text
-    assert page.all("figure", id="loss")[0][1].strip().startswith("Of seed 8.")
+    assert page.all("figure", id="loss")[0][1].strip().startswith("The run with seed 8.")
     assert "Training and measuring, seed 2 of 2 · 13 %" in Page(client.get("/audits").text).text
     with sessions.begin() as session:
         assert start_step(session, taken, "combine", "a" * 64)
