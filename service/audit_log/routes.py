@@ -39,11 +39,20 @@ async def _filter(
     ] = None,
     since: Annotated[Time | None, Query(description="Not before; RFC 3339 with an offset.")] = None,
     until: Annotated[Time | None, Query(description="Before; RFC 3339 with an offset.")] = None,
+    workspace: Annotated[
+        Annotated[str, Storable] | None,
+        Query(
+            max_length=200,
+            description="The entries of this workspace, which is being deleted or is deleted, for admins of the "
+            "installation.",
+            json_schema_extra=NO_NUL,
+        ),
+    ] = None,
 ) -> LogFilter:
-    return LogFilter(key=key, user=user, action=action, object=of, since=since, until=until)
+    return LogFilter(key=key, user=user, action=action, object=of, since=since, until=until, workspace=workspace)
 
 
-@router.get("", operation_id="list_audit_log", responses=declared_problems(403))
+@router.get("", operation_id="list_audit_log", responses=declared_problems(403, "workspace_not_found"))
 def list_all(
     principal: Admin, session: SessionDep, page: PageDep, wanted: Annotated[LogFilter, Depends(_filter)]
 ) -> Page[LogEntry]:

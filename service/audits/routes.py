@@ -61,7 +61,7 @@ RETRY_AFTER = {"Retry-After": str(actions.POLL_SECONDS)}
     status_code=202,
     operation_id="create_audit",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, *REFUSALS, "queued_audits_quota"),
+    responses=declared_problems(403, *REFUSALS, "queued_audits_quota", "workspace_deleted"),
 )
 def create(
     body: AuditCreate,
@@ -200,7 +200,7 @@ def cancel(audit_id: PathId, principal: Writer, session: SessionDep, settings: S
     "/{audit_id}/retry",
     status_code=202,
     operation_id="retry_audit",
-    responses=declared_problems(403, 404, 409, "audit_not_retryable", "queued_audits_quota"),
+    responses=declared_problems(403, 404, 409, "audit_not_retryable", "queued_audits_quota", "workspace_deleted"),
 )
 def retry(
     audit_id: PathId, principal: Writer, session: SessionDep, settings: SettingsDep, background: BackgroundTasks

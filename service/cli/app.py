@@ -299,6 +299,19 @@ def set_limits(
     return _guarded(lambda: run(get_settings(), workspace, typed))
 
 
+@app.command("delete-workspace")
+def delete_workspace(
+    workspace: Annotated[str, typer.Argument(help="Its id or name.")],
+    confirm: Annotated[
+        str | None, typer.Option(help="Its name once more; without it nothing is deleted, only told.")
+    ] = None,
+) -> int:
+    """Delete a workspace with everything in it, as an admin of the installation. There is no way back."""
+    from service.cli.workspaces import delete
+
+    return _guarded(lambda: delete(get_settings(), workspace, confirm))
+
+
 @app.command()
 def demo() -> int:
     """Audit the bundled dataset with the bundled model, and compare the flags with the poison planted in it."""

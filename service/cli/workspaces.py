@@ -1,4 +1,4 @@
-"""Workspaces on the command line: what each has, and its limits."""
+"""Workspaces on the command line: what each has, its limits, and its deletion."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,7 +20,8 @@ def print_workspaces(settings: Settings) -> int:
     """Print the workspaces that the key may see with what they have. Returns the exit code."""
     with open_running_server(settings) as server:
         rows = [(found, server.client.workspace_usage(found["id"])) for found in server.client.workspaces()]
-    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Storage")
+    deletions = any(workspace["deletion"] for workspace, _ in rows)
+    table = Table("Workspace", "Id", "Queued audits", "Running audits", "Storage", *(["Deletion"] if deletions else []))
     for workspace, usage in rows:
         table.add_row(
             workspace["name"],
@@ -28,6 +29,7 @@ def print_workspaces(settings: Settings) -> int:
             _in_words(usage["queued_audits"], whole),
             _in_words(usage["running_audits"], whole),
             _in_words(usage["storage"], data_size),
+            *([_progress(workspace["deletion"])] if deletions else []),
         )
     output_console().print(table)
     return 0
@@ -57,6 +59,37 @@ def set_limits(settings: Settings, workspace: str, typed: Mapping[str, str | Non
     return print_workspaces(settings)
 
 
+def delete(settings: Settings, workspace: str, confirmed: str | None) -> int:
+    """Delete one workspace with everything in it and print how far that is; typed again, it says so again.
+
+    Args:
+        settings: Say where the service is.
+        workspace: Its id or name.
+        confirmed: Its name, typed once more; None: nothing is deleted, and the error says what would be.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        CommandError: The name was not typed once more, or there is no such workspace.
+    """
+    with open_running_server(settings) as server:
+        found = find(server.client, workspace)
+        if confirmed is None:
+            storage = server.client.workspace_usage(found["id"])["storage"]["used"]
+            raise CommandError(
+                f"nothing was deleted: {found['name']!r} ({found['id']}, {data_size(storage)}) would be deleted with "
+                "everything in it, and there is no way back; type its name once more with --confirm"
+            )
+        deletion = server.client.delete_workspace(found["id"], confirmed)["deletion"]
+    output_console().print(
+        f"{found['id']} is being deleted in the background ({deletion['status']}): {deletion['done']:,} of "
+        f"{deletion['total']:,} gone. `finetooth workspaces` shows it until it is deleted.",
+        markup=False,
+    )
+    return 0
+
+
 def find(client: Client, workspace: str) -> dict[str, Any]:
     """Find the workspace of this id or name.
 
@@ -83,6 +116,12 @@ def _limit(name: str, text: str) -> int | None:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
+
+
+def _progress(deletion: Mapping[str, Any] | None) -> str:
+    if deletion is None:
+        return ""
+    return f"{deletion['status']}: {deletion['done']:,} of {deletion['total']:,} gone"
 
 
 def _in_words(use: Mapping[str, Any], shown: Callable[[int], str]) -> str:

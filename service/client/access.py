@@ -64,6 +64,24 @@ class Access(Connection):
         """
         return self._send("PATCH", resource("workspaces", workspace_id), json=limits)
 
+    def delete_workspace(self, workspace_id: str, name: str) -> Json:
+        """Delete a workspace with everything in it, in the background; there is no way back. Idempotent.
+
+        Needs an admin key of the installation's first workspace.
+
+        Args:
+            workspace_id: The workspace.
+            name: What it is called, so that none is deleted by accident.
+
+        Returns:
+            The workspace; `deletion` says how far it is.
+        """
+        return self._send("DELETE", resource("workspaces", workspace_id), params={"name": name})
+
+    def workspace(self, workspace_id: str) -> Json:
+        """Return a workspace with its limits, and how far its deletion is if it is being deleted."""
+        return self._send("GET", resource("workspaces", workspace_id))
+
     def workspace_usage(self, workspace_id: str) -> Json:
         """Read how much the workspace uses of what is limited, and how much it may use."""
         return self._send("GET", resource("workspaces", workspace_id, "usage"))

@@ -35,6 +35,7 @@ Reader = Annotated[Principal, Depends(RequireScope())]
 Writer = Annotated[Principal, Depends(RequireScope("datasets:write"))]
 FILE_PROBLEMS = (
     "dataset_quota",
+    "workspace_deleted",
     "dataset_replaced",
     "dataset_not_found",
     "upload_too_large",

@@ -43,7 +43,7 @@ MEDIA_TYPES = {
     status_code=202,
     operation_id="create_export",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, 404, 409, "audit_not_finished", "export_quota"),
+    responses=declared_problems(403, 404, 409, "audit_not_finished", "export_quota", "workspace_deleted"),
 )
 def create(
     audit_id: PathId,

@@ -50,6 +50,8 @@ Action = Literal[
     "view.update",
     "workspace.change",
     "workspace.create",
+    "workspace.delete",
+    "workspace.deleted",
 ]
 
 

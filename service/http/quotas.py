@@ -69,6 +69,16 @@ def check_queued_audits(session: Session, workspace_id: str, settings: Settings,
         raise ConflictError("queued_audits_quota", detail)
 
 
+def refuse_deleted(workspace: Workspace) -> None:
+    """Refuse what would begin in a workspace that is being deleted, or is deleted.
+
+    Raises:
+        ConflictError: `workspace_deleted`.
+    """
+    if workspace.deletion_requested_at is not None:
+        raise ConflictError("workspace_deleted", "This workspace is being deleted: nothing new starts in it.")
+
+
 @dataclass(frozen=True)
 class Storage:
     """Bytes that a workspace has in the object store, as its rows say."""
@@ -250,7 +260,10 @@ def check_idempotency_records(session: Session, workspace_id: str, settings: Set
 def _one_at_a_time(session: Session, workspace_id: str) -> Workspace:
     # Rows that name the workspace can still be written: their foreign keys take a weaker lock.
     mine = select(Workspace).where(Workspace.id == workspace_id).with_for_update(key_share=True)
-    return session.scalars(mine.execution_options(populate_existing=True)).one()
+    workspace = session.scalars(mine.execution_options(populate_existing=True)).one()
+    # Whoever deletes the workspace takes the same lock: a request that was let in before is refused here.
+    refuse_deleted(workspace)
+    return workspace
 
 
 def _unfinished_uploads(session: Session, workspace_id: str, besides: str | None) -> tuple[int, int]:

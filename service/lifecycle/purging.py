@@ -75,6 +75,11 @@ def purge_objects(session: Session, workspace_id: str, *prefixes: str) -> None:
     session.execute(insert(ObjectPurge).values(values).on_conflict_do_nothing())
 
 
+def purge_pending() -> ColumnElement[bool]:
+    """The condition that the objects under a noted prefix are not deleted, or just looked for once more."""
+    return ObjectPurge.due_at != ObjectPurge.created_at + _seconds(LATE_SECONDS)
+
+
 def purge_due(sessions: sessionmaker[Session], objects: ObjectStore, *, seconds: float) -> bool:
     """Delete what is due, until the time is up and the batch under way then is done.
 

@@ -24,6 +24,7 @@ from service.lifecycle.transitions import TERMINAL, State
 from service.lifecycle.uploads import delete_expired_uploads
 from service.lifecycle.wakeup import wake
 from service.lifecycle.workers import delete_stale_workers, wake_ups_due
+from service.lifecycle.workspaces import delete_due_workspaces, forget_deleted_workspaces
 from service.settings import LANES, Settings
 from service.store.database_errors import cause_of
 from service.store.expiry import delete_expired_answers, delete_old_log_entries
@@ -116,7 +117,13 @@ class Reconciler:
         purge_due(self._sessions, self._objects, seconds=PURGING * self._settings.reconcile_seconds)
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + SWEEP_SECONDS
+            forget_deleted_workspaces(self._sessions)
             sweep_datasets(self._sessions, self._objects)
+        delete_due_workspaces(
+            self._sessions,
+            seconds=PURGING * self._settings.reconcile_seconds,
+            cancel_seconds=self._settings.cancel_seconds,
+        )
         return True
 
     def _expire_one(self) -> bool:

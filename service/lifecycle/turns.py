@@ -120,7 +120,7 @@ def has_late_job(session: Session, lane: Lane, *, since: timedelta, max_running:
 
 
 def at_limit(lane: Lane, max_running: int | None) -> Select[str]:
-    """Select the workspaces of which no job is taken now, as many as may run do.
+    """Select the workspaces of which no job is taken now: as many as may run do, or the workspace is being deleted.
 
     Args:
         lane: Whose jobs.
@@ -129,8 +129,8 @@ def at_limit(lane: Lane, max_running: int | None) -> Select[str]:
     running = _running(lane).subquery("running")
     return (
         select(Workspace.id)
-        .join(running, running.c.workspace_id == Workspace.id)
-        .where(running.c.jobs >= _limit(lane, max_running))
+        .outerjoin(running, running.c.workspace_id == Workspace.id)
+        .where(or_(running.c.jobs >= _limit(lane, max_running), Workspace.deletion_requested_at.is_not(None)))
     )
 
 
@@ -177,6 +177,7 @@ def _lines(lane: Lane, max_running: int | None, *, counted: bool) -> Subquery:
         .join(next_job, true())
         .outerjoin(running, running.c.workspace_id == Workspace.id)
         .outerjoin(Turn, (Turn.workspace_id == Workspace.id) & (Turn.lane == lane))
+        .where(Workspace.deletion_requested_at.is_(None))
         .subquery("line")
     )
 

@@ -108,7 +108,8 @@ def _wanted(session: Session, user: User, identity: Identity, settings: Settings
         given = select(Membership.id).where(Membership.user_id == user.id, Membership.given_by == "admin").limit(1)
         if session.scalar(given) is None:
             roles = {DEFAULT_WORKSPACE: settings.default_role}
-    found = {name: id for id, name in session.execute(select(Workspace.id, Workspace.name)) if name in roles}
+    living = select(Workspace.id, Workspace.name).where(Workspace.deletion_requested_at.is_(None))
+    found = {name: id for id, name in session.execute(living) if name in roles}
     for name in roles.keys() - found.keys():
         log.warning("FINETOOTH_GROUP_ROLES names the workspace %r, which does not exist", name)
     return {found[name]: role for name, role in roles.items() if name in found}

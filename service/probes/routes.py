@@ -28,7 +28,7 @@ Writer = Annotated[Principal, Depends(RequireScope("audits:write"))]
     status_code=201,
     operation_id="create_probe",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, 413, "probe_pack_not_found", "probe_quota"),
+    responses=declared_problems(403, 413, "probe_pack_not_found", "probe_quota", "workspace_deleted"),
 )
 def create(
     body: ProbeCreate, principal: Writer, session: SessionDep, settings: SettingsDep, response: Response

@@ -3,13 +3,16 @@
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.errors import ConflictError
+from service.errors import ConflictError, InvalidError
 from service.http.audit_log import record
+from service.http.auth.principal_cache import rights_changed
+from service.http.quotas import refuse_deleted
 from service.keys import actions as key_actions
 from service.keys.schemas import KeyCreate, KeyWithSecret
+from service.lifecycle.workspaces import request_deletion
 from service.principal import Principal
 from service.store.ids import new_id
-from service.store.seed import add_registered_models
+from service.store.seed import DEFAULT_WORKSPACE, add_registered_models
 from service.store.tables import Workspace as WorkspaceTable
 from service.workspaces.queries import find_workspace
 from service.workspaces.schemas import Workspace, WorkspaceChange, WorkspaceCreate, render_workspace
@@ -33,7 +36,11 @@ def create(session: Session, principal: Principal, body: WorkspaceCreate) -> Wor
         .returning(WorkspaceTable)
     ).one_or_none()
     if workspace is None:
-        raise ConflictError("workspace_name_taken", "There is a workspace of this name already. Choose another name.")
+        raise ConflictError(
+            "workspace_name_taken",
+            "There is a workspace of this name already, or there was one whose entries in the audit log are kept. "
+            "Choose another name.",
+        )
     add_registered_models(session, workspace.id)
     record(session, principal, "workspace.create", workspace.id)
     return render_workspace(workspace)
@@ -53,13 +60,51 @@ def change(session: Session, principal: Principal, workspace_id: str, body: Work
     Raises:
         NotFoundError: `workspace_not_found`.
         ForbiddenError: `installation_admin_only`.
+        ConflictError: `workspace_deleted`.
     """
     workspace = find_workspace(session, principal, workspace_id)
     principal.require_installation_admin()
+    refuse_deleted(workspace)
     for name in body.model_fields_set:
         setattr(workspace, name, getattr(body, name))
     session.flush()
     record(session, principal, "workspace.change", workspace.id)
+    return render_workspace(workspace)
+
+
+def delete(session: Session, principal: Principal, workspace_id: str, name: str) -> Workspace:
+    """Delete a workspace with everything in it, in the background; its keys and people can do nothing more at once.
+
+    Idempotent: asked for again, it says how far it is.
+
+    Args:
+        session: An open transaction.
+        principal: Who is asking.
+        workspace_id: Which workspace.
+        name: What it is called, so that none is deleted by accident.
+
+    Raises:
+        NotFoundError: `workspace_not_found`.
+        ForbiddenError: `installation_admin_only`.
+        ConflictError: `first_workspace`.
+        InvalidError: `workspace_name_wrong`.
+    """
+    workspace = find_workspace(session, principal, workspace_id)
+    principal.require_installation_admin()
+    if workspace.name == DEFAULT_WORKSPACE:
+        raise ConflictError(
+            "first_workspace", "This is the workspace that administers the installation: it cannot be deleted."
+        )
+    if name != workspace.name:
+        raise InvalidError(
+            "workspace_name_wrong",
+            "This is not the workspace's name. Nothing was deleted. Give the name of the workspace that is to be "
+            "deleted with everything in it.",
+            errors={"query:name": "not the name of this workspace"},
+        )
+    if request_deletion(session, workspace_id=workspace.id):
+        rights_changed(session)
+        record(session, principal, "workspace.delete", workspace.id)
     return render_workspace(workspace)
 
 
@@ -74,6 +119,8 @@ def create_key(session: Session, principal: Principal, workspace_id: str, body: 
 
     Raises:
         NotFoundError: `workspace_not_found`.
+        ConflictError: `workspace_deleted`.
     """
     workspace = find_workspace(session, principal, workspace_id)
+    refuse_deleted(workspace)
     return key_actions.create(session, principal, body, workspace_id=workspace.id)

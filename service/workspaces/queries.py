@@ -29,7 +29,7 @@ def find_workspace(session: Session, principal: Principal, workspace_id: str) ->
 
 
 def list_workspaces(session: Session, principal: Principal, *, after: str | None, limit: int) -> Sequence[Workspace]:
-    """Read the workspaces that the principal may see, the newest first.
+    """Read the workspaces that the principal may see, the newest first, without those that are deleted.
 
     Args:
         session: An open transaction.
@@ -37,5 +37,6 @@ def list_workspaces(session: Session, principal: Principal, *, after: str | None
         after: Id of the workspace behind which to begin; None: at the newest.
         limit: The most that are read.
     """
-    query = newest_first(visible_workspaces(principal), Workspace.id, after=after, limit=limit)
+    query = visible_workspaces(principal).where(Workspace.deleted_at.is_(None))
+    query = newest_first(query, Workspace.id, after=after, limit=limit)
     return session.scalars(query).all()

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Response
+from fastapi import Depends, Query, Response
 
 from service.http.auth.authentication import RequireScope
 from service.http.dependencies import SessionDep, SettingsDep
-from service.http.fields import PathId
+from service.http.fields import NO_NUL, PathId, Storable
 from service.http.idempotency import FORGETFUL, IDEMPOTENT
 from service.http.pagination import Page, PageDep
 from service.http.routing import declared_problems, resource_router
@@ -39,25 +39,52 @@ def create(body: WorkspaceCreate, principal: InstallationAdmin, session: Session
 
 @router.get("", operation_id="list_workspaces")
 def list_all(principal: Reader, session: SessionDep, page: PageDep) -> Page[Workspace]:
-    """The key's own workspace; for an admin of the installation all of them, newest first."""
+    """The key's own workspace; for an admin of the installation all of them, newest first, but for deleted ones."""
     found = list_workspaces(session, principal, after=page.after, limit=page.limit + 1)
     return page.page(found, key=lambda workspace: workspace.id, render=render_workspace)
 
 
 @router.get("/{workspace_id}", operation_id="get_workspace", responses=declared_problems(404))
 def get(workspace_id: PathId, principal: Reader, session: SessionDep) -> Workspace:
-    """One workspace that the key may see."""
+    """One workspace that the key may see; for an admin of the installation also how far its deletion is."""
     return render_workspace(find_workspace(session, principal, workspace_id))
 
 
 @router.patch(
     "/{workspace_id}",
     operation_id="change_workspace",
-    responses=declared_problems(403, 404, "installation_admin_only"),
+    responses=declared_problems(403, 404, 409, "installation_admin_only", "workspace_deleted"),
 )
 def change(workspace_id: PathId, body: WorkspaceChange, principal: Admin, session: SessionDep) -> Workspace:
     """Sets the workspace's own limits, or takes them away. What is above a new limit stays; only more is refused."""
     return actions.change(session, principal, workspace_id, body)
+
+
+@router.delete(
+    "/{workspace_id}",
+    status_code=202,
+    operation_id="delete_workspace",
+    responses=declared_problems(403, 404, 409, "installation_admin_only", "first_workspace", "workspace_name_wrong"),
+)
+def delete(
+    workspace_id: PathId,
+    principal: Admin,
+    session: SessionDep,
+    name: Annotated[
+        Annotated[str, Storable],
+        Query(
+            max_length=200,
+            description="The workspace's name, so that none is deleted by accident.",
+            json_schema_extra=NO_NUL,
+        ),
+    ],
+) -> Workspace:
+    """Deletes a workspace with everything in it, in the background. There is no way back.
+
+    Its keys, and the people in it, can do nothing more at once; what runs is cancelled. `deletion` says how far it is,
+    here, when asked again, and with GET. What is in the audit log stays there for as long as its entries are kept.
+    """
+    return actions.delete(session, principal, workspace_id, name)
 
 
 @router.get("/{workspace_id}/usage", operation_id="get_workspace_usage", responses=declared_problems(404))
@@ -71,7 +98,7 @@ def usage(workspace_id: PathId, principal: Reader, session: SessionDep, settings
     status_code=201,
     operation_id="create_workspace_key",
     dependencies=[FORGETFUL],
-    responses=declared_problems(403, 404),
+    responses=declared_problems(403, 404, 409, "workspace_deleted"),
 )
 def create_first_key(workspace_id: PathId, body: KeyCreate, principal: Admin, session: SessionDep) -> KeyWithSecret:
     """Makes a key of that workspace: its first one, or one for a workspace that has lost all of its admin keys."""

@@ -31,6 +31,21 @@ class WorkspaceChange(BaseModel):
     )
 
 
+class Deletion(BaseModel):
+    """How far the deletion of a workspace is. Its keys work no more, and nobody is in it."""
+
+    status: Literal["stopping", "deleting", "clearing", "deleted"] = Field(
+        description="`stopping`: its audits and exports are cancelled; `deleting`: what it has is deleted; `clearing`: "
+        "scores and files of what was deleted are cleared away; `deleted`: nothing is left."
+    )
+    requested_at: datetime
+    deleted_at: datetime | None = Field(description="When the last of it was gone.")
+    done: int = Field(description="Of `total`, how many are gone.")
+    total: int = Field(
+        description="Audits, their results, exports, datasets, uploads, probes and models, and one more for all files."
+    )
+
+
 class Workspace(BaseModel):
     """A tenant: keys, datasets, probes, models and audits belong to one, and no other sees them."""
 
@@ -41,6 +56,7 @@ class Workspace(BaseModel):
     max_queued_audits: int | None = Field(description="Its own limit; null: the installation's setting holds.")
     max_running_audits: int | None = Field(description="Likewise.")
     max_bytes: int | None = Field(description="Likewise.")
+    deletion: Deletion | None = Field(description="Null, unless the workspace is being deleted, or is deleted.")
 
 
 class Use(BaseModel):
@@ -70,4 +86,26 @@ class WorkspaceUsage(BaseModel):
 
 def render_workspace(workspace: WorkspaceTable) -> Workspace:
     """Show the workspace as the API does."""
-    return Workspace.model_validate(workspace, from_attributes=True)
+    return Workspace(
+        id=workspace.id,
+        name=workspace.name,
+        created_at=workspace.created_at,
+        max_queued_audits=workspace.max_queued_audits,
+        max_running_audits=workspace.max_running_audits,
+        max_bytes=workspace.max_bytes,
+        deletion=_render_deletion(workspace),
+    )
+
+
+def _render_deletion(workspace: WorkspaceTable) -> Deletion | None:
+    if workspace.deletion_requested_at is None:
+        return None
+    return Deletion.model_validate(
+        {
+            "status": "deleted" if workspace.deleted_at is not None else workspace.deletion_stage,
+            "requested_at": workspace.deletion_requested_at,
+            "deleted_at": workspace.deleted_at,
+            "done": workspace.deletion_done,
+            "total": workspace.deletion_total,
+        }
+    )

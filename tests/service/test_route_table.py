@@ -39,6 +39,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 FORMS: dict[str, dict[str, str]] = {
     "POST /usage/{workspace_id}/limits": {"max_queued_audits": "1"},
+    "POST /usage/{workspace_id}/delete": {"name": "default"},
     "POST /audits/{audit_id}/findings/{row}/verdict": {"verdict": "confirmed"},
     "POST /audits/{audit_id}/verdicts": {"said": "confirmed"},
     "POST /audits/{audit_id}/exports": {"kind": "cleaned"},
@@ -58,6 +59,9 @@ HEADERS: dict[str, dict[str, str]] = {
     "DELETE /v1/uploads/{upload_id}": {"Tus-Resumable": "1.0.0"},
 }
 """Likewise headers."""
+
+QUERIES: dict[str, dict[str, str]] = {"DELETE /v1/workspaces/{workspace_id}": {"name": "default"}}
+"""Likewise queries."""
 
 OF_NOBODY = {"pack_name"}
 """Names in paths that are not an id of anybody's row."""
@@ -164,7 +168,8 @@ def test_every_route_with_an_id_hides_other_workspaces(
         body = BODIES.get(f"{method} {path}")
         form = FORMS.get(f"{method} {path}")
         headers = HEADERS.get(f"{method} {path}")
-        response = stranger.request(method, address, json=body, data=form, headers=headers)
+        query = QUERIES.get(f"{method} {path}")
+        response = stranger.request(method, address, params=query, json=body, data=form, headers=headers)
         assert response.status_code != 422, f"{method} {path}: add its body to BODIES"
         assert response.status_code == 404, (method, path, response.status_code)
         if not path.startswith("/v1/"):
@@ -175,9 +180,9 @@ def test_every_route_with_an_id_hides_other_workspaces(
         assert problem["code"].endswith("_not_found"), (method, path, problem)
         # It is the workspace that makes the difference: the same id, made up, is answered alike.
         nowhere = path.format(**dict.fromkeys(owned, "nope_1") | {"row": "0"})
-        made_up = stranger.request(method, nowhere, json=body, headers=headers).json()
+        made_up = stranger.request(method, nowhere, params=query, json=body, headers=headers).json()
         assert {**made_up, "instance": "", "request_id": ""} == {**problem, "instance": "", "request_id": ""}
-        mine = client.request(method, address, json=body, headers=headers)
+        mine = client.request(method, address, params=query, json=body, headers=headers)
         if not (names & {"dataset_id", "row"}):  # those need files in the object store too
             assert mine.status_code < 300 or mine.status_code == 409, (method, path, mine.text)
         tried.append((method, path))

@@ -89,6 +89,7 @@ ALLOWED: dict[Scope | None, set[str]] = {
     "admin": {
         "POST /v1/workspaces",
         "PATCH /v1/workspaces/{workspace_id}",
+        "DELETE /v1/workspaces/{workspace_id}",
         "POST /v1/workspaces/{workspace_id}/keys",
         "POST /v1/keys",
         "GET /v1/keys",
@@ -150,6 +151,7 @@ PAGES: dict[Scope | None, set[str]] = {
         "GET /audit-log",
         "GET /keys",
         "POST /usage/{workspace_id}/limits",
+        "POST /usage/{workspace_id}/delete",
         "POST /keys",
         "POST /keys/{key_id}/rotate",
         "POST /keys/{key_id}/revoke",

@@ -178,7 +178,14 @@ _add_tus_route(
     status_code=201,
     operation_id="create_upload",
     responses=declared_problems(
-        403, "tus_version", "upload_quota", "dataset_quota", "storage_quota", "upload_too_large", "invalid_request"
+        403,
+        "tus_version",
+        "upload_quota",
+        "dataset_quota",
+        "workspace_deleted",
+        "storage_quota",
+        "upload_too_large",
+        "invalid_request",
     ),
 )
 _add_tus_route(

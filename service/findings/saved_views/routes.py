@@ -25,7 +25,7 @@ Writer = Annotated[Principal, Depends(RequireScope("verdicts:write"))]
     status_code=201,
     operation_id="create_view",
     dependencies=[IDEMPOTENT],
-    responses=declared_problems(403, "view_name_taken", "view_quota"),
+    responses=declared_problems(403, "view_name_taken", "view_quota", "workspace_deleted"),
 )
 def create(body: SavedViewCreate, principal: Writer, session: SessionDep, response: Response) -> SavedView:
     """Saves a list of findings under a name: filters, order and columns."""

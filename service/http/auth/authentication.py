@@ -163,6 +163,8 @@ async def _look_up(request: Request, hashed: bytes, find: Callable[[Session, byt
 
 _KEY = ApiKey.__table__.c
 _HASHED = bindparam("hashed", type_=LargeBinary)
+_NOT_DELETED = Workspace.__table__.c.deletion_requested_at.is_(None)
+"""Its keys are revoked and its people removed; but one may be added by a request that was on its way."""
 
 
 def _stale(used_at: SQLColumnExpression[datetime | None]) -> ColumnElement[bool]:
@@ -197,6 +199,7 @@ _BY_KEY = (
             and_(_KEY.previous_sha256 == _HASHED, _KEY.previous_expires_at > func.now()),
         ),
         _KEY.revoked_at.is_(None),
+        _NOT_DELETED,
     )
 )
 
@@ -232,6 +235,7 @@ _BY_COOKIE = (
     .where(
         _COOKIES.token_sha256 == _HASHED,
         _COOKIES.expires_at > func.now(),
+        _NOT_DELETED,
         or_(_KEY.id.is_not(None), _MEMBER.id.is_not(None)),
     )
 )

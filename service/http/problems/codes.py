@@ -61,7 +61,11 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "key_revoked": Meaning((409,), "a revoked key cannot be rotated"),
     "user_is_member": Meaning((409,), "the person has a role in this workspace already"),
     "own_role": Meaning((409,), "people cannot change their own role, or remove or disable themselves"),
-    "workspace_name_taken": Meaning((409,), "there is a workspace of this name"),
+    "workspace_name_taken": Meaning(
+        (409,), "there is a workspace of this name, or one was deleted whose entries in the audit log are kept"
+    ),
+    "workspace_deleted": Meaning((409,), "the workspace is being deleted, or is deleted: nothing new starts in it"),
+    "first_workspace": Meaning((409,), "the first workspace administers the installation, and cannot be deleted"),
     "audit_not_ended": Meaning((409,), "the audit is queued or runs; cancel it before you delete it"),
     "audit_in_use": Meaning((409,), "exports of the audit are queued or run; let them end, or cancel them"),
     "audit_not_retryable": Meaning((409,), "the audit has succeeded, or is just being cancelled"),
@@ -119,6 +123,9 @@ PROBLEM_CODES: dict[str, Meaning] = {
     "unstorable_value": Meaning((422,), "a value holds a NUL character or a number out of range"),
     "unknown_format": Meaning((422,), "`format` is `auto` or one of those that are listed"),
     "idempotency_key_reused": Meaning((422,), "the `Idempotency-Key` came with another request before"),
+    "workspace_name_wrong": Meaning(
+        (422,), "`name` is not the name of the workspace that the request would delete; nothing was deleted"
+    ),
     "dataset_empty": Meaning((422,), "the file holds no record"),
     "dataset_invalid": Meaning((422,), "some records are not valid; `errors` names the first 100, and nothing is kept"),
     "parser_crashed": Meaning(

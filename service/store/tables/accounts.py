@@ -27,8 +27,26 @@ class Workspace(Base):
     """The workspace's own limit of running audits; None: `Settings.max_running_audits` holds."""
     max_bytes: Mapped[int | None] = mapped_column(BigInteger)
     """The workspace's own limit of storage; None: `Settings.max_workspace_bytes` holds."""
+    deletion_requested_at: Mapped[datetime | None]
+    """Since when it is being deleted, or is deleted; service.lifecycle.workspaces has the rest."""
+    deletion_due_at: Mapped[datetime | None]
+    """From then on the reconciler goes on with the deletion; None: there is nothing more to do."""
+    deletion_stage: Mapped[str | None]
+    """While it is being deleted, what is done just now: stopping, deleting or clearing."""
+    deletion_done: Mapped[int | None] = mapped_column(BigInteger)
+    """Of `deletion_total`, how many are gone."""
+    deletion_total: Mapped[int | None] = mapped_column(BigInteger)
+    """Rows that were to be deleted, and one for all files."""
+    deleted_at: Mapped[datetime | None]
+    """When the last of it was gone. The row stays for as long as the audit log names it."""
     __table_args__ = (
         CheckConstraint("max_queued_audits > 0 AND max_running_audits > 0 AND max_bytes > 0", name="limits"),
+        CheckConstraint(
+            "deletion_requested_at IS NOT NULL OR num_nonnulls(deletion_due_at, deleted_at, deletion_stage, "
+            "deletion_done, deletion_total) = 0",
+            name="deletion",
+        ),
+        CheckConstraint("deletion_stage IN ('stopping','deleting','clearing')", name="deletion_stage"),
     )
 
 

@@ -1,4 +1,4 @@
-"""The page of what workspaces have and may have, with the form that sets limits for admins of the installation."""
+"""The page of what workspaces have and may have, with the forms for admins of the installation: limits, deletion."""
 
 from typing import Annotated
 
@@ -21,6 +21,13 @@ from service.workspaces.usage import read_usage
 
 router = APIRouter(route_class=PageRoute)
 
+DELETION_STEPS = {
+    "stopping": "what runs is stopped",
+    "deleting": "what it has is deleted",
+    "clearing": "files and results are cleared away",
+}
+"""What is done just now, in words; a workspace that is deleted is not on the page."""
+
 Admin = Annotated[Principal, Depends(RequireScope("admin"))]
 
 
@@ -37,6 +44,7 @@ def usage(request: Request, principal: Reader, session: SessionDep, settings: Se
         usages={workspace.id: read_usage(session, principal, workspace.id, settings) for workspace in listed.data},
         own=principal.workspace_id,
         may_set=principal.administers_installation,
+        deletion_steps=DELETION_STEPS,
         kept=[
             ("Exports", settings.export_days, "after their end"),
             ("Recordings of audits", settings.recording_days, "after the audit's end"),
@@ -58,4 +66,11 @@ def set_limits(workspace_id: PathId, principal: Admin, session: SessionDep, form
             "A limit is a whole number from 1 on. Leave a field empty for the installation's setting.",
         ) from None
     actions.change(session, principal, workspace_id, body)
+    return see_other("/usage")
+
+
+@router.post("/usage/{workspace_id}/delete")
+def delete(workspace_id: PathId, principal: Admin, session: SessionDep, form: FormDep) -> Response:
+    """Delete a workspace whose name was typed, and go back to the list, which says how far that is."""
+    actions.delete(session, principal, workspace_id, form.get("name", ""))
     return see_other("/usage")

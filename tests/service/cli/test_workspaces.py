@@ -1,4 +1,4 @@
-"""`finetooth workspaces` and `finetooth set-limits`, on a real port."""
+"""`finetooth workspaces`, `finetooth set-limits` and `finetooth delete-workspace`, on a real port."""
 
 from collections.abc import Callable, Iterator
 
@@ -75,3 +75,25 @@ def test_what_cannot_be_set_is_one_line(
     result = run("set-limits", "other", "--max-running-audits", "9")
     assert result.exit_code != 0
     assert "Only an admin of the installation" in result.output
+
+
+def test_a_workspace_is_deleted_by_who_types_its_name_twice(
+    api: LiveApi, sessions: sessionmaker[Session], run: Callable[..., Result], other_workspace_id: str
+) -> None:
+    with sessions.begin() as session:
+        add_audit(session, other_workspace_id)
+    result = run("delete-workspace", "other")
+    assert result.exit_code == 2
+    assert f"nothing was deleted: 'other' ({other_workspace_id}, 1.0 kB) would be deleted" in result.output
+    result = run("delete-workspace", "other", "--confirm", "Other")
+    assert result.exit_code != 0
+    assert "This is not the workspace's name. Nothing was deleted." in result.output
+    with sessions() as session:
+        assert session.get_one(Workspace, other_workspace_id).deletion_requested_at is None
+    for name in ("other", other_workspace_id):
+        result = run("delete-workspace", name, "--confirm", "other")
+        assert (result.exit_code, f"{other_workspace_id} is being deleted" in result.output) == (0, True), result.output
+    assert "of 6 gone" in cells(run("workspaces"), other_workspace_id)[5]
+    result = run("delete-workspace", "default", "--confirm", "default")
+    assert result.exit_code != 0
+    assert "it cannot be deleted" in result.output

@@ -22,7 +22,7 @@ def test_an_admin_of_the_installation_sets_limits(
     (row,) = [text for attrs, text in page.all("tr") if attrs.get("data-workspace") == other_workspace_id]
     assert row.split()[:8] == ["other", other_workspace_id, "1", "of", "200", "0", "no", "limit"]
     assert "1.0 kB of 1.1 TB 1.0 kB of uploads, 0 bytes of recordings, 0 bytes of exports" in " ".join(row.split())
-    assert [attrs["action"] for attrs, _ in page.all("form") if str(attrs["action"]).startswith("/usage")] == [
+    assert [attrs["action"] for attrs, _ in page.all("form") if str(attrs["action"]).endswith("/limits")] == [
         f"/usage/{other_workspace_id}/limits",
         f"/usage/{workspace_id}/limits",
     ]
@@ -66,3 +66,27 @@ def test_what_is_deleted_by_age_is_said(sign_in: SignIn, settings: Settings) -> 
         "Exports: 30 days after their end.",
         "Audits: 1 day after their end, with findings, verdicts and exports.",
     ]
+
+
+def test_an_admin_of_the_installation_deletes_a_workspace_by_typing_its_name(
+    sign_in: SignIn, sessions: Sessions, workspace_id: str, other_workspace_id: str
+) -> None:
+    client = sign_in()
+
+    def actions() -> list[str]:
+        forms = Page(client.get("/usage").text).all("form")
+        return [str(attrs["action"]) for attrs, _ in forms if str(attrs["action"]).startswith("/usage")]
+
+    action = f"/usage/{other_workspace_id}/delete"
+    assert [one for one in actions() if one.endswith("delete")] == [action], "and not one's own"
+    refused = client.post(action, data={"name": "default"}, headers=OURS)
+    assert refused.status_code == 422
+    assert "This is not the workspace's name. Nothing was deleted." in Page(refused.text).text
+    with sessions() as session:
+        assert session.get_one(Workspace, other_workspace_id).deletion_requested_at is None
+    answer = client.post(action, data={"name": "other"}, headers=OURS)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/usage")
+    page = Page(client.get("/usage").text)
+    (row,) = [text for attrs, text in page.all("tr") if attrs.get("data-workspace") == other_workspace_id]
+    assert "being deleted, what runs is stopped: 0 of 1 gone" in " ".join(row.split())
+    assert actions() == [f"/usage/{workspace_id}/limits"]
