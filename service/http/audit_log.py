@@ -30,6 +30,7 @@ Action = Literal[
     "member.remove",
     "model.create",
     "model.delete",
+    "model.import",
     "probe.create",
     "probe.delete",
     "recordings.expire",

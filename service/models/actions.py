@@ -7,11 +7,13 @@ from service.contract.spec import ModelSource
 from service.errors import ConflictError
 from service.http.audit_log import record
 from service.http.in_use import delete_unused
+from service.lifecycle.purging import purge_objects
 from service.models.admission import check_model
 from service.models.queries import find_model
 from service.models.schemas import Model, ModelCreate, render_model
 from service.principal import Principal
 from service.store.ids import new_id
+from service.store.objects import model_prefix
 from service.store.tables import Audit
 from service.store.tables import Model as ModelTable
 
@@ -48,7 +50,7 @@ def create(session: Session, principal: Principal, body: ModelCreate) -> Model:
 
 
 def delete(session: Session, principal: Principal, id_or_name: str) -> None:
-    """Remove a model that no audit uses from the register. Its weights are not deleted.
+    """Remove a model that no audit uses from the register. Weights in the object store are deleted, and no others.
 
     Args:
         session: An open transaction.
@@ -60,6 +62,8 @@ def delete(session: Session, principal: Principal, id_or_name: str) -> None:
         ConflictError: `model_in_use`.
     """
     model = find_model(session, principal, id_or_name)
-    model_id = model.id
+    model_id, stored = model.id, model.stored
     delete_unused(session, principal, model, kind="model", used=Audit.model_id == model.id)
+    if stored is not None:
+        purge_objects(session, principal.workspace_id, model_prefix(principal.workspace_id, model_id))
     record(session, principal, "model.delete", model_id)

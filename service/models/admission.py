@@ -30,6 +30,11 @@ def check_model(source: ModelSource, location: str, revision: str | None) -> Non
         _check_hub(location, revision)
     elif source == ModelSource.LOCAL:
         _check_folder(location, revision)
+    elif source == ModelSource.STORED:
+        raise _invalid(
+            "source",
+            "A model in the object store is imported by whoever runs the service: python -m service.model_import.",
+        )
     else:
         _check_bundled(location, revision)
 

@@ -68,5 +68,5 @@ def get(model_id: PathId, principal: Reader, session: SessionDep, conditions: Co
     responses=declared_problems(403, 404, 409, "model_in_use"),
 )
 def delete(model_id: PathId, principal: Admin, session: SessionDep) -> None:
-    """Removes a model that no audit uses from the register, by id or by name. Its weights are not deleted."""
+    """Removes a model that no audit uses, by id or by name. Its weights stay, unless they are in the object store."""
     actions.delete(session, principal, model_id)

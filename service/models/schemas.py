@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contract.spec import ModelSource
+from service.contract.stored_models import StoredModel
 from service.http.fields import Storable
 from service.store.tables import Model as ModelTable
 
@@ -42,9 +43,19 @@ class Model(BaseModel):
     source: ModelSource
     location: str
     revision: str | None
+    bytes: int | None = Field(description="Of its files, where they lie in the object store (`stored`); else null.")
     created_at: datetime
 
 
 def render_model(model: ModelTable) -> Model:
     """Return the model as the API shows it."""
-    return Model.model_validate(model, from_attributes=True)
+    stored = None if model.stored is None else StoredModel.model_validate(model.stored)
+    return Model(
+        id=model.id,
+        name=model.name,
+        source=ModelSource(model.source) if stored is None else ModelSource.STORED,
+        location=model.location,
+        revision=model.revision,
+        bytes=None if stored is None else stored.bytes,
+        created_at=model.created_at,
+    )

@@ -5,10 +5,12 @@ Counts are those of the Llama architecture (RMSNorm, gated MLP, no biases).
 
 import json
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
 from service.contract.spec import ModelSource
+from service.contract.stored_models import StoredModel
 from service.store.tables import Model
 
 CONFIG_BYTES = 1 << 20
@@ -90,6 +92,8 @@ REGISTERED = {
 
 def shape_of(model: Model) -> Shape | None:
     """Return the model's shape; None if it is not known."""
+    if model.stored is not None:
+        return _of_config(StoredModel.model_validate(model.stored).config)
     known = REGISTERED.get((model.source, model.location))
     if known is None and model.source == ModelSource.LOCAL:
         return _of_folder(Path(model.location))
@@ -99,9 +103,15 @@ def shape_of(model: Model) -> Shape | None:
 def _of_folder(folder: Path) -> Shape | None:
     try:
         with (folder / "config.json").open("rb") as file:
-            config = json.loads(file.read(CONFIG_BYTES))
-        if not isinstance(config, dict) or config.get("model_type") not in ARCHITECTURES:
-            return None
+            return _of_config(json.loads(file.read(CONFIG_BYTES)))
+    except (OSError, ValueError):
+        return None
+
+
+def _of_config(config: Any) -> Shape | None:
+    if not isinstance(config, dict) or config.get("model_type") not in ARCHITECTURES:
+        return None
+    try:
         return Shape.model_validate({"num_key_value_heads": config.get("num_attention_heads"), **config})
-    except (OSError, ValueError, ValidationError):
+    except ValidationError:
         return None

@@ -144,6 +144,27 @@ def upload_key(workspace_id: str, upload_id: str, part: str) -> str:
     return f"{upload_prefix(workspace_id, upload_id)}/{part}/content"
 
 
+def model_prefix(workspace_id: str, model_id: str) -> str:
+    """Return the prefix of all files of a base model that lies in the object store.
+
+    Args:
+        workspace_id: Whose model it is.
+        model_id: The model.
+    """
+    return f"{workspace_id}/models/{model_id}"
+
+
+def model_key(workspace_id: str, model_id: str, sha256: str) -> str:
+    """Return the key of one file of such a model.
+
+    Args:
+        workspace_id: Whose model it is.
+        model_id: The model.
+        sha256: Of the file, in hexadecimal digits.
+    """
+    return f"{model_prefix(workspace_id, model_id)}/{sha256}"
+
+
 def audit_prefix(workspace_id: str, audit_id: str) -> str:
     """Return the prefix of all output files of an audit.
 

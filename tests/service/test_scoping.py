@@ -17,6 +17,7 @@ MAY_COMPARE = {
     "datasets/uploads/queries.py": "joins an upload with its parts",
     "datasets/uploads/actions.py": "joins an upload with its parts and the dataset made of it, in a task of its own",
     "workspaces/usage.py": "counts what a workspace has that the principal was found to see",
+    "model_import/importing.py": "what operators run: a model of the workspace that they name",
     "workers/queries.py": "counts the jobs of others beside the workspace's own",
 }
 """service.lifecycle takes the workspace as an argument, together with the id."""

@@ -32,3 +32,17 @@ class OutputError(Exception):
             message=f"The training run ended with unusable results: {what}.",
             hint="This is a defect in Finetooth; the worker's log has more.",
         )
+
+
+class StoredModelError(Exception):
+    """A file of a stored model is not the one that was imported."""
+
+    def __init__(self, name: str) -> None:
+        """Make the failure of the job. `name` is the file's."""
+        super().__init__(name)
+        self.failure = Failure(
+            code=ErrorCode.MODEL_NOT_FOUND,
+            message=f"The model's file {name} in the object store is not the one that was imported: its hash differs.",
+            hint="Import the model again under another name (python -m service.model_import), and start the audit "
+            "with that.",
+        )

@@ -12,7 +12,7 @@ from service.lifecycle import jobs
 from service.lifecycle.leftovers import leftover_prefixes, purge
 from worker.process.shutdown import Reason
 from worker.supervisor.context import AttemptContext
-from worker.supervisor.errors import InputMissingError, LeaseLostError, OutputError
+from worker.supervisor.errors import InputMissingError, LeaseLostError, OutputError, StoredModelError
 from worker.supervisor.failures import failure_of, is_retried
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class AttemptOutcome:
             return attempt()
         except LeaseLostError:
             return FENCED
-        except (InputMissingError, OutputError) as error:
+        except (InputMissingError, OutputError, StoredModelError) as error:
             log.error("%s", error)
             return self.failed(error.failure)
         except Exception as error:

@@ -26,6 +26,7 @@ from service.contract.model_files import (
     weight_files,
 )
 from service.contract.spec import ModelSource, ModelSpec, TrainingConfig
+from service.contract.stored_models import cached_name
 from worker.training.bundled import bundled_model
 from worker.training.errors import TrainingError
 from worker.training.fault_kinds import causes, exhausted_memory, is_disk_full, is_network_trouble
@@ -153,6 +154,16 @@ def _folder(spec: ModelSpec, cache: Path) -> Path:
                 "Register a folder that exists on every worker and holds config.json and safetensors weights.",
             )
         # Checked when it was registered, too; but it may have changed, and it lay on the service's disk.
+        check_model_folder(folder)
+        return folder
+    if spec.source is ModelSource.STORED:
+        folder = cache / cached_name(spec.revision or "")
+        if not folder.is_dir():
+            raise TrainingError(
+                ErrorCode.MODEL_NOT_FOUND,
+                f"The model {spec.location!r} is no longer in this worker's cache.",
+                "Something has emptied the cache folder. Retry the audit: the worker fetches the model again.",
+            )
         check_model_folder(folder)
         return folder
     if not spec.revision:

@@ -84,6 +84,9 @@ class Model(Base):
     source: Mapped[str]
     location: Mapped[str]
     revision: Mapped[str | None]
+    stored: Mapped[dict[str, Any] | None]
+    """A contract.stored_models.StoredModel where its files lie in the object store. `source` is local then, for the
+    sake of versions that know no other word for it, `location` names no folder, and `revision` is the digest."""
     created_at: Mapped[datetime] = created_at()
     __table_args__ = (
         CheckConstraint("source IN ('hub','local','bundled')", name="source"),

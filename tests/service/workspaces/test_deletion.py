@@ -34,7 +34,7 @@ from service.store.engine import make_sessions
 from service.store.expiry import delete_old_log_entries
 from service.store.ids import new_id
 from service.store.local_objects import LocalObjects
-from service.store.objects import ObjectStore, audit_key, dataset_key, export_key, upload_key
+from service.store.objects import ObjectStore, audit_key, dataset_key, export_key, model_key, upload_key
 from service.store.tables import (
     ApiKey,
     Audit,
@@ -45,6 +45,7 @@ from service.store.tables import (
     IdempotencyRecord,
     Job,
     Membership,
+    Model,
     ObjectPurge,
     Probe,
     Scheduler,
@@ -103,6 +104,9 @@ def fill(sessions: Sessions, objects: ObjectStore, workspace_id: str) -> None:
             insert(UploadPart).values(workspace_id=workspace_id, upload_id=upload, start=0, bytes=1, name="p")
         )
         put(objects, upload_key(workspace_id, upload, "p"))
+        model = session.get_one(Model, add_model(session, workspace_id))
+        model.stored = {"files": [], "config": {}}
+        put(objects, model_key(workspace_id, model.id, "a" * 64))
         # No row names it: its upload was broken off by a kill.
         put(objects, dataset_key(workspace_id, "ds_none", "original"))
         key, _ = create_key(session, workspace_id=workspace_id, name="ci", scopes=["admin"])

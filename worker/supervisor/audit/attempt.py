@@ -11,6 +11,7 @@ from worker.process.workdirs import sweep, work_folder
 from worker.supervisor.audit.child_run import ChildRun
 from worker.supervisor.audit.eta import EtaEstimator
 from worker.supervisor.audit.event_recorder import EventRecorder
+from worker.supervisor.audit.model_cache import ModelFetch
 from worker.supervisor.audit.plan import plan_steps
 from worker.supervisor.audit.step_folder import StepFolder, spec_sha256
 from worker.supervisor.audit.step_kinds import StepKind
@@ -55,6 +56,14 @@ class AuditAttempt:
                 if reason is not None:
                     return self._outcome.stopped(reason)
                 recorder.show(ProgressEvent(stage=Stage.PREPARING, done=0))
+            if step.inputs.model is not None:
+
+                def show(done: int, total: int, recorder: EventRecorder = recorder) -> None:
+                    recorder.show(ProgressEvent(stage=Stage.LOADING, done=done, total=total, unit="bytes"))
+
+                reason = ModelFetch(context, step.inputs.model, show).run()
+                if reason is not None:
+                    return self._outcome.stopped(reason)
             with work_folder(context.settings.work, f"{claim.subject_id}.{claim.attempt}.") as path:
                 folder = StepFolder(path, step.inputs, context.objects, claim)
                 outcome = self._run_step(step.kind, folder, recorder, eta)

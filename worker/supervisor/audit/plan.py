@@ -7,11 +7,12 @@ from sqlalchemy.orm import Session
 
 from service.contract.notices import REPEATED
 from service.contract.protocol import RECORDING_FILE, ROWS_FILE
-from service.contract.spec import COMBINE, ModelSpec, StepSpec, TrainingConfig
+from service.contract.spec import COMBINE, ModelSource, ModelSpec, StepSpec, TrainingConfig
 from service.contract.spec import Probe as ContractProbe
+from service.contract.stored_models import StoredModel
 from service.store.objects import audit_key, dataset_key
 from service.store.tables import Audit, AuditProbe, AuditStep, Dataset, Model, Probe
-from worker.supervisor.audit.step_folder import StepInputs, spec_sha256
+from worker.supervisor.audit.step_folder import StepInputs, StoredInput, spec_sha256
 from worker.supervisor.audit.step_kinds import Combine, StepKind, TrainSeed
 from worker.supervisor.context import AttemptContext
 
@@ -59,8 +60,15 @@ def plan_steps(session: Session, context: AttemptContext) -> list[PlannedStep]:
             if context.objects.exists(recordings[seed]):
                 continue
         recordings[seed] = recording(claim.attempt)
-        plan.append(PlannedStep(TrainSeed(), StepInputs(spec, rows, dataset.rows, recordings={})))
+        inputs = StepInputs(spec, rows, dataset.rows, recordings={}, model=_stored_model(session, audit))
+        plan.append(PlannedStep(TrainSeed(), inputs))
     return plan
+
+
+def _stored_model(session: Session, audit: Audit) -> StoredInput | None:
+    """Return the files of the audit's model, if they lie in the object store."""
+    model = session.get_one(Model, audit.model_id)
+    return None if model.stored is None else StoredInput(model.id, StoredModel.model_validate(model.stored))
 
 
 def _common_spec(session: Session, context: AttemptContext, audit: Audit, dataset: Dataset) -> StepSpec:
@@ -77,7 +85,11 @@ def _common_spec(session: Session, context: AttemptContext, audit: Audit, datase
         audit_id=audit.id,
         attempt=context.claim.attempt,
         step_key=COMBINE,
-        model=ModelSpec(source=model.source, location=model.location, revision=model.revision),
+        model=ModelSpec(
+            source=model.source if model.stored is None else ModelSource.STORED,
+            location=model.location,
+            revision=model.revision,
+        ),
         training=training,
         seeds=tuple(range(training.seed, training.seed + audit.seeds)),
         probes=tuple(ContractProbe(name=probe.name, items=probe.items) for probe in probes),

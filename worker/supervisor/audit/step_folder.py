@@ -19,11 +19,20 @@ from service.contract.protocol import (
 )
 from service.contract.results import Summary
 from service.contract.spec import StepSpec
+from service.contract.stored_models import StoredModel
 from service.lifecycle.jobs import Claim
 from service.store.objects import ObjectMissingError, ObjectStore, audit_key, step_prefix
 from worker.supervisor.audit.checkpoint_store import CheckpointUploads, delete_checkpoints, stage_checkpoints
 from worker.supervisor.database import delete_unless_committed
 from worker.supervisor.errors import InputMissingError, OutputError
+
+
+@dataclass(frozen=True)
+class StoredInput:
+    """A model whose files lie in the object store."""
+
+    model_id: str
+    files: StoredModel
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class StepInputs:
     rows: int
     recordings: Mapping[int, str]
     """The recordings of other steps that this one needs: a stored object's key by seed."""
+    model: StoredInput | None = None
+    """The files of the model, for a step that trains one from the object store."""
 
 
 def spec_sha256(spec: StepSpec) -> str:
