@@ -2,9 +2,7 @@
 
 import os
 import secrets
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from service.migration import migrate
 from service.settings import Settings
 from service.store.engine import make_engine, make_sessions
 from service.store.seed import ensure_workspace
+from tests.support import server_folders
 from tests.support.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"
@@ -42,16 +41,15 @@ hypothesis_settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def server_folder() -> Iterator[Path]:
-    """A short path (a Unix socket's name has at most 107 bytes), removed at the end."""
-    folder = Path(tempfile.mkdtemp(prefix="ft-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    """Where the session's servers lie, with a short path; removed at the end."""
+    with server_folders.server_folder() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
 def postgres(server_folder: Path) -> Iterator[EmbeddedPostgres]:
     """The session's Postgres; what it holds may be lost with the machine, so it does not wait for the disk."""
-    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    quick = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "128MB"}
     server = EmbeddedPostgres(server_folder / "postgres", log=server_folder / "postgres.log", settings=quick)
     server.start()
     yield server
