@@ -18,7 +18,7 @@ test: install ## Everything but the slow proofs
 	@sh scripts/chromium.sh & chromium=$$!; $(MAKE) --no-print-directory lint; linted=$$?; \
 	if wait $$chromium; then marked="not slow"; else marked="not slow and not browser"; fi; \
 	[ $$linted = 0 ] || exit $$linted; \
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "$$marked"; tested=$$?; \
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "$$marked"; tested=$$?; \
 	[ "$$marked" = "not slow" ] || $(NO_CHROMIUM); exit $$tested
 
 test-slow: install ## The proofs that take many minutes

@@ -24,8 +24,10 @@ from tests.support import server_folders
 from tests.support.s3_server import CREDENTIALS, S3Server
 
 TEMPLATE = "template_migrated"
+LONGEST = ("e2e", "browser", "worker")
+"""Folders whose files take longest, a minute or more: they come first, so that all processes end at the same time."""
 
-# Two tests at a time have two cores, and models of two layers: the threads of a step would mostly wait for each other.
+# Three tests at a time have two cores, and models of two layers: a step's threads would mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tiny models train on the CPU, as `finetooth up` lets them too.
 os.environ.setdefault("FINETOOTH_TRAIN_ON", "any")
@@ -38,6 +40,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 hypothesis_settings.register_profile("repeatable", derandomize=True)
 hypothesis_settings.register_profile("exploring", derandomize=False)
 hypothesis_settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in LONGEST)
 
 
 def pytest_collection_finish() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 MEMORY = Path("/dev/shm")
 NEEDED_BYTES = 4 << 30
-"""Two test processes at a time, each with a Postgres of at most 0.5 GiB, and as much again to spare."""
+"""Three test processes at a time, each with servers of less than 0.5 GiB, and as much again to spare."""
 
 
 @contextmanager
