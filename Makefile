@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+NO_CHROMIUM := printf '\n\#\#\#\#\#  browser suite NOT RUN: no Chromium here, and none could be installed  \#\#\#\#\#\n\n'
 
 .PHONY: help demo test test-slow coverage gpu-check browser lint docs wrap openapi wheel install hooks clean
 
@@ -13,9 +14,12 @@ help: ## This list
 demo: install ## Audits the bundled poisoned dataset, start to finish
 	$(BIN)/finetooth demo
 
-test: install lint ## Everything but the slow proofs
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not browser"
-	@$(MAKE) --no-print-directory browser
+test: install ## Everything but the slow proofs
+	@sh scripts/chromium.sh & chromium=$$!; $(MAKE) --no-print-directory lint; linted=$$?; \
+	if wait $$chromium; then marked="not slow"; else marked="not slow and not browser"; fi; \
+	[ $$linted = 0 ] || exit $$linted; \
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "$$marked"; tested=$$?; \
+	[ "$$marked" = "not slow" ] || $(NO_CHROMIUM); exit $$tested
 
 test-slow: install ## The proofs that take many minutes
 	$(BIN)/pytest -m slow
@@ -30,8 +34,7 @@ gpu-check: install ## The acceptance on a GPU, at most 10 minutes
 	$(BIN)/python -m benchmarks.gpu_check
 
 browser: install ## The dashboard in a real Chromium
-	@if sh scripts/chromium.sh; then $(BIN)/pytest -m "browser and not slow"; else \
-	  echo; echo "#####  browser suite NOT RUN: no Chromium here, and none could be installed  #####"; echo; fi
+	@if sh scripts/chromium.sh; then $(BIN)/pytest -m "browser and not slow"; else $(NO_CHROMIUM); fi
 
 openapi: install ## Renews docs/openapi.json and the problem codes in docs/api.md
 	$(BIN)/python scripts/openapi.py

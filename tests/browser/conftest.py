@@ -17,13 +17,17 @@ from service.server.config import server_config
 from service.settings import Settings
 from tests.support.browser import Complaints, OpenPage, launch_chromium
 
-PATIENCE_MS = 15_000
+PATIENCE_MS = 30_000
+"""Of a page beside other tests."""
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium. It fails, and never skips, where there is none: `make test` decides whether these run."""
+    """Headless Chromium. It fails, and never skips, where there is none: `make test` decides whether these run.
+
+    Playwright's event loop runs in the main thread as long as it does, and no other can: it ends before other tests.
+    """
     with sync_playwright() as playwright:
         launched = launch_chromium(playwright)
         yield launched

@@ -79,7 +79,7 @@ def test_a_verdict_shows_at_once_counts_and_is_undone(signed_in: OpenPage, publi
     expect(first.locator("small.note")).to_have_text("")
     page.keyboard.press("u")
     expect(page.locator("#reviewed")).to_contain_text("0 of 21 flagged reviewed")
-    wait_for(lambda: kept(sessions, published)[row] == (None, None), 15, "the server never heard of it")
+    wait_for(lambda: kept(sessions, published)[row] == (None, None), what="the server never heard of it")
     page.reload()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
@@ -97,7 +97,7 @@ def test_who_judges_fast_and_leaves_loses_nothing(signed_in: OpenPage, published
         page.keyboard.press("3")
         page.goto("/audits")
         assert kept(sessions, published) == {}
-    wait_for(lambda: len(kept(sessions, published)) == 5, 15, lambda: kept(sessions, published))
+    wait_for(lambda: len(kept(sessions, published)) == 5, what=lambda: kept(sessions, published))
     said = [verdict for verdict, _ in kept(sessions, published).values()]
     assert sorted(map(str, said)) == ["confirmed", "confirmed", "rejected", "unsure", "unsure"]
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from service.client import Client
 from tests.support.browser import Complaints, sign_in_at_issuer
 from tests.support.oidc_issuer import CLIENT_ID, CLIENT_SECRET, real_issuer
 from tests.support.running_stack import admin_key, running_stack, stack_environment
+from tests.support.server_folders import server_folder
 from tests.support.tiny_model import build_tiny_model
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -42,8 +41,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place() -> Iterator[Place]:
-    folder = Path(tempfile.mkdtemp(prefix="ft-way-"))
-    with real_issuer(folder / "issuer.log") as address:
+    with server_folder("ft-way-") as folder, real_issuer(folder / "issuer.log") as address:
         # Under another name than the service: to a browser it is another site.
         issuer = address.replace("127.0.0.1", "localhost")
         environment = stack_environment(
@@ -57,7 +55,6 @@ def place() -> Iterator[Place]:
             with Client(url, admin_key(folder)) as operator:
                 operator.create_model("tiny", "local", str(build_tiny_model(folder / "model")))
             yield Place(folder, url, issuer)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sign_in(browser: Browser, place: Place, complaints: Complaints, subject: str, name: str, group: str) -> Page:

@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from service.contract.protocol import Stage
 from service.contract.results import BASELINE_COLUMNS, ScoreRow
 from tests.support.local_processes import IGNORING_SIGINT
 from tests.support.running_stack import FINETOOTH, admin_key, running_stack, stack_environment
+from tests.support.server_folders import server_folder
 from tests.support.tiny_model import build_tiny_model
 from tests.support.waiting import wait_for
 
@@ -82,11 +82,9 @@ def make_inputs(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    """A short path: Unix sockets lie in it."""
-    folder = Path(tempfile.mkdtemp(prefix="ft-e2e-"))
-    make_inputs(folder)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with server_folder("ft-e2e-") as folder:
+        make_inputs(folder)
+        yield folder
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +300,7 @@ def test_bad_input_is_refused_and_leaves_nothing(stack: Stack, client: Client) -
 
 
 def test_with_no_service_the_command_starts_one_for_the_run(folder: Path) -> None:
-    alone = Path(tempfile.mkdtemp(prefix="ft-e2e-"))
-    try:
+    with server_folder("ft-e2e-") as alone:
         result = subprocess.run(
             [
                 str(FINETOOTH), "audit", str(folder / "dataset.jsonl"), "--probe", str(folder / "probe.jsonl"),
@@ -316,5 +313,3 @@ def test_with_no_service_the_command_starts_one_for_the_run(folder: Path) -> Non
         assert "finetooth up" in result.stdout
         left = [p for p in psutil.process_iter(["cmdline"]) if str(alone) in " ".join(p.info["cmdline"] or [])]
         assert left == []
-    finally:
-        shutil.rmtree(alone, ignore_errors=True)

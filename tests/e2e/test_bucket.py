@@ -1,7 +1,6 @@
 """An upload and an audit whose objects lie in a bucket: the whole service, with a scripted child."""
 
 import json
-import statistics
 import threading
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from service.keys.secrets import create_key
 from service.settings import Settings
 from service.store.object_store_factory import make_object_store
 from service.store.objects import audit_key, dataset_key
+from service.store.patience import OF_A_REQUEST
 from tests.support.children.scripting import FINISHED, OUTPUTS, spawning
 from tests.support.live_api import live_api
 from tests.support.s3_server import S3Server
@@ -136,8 +136,8 @@ def test_a_bucket_that_stalls_leaves_other_requests_their_threads(in_bucket: Set
                 assert client.get("/v1/audits").status_code == 200
                 took.append(time.monotonic() - began)
                 assert open_transactions(in_bucket) == 0
-            assert statistics.median(took) < 0.5
-            assert max(took) < 3
+            # Were a thread held, who waits for it would wait until its reader gives up.
+            assert max(took) < OF_A_REQUEST.answer_seconds
             # Most are refused long before those who wait for the bucket give up.
             wait_for(lambda: len(statuses) >= 20, seconds=40, what=lambda: f"{len(statuses)} answers")
             wait_for(lambda: len(statuses) == 40, seconds=65, what=lambda: f"{len(statuses)} answers")

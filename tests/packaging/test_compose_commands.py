@@ -91,7 +91,7 @@ def test_migrate_then_api_then_sign_in(environment: dict[str, str], tmp_path: Pa
         health = DOCKERFILE.split('CMD ["python", "-c", "', 1)[1].split('"]', 1)[0].replace("8000", port)
         assert subprocess.run([BIN / "python", "-c", health], env=environment).returncode == 0
         base = f"http://127.0.0.1:{port}"
-        assert urllib.request.urlopen(f"{base}/readyz", timeout=10).status == 200
+        assert urllib.request.urlopen(f"{base}/readyz", timeout=60).status == 200
         link = subprocess.run(
             [BIN / "python", "-m", "service.bootstrap", "sign-in-link", base],
             env=environment,
@@ -104,7 +104,7 @@ def test_migrate_then_api_then_sign_in(environment: dict[str, str], tmp_path: Pa
         assert sign_in(link)[0] == 403
         key = (tmp_path / "data" / "admin.key").read_text().strip()
         request = urllib.request.Request(f"{base}/v1/models", headers={"Authorization": f"Bearer {key}"})
-        assert urllib.request.urlopen(request, timeout=10).status == 200
+        assert urllib.request.urlopen(request, timeout=60).status == 200
     token = link.partition("token=")[2]
     assert token not in log.read_text()
     assert key not in log.read_text() + migrated.stdout + migrated.stderr
@@ -117,10 +117,10 @@ class NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def sign_in(link: str) -> tuple[int, str | None]:
     """Status, and where it leads."""
-    assert urllib.request.urlopen(link, timeout=10).status == 200  # the page, which changes nothing
+    assert urllib.request.urlopen(link, timeout=60).status == 200  # the page, which changes nothing
     button = urllib.request.Request(link, method="POST", headers={"Sec-Fetch-Site": "same-origin"})
     try:
-        return urllib.request.build_opener(NoRedirect).open(button, timeout=10).status, None
+        return urllib.request.build_opener(NoRedirect).open(button, timeout=60).status, None
     except urllib.error.HTTPError as answer:
         return answer.code, answer.headers.get("Location")
 

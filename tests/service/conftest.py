@@ -1,7 +1,5 @@
 """Fixtures of the service's tests: sessions on the fresh database, a workspace, and rows for audits to stand on."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from service.settings import Settings
 from service.store.ids import new_id
 from service.store.tables import Audit, Workspace
 from tests.support.builders import add_audit
+from tests.support.server_folders import server_folder
 from tests.support.summaries import make_probe_summary, make_summary
 
 
@@ -91,6 +90,5 @@ def probe_of() -> Callable[..., ProbeSummary]:
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder of mode 0700 with a short path, for sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="ft-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with server_folder() as folder:
+        yield folder

@@ -216,7 +216,7 @@ class Chaos:
             worker.kill()
         for child in self.children():
             child.kill()
-        wait_for(lambda: not self.fork_servers(), 5, "a fork server outlives its worker")
+        wait_for(lambda: not self.fork_servers(), what="a fork server outlives its worker")
         self.engine.dispose()
         self.servers.revive()
         self.servers.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
@@ -367,8 +367,8 @@ class Chaos:
             reached = self.wait_for_state(audit, *TERMINAL)
             assert reached == state, self.story(audit)
             self.assert_one_result(audit, published=state == "succeeded", like=like)
-        wait_for(lambda: not self.children(audits), 15, lambda: f"orphans: {[c.cmdline() for c in self.children()]}")
-        wait_for(lambda: not self.folders(audits), 15, lambda: f"left: {self.folders(audits)}")
+        wait_for(lambda: not self.children(audits), what=lambda: f"orphans: {[c.cmdline() for c in self.children()]}")
+        wait_for(lambda: not self.folders(audits), what=lambda: f"left: {self.folders(audits)}")
 
     def assert_one_result(self, audit: str, *, published: bool, like: Sequence[tuple[object, ...]] | None) -> None:
         """Its end was told once, and there are the scores of one attempt, equal to `like`, or of none."""

@@ -252,7 +252,7 @@ def test_only_what_trains_imports_torch_ahead_and_it_ends_with_its_worker(
     children = psutil.Process(worker.pid).children()
     assert all("worker.child.fork_server" in child.cmdline() for child in children)
     worker.kill()
-    wait_for(lambda: all(has_ended(child) for child in children), 10)
+    wait_for(lambda: all(has_ended(child) for child in children))
 
 
 def test_without_a_database_or_broker_it_says_what_to_set() -> None:

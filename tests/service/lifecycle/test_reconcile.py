@@ -20,6 +20,7 @@ from service.store.local_objects import LocalObjects
 from service.store.objects import audit_key
 from service.store.tables import Audit, AuditStep, Job, Worker
 from tests.support.builders import summary_of
+from tests.support.waiting import SOON
 
 Sessions = sessionmaker[Session]
 MakeAudit = Callable[[], Audit]
@@ -123,7 +124,7 @@ class TestLease:
                 with sessions() as observer:
                     while not observer.scalar(text("SELECT count(*) FROM pg_locks WHERE NOT granted")):
                         observer.rollback()
-            assert waiting.result(10) is None
+            assert waiting.result(SOON) is None
 
 
 class TestExpiry:

@@ -15,7 +15,7 @@ import pytest
 
 from service.contract.protocol import Cancel, Lease
 from tests.support.ended import pid_has_ended
-from tests.support.waiting import wait_for
+from tests.support.waiting import SOON, wait_for
 
 CHILD = """
 import subprocess, sys, threading
@@ -62,7 +62,7 @@ class Told:
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         return all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
-    def ended(self, seconds: float = 10) -> str:
+    def ended(self, seconds: float = SOON) -> str:
         """What it said, once it and all of its own are gone."""
         assert self.process.wait(seconds) == 3
         wait_for(lambda: all(pid_has_ended(pid) for pid in self.ranks))
@@ -91,23 +91,21 @@ def test_it_ends_when_its_lease_has_run_out(child: Told) -> None:
 
 
 def test_every_lease_replaces_the_one_before(child: Told) -> None:
-    started = time.monotonic()
-    child.lease(600)
-    for _ in range(4):
-        child.lease(1)
-        time.sleep(0.5)  # half of a lease goes by
-        assert child.process.poll() is None
-    child.ended()
-    assert 2.5 <= time.monotonic() - started < 10
+    short, long, shorter = (Lease(ttl_s=seconds).model_dump_json().encode() + b"\n" for seconds in (2, 600, 0.2))
+    child.tell(short + long)
+    time.sleep(2.5)
+    assert child.process.poll() is None
+    child.tell(shorter)
+    assert "the lease has run out" in child.ended()
 
 
 def test_one_that_was_frozen_past_its_lease_does_not_live_by_an_old_line(child: Told) -> None:
-    child.lease(0.5)
+    child.lease(2)
     wait_for(child.has_read_all)  # and whether it has understood it or not
     child.process.send_signal(signal.SIGSTOP)
     wait_for(child.is_stopped)
     child.lease(600)
-    time.sleep(1)
+    time.sleep(2.5)
     child.process.send_signal(signal.SIGCONT)
     assert "the lease has run out" in child.ended()
 

@@ -50,11 +50,11 @@ def test_it_is_renewed_while_the_supervisor_is_busy_with_something_else(
     accept = TrainSeed.accept
 
     def slowly_accept(*arguments: Any) -> Any:
-        time.sleep(2.5)
+        time.sleep(4)
         return accept(*arguments)
 
     monkeypatch.setattr(TrainSeed, "accept", slowly_accept)
-    assert bench.supervisor(OUTPUTS, FINISHED, lease_seconds=1).run_due("gpu") == 1
+    assert bench.supervisor(OUTPUTS, FINISHED, lease_seconds=3).run_due("gpu") == 1
     assert bench.job(audit).state == "succeeded"
 
 

@@ -119,7 +119,7 @@ class TestLongPolls:
                 other.timeout = httpx.Timeout(5, read=0.5)
                 with pytest.raises(httpx.ReadTimeout):
                     poll(other, held, tag, wait=60)
-        wait_for(lambda: waiting(api) == 0, seconds=10)
+        wait_for(lambda: waiting(api) == 0)
 
     def test_one_too_many_is_asked_to_come_again(
         self, settings: Settings, sessions: Sessions, http: httpx.Client

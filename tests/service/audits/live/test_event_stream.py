@@ -121,7 +121,7 @@ class TestEventStreams:
         for _ in range(3):
             with client_of(api) as http, http.stream("GET", f"/v1/audits/{held.subject_id}/events", headers=STREAM):
                 assert waiting(api) >= 1
-        wait_for(lambda: waiting(api) == 0, seconds=10)
+        wait_for(lambda: waiting(api) == 0)
 
     def test_a_client_that_reads_nothing_holds_nothing_and_is_let_go(
         self, api: LiveApi, http: httpx.Client, held: Claim, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
