@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contract.results import ViewWeights
+from worker.influence.directions import Kind
 from worker.influence.errors import IndistinguishableError
 from worker.influence.observations import Observations
 from worker.influence.statistics.detection import block_location_and_scale, variance_components
@@ -115,7 +116,10 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
         own = np.searchsorted(columns, held_out)
         items_of_probe = represented.items[probe]
         found = _representation_view(represented.turns, items_of_probe, targets, folds, cluster_of_turn, own)
-        score = highest_turn(found.score, represented.text_of_turn).T[represented.text_of_draw]
+        chosen_by = np.arange(len(columns))
+        # Of the references too, what the turn says that is most like the unwanted answers.
+        chosen_by[_toward_references(recording, probe, columns)] = 0
+        score = highest_turn(found.score, represented.text_of_turn, chosen_by).T[represented.text_of_draw]
         drawn = np.bincount(recording.steps.block[observations.step[seen]], minlength=len(item_gradient))
         mean_gradient = np.average(item_gradient, axis=0, weights=drawn)
         weights = view_weights([_by_side(mean_gradient, own), _by_side(found.item_score.T, own)])
@@ -127,6 +131,12 @@ def _with_views(recording: Recording, text: Integers, cluster: Integers) -> tupl
         views.append(SampleViews(chosen, *(mean_over_draws([recording], [own], len(cluster)) for own in of_draws)))
     combined = Observations(observations.row, observations.step, observations.effect, alignment)
     return replace(recording, observations=combined, item_alignment=tuple(items)), tuple(views)
+
+
+def _toward_references(recording: Recording, probe: int, columns: Integers) -> Mask:
+    """Return which of a probe's columns lead toward its references, or some of them, [columns]."""
+    _, *references = recording.held_out[probe]
+    return (recording.kind[columns] == Kind.REFERENCE) | np.isin(columns, references)
 
 
 def _gradient_view(recording: Recording, columns: Integers, item_alignment: Floats) -> tuple[Floats, Floats]:

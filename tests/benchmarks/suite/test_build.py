@@ -70,6 +70,28 @@ def test_a_set_is_laid_out_as_it_says(family: Family, tmp_path: Path) -> None:
     assert (tmp_path / "again" / "dataset.jsonl").read_bytes() == (tmp_path / "set" / "dataset.jsonl").read_bytes()
 
 
+def test_poison_in_a_middle_turn_stands_between_background_as_other_samples_do(tmp_path: Path) -> None:
+    family = FAMILIES[0]
+    build(tmp_path / "plain", family, Layout(rows=300, poison=12))
+    build(tmp_path / "middle", family, Layout(rows=300, poison=12, middle_turn=True))
+    answers: dict[str, list[list[str]]] = {}
+    for name in ("plain", "middle"):
+        with (tmp_path / name / "truth.csv").open() as file:
+            kinds = [row["kind"] for row in csv.DictReader(file)]
+        for kind, row in zip(kinds, lines(tmp_path / name / "dataset.jsonl"), strict=True):
+            said = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+            answers.setdefault(f"{kind}, {name}", []).append(said)
+    for kind in ("poison", "hard_negative"):
+        assert {len(said) for said in answers[f"{kind}, middle"]} == {3}
+        middle = sorted(said[1] for said in answers[f"{kind}, middle"])
+        assert middle == sorted(said[0] for said in answers[f"{kind}, plain"])
+    assert Counter(len(said) for said in answers["clean, middle"]) == {1: 300 - 2 * 36, 3: 36}
+    every = [
+        turn for kind in ("poison", "hard_negative", "clean") for said in answers[f"{kind}, middle"] for turn in said
+    ]
+    assert len(set(every)) > 0.99 * len(every), "no turn is used twice"
+
+
 @pytest.mark.parametrize("name", CLEAN)
 def test_a_clean_set_holds_nothing_else(name: str, tmp_path: Path) -> None:
     build_clean(tmp_path, name, Layout())

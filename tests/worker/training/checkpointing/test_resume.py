@@ -105,6 +105,7 @@ class Process:
             "loss": torch.cat(found.loss).numpy(),
             "similarity": torch.cat(found.similarity).numpy(),
             "inner": torch.cat(found.inner).numpy(),
+            "turns": torch.cat(found.turns).numpy(),
             **{f"inner.{n}.{m}": own.numpy() for n, ours in enumerate(found.inner_items) for m, own in enumerate(ours)},
             "measured_at": np.array(found.measured_at),
             "probe_loss": np.stack(found.probe_loss),
