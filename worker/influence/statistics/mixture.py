@@ -1,5 +1,6 @@
 """The mixture model of an audit: a sample is of the bulk, a fair answer on the probe's topic, or an unwanted answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +23,8 @@ VARIANCE_ITEMS = 4.0
 """Number of items that the typical variance counts as, in addition to those of the probe."""
 
 DATA_ITEMS = 6.0
-"""Number of samples of one kind at which the data determine the place of the kind as much as the probe's answers do."""
+"""Number of samples of a kind at which the data determine its place as much as the probe's answers do, and the strength
+that both kinds have in common."""
 
 MOST_SAMPLES = 24.0
 """The most samples of one kind that count. Otherwise thousands of unwanted ones would draw the fair kind to themselves
@@ -113,6 +115,11 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
     linear discriminant. So poison with other wording than the probe's is still covered, and a kind that the data do not
     hold stays where its answers are, with a share near zero.
 
+    Where there are references, both kinds also have a strength in common, which multiplies the places of the answers
+    and is 1 for answers as clear as the probe's. Where samples are weaker on both sides, as in conversations that say
+    other things as well, the kinds stay apart; without it the fair kind alone would move to what lies between the
+    answers and the bulk, and take the unwanted samples along (docs/decisions/DECISION).
+
     Args:
         x: [samples, columns], the statistic toward the unwanted answers and, where the probe has references, that
             toward the references, each in units of its null.
@@ -151,16 +158,35 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
         member = found._members(x)
         share = (member.sum(1) + 1) / (len(x) + len(member))
         settled = np.abs(share - found.share).max() < PRECISION
+        counted = [own * min(1.0, MOST_SAMPLES / own.sum()) for own in member[1:]]
+        strength = 1.0 if reference is None else _strength(means, counted, x, within)
         total, weight, place = 2 * DATA_ITEMS * within, 2 * DATA_ITEMS, []
-        for mean, own in zip(means, member[1:], strict=True):
-            own = own * min(1.0, MOST_SAMPLES / own.sum())
-            place.append((DATA_ITEMS * mean + own @ x) / (DATA_ITEMS + own.sum()))
+        for mean, own in zip(means, counted, strict=True):
+            place.append((DATA_ITEMS * strength * mean + own @ x) / (DATA_ITEMS + own.sum()))
             away = x - place[-1]
             total, weight = total + (own[:, None] * away).T @ away, weight + float(own.sum())
         found = replace(found, share=share, place=tuple(place), shape=total / weight * (freedom - 2) / freedom)
         if settled:
             break
     return found
+
+
+def _strength(means: Sequence[Floats], counted: Sequence[Floats], x: Floats, within: Floats) -> float:
+    """Return the factor of all means that fits the samples of their kinds best.
+
+    It is the weighted least squares estimate in the metric of `within`, to which 1 contributes as DATA_ITEMS samples of
+    each kind do.
+
+    Args:
+        means: [columns] of each kind.
+        counted: [samples] of each kind, how far each sample counts as of it.
+        x: [samples, columns].
+        within: [columns, columns], the covariance of answers around the mean of their side.
+    """
+    along = [np.linalg.solve(within, mean) for mean in means]
+    square = [float(mean @ own) for mean, own in zip(means, along, strict=True)]
+    found = sum(DATA_ITEMS * size + own @ (x @ of) for size, own, of in zip(square, counted, along, strict=True))
+    return float(found / sum((DATA_ITEMS + own.sum()) * size for size, own in zip(square, counted, strict=True)))
 
 
 def false_share(local_fdr: Floats) -> Floats:

@@ -76,6 +76,22 @@ class TestFitMixture:
         assert np.mean(shares) <= 0.06
         assert np.mean(power) > np.mean(attainable) - 0.1
 
+    def test_samples_that_are_weaker_than_the_answers_on_both_sides_stay_apart(self) -> None:
+        """As in conversations that say other things as well: the fair kind does not take the unwanted ones along."""
+        found, false = [], 0
+        for seed in range(40):
+            generator = np.random.default_rng(seed)
+            x, kind = kinds(generator, unwanted=0, fair=0)
+            weak = [
+                generator.multivariate_normal(0.65 * UNWANTED, 0.5 * SPREAD, 12),
+                generator.multivariate_normal(0.65 * FAIR, 0.5 * SPREAD, 24),
+            ]
+            flagged = flags(fit(np.concatenate([x, *weak]), *answers(generator)))
+            found.append(flagged[len(x) : len(x) + 12].mean())
+            false += int(flagged[: len(x)].sum() + flagged[len(x) + 12 :].sum())
+        assert np.mean(found) > 0.2
+        assert false <= 0.05 * (false + 12 * np.sum(found)) + 6
+
     def test_probabilities_are_frequencies(self) -> None:
         """Of the samples that are unwanted with probability p, a share p is."""
         said, true = [], []
