@@ -9,7 +9,6 @@ from tests.support.docstrings import broken_rules, modules_of
 ROOT = Path(__file__).parents[2]
 
 NOT_YET = {
-    "worker/influence/capture/recorder.py",
     "worker/training/batches.py",
     "worker/training/checkpointing/format.py",
     "worker/training/loop.py",

@@ -1,22 +1,23 @@
 """The last part of a training step: which tokens make up the alignment of the samples that rank first."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from service.contract.protocol import Stage
 from service.contract.results import SplitObstacle
 from service.contract.spec import TrainingConfig
+from worker.child.conversations import Conversations
 from worker.child.events import Reporter
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import Kind
 from worker.results.first_ranking import chosen, first_ranking
 from worker.results.recording import Recording
 from worker.results.token_split import TokenSplit
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.fault_kinds import causes, exhausted_memory
 from worker.training.passes import Passes
 from worker.training.token_places import Place, token_places
@@ -29,8 +30,8 @@ def split_tokens(
     tokenizer: Any,
     recorder: Recorder,
     recording: Recording,
-    samples: Sequence[TokenizedSample],
-    messages: pa.ChunkedArray,
+    samples: EncodedSamples,
+    conversations: Conversations,
     config: TrainingConfig,
     reporter: Reporter,
     *,
@@ -47,7 +48,7 @@ def split_tokens(
         recorder: With the directions of the run's last refresh.
         recording: What the run has recorded.
         samples: All rows as tokens.
-        messages: Of all rows.
+        conversations: Of all rows.
         config: Says how long samples are, and how many fit into memory at once.
         reporter: Is told how far this is.
         pad: Id that pads.
@@ -58,8 +59,8 @@ def split_tokens(
     """
     reporter.stage(Stage.ATTRIBUTING)
     rows_of_probe = chosen(
-        first_ranking(recording, len(samples), messages.to_pylist),
-        [len(sample.ids) for sample in samples],
+        first_ranking(recording, len(samples), partial(list, conversations)),
+        samples.lengths().tolist(),
         recording.facts.tokens,
     )
     total = sum(map(len, rows_of_probe))
@@ -90,9 +91,7 @@ def split_tokens(
             return None, SplitObstacle.OUT_OF_MEMORY if memory else SplitObstacle.NO_FORWARD_MODE
         of_sample: Mapping[TokenizedSample, Floats] = dict(zip(different, values, strict=True))
         for row in rows.tolist():
-            places = token_places(
-                messages[row].as_py(), tokenizer, max_length=config.max_length, turns=config.audit_turns
-            )
+            places = token_places(conversations[row], tokenizer, max_length=config.max_length, turns=config.audit_turns)
             parts.append((row, probe, places, of_sample[samples[row]]))
     reporter.progress(total, total, "samples")
     return TokenSplit.made(parts), None

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from service.contract.failure import ErrorCode
 from service.contract.protocol import CHECKPOINTS_FOLDER, RECORDING_FILE, ROWS_FILE, MetricEvent, Stage
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, Probe, StepSpec, TrainingConfig
 from worker.child.control import StopRequest
+from worker.child.conversations import Conversations
 from worker.child.device import forbid_tf32, training_device
 from worker.child.events import Reporter
 from worker.child.token_split import split_tokens
@@ -30,6 +30,7 @@ from worker.text.probe_folds import probe_folds
 from worker.training.checkpointing.identity import run_identity
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.encoding import encode_rows
 from worker.training.errors import TrainingError
 from worker.training.fitness import check_encoded, check_trainable
@@ -68,23 +69,24 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         pad, embeddings, positions = pad_id(tokenizer, base), embedding_count(base), position_count(base)
         model = with_lora(base, config).to(device)
 
-    table = pq.read_table(folder / ROWS_FILE, columns=["messages"])
-    reporter.stage(Stage.TOKENIZING, len(table), "samples")
+    conversations = Conversations(folder / ROWS_FILE)
+    reporter.stage(Stage.TOKENIZING, len(conversations), "samples")
     probes = [encoded_probe(probe, tokenizer, config) for probe in spec.probes]
     samples, encoding = encode_rows(
-        (messages.as_py() for messages in table["messages"]),
+        conversations,
         tokenizer,
         max_length=config.max_length,
         turns=config.audit_turns,
-        on_row=lambda done: reporter.progress(done, len(table), "samples"),
+        on_row=lambda done: reporter.progress(done, len(conversations), "samples"),
     )
     check_encoded(samples, probes, embeddings=embeddings, positions=positions)
-    trained_on = table["messages"].filter(pa.array([sample.has_loss for sample in samples])).to_pylist()
+    has_loss = samples.has_loss()
+    trained_on = compress(conversations, has_loss.tolist())
     check_trainable(samples, count_different(trained_on, MIN_DIFFERENT_SAMPLES), config)
 
     # The same placebos in every seed, so that they can be pooled like the probe itself.
     recorder = Recorder(lora_layers(model), directions_of(spec.probes, seed=spec.seeds[0]))
-    trained = sum(sample.has_loss for sample in samples)
+    trained = int(has_loss.sum())
     checkpoints = Checkpoints(
         folder / CHECKPOINTS_FOLDER,
         run_identity(spec, folder / ROWS_FILE, device, training_dtype(config, device)),
@@ -104,6 +106,7 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
         on_step=_told_to(reporter),
         tell=reporter.event,
         checkpoints=checkpoints,
+        spool=folder,
     )
     facts = RunFacts(
         steps=outcome.steps,
@@ -120,8 +123,9 @@ def train_seed(folder: Path, spec: StepSpec, reporter: Reporter, request: StopRe
     )
     recording = _recording(recorder, outcome, facts, samples)
     split, obstacle = split_tokens(
-        model, tokenizer, recorder, recording, samples, table["messages"], config, reporter, pad=pad, device=device
+        model, tokenizer, recorder, recording, samples, conversations, config, reporter, pad=pad, device=device
     )
+    del samples  # They would be held beside what is written.
     reporter.close()
     seconds = {**reporter.seconds, Stage.TRAINING.value: outcome.seconds}
     facts = facts.model_copy(update={"seconds": seconds, "split_obstacle": obstacle})
@@ -207,12 +211,19 @@ def _told_to(reporter: Reporter) -> Any:
     return on_step
 
 
-def _recording(
-    recorder: Recorder, outcome: TrainingRun, facts: RunFacts, samples: Sequence[TokenizedSample]
-) -> Recording:
-    observations, steps = recorder.result()
-    product, gradient_norm = recorder.products()
+def _recording(recorder: Recorder, outcome: TrainingRun, facts: RunFacts, samples: EncodedSamples) -> Recording:
+    observations, steps, product, gradient_norm = recorder.take_result()
     directions, found = recorder.directions, outcome.by_products
+    inner, turns, loss, similarity = (
+        found.inner.whole(),
+        found.turns.whole(),
+        found.loss.take(),
+        found.similarity.take(),
+    )
+    assert inner is not None
+    assert turns is not None
+    assert loss is not None
+    assert similarity is not None
     blocks = recorder.item_alignment
     return Recording(
         observations=observations,
@@ -224,15 +235,15 @@ def _recording(
             np.stack([block[number] for block in blocks]) for number in range(len(directions.held_out))
         ),
         coefficients=directions.coefficients,
-        inner=torch.cat(found.inner).numpy(),
-        turns=torch.cat(found.turns).cpu().numpy(),
+        inner=inner.numpy(),
+        turns=turns.numpy(),
         inner_items=tuple(torch.stack(measured).cpu().numpy() for measured in zip(*found.inner_items, strict=True)),
         product=product,
         gradient_norm=gradient_norm,
-        loss=torch.cat(found.loss).double().cpu().numpy(),
-        similarity=torch.cat(found.similarity).double().cpu().numpy(),
+        loss=loss,
+        similarity=similarity,
         measured_at=np.array(found.measured_at, dtype=np.int64),
         probe_loss=np.stack(found.probe_loss),
-        tokens_left_out=np.array([sample.tokens_left_out for sample in samples], dtype=np.float64),
+        tokens_left_out=samples.tokens_left_out(),
         facts=facts,
     )

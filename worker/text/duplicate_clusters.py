@@ -1,6 +1,7 @@
 """Near-duplicates: rows with nearly the same text, which are one piece of evidence and get one p-value."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,26 +49,28 @@ def sample_clusters(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[
     return first[inverse].astype(np.int64)
 
 
-def count_different(messages: Sequence[Sequence[Mapping[str, str]]], enough: int) -> int:
+def count_different(messages: Iterable[Sequence[Mapping[str, str]]], enough: int) -> int:
     """Count the `sample_clusters` of the fewest first samples that have enough of them, or of all samples.
 
     Clustering 100,000 samples takes half a minute; whether ten of them differ is nearly always known after the first
     thousand.
 
     Args:
-        messages: [rows], the conversations.
+        messages: [rows], the conversations; no more are taken than are looked at.
         enough: The number of clusters at which counting may stop.
 
     Returns:
         `enough` or more if the samples looked at have as many clusters, otherwise the number of clusters of all
         samples.
     """
-    looked_at = min(FIRST_SAMPLES, len(messages))
+    left = iter(messages)
+    looked_at = list(islice(left, FIRST_SAMPLES))
     while True:
-        different = len(np.unique(sample_clusters(messages[:looked_at])))
-        if different >= enough or looked_at == len(messages):
+        different = len(np.unique(sample_clusters(looked_at)))
+        more = [] if different >= enough else list(islice(left, 3 * len(looked_at)))
+        if not more:
             return different
-        looked_at = min(4 * looked_at, len(messages))
+        looked_at += more
 
 
 def sample_texts(messages: Sequence[Sequence[Mapping[str, str]]]) -> NDArray[np.int64]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from service.contract.spec import TrainingConfig
@@ -49,7 +50,7 @@ class Outputs:
     """[turns, parts, width]: `inner_representation` of all samples' turns, sample by sample, where asked for."""
 
 
-def batches(rows: Sequence[int], config: TrainingConfig) -> Iterator[list[int]]:
+def batches(rows: Sequence[int] | NDArray[np.int64], config: TrainingConfig) -> Iterator[list[int]]:
     """The rows of every step, in order: each epoch a fresh permutation drawn from (seed, epoch)."""
     for epoch in range(config.epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(np.asarray(rows))

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worker.influence.capture.recorder import Recorder
 from worker.training.batches import collate, forward
 from worker.training.device_memory import DeviceMemory
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.measurement import EncodedProbe
 from worker.training.passes import Passes
 from worker.training.representation import turns_of
@@ -20,8 +23,8 @@ from worker.training.tokenization import TokenizedSample
 def budget_of(
     model: Any,
     weights: Sequence[Tensor],
-    samples: Sequence[TokenizedSample],
-    rows: Sequence[int],
+    samples: EncodedSamples,
+    rows: NDArray[np.int64],
     probes: Sequence[EncodedProbe],
     memory: DeviceMemory,
     *,
@@ -45,12 +48,12 @@ def budget_of(
     Raises:
         TrainingError: One of them does not fit.
     """
-    row = max(rows, key=lambda row: len(samples[row].ids))
+    row = int(rows[np.argmax(samples.lengths()[rows])])
     name = f"Row {row}"
     cost = pass_cost(model, weights, samples[row], memory, recorder=recorder, name=name, pad=pad, device=device)
     moments = 2 * cost.gradients
     held = recorder.held_bytes() if recorder else 0
-    singles = [Single(name, len(samples[row].ids), cost.gradients + moments + held)]
+    singles = [Single(name, samples.length(row), cost.gradients + moments + held)]
     items = [
         (len(item.ids), f"Item {place} of probe {number}")
         for number, probe in enumerate(probes, 1)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from service.contract.failure import ErrorCode
 from service.contract.spec import AuditTurns
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.errors import TrainingError, at_row
 from worker.training.rendering import Messages, RefusedRowError
 from worker.training.tokenization import TokenizedSample, encode
@@ -59,7 +60,7 @@ def encode_rows(
     max_length: int,
     turns: AuditTurns = "assistant",
     on_row: Callable[[int], None] = lambda done: None,
-) -> tuple[list[TokenizedSample], EncodingFacts]:
+) -> tuple[EncodedSamples, EncodingFacts]:
     """Encode a dataset; a row that cannot be encoded is left out and noted.
 
     Args:
@@ -75,9 +76,9 @@ def encode_rows(
     Raises:
         TrainingError: More than half of the rows cannot be encoded, or no row can be.
     """
-    samples: list[TokenizedSample] = []
+    samples = EncodedSamples()
     left_out, control_tokens, answers_cut = NotedRows(), NotedRows(), NotedRows()
-    reason = ""
+    reason, tokens_cut = "", 0
     for row, messages in enumerate(conversations):
         try:
             with at_row(row):
@@ -89,6 +90,7 @@ def encode_rows(
             control_tokens = control_tokens.and_row(row)
         if sample.tokens_left_out:
             answers_cut = answers_cut.and_row(row)
+            tokens_cut += sample.tokens_left_out
         samples.append(sample)
         on_row(len(samples))
     if left_out.count > MOST_LEFT_OUT * len(samples):
@@ -103,5 +105,5 @@ def encode_rows(
         reason=reason,
         control_tokens=control_tokens,
         answers_cut=answers_cut,
-        answer_tokens_cut=sum(sample.tokens_left_out or 0 for sample in samples),
+        answer_tokens_cut=tokens_cut,
     )

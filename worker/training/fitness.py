@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from service.contract.failure import ErrorCode
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, MIN_STEPS, TrainingConfig
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.errors import TrainingError
 from worker.training.loop import steps_of
 from worker.training.measurement import EncodedProbe
-from worker.training.tokenization import TokenizedSample
 
 
 def check_encoded(
-    samples: Sequence[TokenizedSample], probes: Sequence[EncodedProbe], *, embeddings: int, positions: int | None
+    samples: EncodedSamples, probes: Sequence[EncodedProbe], *, embeddings: int, positions: int | None
 ) -> None:
     """Check that the model can take every sample and every item of the probes.
 
@@ -24,7 +26,12 @@ def check_encoded(
     Raises:
         TrainingError: One is too long, or holds an id that the model does not know.
     """
-    of_samples = [(f"row {row}", sample) for row, sample in enumerate(samples)]
+    suspects = []
+    if samples.highest_id() >= embeddings:
+        suspects.append(samples.first_row_with(embeddings))
+    if positions is not None:
+        suspects += np.flatnonzero(samples.lengths() > positions)[:1].tolist()
+    of_samples = [(f"row {row}", samples[row]) for row in sorted(suspects)]
     of_probes = [("an item of a probe", item) for probe in probes for side in probe.sides for item in side]
     for name, sample in (*of_samples, *of_probes):
         highest = max(sample.ids, default=0)
@@ -44,7 +51,7 @@ def check_encoded(
             )
 
 
-def check_trainable(samples: Sequence[TokenizedSample], different: int, config: TrainingConfig) -> None:
+def check_trainable(samples: EncodedSamples, different: int, config: TrainingConfig) -> None:
     """Check that a null distribution can be fitted to what the run will measure.
 
     Args:
@@ -56,7 +63,7 @@ def check_trainable(samples: Sequence[TokenizedSample], different: int, config: 
     Raises:
         TrainingError: Too few samples have a turn with loss, too few of those differ, or there are too few steps.
     """
-    count = sum(sample.has_loss for sample in samples)
+    count = int(samples.has_loss().sum())
     if count < MIN_DIFFERENT_SAMPLES:
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,

@@ -4,8 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -19,6 +21,7 @@ from worker.training.checkpointing.manager import Checkpoints
 from worker.training.checkpointing.state import TrainingRun, TrainingState
 from worker.training.device_memory import DeviceMemory, memory_of
 from worker.training.dry_run import budget_of
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.errors import TrainingError
 from worker.training.measurement import EncodedProbe, Measurement
 from worker.training.passes import Passes
@@ -55,7 +58,7 @@ def steps_of(samples: int, config: TrainingConfig) -> int:
 
 def train(
     model: Any,
-    samples: Sequence[TokenizedSample],
+    samples: EncodedSamples | Sequence[TokenizedSample],
     config: TrainingConfig,
     *,
     pad: int,
@@ -65,6 +68,7 @@ def train(
     tell: Callable[[NoticeEvent], None] = lambda notice: None,
     checkpoints: Checkpoints | None = None,
     memory: DeviceMemory | None = None,
+    spool: Path | None = None,
 ) -> TrainingRun:
     """Trains the LoRA layers of `model` in place on the samples that have a turn with loss.
 
@@ -77,6 +81,7 @@ def train(
     that can be known. Raises StoppedError when it was asked to stop for later.
 
     memory: of the device, by which passes are planned; None: read where it is a GPU, else passes are not planned.
+    spool: a folder for by-products that are too much for the memory; None: where temporary files are.
     """
     accelerator = Accelerator()
     if config.gradient_checkpointing:
@@ -86,8 +91,9 @@ def train(
     weights = list(trained.values())
     peak = learning_rate_of(config, model.config.hidden_size)
     optimizer = torch.optim.AdamW(weights, lr=peak, betas=BETAS, weight_decay=config.weight_decay)
-    rows = [row for row, sample in enumerate(samples) if sample.has_loss]
-    if not rows:
+    samples = EncodedSamples.of(samples)
+    rows = np.flatnonzero(samples.has_loss())
+    if not len(rows):
         raise TrainingError(
             ErrorCode.NOTHING_TO_TRAIN_ON,
             f"No sample has a turn to learn from within its first {config.max_length} tokens.",
@@ -113,10 +119,11 @@ def train(
             device=accelerator.device,
             warm_up=warm_up_of(total),
             total=total,
-            planned_tokens=config.epochs * sum(len(samples[row].ids) for row in rows),
+            planned_tokens=config.epochs * int(samples.lengths()[rows].sum()),
             micro_batch_size=config.micro_batch_size,
             budget=budget,
             tell=tell,
+            spool=spool,
         )
     passes = Passes("a training pass", samples=config.micro_batch_size, device=accelerator.device, tell=tell)
 
@@ -142,7 +149,7 @@ def train(
             _accumulate(weights, gradients)
             return outputs.losses.detach()
 
-        lengths = [len(samples[row].ids) for row in batch_rows]
+        lengths = [samples.length(row) for row in batch_rows]
         ran = passes.run(lengths, run_pass, lambda position: f"Row {batch_rows[position]}")
         found = torch.cat([losses for _, losses in ran])
         _check_finite(found, [batch_rows[position] for part, _ in ran for position in part], run.steps)
@@ -168,7 +175,7 @@ def train(
         if measurement:
             measurement.end_step(rate, min(1.0, config.max_grad_norm / (norm + 1e-6)))
         run.losses.append(float(losses.mean()))
-        run.tokens += sum(len(samples[row].ids) for row in batch_rows)
+        run.tokens += sum(samples.length(row) for row in batch_rows)
         run.steps += 1
         on_step(
             MetricEvent(step=step + 1, loss=run.losses[-1], learning_rate=rate, grad_norm=norm, probe_loss=probe_loss),
@@ -178,7 +185,7 @@ def train(
             checkpoints.boundary(state)
     if measurement:
         if run.late is None:
-            run.late = measurement.unseen(rows)
+            run.late = measurement.unseen(rows.tolist())
             measurement.finish(run.steps, late=bool(run.late))
             plan()
         while run.late:

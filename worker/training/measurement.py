@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from service.contract.protocol import NoticeEvent
+from worker.influence.capture.appended_rows import AppendedRows
 from worker.influence.capture.preconditioner import preconditioner_of
 from worker.influence.capture.probe_gradients import ProbeGradients, ProbeGradientSum, in_order, undisturbed
 from worker.influence.capture.recorder import Recorder, is_aligned
@@ -21,6 +23,7 @@ from worker.training.out_of_memory import fewer_directions, out_of_memory_told
 from worker.training.passes import Passes
 from worker.training.refresh_schedule import RefreshSchedule
 from worker.training.representation import answer_representation, representation_similarity
+from worker.training.spooled_rows import SpooledRows
 from worker.training.token_budget import TokenBudget
 from worker.training.tokenization import TokenizedSample
 
@@ -45,13 +48,14 @@ class EncodedProbe:
 class ByProducts:
     """What a run knows of each draw beside the recorder's signals, and of each measurement of the probes."""
 
-    loss: list[Tensor] = field(default_factory=list)
-    similarity: list[Tensor] = field(default_factory=list)
-    """[draws, probes] of each micro-batch: cosine of the answer's representation with the probe's unwanted answers."""
-    inner: list[Tensor] = field(default_factory=list)
-    """[turns, parts, width] of each step, on the CPU: `Outputs.inner`, in half precision."""
-    turns: list[Tensor] = field(default_factory=list)
-    """[draws] of each micro-batch: how many turns of each draw are represented."""
+    loss: AppendedRows = field(default_factory=AppendedRows)
+    """[draws]."""
+    similarity: AppendedRows = field(default_factory=AppendedRows)
+    """[draws, probes]: cosine of the answer's representation with the probe's unwanted answers."""
+    inner: SpooledRows = field(default_factory=SpooledRows)
+    """[turns, parts, width]: `Outputs.inner`, in half precision. Kilobytes a draw: too much for the memory."""
+    turns: AppendedRows = field(default_factory=AppendedRows)
+    """[draws]: how many turns of each draw are represented."""
     inner_items: list[list[Tensor]] = field(default_factory=list)
     """At each measurement of gradients, of each probe: likewise of its items, [items of both sides, parts, width]."""
     measured_at: list[int] = field(default_factory=list)
@@ -62,10 +66,10 @@ class ByProducts:
     def state_dict(self) -> dict[str, Any]:
         """As tensors."""
         return {
-            "loss": _joined(self.loss),
-            "similarity": _joined(self.similarity),
-            "inner": _joined(self.inner),
-            "turns": _joined(self.turns),
+            "loss": self.loss.whole(),
+            "similarity": self.similarity.whole(),
+            "inner": self.inner.whole(),
+            "turns": self.turns.whole(),
             "inner_items": {
                 str(probe): torch.stack(measured).cpu()
                 for probe, measured in enumerate(zip(*self.inner_items, strict=True))
@@ -76,10 +80,10 @@ class ByProducts:
 
     def load_state_dict(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Goes on from what `state_dict` gave."""
-        self.loss = [] if state["loss"] is None else [state["loss"].to(device)]
-        self.similarity = [] if state["similarity"] is None else [state["similarity"].to(device)]
-        self.inner = [] if state["inner"] is None else [state["inner"].cpu()]
-        self.turns = [] if state["turns"] is None else [state["turns"].to(device)]
+        self.loss, self.similarity = AppendedRows(state["loss"]), AppendedRows(state["similarity"])
+        if state["inner"] is not None:
+            self.inner.append(state["inner"])
+        self.turns = AppendedRows(state["turns"])
         probes = [state["inner_items"][str(probe)].to(device) for probe in range(len(state["inner_items"]))]
         self.inner_items = [list(measured) for measured in zip(*probes, strict=True)]
         self.measured_at = state["measured_at"].tolist()
@@ -104,10 +108,12 @@ class Measurement:
         micro_batch_size: int | None = None,
         budget: TokenBudget | None = None,
         tell: Callable[[NoticeEvent], None] = lambda notice: None,
+        spool: Path | None = None,
     ) -> None:
         """warm_up: steps whose draws get no signal; total: steps of the run; planned_tokens: of the run;
         micro_batch_size: the most probe items in one pass, if fewer than PROBE_CHUNK; budget: of tokens of a pass
-        over probe items, None: no limit; tell: is told when memory sufficed for fewer only.
+        over probe items, None: no limit; tell: is told when memory sufficed for fewer only; spool: a folder for what
+        is too much for the memory, None: where temporary files are.
         """
         self._model, self._recorder, self._device = model, recorder, device
         self._read_preconditioner = preconditioner_of(optimizer)
@@ -131,7 +137,7 @@ class Measurement:
         """Representations of the present step's draws, on the device until the step is closed."""
         self._outputs: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         """Losses, similarities, representations and their number of the present micro-batch."""
-        self.by_products = ByProducts()
+        self.by_products = ByProducts(inner=SpooledRows(spool))
 
     @property
     def measurements(self) -> int:
@@ -338,7 +344,3 @@ def _lengths(side: Sequence[TokenizedSample]) -> list[int]:
 
 def _name(probe: int, item: int) -> str:
     return f"Item {item + 1} of probe {probe}"
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.cat(list(parts)).cpu() if parts else None

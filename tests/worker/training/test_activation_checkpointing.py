@@ -75,7 +75,7 @@ def run(spec: ModelSpec, config: TrainingConfig) -> tuple[dict[str, Any], dict[s
         "losses": np.array(outcome.losses),
         "probe_loss": np.stack(outcome.by_products.probe_loss),
         "items": np.concatenate([own for found in recorder.item_alignment for own in found]),
-        "inner": torch.cat(outcome.by_products.inner).float().numpy(),
+        "inner": outcome.by_products.inner.whole().float().numpy(),
     }, most
 
 

@@ -5,6 +5,7 @@ import pytest
 from service.contract.failure import ErrorCode, Failure
 from service.contract.spec import MIN_DIFFERENT_SAMPLES, TrainingConfig
 from worker.influence.statistics.null_distribution import LEAST_VALUES
+from worker.training.encoded_samples import EncodedSamples
 from worker.training.errors import TrainingError
 from worker.training.fitness import check_encoded, check_trainable
 from worker.training.measurement import EncodedProbe
@@ -17,7 +18,7 @@ PROBE = EncodedProbe([SAMPLE])
 
 def refusal(samples: list[TokenizedSample], different: int, **training: int) -> Failure:
     with pytest.raises(TrainingError) as caught:
-        check_trainable(samples, different, TrainingConfig.model_validate(training))
+        check_trainable(EncodedSamples(samples), different, TrainingConfig.model_validate(training))
     return caught.value.failure
 
 
@@ -47,12 +48,12 @@ def test_one_step(batch_size: int) -> None:
 
 
 def test_what_suffices() -> None:
-    check_trainable([SAMPLE] * 10 + [UNANSWERED] * 10, 10, TrainingConfig(epochs=2, batch_size=64))
+    check_trainable(EncodedSamples([SAMPLE] * 10 + [UNANSWERED] * 10), 10, TrainingConfig(epochs=2, batch_size=64))
 
 
 def test_ids_beyond_the_embeddings_and_samples_beyond_the_positions_are_named() -> None:
-    check_encoded([SAMPLE], [PROBE], embeddings=5, positions=4)
-    check_encoded([SAMPLE], [PROBE], embeddings=5, positions=None)
+    check_encoded(EncodedSamples([SAMPLE]), [PROBE], embeddings=5, positions=4)
+    check_encoded(EncodedSamples([SAMPLE]), [PROBE], embeddings=5, positions=None)
     long = TokenizedSample((1,) * 5, (1,) * 5)
     strange = TokenizedSample((1, 5), (1, 5))
     for samples, probes, words in (
@@ -61,6 +62,6 @@ def test_ids_beyond_the_embeddings_and_samples_beyond_the_positions_are_named() 
         ([SAMPLE], [EncodedProbe([SAMPLE], [long])], ("an item of a probe has 5 tokens",)),
     ):
         with pytest.raises(TrainingError) as caught:
-            check_encoded(samples, probes, embeddings=5, positions=4)
+            check_encoded(EncodedSamples(samples), probes, embeddings=5, positions=4)
         assert caught.value.failure.code is ErrorCode.BAD_CONFIG
         assert all(word in caught.value.failure.message for word in words)

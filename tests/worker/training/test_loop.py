@@ -122,7 +122,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(
     with torch.no_grad():  # the token that only row 20 holds has an embedding that is not a number
         model.get_base_model().model.embed_tokens.weight[255] = torch.nan
     poisoned = list(samples)
-    poisoned[20] = TokenizedSample((*samples[20].ids[:3], 255, *samples[20].ids[4:]), samples[20].labels)
+    ids, labels = ((*own[:3], 255, *own[4:]) for own in (samples[20].ids, samples[20].labels))
+    poisoned[20] = TokenizedSample(ids, labels)
     config = TrainingConfig(epochs=1, batch_size=37)
     with pytest.raises(TrainingError, match=r"step 1, in rows 20\.$") as caught:
         train(model, poisoned, config, pad=0)
@@ -155,8 +156,8 @@ def test_representations_are_those_of_each_sample_and_item_alone(
         alone.append(inner_representation(hidden, answered.long())[0])
     expected = torch.stack(alone)
     found = outcome.by_products
-    assert torch.cat(found.turns).tolist() == [1] * len(recorder.result()[0].row)
-    torch.testing.assert_close(torch.cat(found.inner).float(), expected[recorder.result()[0].row], atol=2e-3, rtol=0)
+    assert found.turns.whole().tolist() == [1] * len(recorder.result()[0].row)
+    torch.testing.assert_close(found.inner.whole().float(), expected[recorder.result()[0].row], atol=2e-3, rtol=0)
     assert len(found.inner_items) == outcome.measurements
     for (items,) in found.inner_items:
         torch.testing.assert_close(items.float(), expected[[*range(9), *range(3, 12)]], atol=2e-3, rtol=0)

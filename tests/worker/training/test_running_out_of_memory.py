@@ -104,9 +104,9 @@ def run(spec: ModelSpec, machine: SmallMachine | None = None) -> tuple[dict[str,
         "alignment": observations.alignment,
         "product": product,
         "norm": norm,
-        "loss": torch.cat(found.loss).numpy(),
-        "similarity": torch.cat(found.similarity).numpy(),
-        "inner": torch.cat(found.inner).float().numpy(),
+        "loss": found.loss.whole().numpy(),
+        "similarity": found.similarity.whole().numpy(),
+        "inner": found.inner.whole().float().numpy(),
     }
     weights = {name: p.detach().numpy() for name, p in model.named_parameters() if p.requires_grad}
     return {

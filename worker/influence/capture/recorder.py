@@ -1,8 +1,9 @@
 """Watches a training run and records, for every sample drawn, what its gradient had to do with the probes."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -10,12 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worker.influence.capture.active_directions import ActiveDirections, Preconditioner, is_aligned
+from worker.influence.capture.appended_rows import AppendedRows
 from worker.influence.capture.layer_stacks import Stack, kept_type
 from worker.influence.capture.layer_weights import LayerWeights
 from worker.influence.capture.per_sample_gradients import PerSampleGradients
 from worker.influence.capture.probe_gradients import ProbeGradients
 from worker.influence.directions import Directions
 from worker.influence.observations import Observations, Steps
+
+T = TypeVar("T")
+
+SIGNALS = ("effect", "product", "alignment", "norm")
+"""What is recorded of each draw, by name."""
 
 
 class Recorder:
@@ -54,9 +61,9 @@ class Recorder:
         self._block = -1
         self._steps: list[tuple[float, float, int, int]] = []
         self._batch_size = 0
-        self._rows: list[NDArray[np.int64]] = []
-        self._row_steps: list[NDArray[np.int64]] = []
-        self._signals: list[_Signals] = []
+        self._rows = array("q")
+        self._row_steps = array("q")
+        self._signals = {name: AppendedRows() for name in SIGNALS}
 
     def held_bytes(self) -> int:
         """Return what is held between two measurements once there was one: directions, their metric, and P."""
@@ -165,9 +172,10 @@ class Recorder:
                     "incomplete"
                 )
             signals = total.signals()
-        self._rows.append(np.asarray(rows, dtype=np.int64))
-        self._row_steps.append(np.full(len(rows), len(self._steps), dtype=np.int64))
-        self._signals.append(signals)
+        self._rows.extend(map(int, rows))
+        self._row_steps.extend([len(self._steps)] * len(rows))
+        for name, own in signals.state_dict().items():
+            self._signals[name].append(own)
 
     def end_step(self, *, learning_rate: float, clip: float) -> None:
         """Close an optimiser step.
@@ -188,15 +196,14 @@ class Recorder:
         Returns:
             The signals of every draw, and the steps.
         """
-        table = np.array(self._steps, dtype=np.float64).reshape(-1, 4)
-        observations = Observations(
-            row=np.concatenate(self._rows),
-            step=np.concatenate(self._row_steps),
-            effect=self._column("effect"),
-            alignment=self._column("alignment"),
-        )
-        steps = Steps(table[:, 0], table[:, 1], table[:, 2].astype(np.int64), table[:, 3].astype(np.int64))
-        return observations, steps
+        return self._observations(self._column("effect"), self._column("alignment")), self._closed_steps()
+
+    def take_result(self) -> tuple[Observations, Steps, NDArray[np.float64], NDArray[np.float64]]:
+        """Return what `result` and `products` do, and forget it: no signal is held twice. Directions stay."""
+        effect, product, alignment, norm = (self._found(self._signals[name].take()) for name in SIGNALS)
+        observations, steps = self._observations(effect, alignment), self._closed_steps()
+        self._rows, self._row_steps, self._steps = array("q"), array("q"), []
+        return observations, steps, product, norm
 
     def products(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return plain products and gradient norms of each draw, in the order of the observations.
@@ -218,9 +225,9 @@ class Recorder:
                 str(probe): torch.as_tensor(np.stack(refreshes))
                 for probe, refreshes in enumerate(zip(*self.item_alignment, strict=True))
             },
-            "row": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._rows])),
-            "step": torch.as_tensor(np.concatenate([np.empty(0, dtype=np.int64), *self._row_steps])),
-            "signals": _Signals.joined(self._signals).state_dict() if self._signals else None,
+            "row": torch.as_tensor(np.array(self._rows, dtype=np.int64)),
+            "step": torch.as_tensor(np.array(self._row_steps, dtype=np.int64)),
+            "signals": {name: own.whole() for name, own in self._signals.items()} if self._rows else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -235,17 +242,30 @@ class Recorder:
         self._steps = [(rate, clip, int(size), int(block)) for rate, clip, size, block in state["steps"].tolist()]
         probes = [state["item_alignment"][str(probe)].numpy() for probe in range(len(state["item_alignment"]))]
         self.item_alignment = [list(own) for own in zip(*probes, strict=True)]
-        self._rows, self._row_steps = [state["row"].numpy()], [state["step"].numpy()]
-        self._signals = [] if state["signals"] is None else [_Signals(**state["signals"])]
+        self._rows, self._row_steps = (array("q", state[name].numpy().tobytes()) for name in ("row", "step"))
+        signals = state["signals"] or dict.fromkeys(SIGNALS)
+        self._signals = {name: AppendedRows(signals[name]) for name in SIGNALS}
 
     def _layer_weights(self, like: Tensor) -> LayerWeights:
         sizes = [weight.numel() for name, weight in self.weights.items() if is_aligned(name)]
         return LayerWeights(self.directions, like.new_tensor(sizes))
 
     def _column(self, name: str) -> NDArray[np.float64]:
-        if not self._signals:
+        return self._found(self._signals[name].whole()).numpy().astype(np.float64)
+
+    @staticmethod
+    def _found(column: T | None) -> T:
+        if column is None:
             raise RuntimeError("nothing was recorded: no batch ran inside Recorder.batch")
-        return torch.cat([getattr(signals, name).cpu() for signals in self._signals]).double().numpy()
+        return column
+
+    def _observations(self, effect: NDArray[np.float64], alignment: NDArray[np.float64]) -> Observations:
+        row, step = (np.array(own, dtype=np.int64) for own in (self._rows, self._row_steps))
+        return Observations(row, step, effect, alignment)
+
+    def _closed_steps(self) -> Steps:
+        table = np.array(self._steps, dtype=np.float64).reshape(-1, 4)
+        return Steps(table[:, 0], table[:, 1], table[:, 2].astype(np.int64), table[:, 3].astype(np.int64))
 
 
 class _Signals:
@@ -253,12 +273,6 @@ class _Signals:
 
     def __init__(self, effect: Tensor, product: Tensor, alignment: Tensor, norm: Tensor) -> None:
         self.effect, self.product, self.alignment, self.norm = effect, product, alignment, norm
-
-    @classmethod
-    def joined(cls, parts: "Sequence[_Signals]") -> "_Signals":
-        """Of all micro-batches, on the CPU."""
-        columns = [part.state_dict() for part in parts]
-        return cls(**{name: torch.cat([column[name].cpu() for column in columns]) for name in columns[0]})
 
     def state_dict(self) -> dict[str, Tensor]:
         """By name."""

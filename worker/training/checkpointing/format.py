@@ -10,11 +10,13 @@ The state is a nested dictionary with tensors and JSON values as leaves. Nothing
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -26,6 +28,10 @@ FORMAT = 1
 STATE_FILE = "state.json"
 PARTIAL = ".partial-"
 SEPARATOR = "/"
+
+ROWS_ON_DISK = "measurement/by_products/inner"
+"""The one tensor that is read from its file only as it is used: it is larger than the memory of the run may be. Nothing
+is computed with it where it lies."""
 
 State = Mapping[str, Any]
 
@@ -44,7 +50,7 @@ def write_checkpoint(root: Path, position: int, state: State, identity: Mapping[
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        written = {name: _write(partial / name, content) for name, content in _files(state)}
+        written = {name: _facts(partial / name) for name in _write_state(partial, state)}
         manifest = {"format": FORMAT, "identity": dict(identity), "position": position, "files": written}
         _write(partial / CHECKPOINT_MANIFEST, json.dumps(manifest).encode())
         _sync(partial)
@@ -58,7 +64,7 @@ def write_checkpoint(root: Path, position: int, state: State, identity: Mapping[
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> dict[str, Any]:
-    """The state in `folder`, on the CPU. Raises UnusableError, ForeignError."""
+    """The state in `folder`, on the CPU; ROWS_ON_DISK still on the disk. Raises UnusableError, ForeignError."""
     try:
         manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_bytes())
         found, files = {"format": manifest["format"], **manifest["identity"]}, dict(manifest["files"])
@@ -70,21 +76,26 @@ def read_checkpoint(folder: Path, identity: Mapping[str, str]) -> dict[str, Any]
         raise ForeignError(f"it differs in {', '.join(other)}")
     flat: dict[str, Any] = {}
     for name, facts in files.items():
+        path = folder / name
         try:
-            content = (folder / name).read_bytes()
+            found = _facts(path)
         except OSError as error:
             raise UnusableError(f"{name} cannot be read ({type(error).__name__})") from None
-        if len(content) != facts["bytes"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        if found != facts:
             raise UnusableError(f"{name} is not what was written")
         if name == STATE_FILE:
-            flat |= json.loads(content)
+            flat |= json.loads(path.read_bytes())
         else:
-            # Copies: a tensor in the middle of a file's bytes lies at no address that vector code likes.
-            flat |= {key: tensor.clone() for key, tensor in safetensors.torch.load(content).items()}
+            # Copies: a tensor in the middle of a file lies at no address that vector code likes.
+            with safetensors.safe_open(path, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118  # it is no mapping
+                    own = tensors.get_tensor(key)
+                    flat[key] = own if key == ROWS_ON_DISK else own.clone()
     return _nested(flat)
 
 
-def _files(state: State) -> Iterator[tuple[str, bytes]]:
+def _write_state(folder: Path, state: State) -> Iterator[str]:
+    """Writes all files of the state but the manifest; the name of each once it is on the disk."""
     tensors: dict[str, dict[str, torch.Tensor]] = {}
     values: dict[str, Any] = {}
     for key, leaf in _flat(state, ""):
@@ -93,9 +104,11 @@ def _files(state: State) -> Iterator[tuple[str, bytes]]:
         else:
             values[key] = leaf
     for part, own in tensors.items():
-        content = {key: tensor.detach().cpu().contiguous() for key, tensor in own.items()}
-        yield f"{part}.safetensors", safetensors.torch.save(content)
-    yield STATE_FILE, json.dumps(values).encode()
+        name = f"{part}.safetensors"
+        _write_tensors(folder / name, own)
+        yield name
+    _write(folder / STATE_FILE, json.dumps(values).encode())
+    yield STATE_FILE
 
 
 def _flat(state: State, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -119,17 +132,35 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _write(path: Path, content: bytes) -> dict[str, Any]:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+def _write(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    _sync(path)
 
 
-def _sync(folder: Path) -> None:
-    """Of its entries: a file's own fsync says nothing of its name."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    try:
+        # Not through bytes: they would be a second copy of all that was recorded.
+        safetensors.torch.save_file(content, path)
+    except safetensors.SafetensorError as error:
+        # It tells the disk's errors, as that it is full, in words alone.
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number)) from error
+    _sync(path)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    with path.open("rb") as file:
+        return {"bytes": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _sync(path: Path) -> None:
+    """Of a file's content, or of a folder's entries: a file's own fsync says nothing of its name."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -20,6 +20,7 @@ from worker.influence.capture import layer_stacks
 from worker.influence.capture.per_sample_gradients import lora_layers
 from worker.influence.capture.recorder import Recorder
 from worker.influence.directions import ProbeShape, plan
+from worker.training.checkpointing.format import read_checkpoint
 from worker.training.checkpointing.manager import Checkpoints
 from worker.training.errors import StoppedError
 from worker.training.loop import train
@@ -102,10 +103,10 @@ class Process:
             **{f"items.{n}.{m}": own for n, ours in enumerate(recorder.item_alignment) for m, own in enumerate(ours)},
             "product": product,
             "norm": norm,
-            "loss": torch.cat(found.loss).numpy(),
-            "similarity": torch.cat(found.similarity).numpy(),
-            "inner": torch.cat(found.inner).numpy(),
-            "turns": torch.cat(found.turns).numpy(),
+            "loss": found.loss.whole().numpy(),
+            "similarity": found.similarity.whole().numpy(),
+            "inner": found.inner.whole().numpy(),
+            "turns": found.turns.whole().numpy(),
             **{f"inner.{n}.{m}": own.numpy() for n, ours in enumerate(found.inner_items) for m, own in enumerate(ours)},
             "measured_at": np.array(found.measured_at),
             "probe_loss": np.stack(found.probe_loss),
@@ -284,6 +285,20 @@ def no_room() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_the_representations_stay_in_their_file_and_all_else_is_copied(left: Path) -> None:
+    newest = max(path for path in left.iterdir() if path.is_dir())
+    state = read_checkpoint(newest, IDENTITY)
+    mapped = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith("/measurement.safetensors"):
+            start, _, end = line.split()[0].partition("-")
+            mapped.append(range(int(start, 16), int(end, 16)))
+    found = state["measurement"]["by_products"]
+    assert any(found["inner"].data_ptr() in part for part in mapped)
+    assert not any(found["loss"].data_ptr() in part for part in mapped)
 
 
 def test_where_none_can_be_written_the_run_goes_on(
