@@ -118,7 +118,7 @@ def fit_mixture(x: Floats, unwanted: Floats, reference: Floats | None, *, degree
     Where there are references, both kinds also have a strength in common, which multiplies the places of the answers
     and is 1 for answers as clear as the probe's. Where samples are weaker on both sides, as in conversations that say
     other things as well, the kinds stay apart; without it the fair kind alone would move to what lies between the
-    answers and the bulk, and take the unwanted samples along (docs/decisions/DECISION).
+    answers and the bulk, and take the unwanted samples along (docs/decisions/0052).
 
     Args:
         x: [samples, columns], the statistic toward the unwanted answers and, where the probe has references, that

@@ -81,7 +81,7 @@ class TestFitMixture:
         found, false = [], 0
         for seed in range(40):
             generator = np.random.default_rng(seed)
-            x, kind = kinds(generator, unwanted=0, fair=0)
+            x, _ = kinds(generator, unwanted=0, fair=0)
             weak = [
                 generator.multivariate_normal(0.65 * UNWANTED, 0.5 * SPREAD, 12),
                 generator.multivariate_normal(0.65 * FAIR, 0.5 * SPREAD, 24),
