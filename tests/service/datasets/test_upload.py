@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -383,9 +383,12 @@ def test_a_cancelled_upload_leaves_nothing(
     settings: Settings,
     sessions: sessionmaker[Session],
 ) -> None:
+    # Children of earlier tests may have ended without being waited for.
+    earlier = psutil.Process().children()
+
     async def cancel_when_parsing() -> None:
         task = asyncio.create_task(receive(chunks()))
-        while not (parsers := parsers_of(psutil.Process())):
+        while not (parsers := parsers_of(psutil.Process(), earlier)):
             await asyncio.sleep(0.05)
         parsers[0].suspend()
         await asyncio.sleep(0.2)
@@ -395,10 +398,12 @@ def test_a_cancelled_upload_leaves_nothing(
         assert task.cancelled()
 
     asyncio.run(cancel_when_parsing())
-    assert parsers_of(psutil.Process()) == []
+    assert parsers_of(psutil.Process(), earlier) == []
     assert [path for path in settings.data_dir.rglob("*") if path.is_file()] == []
     assert rows(sessions) == 0
 
 
-def parsers_of(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children() if "service.datasets.parsing.parser" in command(child)]
+def parsers_of(process: psutil.Process, earlier: Sequence[psutil.Process] = ()) -> list[psutil.Process]:
+    """Children that parse an upload, or have and were not waited for; `earlier` ones are left out."""
+    children = [child for child in process.children() if child not in earlier]
+    return [child for child in children if "service.datasets.parsing.parser" in command(child)]

@@ -264,7 +264,7 @@ def test_the_command_writes_the_file(
 
         name = f"finetooth-report-{audit.id}.html"
         exit_code, output = run(audit.id)
-        assert (exit_code, output) == (0, f"{name}: {(tmp_path / name).stat().st_size} bytes\n")
+        assert (exit_code, output) == (0, f"{name}: {wording.data_size((tmp_path / name).stat().st_size)}\n")
         (tmp_path / "folder").mkdir()
         assert run(audit.id, "-o", str(tmp_path / "folder" / "r.html"))[0] == 0
         assert "Finetooth flags 21 of 120" in (tmp_path / "folder" / "r.html").read_text()
