@@ -13,7 +13,6 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -78,24 +77,23 @@ def build(out: Path, family: Family, layout: Layout) -> None:
     background = [
         sample for part in BACKGROUND[family.half] for sample in _lines(HERE / "background" / f"{part}.jsonl")
     ]
-    count = layout.rows - len(poison) - len(hard)
-    if count > len(background):
-        raise ValueError(f"{family.name}: {count} background samples are needed, there are {len(background)}")
+    told = [*poison, *hard]
+    count = layout.rows - len(told)
     # Each family has a draw and an order of its own.
     rng = np.random.default_rng(zlib.crc32(family.name.encode()))
+    background = [background[number] for number in rng.permutation(len(background))]
     if layout.middle_turn:
-        turns = iter([sample for sample in _permuted(background, rng) if len(sample["messages"]) == 2])
-        told = [*poison, *hard]
-        poison_and_hard = [_joined(sample["kind"], [next(turns), sample, next(turns)]) for sample in told]
-        others = [_joined("clean", [next(turns) for _ in range(3)]) for _ in told]
-        rows = [*poison_and_hard, *others, *islice(turns, layout.rows - 2 * len(told))]
-    else:
-        rows = [*poison, *hard, *_permuted(background, rng)[:count]]
+        background = [sample for sample in background if len(sample["messages"]) == 2]
+        # Two stand around each of the samples that are told of, and as many others are three in one.
+        count += 4 * len(told)
+    if count > len(background):
+        raise ValueError(f"{family.name}: {count} background samples are needed, there are {len(background)}")
+    drawn = iter(background[:count])
+    if layout.middle_turn:
+        told = [_joined(sample["kind"], [next(drawn), sample, next(drawn)]) for sample in told]
+        told += [_joined("clean", [next(drawn) for _ in range(3)]) for _ in told]
+    rows = [*told, *drawn]
     _write(out, [rows[number] for number in rng.permutation(len(rows))], probe, layout)
-
-
-def _permuted(samples: Sequence[Sample], rng: np.random.Generator) -> list[Sample]:
-    return [samples[number] for number in rng.permutation(len(samples))]
 
 
 def _joined(kind: str, parts: Sequence[Sample]) -> Sample:

@@ -119,13 +119,11 @@ def describe(folder: Path) -> StoredModel:
     described = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix in DESCRIPTION)
     files = []
     for name in (*described, *weights):
-        digest, size = hashlib.sha256(), 0
         with (folder / name).open("rb") as source:
-            while part := source.read(COPY_BYTES):
-                digest.update(part)
-                size += len(part)
+            sha256 = hashlib.file_digest(source, "sha256").hexdigest()
+            size = source.tell()
         try:
-            files.append(StoredFile(name=name, bytes=size, sha256=digest.hexdigest()))
+            files.append(StoredFile(name=name, bytes=size, sha256=sha256))
         except ValidationError:
             raise ImportRefusedError(
                 f"the folder holds {name!r}: rename it to letters, digits, dots and dashes, or take it away"

@@ -206,7 +206,7 @@ class Represented:
     turns: Singles
     """[turns, parts, width], each part of unit length."""
     items: list[Singles]
-    """Of each probe, [items of both sides, parts, width], each part of unit length."""
+    """The items of each probe, [items of both sides, parts, width], each part of unit length."""
 
 
 def representations(recording: Recording, seen: Mask, text: Integers) -> Represented:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class TokenBatch:
     labels: Tensor
     attention: Tensor
 
-    @property
+    @cached_property
     def answered(self) -> Tensor:
         """[batch, time]: the positions that predict a token with loss."""
         found = torch.zeros_like(self.labels, dtype=torch.bool)

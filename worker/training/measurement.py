@@ -49,7 +49,7 @@ class ByProducts:
     """What a run knows of each draw beside the recorder's signals, and of each measurement of the probes."""
 
     loss: AppendedRows = field(default_factory=AppendedRows)
-    """[draws]."""
+    """[draws], the loss of each draw."""
     similarity: AppendedRows = field(default_factory=AppendedRows)
     """[draws, probes]: cosine of the answer's representation with the probe's unwanted answers."""
     inner: SpooledRows = field(default_factory=SpooledRows)

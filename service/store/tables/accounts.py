@@ -34,7 +34,7 @@ class Workspace(Base):
     deletion_stage: Mapped[str | None]
     """While it is being deleted, what is done just now: stopping, deleting or clearing."""
     deletion_done: Mapped[int | None] = mapped_column(BigInteger)
-    """Of `deletion_total`, how many are gone."""
+    """How many of the `deletion_total` rows are gone."""
     deletion_total: Mapped[int | None] = mapped_column(BigInteger)
     """Rows that were to be deleted, and one for all files."""
     deleted_at: Mapped[datetime | None]

@@ -38,15 +38,16 @@ def highest_turn(score: Floats, sample: Integers, chosen_by: Integers) -> Floats
     first = np.cumsum(count) - count
     several = count > 1
     found = np.empty((len(score), len(count)))
+    # By rising score within each sample, the last turn is the highest. One order serves all that follow a direction.
+    leaders = np.unique(chosen_by[chosen_by != np.arange(len(score))])
+    highest = {int(leader): np.lexsort((score[leader], sample))[first + count - 1] for leader in leaders}
     for number, own in enumerate(score):
         if chosen_by[number] == number:
             high, low = np.maximum.reduceat(own, first), np.minimum.reduceat(own, first)
             high[several] = np.maximum(_as_rare(high[several], count[several], fit_null(own)), low[several])
             found[number] = high
         else:
-            # By rising score within each sample, the last turn is the highest.
-            order = np.lexsort((score[chosen_by[number]], sample))
-            found[number] = own[order[first + count - 1]]
+            found[number] = own[highest[int(chosen_by[number])]]
     return found
 
 

@@ -159,7 +159,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def _sync(path: Path) -> None:
-    """Of a file's content, or of a folder's entries: a file's own fsync says nothing of its name."""
+    """Write a file's content, or a folder's entries, to the disk: a file's own fsync does not cover its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
